@@ -1,0 +1,19 @@
+//! The parts of an event loop that need no Python: readiness, timers and the cross-thread inbox.
+//!
+//! * [`Poller`] — mio's poll plus level-triggered registration for descriptors that other code owns.
+//! * [`Registry`] — I/O sources by generation-checked [`Token`], so that a late event never reaches the wrong source.
+//! * [`TimerHeap`] — deadlines in nanoseconds, first in first out among equals, lazy removal with compaction.
+//! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
+
+mod clock;
+mod inbox;
+mod poller;
+mod registry;
+mod sys;
+mod timer;
+
+pub use clock::{deadline_ns, now_ns, seconds};
+pub use inbox::Inbox;
+pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
+pub use registry::{Registry, Token};
+pub use timer::TimerHeap;

@@ -1,0 +1,199 @@
+//! Timers by deadline, first in first out among equals.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// asyncio's rule: compact when more than this many entries are cancelled …
+const MIN_CANCELLED: usize = 100;
+/// … and they are more than one in two.
+const MAX_CANCELLED_SHARE: usize = 2;
+
+struct Entry<T> {
+    when: u64,
+    seq: u64,
+    item: T,
+}
+
+impl<T> Entry<T> {
+    fn key(&self) -> (u64, u64) {
+        (self.when, self.seq)
+    }
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+impl<T> Eq for Entry<T> {}
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Reversed: the standard heap gives the greatest, a timer heap the earliest.
+        other.key().cmp(&self.key())
+    }
+}
+
+/// A heap of items with deadlines in nanoseconds.
+///
+/// Cancelled items stay until they are due or until [`TimerHeap::compact`] takes them out, so that cancelling is cheap.
+pub struct TimerHeap<T> {
+    heap: BinaryHeap<Entry<T>>,
+    seq: u64,
+    cancelled: usize,
+}
+
+impl<T> Default for TimerHeap<T> {
+    fn default() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            seq: 0,
+            cancelled: 0,
+        }
+    }
+}
+
+impl<T> TimerHeap<T> {
+    /// An empty heap.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of items, cancelled ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether there is no item at all.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    /// Adds an item due at `when` (ns).
+    pub fn push(&mut self, when: u64, item: T) {
+        self.seq += 1;
+        self.heap.push(Entry {
+            when,
+            seq: self.seq,
+            item,
+        });
+    }
+
+    /// The earliest deadline (ns) and its item.
+    #[must_use]
+    pub fn peek(&self) -> Option<(u64, &T)> {
+        self.heap.peek().map(|entry| (entry.when, &entry.item))
+    }
+
+    /// Takes the earliest item if it is due at `now` (ns).
+    pub fn pop_due(&mut self, now: u64) -> Option<T> {
+        if self.heap.peek()?.when > now {
+            return None;
+        }
+        self.heap.pop().map(|entry| entry.item)
+    }
+
+    /// Takes the earliest item whether or not it is due.
+    pub fn pop(&mut self) -> Option<T> {
+        self.heap.pop().map(|entry| entry.item)
+    }
+
+    /// Notes that an item in the heap was cancelled; `true` when [`TimerHeap::compact`] is worth its cost.
+    pub fn note_cancelled(&mut self) -> bool {
+        self.cancelled += 1;
+        self.cancelled > MIN_CANCELLED && self.cancelled * MAX_CANCELLED_SHARE > self.heap.len()
+    }
+
+    /// Notes that a cancelled item has left the heap.
+    pub fn note_cancelled_gone(&mut self) {
+        self.cancelled = self.cancelled.saturating_sub(1);
+    }
+
+    /// Takes out and returns every item for which `is_cancelled` is true, and gives memory back.
+    ///
+    /// The items are returned, not dropped, so that the caller chooses when their destructors run.
+    pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
+        let entries = std::mem::take(&mut self.heap).into_vec();
+        let (gone, mut kept): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .partition(|entry| is_cancelled(&entry.item));
+        kept.shrink_to_fit();
+        self.heap = BinaryHeap::from(kept);
+        self.cancelled = 0;
+        gone.into_iter().map(|entry| entry.item).collect()
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> Vec<T> {
+        self.cancelled = 0;
+        std::mem::take(&mut self.heap)
+            .into_vec()
+            .into_iter()
+            .map(|entry| entry.item)
+            .collect()
+    }
+
+    /// Every item, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.heap.iter().map(|entry| &entry.item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TimerHeap;
+
+    #[test]
+    fn due_items_come_by_deadline_then_by_age() {
+        let mut heap = TimerHeap::new();
+        for (when, item) in [(30, 'd'), (10, 'a'), (20, 'b'), (20, 'c')] {
+            heap.push(when, item);
+        }
+        assert_eq!(heap.peek(), Some((10, &'a')));
+        let due: Vec<_> = std::iter::from_fn(|| heap.pop_due(20)).collect();
+        assert_eq!(due, ['a', 'b', 'c']);
+        assert_eq!(heap.len(), 1);
+        assert_eq!(heap.pop_due(29), None);
+    }
+
+    #[test]
+    fn compaction_keeps_order_and_returns_what_was_cancelled() {
+        let mut heap = TimerHeap::new();
+        for i in 0..1000_u64 {
+            heap.push(1000 - i, i);
+        }
+        let mut due = false;
+        for _ in 0..501 {
+            due = heap.note_cancelled();
+        }
+        assert!(due, "more than half are cancelled");
+        let gone = heap.compact(|i| i % 2 == 0);
+        assert_eq!((gone.len(), heap.len()), (500, 500));
+        let left: Vec<_> = std::iter::from_fn(|| heap.pop()).collect();
+        assert!(left.iter().all(|i| i % 2 == 1));
+        assert!(left.windows(2).all(|pair| pair[0] > pair[1]), "later pushes were due earlier");
+    }
+
+    #[test]
+    fn few_cancelled_items_are_left_alone() {
+        let mut heap = TimerHeap::new();
+        for i in 0..100 {
+            heap.push(i, i);
+            assert!(!heap.note_cancelled());
+        }
+        heap.note_cancelled_gone();
+        heap.push(1, 1);
+        assert!(!heap.note_cancelled());
+        assert!(heap.note_cancelled());
+        assert_eq!(heap.take_all().len(), 101);
+        assert!(heap.is_empty());
+    }
+}

@@ -1,0 +1,38 @@
+"""hybridloop: an asyncio event loop in Rust, on mio.
+
+A drop-in for uvloop that stays true to asyncio::
+
+    asyncio.Runner(loop_factory=hybridloop.new_event_loop)
+    hybridloop.run(main())
+    uvicorn app:app --loop hybridloop:new_event_loop
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._core import __version__
+from .loop import Loop, new_event_loop, run
+from .policy import install
+
+if TYPE_CHECKING:
+    from .policy import EventLoopPolicy as EventLoopPolicy
+
+__all__ = (
+    "EventLoopPolicy",
+    "Loop",
+    "__version__",
+    "install",
+    "new_event_loop",
+    "run",
+)
+
+
+def __getattr__(name: str) -> object:
+    # Made on first use: policies are deprecated since Python 3.14, and an import should not warn.
+    if name == "EventLoopPolicy":
+        from .policy import make_policy_class
+
+        policy = globals()[name] = make_policy_class()
+        return policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

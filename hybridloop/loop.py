@@ -1,0 +1,155 @@
+"""`Loop`: the native core below CPython's own event loop classes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import constants, sslproto
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .sockets import SocketMethods
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Coroutine
+
+    from .transports import SocketTransport
+
+_T = TypeVar("_T")
+
+
+class _NativeSelector:
+    """Stands where inherited code expects a selector: the core has its own."""
+
+    def close(self) -> None:
+        """Do nothing; the core closes its selector itself."""
+
+
+class Loop(SocketMethods):
+    """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
+
+    Whatever runs once per connection or less is inherited from CPython, so it always fits the Python that runs.
+    """
+
+    _ssock: socket.socket | None
+    _csock: socket.socket | None
+
+    def __init__(self) -> None:
+        super().__init__(_NativeSelector())  # type: ignore[arg-type]
+
+    # The self-pipe carries signals only: other threads wake the core by itself. So it is made with the first handler.
+
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._csock = None
+
+    def _close_self_pipe(self) -> None:
+        if self._ssock is not None:
+            super()._close_self_pipe()
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call back, in the loop, when the process gets a signal. Main thread only."""
+        if self._ssock is None:
+            super()._make_self_pipe()
+        super().add_signal_handler(sig, callback, *args)
+
+    def close(self) -> None:
+        """Close the loop. Callbacks that have not run are dropped."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        super().close()
+        self._close_core()
+
+    def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
+        self._add_callback(handle)
+        self._write_to_self()
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> SocketTransport:
+        self._ensure_fd_no_transport(sock)
+        transport: SocketTransport = self._connect_stream(sock, protocol, waiter, extra, server)
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> asyncio.Transport:
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,  # type: ignore[arg-type]
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: Any = None,
+        backlog: int = 100,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if sslcontext is None:
+            self._listen(protocol_factory, sock, server, backlog)
+        else:
+            super()._start_serving(
+                protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs
+            )
+
+    async def _sendfile_native(
+        self, transp: SocketTransport, file: Any, offset: int, count: int | None
+    ) -> int:
+        reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            sock = transp._sock
+            if sock is None:
+                raise ConnectionError("Connection is closed by peer")
+            # A descriptor of its own: the transport's stays registered as it is.
+            with sock.dup() as own:
+                sent: int = await self.sock_sendfile(own, file, offset, count, fallback=False)
+                return sent
+        finally:
+            transp._reset_empty_waiter()
+            if reading:
+                transp.resume_reading()
+
+
+def new_event_loop() -> Loop:
+    """A new `Loop`, for `asyncio.Runner(loop_factory=…)` and `uvicorn --loop hybridloop:new_event_loop`."""
+    return Loop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine to its end on a new `Loop`, as `asyncio.run()` does, and return its result."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("hybridloop.run() cannot be called from a running event loop")
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)

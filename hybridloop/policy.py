@@ -1,0 +1,55 @@
+"""The event loop policy, for programs that set one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from .loop import Loop
+
+if TYPE_CHECKING:
+
+    class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+        """asyncio's default policy with `hybridloop.Loop` as the loop it makes."""
+
+
+_REMOVED = (
+    "event loop policies were removed in Python 3.16: use hybridloop.run(main()) or "
+    "asyncio.Runner(loop_factory=hybridloop.new_event_loop)"
+)
+
+
+def make_policy_class() -> type[Any]:
+    """The class behind `hybridloop.EventLoopPolicy`.
+
+    Raises `AttributeError` from Python 3.16 on, which has no policies.
+    """
+    if sys.version_info >= (3, 16):
+        raise AttributeError(_REMOVED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        base: type[Any] = asyncio.DefaultEventLoopPolicy
+    return type(
+        "EventLoopPolicy",
+        (base,),
+        {
+            "__module__": "hybridloop",
+            "__doc__": "asyncio's default policy with `hybridloop.Loop` as the loop it makes.",
+            "_loop_factory": Loop,
+        },
+    )
+
+
+def install() -> None:
+    """Make hybridloop the loop of `asyncio.run()` and `asyncio.new_event_loop()` in this process.
+
+    Prefer `hybridloop.run()` or a `loop_factory`: policies are deprecated since Python 3.14, where this warns, and
+    gone in 3.16, where it raises `RuntimeError`.
+    """
+    if sys.version_info >= (3, 16):
+        raise RuntimeError(_REMOVED)
+    import hybridloop
+
+    asyncio.set_event_loop_policy(hybridloop.EventLoopPolicy())

@@ -1,0 +1,134 @@
+"""The cold parts of the stream transport; everything that runs per packet is native."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import warnings
+from asyncio import constants, trsock  # type: ignore[attr-defined]
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .loop import Loop
+
+_DEFAULT_HIGH_WATER = 64 * 1024
+
+
+class SocketTransport(_core.StreamTransport):
+    """A connected stream socket: TCP or Unix."""
+
+    __slots__ = ("__weakref__",)
+
+    _extra: dict[str, Any]
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if self._lost:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            info.append("read=polling" if self.is_reading() else "read=idle")
+            state = "polling" if self._write_blocked else "idle"
+            info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not self._lost:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._abandon()
+
+    @property
+    def _sock(self) -> socket.socket | None:
+        """The Python socket, made when somebody asks for it; it owns the descriptor from then on."""
+        if self._socket is None and not self._lost:
+            family, kind, proto = self._socket_kind() or (-1, -1, -1)
+            sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
+            sock.setblocking(False)
+            self._socket = sock
+        return None if self._lost else self._socket
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`socket`, `sockname`, `peername`, or what the creator of the transport has put in. From any thread."""
+        try:
+            extra = self._extra
+        except AttributeError:
+            extra = self._extra = {}
+        if name not in extra:
+            if name == "socket":
+                extra[name] = trsock.TransportSocket(self._sock or _closed_socket())
+            elif name == "sockname":
+                extra[name] = self._address_of(peer=False)
+            elif name == "peername":
+                extra[name] = self._address_of(peer=True)
+        return extra.get(name, default)
+
+    def _address_of(self, *, peer: bool) -> Any:
+        address = self._address(peer)
+        if address is None and (sock := self._sock) is not None:
+            # An address family that the core leaves to Python.
+            try:
+                return sock.getpeername() if peer else sock.getsockname()
+            except OSError:
+                return None
+        return address
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the high and low water marks of `pause_writing()` and `resume_writing()`, in bytes."""
+        if high is None:
+            high = _DEFAULT_HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._set_limits(low, high)
+
+    def _fatal_error(
+        self, exc: BaseException, message: str = "Fatal error on transport"
+    ) -> None:
+        loop: Loop | None = self._loop
+        if loop is not None:
+            if isinstance(exc, OSError):
+                if loop.get_debug():
+                    logger.debug("%r: %s", self, message, exc_info=exc)
+            else:
+                loop.call_exception_handler(
+                    {
+                        "message": message,
+                        "exception": exc,
+                        "transport": self,
+                        "protocol": self._protocol,
+                    }
+                )
+        self._force_close(exc)
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        """A future that is done when everything written has been sent; until it is reset, writing is refused."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        loop: Loop = self._loop
+        waiter = loop.create_future()
+        self._empty_waiter = waiter
+        if not self.get_write_buffer_size():
+            waiter.set_result(None)
+        return waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+
+
+def _closed_socket() -> socket.socket:
+    """What `get_extra_info("socket")` wraps when it is asked for the first time after the connection is gone."""
+    sock = socket.socket.__new__(socket.socket)
+    sock._io_refs = 0  # type: ignore[attr-defined]
+    sock._closed = True  # type: ignore[attr-defined]
+    return sock

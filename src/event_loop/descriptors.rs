@@ -1,0 +1,547 @@
+//! Descriptors: who owns each, what is registered for it, and what happens when it is ready.
+
+use std::os::fd::RawFd;
+
+use hybridloop_reactor::{Event, Interest, Registry, Token};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::types::{PyType, PyWeakref, PyWeakrefMethods};
+use pyo3::PyTraverseError;
+
+use super::schedule::install;
+use super::{handle, LoopCore};
+use crate::ffi::fastcall::missing;
+use crate::ffi::handle::{new_handle, Call, HandleObject, HandleRef, CANCELLED, PERSISTENT};
+use crate::ffi::{context, Args, Ref, Res};
+use crate::stdlib::Stdlib;
+use crate::transports;
+use crate::{fastcall, onearg};
+
+/// Who gets the events of a descriptor.
+pub enum Source {
+    /// A stream transport. The transport takes itself out before it goes away; whether this counts as a reference is
+    /// the transport's own business.
+    Stream(*mut PyObject),
+    /// A listening socket.
+    Listener(Ref),
+    /// Callbacks and `sock_*` calls of the user.
+    Watch(Watch),
+}
+
+// SAFETY: the pointer is used by the thread that holds the loop.
+unsafe impl Send for Source {}
+
+/// One direction of a watched descriptor.
+#[derive(Default)]
+pub struct Direction {
+    /// Set by `add_reader`/`add_writer`: runs as long as the descriptor is ready.
+    callback: Option<HandleRef>,
+    /// Futures of `sock_*` calls, resolved at the next readiness.
+    waiters: Vec<Ref>,
+}
+
+/// What the user waits for on one descriptor.
+pub struct Watch {
+    fd: RawFd,
+    read: Direction,
+    write: Direction,
+    /// Weak reference to the socket whose `sock_*` calls keep the registration. A number that another socket has taken
+    /// over shows by this.
+    socket: Option<Ref>,
+}
+
+impl Watch {
+    fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            read: Direction::default(),
+            write: Direction::default(),
+            socket: None,
+        }
+    }
+
+    fn direction(&mut self, write: bool) -> &mut Direction {
+        if write {
+            &mut self.write
+        } else {
+            &mut self.read
+        }
+    }
+
+    /// What to register: callbacks want to hear again and again, `sock_*` calls once per change.
+    fn mode(&self) -> Mode {
+        let (read, write) = (&self.read, &self.write);
+        if read.callback.is_some() || write.callback.is_some() {
+            Mode::Level(Interest {
+                readable: read.callback.is_some() || !read.waiters.is_empty(),
+                writable: write.callback.is_some() || !write.waiters.is_empty(),
+            })
+        } else if self.socket.is_some() {
+            Mode::Edge
+        } else {
+            Mode::Out
+        }
+    }
+
+    fn refs(&self) -> impl Iterator<Item = &Ref> {
+        [&self.read, &self.write]
+            .into_iter()
+            .flat_map(|direction| {
+                direction
+                    .callback
+                    .iter()
+                    .map(HandleRef::as_object)
+                    .chain(&direction.waiters)
+            })
+            .chain(&self.socket)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mode {
+    Out,
+    Edge,
+    Level(Interest),
+}
+
+/// All descriptors of a loop.
+#[derive(Default)]
+pub struct Descriptors {
+    sources: Registry<Source>,
+    by_fd: Vec<Option<Token>>,
+}
+
+impl Descriptors {
+    pub fn token(&self, fd: RawFd) -> Option<Token> {
+        *self.by_fd.get(usize::try_from(fd).ok()?)?
+    }
+
+    fn source(&self, fd: RawFd) -> Option<&Source> {
+        self.sources.get(self.token(fd)?)
+    }
+
+    fn watch(&mut self, fd: RawFd) -> Option<&mut Watch> {
+        match self.sources.get_mut(self.token(fd)?)? {
+            Source::Watch(watch) => Some(watch),
+            _ => None,
+        }
+    }
+
+    /// Puts a source in. What was there before under the same number comes back, to be dropped.
+    pub fn insert(&mut self, fd: RawFd, source: Source) -> (Token, Option<Source>) {
+        let index = usize::try_from(fd).unwrap_or(0);
+        if self.by_fd.len() <= index {
+            self.by_fd.resize(index + 1, None);
+        }
+        let old = self.by_fd[index].and_then(|token| self.sources.remove(token));
+        let token = self.sources.insert(source);
+        self.by_fd[index] = Some(token);
+        (token, old)
+    }
+
+    /// Makes `fd` a watch. A source of another kind under that number comes back, to be dropped.
+    fn ensure_watch(&mut self, fd: RawFd) -> Option<Source> {
+        if self.watch(fd).is_some() {
+            return None;
+        }
+        self.insert(fd, Source::Watch(Watch::new(fd))).1
+    }
+
+    /// Takes the source out that `token` names.
+    pub fn remove(&mut self, fd: RawFd, token: Token) -> Option<Source> {
+        if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.by_fd.get_mut(fd)) {
+            if *slot == Some(token) {
+                *slot = None;
+            }
+        }
+        self.sources.remove(token)
+    }
+
+    pub fn take_all(&mut self) -> Vec<Source> {
+        self.by_fd.clear();
+        self.sources.take_all()
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for source in self.sources.iter() {
+            match source {
+                // SAFETY: a transport takes itself out before it dies.
+                Source::Stream(stream) => unsafe { transports::traverse_held(*stream, visit)? },
+                Source::Listener(listener) => listener.visit(visit)?,
+                Source::Watch(watch) => watch.refs().try_for_each(|object| object.visit(visit))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What an event calls for, with references of its own.
+    pub fn ready(&mut self, event: Event) -> Option<Ready> {
+        match self.sources.get_mut(event.token)? {
+            // SAFETY: a transport takes itself out before it dies.
+            Source::Stream(stream) => Some(Ready::Stream(unsafe { Ref::borrowed(*stream) })),
+            Source::Listener(listener) => Some(Ready::Listener(listener.clone())),
+            Source::Watch(watch) => {
+                let before = watch.mode();
+                let take = |on: bool, direction: &mut Direction| {
+                    if on {
+                        (
+                            direction.callback.clone(),
+                            std::mem::take(&mut direction.waiters),
+                        )
+                    } else {
+                        (None, Vec::new())
+                    }
+                };
+                let (reader, mut waiters) = take(event.readable, &mut watch.read);
+                let (writer, writers) = take(event.writable, &mut watch.write);
+                waiters.extend(writers);
+                // A level that nobody waits for any longer would be reported for ever.
+                let stale = (!waiters.is_empty() && matches!(before, Mode::Level(_)))
+                    .then_some((watch.fd, before));
+                Some(Ready::Watch {
+                    callbacks: [reader, writer],
+                    waiters,
+                    stale,
+                })
+            }
+        }
+    }
+}
+
+/// A source that is ready, out of the tables.
+pub enum Ready {
+    Stream(Ref),
+    Listener(Ref),
+    Watch {
+        callbacks: [Option<HandleRef>; 2],
+        waiters: Vec<Ref>,
+        stale: Option<(RawFd, Mode)>,
+    },
+}
+
+impl Ready {
+    #[inline]
+    pub fn run(
+        self,
+        py: Python<'_>,
+        core: &LoopCore,
+        object: *mut PyObject,
+        event: Event,
+    ) -> Res<()> {
+        match self {
+            // SAFETY: the source was registered as what it is.
+            Self::Stream(stream) => unsafe {
+                transports::stream_ready(py, core, object, &stream, event)
+            },
+            Self::Listener(listener) => transports::accept(py, core, object, &listener),
+            Self::Watch {
+                callbacks,
+                waiters,
+                stale,
+            } => {
+                if let Some((fd, before)) = stale {
+                    core.rearm(fd, before)?;
+                }
+                for waiter in waiters {
+                    resolve(&waiter)?;
+                }
+                for handle in callbacks.into_iter().flatten() {
+                    if !handle.has(CANCELLED) {
+                        core.run_handle(object, handle)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// `future.set_result(None)` unless it is done.
+pub fn resolve(future: &Ref) -> Res<()> {
+    let names = &Stdlib::get().names;
+    // SAFETY: attached; futures are live.
+    unsafe {
+        let args = [future.as_ptr(), ffi::Py_None()];
+        let call = |name: &Ref, count| {
+            Ref::new(ffi::PyObject_VectorcallMethod(
+                name.as_ptr(),
+                args.as_ptr(),
+                count,
+                std::ptr::null_mut(),
+            ))
+        };
+        if call(&names.done, 1)?.as_ptr() == ffi::Py_False() {
+            call(&names.set_result, 2)?;
+        }
+    }
+    Ok(())
+}
+
+impl LoopCore {
+    /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now.
+    fn rearm(&self, fd: RawFd, before: Mode) -> Res<()> {
+        let wanted = self
+            .descriptors
+            .with(|all| Some((all.token(fd)?, all.watch(fd)?.mode())));
+        let Some((token, mode)) = wanted else {
+            return Ok(());
+        };
+        if mode == before {
+            return Ok(());
+        }
+        let known = before != Mode::Out;
+        let result = match mode {
+            Mode::Level(interest) => self.registrar.register_level(fd, token, interest, known),
+            Mode::Edge => self.registrar.register_edge(fd, token, known),
+            Mode::Out => {
+                drop(self.descriptors.with(|all| all.remove(fd, token)));
+                self.deregister(fd);
+                return Ok(());
+            }
+        };
+        result.map_err(|error| {
+            drop(self.descriptors.with(|all| all.remove(fd, token)));
+            PyErr::from(error).into()
+        })
+    }
+
+    /// Changes the watch of `fd`, made if need be, and the selector with it.
+    fn change_watch<T: Default>(&self, fd: RawFd, change: impl FnOnce(&mut Watch) -> T) -> Res<T> {
+        let (before, value, replaced) = self.descriptors.with(|all| {
+            let replaced = all.ensure_watch(fd);
+            all.watch(fd).map_or_else(
+                || (Mode::Out, T::default(), None),
+                |watch| (watch.mode(), change(watch), replaced),
+            )
+        });
+        transports::forget(replaced);
+        self.rearm(fd, before)?;
+        Ok(value)
+    }
+
+    unsafe fn set_callback(&self, slf: *mut PyObject, args: &Args<'_>, write: bool) -> Res<Ref> {
+        let function = if write { "_add_writer" } else { "_add_reader" };
+        let &[file, callback, ref rest @ ..] = args.positional else {
+            return Err(missing(function, "callback"));
+        };
+        self.check_open()?;
+        // SAFETY: arguments are live during the call.
+        unsafe {
+            let fd = file_descriptor(file)?;
+            self.refuse_transport(fd, file)?;
+            let call = Call {
+                callback,
+                args: rest,
+                context: context::copy_current()?,
+                event_loop: slf,
+            };
+            let handle = new_handle(&self.free, call)?;
+            (*handle.as_ptr()).set(PERSISTENT, true);
+            if self.is_debug() {
+                handle::note_source(&handle)?;
+            }
+            let new = handle.clone();
+            cancel(self.change_watch(fd, |watch| watch.direction(write).callback.replace(new))?);
+            Ok(handle.into_object())
+        }
+    }
+
+    unsafe fn unset_callback(&self, file: *mut PyObject, write: bool) -> Res<Ref> {
+        if self.is_closed() {
+            return Ok(Ref::bool(false));
+        }
+        // SAFETY: the argument is live during the call.
+        let fd = unsafe { file_descriptor(file)? };
+        let taken = self.descriptors.with(|all| {
+            if let Some(Source::Listener(_)) = all.source(fd) {
+                let token = all.token(fd)?;
+                return Some((Mode::Out, None, all.remove(fd, token)));
+            }
+            let watch = all.watch(fd)?;
+            let before = watch.mode();
+            Some((before, watch.direction(write).callback.take(), None))
+        });
+        let Some((before, callback, listener)) = taken else {
+            return Ok(Ref::bool(false));
+        };
+        if let Some(Source::Listener(listener)) = listener {
+            transports::stop_listening(&listener);
+            self.deregister(fd);
+            return Ok(Ref::bool(true));
+        }
+        self.rearm(fd, before)?;
+        let found = callback.is_some();
+        cancel(callback);
+        Ok(Ref::bool(found))
+    }
+
+    /// Lets `future` be resolved when `socket` is ready for reading or writing.
+    ///
+    /// The registration stays for the socket's later calls. A number that the system has given to another socket since
+    /// is noticed by the socket object, and registered anew.
+    unsafe fn wait_for(&self, socket: *mut PyObject, write: bool, future: Ref) -> Res<()> {
+        // SAFETY: arguments are live during the call.
+        unsafe {
+            let fd = file_descriptor(socket)?;
+            self.refuse_transport(fd, socket)?;
+            let py = Python::assume_attached();
+            let watched = self
+                .descriptors
+                .with(|all| all.watch(fd)?.socket.clone());
+            let known = watched.is_some_and(|weak| {
+                weak.bind(py)
+                    .cast::<PyWeakref>()
+                    .is_ok_and(|weak| weak.upgrade().is_some_and(|it| it.as_ptr() == socket))
+            });
+            let weak = if known {
+                None
+            } else {
+                Some(Ref::new(ffi::PyWeakref_NewRef(socket, std::ptr::null_mut()))?)
+            };
+            let (before, (replaced, _old)) = self.descriptors.with(|all| {
+                let replaced = all.ensure_watch(fd);
+                let Some(watch) = all.watch(fd) else {
+                    return (None, (replaced, None));
+                };
+                // What was registered for another socket says nothing about this one.
+                let before = if known { watch.mode() } else { Mode::Out };
+                let old = weak.and_then(|weak| watch.socket.replace(weak));
+                watch.direction(write).waiters.push(future);
+                (Some(before), (replaced, old))
+            });
+            transports::forget(replaced);
+            before.map_or(Ok(()), |before| self.rearm(fd, before))
+        }
+    }
+}
+
+impl LoopCore {
+    /// An open transport owns its descriptor: nobody else may wait on it.
+    unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
+        let stream = self.descriptors.with(|all| match all.source(fd) {
+            // SAFETY: a transport takes itself out before it dies.
+            Some(Source::Stream(stream)) => Some(unsafe { Ref::borrowed(*stream) }),
+            _ => None,
+        });
+        match stream {
+            Some(stream) if !transports::is_closing(&stream) => {
+                // SAFETY: attached; the caller's argument is live.
+                let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
+                Err(PyRuntimeError::new_err(format!(
+                    "File descriptor {} is used by transport {}",
+                    file.repr()?,
+                    stream.bind(file.py()).repr()?
+                ))
+                .into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Cancels a handle that was replaced or removed.
+fn cancel(handle: Option<HandleRef>) {
+    if let Some(handle) = handle {
+        // SAFETY: an owned handle is live; while it runs, its references stay until it is done.
+        unsafe {
+            let this = handle.as_ptr();
+            (*this).set(CANCELLED, true);
+            if !(*this).has(crate::ffi::handle::RUNNING) {
+                HandleObject::release(this);
+            }
+        }
+    }
+}
+
+/// The descriptor behind an integer or an object with `fileno()`, with the errors of `selectors`.
+pub unsafe fn file_descriptor(file: *mut PyObject) -> Res<RawFd> {
+    // SAFETY: the caller's argument is live.
+    unsafe {
+        let py = Python::assume_attached();
+        let file = Bound::from_borrowed_ptr(py, file);
+        let number = if ffi::PyLong_Check(file.as_ptr()) != 0 {
+            file.extract::<i64>()?
+        } else {
+            let number = file
+                .call_method0("fileno")
+                .and_then(|number| number.extract::<i64>());
+            match number {
+                Ok(number) => number,
+                Err(_) => {
+                    return Err(PyValueError::new_err(format!(
+                        "Invalid file object: {}",
+                        file.repr()?
+                    ))
+                    .into())
+                }
+            }
+        };
+        match RawFd::try_from(number) {
+            Ok(fd) if fd >= 0 => Ok(fd),
+            _ => Err(
+                PyValueError::new_err(format!("Invalid file descriptor: {number}")).into(),
+            ),
+        }
+    }
+}
+
+unsafe fn add_reader(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe { LoopCore::of(slf).set_callback(slf, &args, false) }
+}
+
+unsafe fn add_writer(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `add_reader`.
+    unsafe { LoopCore::of(slf).set_callback(slf, &args, true) }
+}
+
+unsafe fn remove_reader(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `add_reader`.
+    unsafe { LoopCore::of(slf).unset_callback(file, false) }
+}
+
+unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `add_reader`.
+    unsafe { LoopCore::of(slf).unset_callback(file, true) }
+}
+
+/// `_wait_socket(socket, write, future)`: what `sock_*` methods await.
+unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[socket, write, future] = args.positional else {
+        return Err(PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into());
+    };
+    // SAFETY: as for `add_reader`.
+    unsafe {
+        let core = LoopCore::of(slf);
+        core.check_open()?;
+        core.wait_for(socket, write == ffi::Py_True(), Ref::borrowed(future))?;
+    }
+    Ok(Ref::none())
+}
+
+/// `_ensure_fd_no_transport(fd)`: refuses descriptors that a transport of this loop owns.
+unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `add_reader`.
+    unsafe {
+        let fd = file_descriptor(file)?;
+        LoopCore::of(slf).refuse_transport(fd, file)?;
+    }
+    Ok(Ref::none())
+}
+
+/// Adds the methods to the class. The public `add_reader()` and so on are inherited and call these.
+pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    install(
+        class,
+        [
+            (fastcall!(c"_add_reader", add_reader), "(self, fd, callback, *args)", "Call back while a descriptor can be read."),
+            (fastcall!(c"_add_writer", add_writer), "(self, fd, callback, *args)", "Call back while a descriptor can be written."),
+            (onearg!(c"_remove_reader", remove_reader), "(self, fd)", "Stop calling back; False if nothing was there."),
+            (onearg!(c"_remove_writer", remove_writer), "(self, fd)", "Stop calling back; False if nothing was there."),
+            (fastcall!(c"_wait_socket", wait_socket), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
+            (onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport), "(self, fd)", "Refuse a descriptor that a transport owns."),
+        ],
+    )
+}

@@ -1,0 +1,74 @@
+//! Exceptions of callbacks: to the loop's exception handler, unless they are to end the loop.
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::handle::failure_report;
+use crate::ffi::handle::HandleRef;
+use crate::ffi::{Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// Takes the exception that is set; `SystemExit` and `KeyboardInterrupt` go on to the caller of `run_forever()`.
+pub fn take(py: Python<'_>) -> Res<PyErr> {
+    let error = PyErr::fetch(py);
+    if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Err(error.into());
+    }
+    Ok(error)
+}
+
+/// Reports the exception that a handle's callback has raised.
+#[cold]
+pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    // SAFETY: called from the loop, attached, with its own live object.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = take(py)?;
+        let event_loop = Bound::from_borrowed_ptr(py, event_loop);
+        let report = failure_report(py, &event_loop, handle, &error);
+        deliver(&event_loop, report)
+    }
+}
+
+/// Reports the exception that is set, with `message` and what else belongs to it.
+#[cold]
+pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> Res<()> {
+    // SAFETY: as for `callback_failed`.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = take(py)?;
+        let report = PyDict::new(py);
+        report.set_item("message", message)?;
+        report.set_item("exception", error.value(py))?;
+        for (key, object) in about {
+            report.set_item(key, object.bind(py))?;
+        }
+        deliver(&Bound::from_borrowed_ptr(py, event_loop), Ok(report))
+    }
+}
+
+fn deliver<'py>(
+    event_loop: &Bound<'py, PyAny>,
+    report: PyResult<Bound<'py, PyDict>>,
+) -> Res<()> {
+    let py = event_loop.py();
+    let name = &Stdlib::get().names.call_exception_handler;
+    let sent = report.and_then(|report| {
+        event_loop
+            .getattr(name.bind(py).cast::<pyo3::types::PyString>()?)?
+            .call1((report,))
+    });
+    if let Err(error) = sent {
+        // The inherited call_exception_handler() lets only these through; anything else (a repr that raises) is shown
+        // by the interpreter, so that nothing gets lost.
+        if error.is_instance_of::<PySystemExit>(py)
+            || error.is_instance_of::<PyKeyboardInterrupt>(py)
+        {
+            return Err(error.into());
+        }
+        error.write_unraisable(py, Some(event_loop));
+    }
+    Ok(())
+}

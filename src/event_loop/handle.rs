@@ -1,0 +1,294 @@
+//! Running, cancelling and describing handles.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use hybridloop_reactor::{now_ns, seconds};
+use pyo3::exceptions::PyAttributeError;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::{errors, LoopCore};
+use crate::ffi::fastcall::{guard, guard_int};
+use crate::ffi::handle::{
+    is_timer, make_types, recycle, HandleObject, HandleRef, CANCELLED, PERSISTENT, RUNNING,
+    SCHEDULED,
+};
+use crate::ffi::typespec::getset;
+use crate::ffi::{context, Raised, Ref, Res};
+use crate::noargs;
+use crate::stdlib::Stdlib;
+
+impl LoopCore {
+    /// Runs one handle. Its exception goes to the loop's exception handler; only those that end the loop come back.
+    #[inline]
+    pub fn run_handle(&self, event_loop: *mut PyObject, handle: HandleRef) -> Res<()> {
+        let this = handle.as_ptr();
+        // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
+        unsafe {
+            if !(*this).has(CANCELLED) && !(*this).callback.is_null() {
+                (*this).set(RUNNING, true);
+                let result = if self.is_debug() {
+                    self.run_reported(&handle)
+                } else {
+                    context::run_in((*this).context, || HandleObject::call(this)).map(drop)
+                };
+                let outcome = match result {
+                    Ok(()) => Ok(()),
+                    Err(Raised) => errors::callback_failed(event_loop, &handle),
+                };
+                (*this).set(RUNNING, false);
+                outcome?;
+            }
+            if !(*this).has(PERSISTENT) || (*this).has(CANCELLED) {
+                recycle(&self.free, handle);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a handle in debug mode: slow ones are logged.
+    #[cold]
+    unsafe fn run_reported(&self, handle: &HandleRef) -> Res<()> {
+        let this = handle.as_ptr();
+        drop(self.current_handle.replace(Some(handle.as_object().clone())));
+        let start = now_ns();
+        // SAFETY: the caller owns the handle and has set RUNNING.
+        let result = unsafe { context::run_in((*this).context, || HandleObject::call(this)) };
+        let took = seconds(now_ns() - start);
+        drop(self.current_handle.take());
+        drop(result?);
+        // SAFETY: called from the loop, attached.
+        let py = unsafe { Python::assume_attached() };
+        let limit = self.slow_callback_duration.get();
+        let slow = limit.map_or(Ok(false), |limit| limit.bind(py).le(took))?;
+        if slow {
+            let stdlib = Stdlib::get();
+            let text = stdlib.format_handle.bind(py).call1((handle.as_object().bind(py),))?;
+            stdlib.logger.bind(py).call_method1(
+                "warning",
+                ("Executing %s took %.3f seconds", text, took),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a timer was cancelled, and clears the heap of such when there are many.
+    fn timer_cancelled(&self) {
+        let gone = self.timers.with(|timers| {
+            if timers.note_cancelled() {
+                timers.compact(|timer| timer.has(CANCELLED))
+            } else {
+                Vec::new()
+            }
+        });
+        for timer in &gone {
+            // SAFETY: an owned handle is live.
+            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
+        }
+    }
+}
+
+/// Keeps where the handle was made, for reports in debug mode.
+#[cold]
+pub fn note_source(handle: &HandleRef) -> Res<()> {
+    // SAFETY: attached; the handle is live.
+    unsafe {
+        let py = Python::assume_attached();
+        let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
+        let stack = Stdlib::get().extract_stack.bind(py).call1((frame,))?;
+        let old = std::mem::replace(
+            &mut (*handle.as_ptr()).source_traceback,
+            Ref::from(stack).into_ptr(),
+        );
+        ffi::Py_XDECREF(old);
+    }
+    Ok(())
+}
+
+unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
+    let this = slf.cast::<HandleObject>();
+    // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
+    unsafe {
+        if (*this).has(CANCELLED) {
+            return Ok(Ref::none());
+        }
+        let event_loop = (*this).event_loop;
+        if event_loop.is_null() {
+            (*this).set(CANCELLED, true);
+            return Ok(Ref::none());
+        }
+        let core = LoopCore::of(event_loop);
+        if core.is_debug() {
+            let py = Python::assume_attached();
+            let text = Bound::from_borrowed_ptr(py, slf).repr()?;
+            let old = std::mem::replace(&mut (*this).debug_repr, Ref::from(text).into_ptr());
+            ffi::Py_XDECREF(old);
+        }
+        (*this).set(CANCELLED, true);
+        if !core.is_owner() {
+            // The owner of the loop lets go of the rest when it comes by.
+            return Ok(Ref::none());
+        }
+        // The loop may go away with the last reference to its handle.
+        let _alive = (Ref::borrowed(slf), Ref::borrowed(event_loop));
+        if !(*this).has(RUNNING) {
+            HandleObject::release(this);
+        }
+        if (*this).has(SCHEDULED) {
+            core.timer_cancelled();
+        }
+    }
+    Ok(Ref::none())
+}
+
+unsafe fn cancelled(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    Ok(Ref::bool(unsafe {
+        (*slf.cast::<HandleObject>()).has(CANCELLED)
+    }))
+}
+
+unsafe fn when(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe {
+        if is_timer(slf.cast()) {
+            Ref::new(ffi::PyFloat_FromDouble((*slf.cast::<HandleObject>()).when))
+        } else {
+            Err(PyAttributeError::new_err("only a TimerHandle has a time").into())
+        }
+    }
+}
+
+/// An object field, or `None`.
+unsafe fn field(object: *mut PyObject) -> Res<Ref> {
+    // SAFETY: a field that is set holds a live object.
+    Ok(unsafe {
+        if object.is_null() {
+            Ref::none()
+        } else {
+            Ref::borrowed(object)
+        }
+    })
+}
+
+macro_rules! getter {
+    ($name:ident, |$this:ident| $body:expr) => {
+        unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+            let $this = slf.cast::<HandleObject>();
+            // SAFETY: the descriptor has checked `self`.
+            guard(|| unsafe { $body })
+        }
+    };
+}
+
+getter!(get_callback, |this| {
+    if (*this).has(CANCELLED) {
+        Ok(Ref::none())
+    } else {
+        field((*this).callback)
+    }
+});
+getter!(get_args, |this| if (*this).has(CANCELLED) {
+    Ok(Ref::none())
+} else {
+    HandleObject::args_tuple(this)
+});
+getter!(get_context, |this| field((*this).context));
+getter!(get_loop, |this| field((*this).event_loop));
+getter!(get_cancelled, |this| Ok(Ref::bool((*this).has(CANCELLED))));
+getter!(get_repr, |this| field((*this).debug_repr));
+getter!(get_source_traceback, |this| field((*this).source_traceback));
+getter!(get_scheduled, |this| Ok(Ref::bool((*this).has(SCHEDULED))));
+getter!(get_when, |this| when(this.cast()));
+
+/// `handle._source_traceback = …`: inherited code trims it with `del`, extensions may replace it.
+unsafe extern "C" fn set_source_traceback(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+    _: *mut c_void,
+) -> std::ffi::c_int {
+    guard_int(|| {
+        // SAFETY: the descriptor has checked `self`; a null value is a deletion.
+        unsafe {
+            ffi::Py_XINCREF(value);
+            let this = slf.cast::<HandleObject>();
+            let old = std::mem::replace(&mut (*this).source_traceback, value);
+            ffi::Py_XDECREF(old);
+        }
+        Ok(())
+    })
+}
+
+fn methods() -> Vec<ffi::PyMethodDef> {
+    vec![
+        noargs!(c"cancel", cancel).def(c"cancel($self)\n--\n\nKeep the callback from being called."),
+        noargs!(c"cancelled", cancelled)
+            .def(c"cancelled($self)\n--\n\nWhether cancel() was called."),
+        noargs!(c"when", when).def(c"when($self)\n--\n\nThe time of a timer, in seconds of loop.time()."),
+    ]
+}
+
+fn attributes() -> Vec<ffi::PyGetSetDef> {
+    vec![
+        getset(c"_callback", get_callback, None),
+        getset(c"_args", get_args, None),
+        getset(c"_context", get_context, None),
+        getset(c"_loop", get_loop, None),
+        getset(c"_cancelled", get_cancelled, None),
+        getset(c"_repr", get_repr, None),
+        getset(
+            c"_source_traceback",
+            get_source_traceback,
+            Some(set_source_traceback),
+        ),
+        getset(c"_scheduled", get_scheduled, None),
+        getset(c"_when", get_when, None),
+    ]
+}
+
+/// Makes the handle types and adds them to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let (handle, timer) = make_types(py, methods, attributes)?;
+    module.add("Handle", handle.bind(py))?;
+    module.add("TimerHandle", timer.bind(py))
+}
+
+/// The report of a failed callback, as `asyncio.Handle._run` makes it.
+pub fn failure_report<'py>(
+    py: Python<'py>,
+    event_loop: &Bound<'py, PyAny>,
+    handle: &HandleRef,
+    error: &PyErr,
+) -> PyResult<Bound<'py, PyDict>> {
+    let this = handle.as_ptr();
+    // SAFETY: the handle is live and keeps its callback while RUNNING.
+    let (callback, args, source) = unsafe {
+        (
+            field((*this).callback)?,
+            HandleObject::args_tuple(this)?,
+            (*this).source_traceback,
+        )
+    };
+    let kwargs = PyDict::new(py);
+    // Since Python 3.13 the source lines depend on debug mode; before, the function does not take it.
+    let debug = event_loop.call_method0("get_debug")?;
+    let function = Stdlib::get().format_callback_source.bind(py);
+    if py.version_info() >= (3, 13) {
+        kwargs.set_item("debug", debug)?;
+    }
+    let text = function.call((callback.bind(py), args.bind(py)), Some(&kwargs))?;
+    let report = PyDict::new(py);
+    report.set_item("message", format!("Exception in callback {text}"))?;
+    report.set_item("exception", error.value(py))?;
+    report.set_item("handle", handle.as_object().bind(py))?;
+    if source != ptr::null_mut() {
+        // SAFETY: a field that is set holds a live object.
+        report.set_item("source_traceback", unsafe {
+            Bound::from_borrowed_ptr(py, source)
+        })?;
+    }
+    Ok(report)
+}

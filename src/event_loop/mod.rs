@@ -1,0 +1,210 @@
+//! `LoopCore`, the native base of `hybridloop.Loop`.
+//!
+//! * [`python`] — the attributes and cold methods that Python sees.
+//! * [`turn`] — one turn after another until the loop is stopped.
+//! * [`schedule`] — `call_soon`, timers, futures and tasks.
+//! * [`handle`] — running, cancelling and describing handles.
+//! * [`descriptors`] — `add_reader` and its kin, and what a ready descriptor does.
+//! * [`errors`] — exceptions on their way to the loop's exception handler.
+
+mod descriptors;
+pub mod errors;
+mod handle;
+mod python;
+mod schedule;
+mod turn;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+
+use hybridloop_reactor::{Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use crate::ffi::handle::{FreeList, HandleRef};
+use crate::ffi::{fastcall, Local, Ref, Res};
+pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
+pub use schedule::install;
+
+/// Native state of one event loop.
+///
+/// Everything but `inbox` and `waker` belongs to the thread that holds the loop; other threads come in through
+/// `call_soon_threadsafe`.
+#[pyclass(frozen, subclass, module = "hybridloop._core")]
+pub struct LoopCore {
+    pub ready: Local<VecDeque<HandleRef>>,
+    pub free: Local<FreeList>,
+    pub timers: Local<TimerHeap<HandleRef>>,
+    pub inbox: Inbox<HandleRef>,
+    waker: WakeHandle,
+    poller: Local<Option<Poller>>,
+    pub registrar: Registrar,
+    pub descriptors: Local<Descriptors>,
+    events: Local<VecDeque<Event>>,
+    /// Transports with writes of this turn to be sent.
+    pub flush: Local<VecDeque<Ref>>,
+    /// Transports and listeners that have more to read than one event allows.
+    pub again: Local<VecDeque<Ref>>,
+    /// Where all streams read to.
+    pub scratch: Local<Vec<u8>>,
+    polls_skipped: Cell<u32>,
+    last_poll: Cell<u64>,
+    closed: Cell<bool>,
+    stopping: Cell<bool>,
+    debug: Cell<bool>,
+    /// Identifier of the thread that runs the loop; 0 while it does not run.
+    thread_id: Cell<u64>,
+    poll_skip_ns: Cell<u64>,
+    poll_skip_turns: Cell<u32>,
+    slow_callback_duration: Local<Option<Ref>>,
+    task_factory: Local<Option<Ref>>,
+    current_handle: Local<Option<Ref>>,
+    /// The class of stream transports, a subclass of `StreamTransport` made in Python.
+    pub transport_class: Local<Option<Ref>>,
+}
+
+// SAFETY: see the rule of the type: cells are touched by one thread at a time, under the interpreter lock or, on
+// free-threaded builds, behind the owner check of each entry.
+unsafe impl Send for LoopCore {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for LoopCore {}
+
+impl LoopCore {
+    fn create() -> PyResult<Self> {
+        let poller = Poller::new()?;
+        Ok(Self {
+            ready: Local::default(),
+            free: Local::default(),
+            timers: Local::default(),
+            inbox: Inbox::new(),
+            waker: poller.waker(),
+            registrar: poller.registrar(),
+            poller: Local::new(Some(poller)),
+            descriptors: Local::default(),
+            events: Local::default(),
+            flush: Local::default(),
+            again: Local::default(),
+            scratch: Local::default(),
+            polls_skipped: Cell::new(0),
+            last_poll: Cell::new(0),
+            closed: Cell::new(false),
+            stopping: Cell::new(false),
+            debug: Cell::new(false),
+            thread_id: Cell::new(0),
+            poll_skip_ns: Cell::new(turn::POLL_SKIP_NS),
+            poll_skip_turns: Cell::new(turn::POLL_SKIP_TURNS),
+            slow_callback_duration: Local::default(),
+            task_factory: Local::default(),
+            current_handle: Local::default(),
+            transport_class: Local::default(),
+        })
+    }
+
+    /// The core of a loop object.
+    ///
+    /// # Safety
+    /// `object` is a live instance of `LoopCore` or a subclass.
+    #[inline]
+    pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
+        // SAFETY: the caller's promise; `get` of a frozen class is a fixed offset.
+        unsafe {
+            Borrowed::from_ptr(Python::assume_attached(), object)
+                .cast_unchecked::<Self>()
+                .get()
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.thread_id.get() != 0
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    pub fn is_debug(&self) -> bool {
+        self.debug.get()
+    }
+
+    #[inline]
+    pub fn check_open(&self) -> Res<()> {
+        if self.closed.get() {
+            return Err(closed_error());
+        }
+        Ok(())
+    }
+
+    pub fn wake(&self) {
+        // The descriptor of a loop that is being closed may be gone; then nobody sleeps on it.
+        let _ = self.waker.wake();
+    }
+
+    /// Takes a descriptor out of the selector, unless the loop is closed and the selector gone with it.
+    pub fn deregister(&self, fd: std::os::fd::RawFd) {
+        if !self.closed.get() {
+            // A descriptor that the kernel does not know is out already.
+            let _ = self.registrar.deregister(fd);
+        }
+    }
+
+    /// Whether this thread may touch the loop's state directly.
+    #[inline]
+    #[allow(clippy::unused_self)]
+    fn is_owner(&self) -> bool {
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            true
+        }
+        #[cfg(Py_GIL_DISABLED)]
+        {
+            let owner = self.thread_id.get();
+            owner == 0 || owner == current_thread()
+        }
+    }
+}
+
+fn current_thread() -> u64 {
+    // SAFETY: reads the identifier of the calling thread, as threading.get_ident() does.
+    unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
+}
+
+#[cold]
+fn closed_error() -> fastcall::Raised {
+    PyRuntimeError::new_err("Event loop is closed").into()
+}
+
+impl LoopCore {
+    /// Drops everything that waits. Each list is emptied first and dropped after, because dropping may run Python.
+    fn shut(&self) {
+        self.closed.set(true);
+        self.inbox.open();
+        while let Some(handle) = self.inbox.pop() {
+            drop(handle);
+        }
+        drop(self.ready.take());
+        let timers = self.timers.with(TimerHeap::take_all);
+        for timer in &timers {
+            // SAFETY: an owned handle is live.
+            unsafe { (*timer.as_ptr()).set(crate::ffi::handle::SCHEDULED, false) };
+        }
+        drop(timers);
+        drop(self.flush.take());
+        drop(self.again.take());
+        self.events.with(VecDeque::clear);
+        drop(self.descriptors.with(Descriptors::take_all));
+        drop(self.free.take());
+        self.scratch.take();
+        drop(self.poller.take());
+    }
+}
+
+/// Adds the loop's classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    handle::register(module)?;
+    module.add_class::<LoopCore>()?;
+    let class = module.py().get_type::<LoopCore>();
+    schedule::add_methods(&class)?;
+    descriptors::add_methods(&class)?;
+    Ok(())
+}

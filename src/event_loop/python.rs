@@ -1,0 +1,183 @@
+//! The attributes and cold methods of `LoopCore` that Python sees.
+//!
+//! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
+//! descriptors here, so that inherited code and the core look at the same value.
+
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use super::{turn, LoopCore};
+use crate::ffi::handle::HandleRef;
+use crate::ffi::Ref;
+
+fn get_or_none(py: Python<'_>, slot: Option<Ref>) -> Bound<'_, PyAny> {
+    slot.map_or_else(
+        || py.None().into_bound(py),
+        |object| object.bind(py).clone(),
+    )
+}
+
+fn some_unless_none(value: &Bound<'_, PyAny>) -> Option<Ref> {
+    (!value.is_none()).then(|| value.into())
+}
+
+#[pymethods]
+impl LoopCore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        Self::create()
+    }
+
+    /// Runs turns until `stop()` is called; called by the inherited `run_forever()`.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        turn::run_until_stopped(slf)
+    }
+
+    /// Cancels what waits and closes the selector; called at the end of `close()`.
+    fn _close_core(slf: &Bound<'_, Self>) {
+        slf.get().shut();
+    }
+
+    /// Wakes the loop from any thread.
+    fn _write_to_self(&self) {
+        if self.inbox.notify() {
+            self.wake();
+        }
+    }
+
+    #[getter(_closed)]
+    fn get_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    #[setter(_closed)]
+    fn set_closed(&self, value: bool) {
+        self.closed.set(value);
+    }
+
+    #[getter(_stopping)]
+    fn get_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    #[setter(_stopping)]
+    fn set_stopping(&self, value: bool) {
+        self.stopping.set(value);
+    }
+
+    #[getter(_debug)]
+    fn get_debug(&self) -> bool {
+        self.debug.get()
+    }
+
+    #[setter(_debug)]
+    fn set_debug(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.debug.set(value.is_truthy()?);
+        Ok(())
+    }
+
+    #[getter(_thread_id)]
+    fn get_thread_id(&self) -> Option<u64> {
+        Some(self.thread_id.get()).filter(|id| *id != 0)
+    }
+
+    #[setter(_thread_id)]
+    fn set_thread_id(&self, value: Option<u64>) {
+        self.thread_id.set(value.unwrap_or(0));
+    }
+
+    #[getter(_task_factory)]
+    fn get_task_factory<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        get_or_none(py, self.task_factory.get())
+    }
+
+    #[setter(_task_factory)]
+    fn set_task_factory(&self, value: &Bound<'_, PyAny>) {
+        drop(self.task_factory.replace(some_unless_none(value)));
+    }
+
+    #[getter(_current_handle)]
+    fn get_current_handle<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        get_or_none(py, self.current_handle.get())
+    }
+
+    #[setter(_current_handle)]
+    fn set_current_handle(&self, value: &Bound<'_, PyAny>) {
+        drop(self.current_handle.replace(some_unless_none(value)));
+    }
+
+    /// Seconds from which a callback is reported as slow in debug mode.
+    #[getter]
+    fn get_slow_callback_duration<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        get_or_none(py, self.slow_callback_duration.get())
+    }
+
+    #[setter]
+    fn set_slow_callback_duration(&self, value: &Bound<'_, PyAny>) {
+        drop(self.slow_callback_duration.replace(Some(value.into())));
+    }
+
+    /// Seconds for which a busy loop may put off looking for I/O.
+    #[getter]
+    #[allow(clippy::cast_precision_loss)]
+    fn get_poll_skip_interval(&self) -> f64 {
+        self.poll_skip_ns.get() as f64 / 1e9
+    }
+
+    #[setter]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn set_poll_skip_interval(&self, value: f64) {
+        // Converting clamps: NaN and negative numbers to 0, large ones to the largest.
+        self.poll_skip_ns.set((value * 1e9) as u64);
+    }
+
+    /// Turns for which a busy loop may put off looking for I/O.
+    #[getter]
+    fn get_poll_skip_turns(&self) -> u32 {
+        self.poll_skip_turns.get()
+    }
+
+    #[setter]
+    fn set_poll_skip_turns(&self, value: u32) {
+        self.poll_skip_turns.set(value);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        fn handles<'a>(
+            mut all: impl Iterator<Item = &'a HandleRef>,
+            visit: &PyVisit<'_>,
+        ) -> Result<(), PyTraverseError> {
+            all.try_for_each(|handle| handle.as_object().visit(visit))
+        }
+        fn objects<'a>(
+            mut all: impl Iterator<Item = &'a Ref>,
+            visit: &PyVisit<'_>,
+        ) -> Result<(), PyTraverseError> {
+            all.try_for_each(|object| object.visit(visit))
+        }
+        self.ready.with(|ready| handles(ready.iter(), &visit))?;
+        self.timers.with(|timers| handles(timers.iter(), &visit))?;
+        self.flush.with(|list| objects(list.iter(), &visit))?;
+        self.again.with(|list| objects(list.iter(), &visit))?;
+        self.descriptors.with(|all| all.traverse(&visit))?;
+        for slot in [
+            &self.slow_callback_duration,
+            &self.task_factory,
+            &self.current_handle,
+            &self.transport_class,
+        ] {
+            slot.with(|slot| objects(slot.iter(), &visit))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.shut();
+        drop(self.slow_callback_duration.take());
+        drop(self.task_factory.take());
+        drop(self.current_handle.take());
+        drop(self.transport_class.take());
+    }
+}

@@ -1,0 +1,216 @@
+//! One turn after another.
+//!
+//! A turn looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
+//! order of asyncio), and at last sends what streams have gathered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hybridloop_reactor::{now_ns, Event};
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use super::LoopCore;
+use crate::ffi::handle::{CANCELLED, SCHEDULED};
+use crate::ffi::Res;
+use crate::transports;
+
+/// How long a busy loop may go on without looking for I/O …
+pub const POLL_SKIP_NS: u64 = 50_000;
+/// … and for how many turns.
+pub const POLL_SKIP_TURNS: u32 = 8;
+
+/// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent a turn later.
+const FLUSH_PASSES: u32 = 8;
+/// How much one poll waits at most: what `asyncio` allows (a day).
+const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+/// Runs turns until `stop()` or until an exception ends the loop.
+pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
+    let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
+    // A loop that starts to run looks for I/O first.
+    core.polls_skipped.set(u32::MAX - 1);
+    loop {
+        let result = core.turn(py, object);
+        if let Err(raised) = result {
+            // What was written before the exception still leaves.
+            let error = PyErr::from(raised);
+            let flushed = core.flush_all(py, object);
+            return Err(flushed.err().map_or(error, PyErr::from));
+        }
+        if core.stopping.get() {
+            return Ok(());
+        }
+    }
+}
+
+impl LoopCore {
+    fn turn(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        self.drop_cancelled_timers();
+        self.look_for_io(py)?;
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        let ready = self.ready.with(|ready| ready.len());
+        let due = self.collect_due_timers();
+        self.run_ready(object, ready)?;
+        self.dispatch(py, object)?;
+        self.run_ready(object, due)?;
+        self.flush_all(py, object)
+    }
+
+    /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
+    fn run_ready(&self, object: *mut PyObject, count: usize) -> Res<()> {
+        for _ in 0..count {
+            let Some(handle) = self.ready.with(VecDeque::pop_front) else {
+                break;
+            };
+            self.run_handle(object, handle)?;
+        }
+        Ok(())
+    }
+
+    /// Cancelled timers at the head of the heap must not wake the loop.
+    fn drop_cancelled_timers(&self) {
+        while let Some(timer) = self.timers.with(|timers| {
+            if timers.peek().is_some_and(|(_, timer)| timer.has(CANCELLED)) {
+                timers.note_cancelled_gone();
+                timers.pop()
+            } else {
+                None
+            }
+        }) {
+            // SAFETY: an owned handle is live.
+            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
+        }
+    }
+
+    /// Moves the timers that are due behind what is ready, and counts them.
+    fn collect_due_timers(&self) -> usize {
+        if self.timers.with(|timers| timers.is_empty()) {
+            return 0;
+        }
+        let now = now_ns();
+        let mut count = 0;
+        while let Some(timer) = self.timers.with(|timers| timers.pop_due(now)) {
+            // SAFETY: an owned handle is live.
+            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
+            if timer.has(CANCELLED) {
+                self.timers.with(|timers| timers.note_cancelled_gone());
+            } else {
+                self.ready.with(|ready| ready.push_back(timer));
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Polls, for as long as nothing else is to be done.
+    fn look_for_io(&self, py: Python<'_>) -> Res<()> {
+        let busy = self.stopping.get()
+            || self.ready.with(|ready| !ready.is_empty())
+            || self.again.with(|again| !again.is_empty())
+            || self.flush.with(|flush| !flush.is_empty())
+            || self.events.with(|events| !events.is_empty());
+        if busy {
+            let skipped = self.polls_skipped.get() + 1;
+            if skipped < self.poll_skip_turns.get()
+                && now_ns() - self.last_poll.get() < self.poll_skip_ns.get()
+            {
+                self.polls_skipped.set(skipped);
+                return Ok(());
+            }
+            return self.poll_now(py);
+        }
+        let wait = match self.timers.with(|timers| timers.peek().map(|(when, _)| when)) {
+            None => None,
+            Some(when) => {
+                let now = now_ns();
+                if when <= now {
+                    return self.poll_now(py);
+                }
+                Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
+            }
+        };
+        if !self.inbox.sleep() {
+            return self.poll_now(py);
+        }
+        let result = py.detach(|| self.poll(wait));
+        self.inbox.awake();
+        self.polled(py, result)
+    }
+
+    /// Polls without waiting, and without giving the interpreter away for it.
+    fn poll_now(&self, py: Python<'_>) -> Res<()> {
+        let result = self.poll(Some(Duration::ZERO));
+        self.polled(py, result)
+    }
+
+    fn poll(&self, wait: Option<Duration>) -> std::io::Result<()> {
+        self.poller.with(|poller| match poller {
+            Some(poller) => self.events.with(|events| poller.poll(wait, events)),
+            None => Ok(()),
+        })
+    }
+
+    fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> Res<()> {
+        self.polls_skipped.set(0);
+        self.last_poll.set(now_ns());
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
+                Ok(py.check_signals()?)
+            }
+            Err(error) => Err(PyErr::from(error).into()),
+        }
+    }
+
+    /// Hands events to their descriptors. An event leaves the queue before its callback runs, so an exception that
+    /// ends the loop loses none of the others.
+    fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        let more = self.again.with(|again| again.len());
+        while let Some(event) = self.events.with(VecDeque::pop_front) {
+            self.dispatch_event(py, object, event)?;
+        }
+        for _ in 0..more {
+            let Some(source) = self.again.with(VecDeque::pop_front) else {
+                break;
+            };
+            // SAFETY: only streams and listeners are put on the list.
+            unsafe { transports::go_on(py, self, object, source)? };
+        }
+        Ok(())
+    }
+
+    /// Sends what streams have gathered in this turn.
+    fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        for _ in 0..FLUSH_PASSES {
+            let count = self.flush.with(|flush| flush.len());
+            if count == 0 {
+                break;
+            }
+            for _ in 0..count {
+                let Some(stream) = self.flush.with(VecDeque::pop_front) else {
+                    break;
+                };
+                // SAFETY: only streams are put on the list.
+                unsafe { transports::flush(py, self, object, stream)? };
+            }
+        }
+        Ok(())
+    }
+
+    fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
+        let Some(ready) = self
+            .descriptors
+            .with(|descriptors| descriptors.ready(event))
+        else {
+            // The source went away after the kernel had noted the event.
+            return Ok(());
+        };
+        ready.run(py, self, object, event)
+    }
+}

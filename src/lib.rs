@@ -1,0 +1,27 @@
+//! `hybridloop._core`: the native part of the event loop.
+//!
+//! * [`ffi`] — raw CPython: references, fast calls, object layouts.
+//! * [`stdlib`] — what is used of Python's standard library.
+//! * [`event_loop`] — `LoopCore`: turns, callbacks, timers, descriptors.
+//! * [`transports`] — streams over sockets, and the listener that makes them.
+
+mod event_loop;
+mod ffi;
+mod stdlib;
+mod transports;
+
+use pyo3::prelude::*;
+
+/// Native core of hybridloop; use the `hybridloop` package.
+#[pymodule(gil_used = false)]
+mod _core {
+    use super::{event_loop, stdlib, transports, Bound, PyModule, PyModuleMethods, PyResult};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        stdlib::Stdlib::init(module.py())?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        event_loop::register(module)?;
+        transports::register(module)
+    }
+}

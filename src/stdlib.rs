@@ -1,0 +1,113 @@
+//! Everything of Python's standard library that the core uses, looked up once at import.
+
+use std::sync::OnceLock;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use crate::ffi::Ref;
+
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        /// Interned attribute and argument names.
+        pub struct Names { $(pub $name: Ref),* }
+
+        impl Names {
+            fn new(py: Python<'_>) -> Self {
+                Self { $($name: PyString::intern(py, stringify!($name)).into()),* }
+            }
+        }
+    };
+}
+
+names!(
+    _fatal_error,
+    buffer_updated,
+    call_exception_handler,
+    callback,
+    connection_lost,
+    connection_made,
+    context,
+    data_received,
+    done,
+    eof_received,
+    get_buffer,
+    pause_writing,
+    resume_writing,
+    set_result,
+);
+
+/// Imported classes and functions.
+pub struct Stdlib {
+    pub names: Names,
+    /// `("loop",)`: keyword names for `Future(loop=…)`.
+    pub loop_keyword: Ref,
+    pub future: Ref,
+    pub task: Ref,
+    pub base_create_task: Ref,
+    pub buffered_protocol: Ref,
+    pub format_callback_source: Ref,
+    pub extract_stack: Ref,
+    pub format_handle: Ref,
+    pub logger: Ref,
+    pub transport_socket: Ref,
+    /// `Server._attach` takes the transport since Python 3.13.
+    pub attach_takes_transport: bool,
+}
+
+static STDLIB: OnceLock<Stdlib> = OnceLock::new();
+
+impl Stdlib {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let take = |module: &str, path: &[&str]| -> PyResult<Ref> {
+            let mut object = py.import(module)?.into_any();
+            for name in path {
+                object = object.getattr(*name)?;
+            }
+            Ok(object.into())
+        };
+        let attach = take("asyncio.base_events", &["Server", "_attach", "__code__"])?;
+        let attach_arguments: usize = attach.bind(py).getattr("co_argcount")?.extract()?;
+        Ok(Self {
+            names: Names::new(py),
+            loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
+            future: take("asyncio", &["Future"])?,
+            task: take("asyncio", &["Task"])?,
+            base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,
+            buffered_protocol: take("asyncio", &["BufferedProtocol"])?,
+            format_callback_source: take(
+                "asyncio.format_helpers",
+                &["_format_callback_source"],
+            )?,
+            extract_stack: take("asyncio.format_helpers", &["extract_stack"])?,
+            format_handle: take("asyncio.base_events", &["_format_handle"])?,
+            logger: take("asyncio.log", &["logger"])?,
+            transport_socket: take("asyncio.trsock", &["TransportSocket"])?,
+            attach_takes_transport: attach_arguments > 1,
+        })
+    }
+
+    /// Fills the table, at import.
+    pub fn init(py: Python<'_>) -> PyResult<()> {
+        if STDLIB.get().is_none() {
+            // A second import of the module finds the table filled, which is as good.
+            let _ = STDLIB.set(Self::new(py)?);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub fn get() -> &'static Self {
+        match STDLIB.get() {
+            Some(table) => table,
+            None => missing(),
+        }
+    }
+}
+
+#[cold]
+fn missing() -> ! {
+    // SAFETY: a fatal error of CPython's, for a state that import order rules out.
+    unsafe { ffi::Py_FatalError(c"hybridloop._core was used before it was imported".as_ptr()) }
+}

@@ -1,0 +1,384 @@
+//! Accepting connections.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::RawFd;
+
+use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::types::PyType;
+use pyo3::PyTraverseError;
+use socket2::SockAddr;
+
+use super::address::{Address, Side};
+use super::stream::{create, forget, Parts, Stream};
+use crate::event_loop::{errors, file_descriptor, install, LoopCore, Source};
+use crate::fastcall;
+use crate::ffi::{context, Args, Local, Raised, Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// Seconds until accepting is tried again after the system ran out of descriptors or memory, as in asyncio.
+const RETRY_DELAY: f64 = 1.0;
+
+const CREATION_FAILED: &str = "Error on transport creation for incoming connection";
+
+/// A listening socket of a server.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Listener {
+    fd: RawFd,
+    backlog: u32,
+    event_loop: Local<Option<Ref>>,
+    factory: Local<Option<Ref>>,
+    server: Local<Option<Ref>>,
+    socket: Local<Option<Ref>>,
+    context: Local<Option<Ref>>,
+    stopped: Cell<bool>,
+}
+
+// SAFETY: touched by the thread that holds the loop, like the loop's own state.
+unsafe impl Sync for Listener {}
+
+impl Listener {
+    fn slots(&self) -> [&Local<Option<Ref>>; 5] {
+        [
+            &self.event_loop,
+            &self.factory,
+            &self.server,
+            &self.socket,
+            &self.context,
+        ]
+    }
+
+    fn stop(&self) {
+        self.stopped.set(true);
+    }
+}
+
+#[pymethods]
+impl Listener {
+    /// Tries again after the system ran out of descriptors.
+    fn _retry(slf: &Bound<'_, Self>) {
+        let it = slf.get();
+        if let Some(event_loop) = it.event_loop.get().filter(|_| !it.stopped.get()) {
+            // SAFETY: the loop of a listener is a LoopCore.
+            let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
+            core.again.with(|again| again.push_back(slf.into()));
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for slot in self.slots() {
+            if let Some(object) = slot.with(|slot| slot.as_ref().map(std::ptr::from_ref)) {
+                // SAFETY: nothing changes the slot while the collector looks.
+                unsafe { &*object }.visit(&visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.stop();
+        for slot in self.slots() {
+            drop(slot.take());
+        }
+    }
+}
+
+/// `_listen(protocol_factory, sock, server, backlog)`: accepts connections and makes transports of them.
+unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[factory, socket, server, backlog] = args.positional else {
+        return Err(pyo3::exceptions::PyTypeError::new_err("_listen() takes 4 arguments").into());
+    };
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let py = Python::assume_attached();
+        let core = LoopCore::of(slf);
+        core.check_open()?;
+        let fd = file_descriptor(socket)?;
+        let backlog: i64 = Bound::from_borrowed_ptr(py, backlog).extract()?;
+        // On Linux accepted sockets inherit this, which saves a system call for each.
+        set_nodelay(fd);
+        let some = |object| Local::new(Some(Ref::borrowed(object)));
+        let listener = Bound::new(
+            py,
+            Listener {
+                fd,
+                backlog: u32::try_from(backlog.max(1)).unwrap_or(u32::MAX),
+                event_loop: some(slf),
+                factory: some(factory),
+                server: some(server),
+                socket: some(socket),
+                context: Local::new(Some(context::copy_current()?)),
+                stopped: Cell::new(false),
+            },
+        )?;
+        let source = Source::Listener((&listener).into());
+        let known = core.descriptors.with(|all| all.token(fd).is_some());
+        let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
+        forget(replaced);
+        if let Err(error) = core.registrar.register_edge(fd, token, known) {
+            drop(core.descriptors.with(|all| all.remove(fd, token)));
+            return Err(PyErr::from(error).into());
+        }
+    }
+    Ok(Ref::none())
+}
+
+/// Sends small writes at once. What is no TCP socket does not know the option, which is no error.
+fn set_nodelay(fd: RawFd) {
+    let on: libc::c_int = 1;
+    // SAFETY: the option value is valid for the call.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            4,
+        )
+    };
+}
+
+/// No connection is accepted from now on, not even by a turn that has begun to.
+pub fn stop_listening(listener: &Ref) {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    if let Ok(listener) = listener.bind(py).cast::<Listener>() {
+        listener.get().stop();
+    }
+}
+
+/// Accepts what has come in, up to the backlog.
+pub fn accept(py: Python<'_>, core: &LoopCore, event_loop: *mut PyObject, listener: &Ref) -> Res<()> {
+    let it = listener.bind(py).cast::<Listener>().map_err(PyErr::from)?.get();
+    for _ in 0..it.backlog {
+        if it.stopped.get() {
+            return Ok(());
+        }
+        match accept_one(it.fd) {
+            Ok((fd, peer)) => connected(py, core, event_loop, it, fd, Address::new(&peer))?,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(()),
+                Some(libc::EINTR | libc::ECONNABORTED) => {}
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    return out_of_resources(py, core, event_loop, it, listener, error);
+                }
+                _ => {
+                    let _ = Raised::from(PyErr::from(error));
+                    return report(event_loop, it, "socket.accept() failed");
+                }
+            },
+        }
+    }
+    core.again.with(|again| again.push_back(listener.clone()));
+    Ok(())
+}
+
+fn accept_one(fd: RawFd) -> io::Result<(RawFd, SockAddr)> {
+    // SAFETY: the system writes an address of at most the given length into the storage.
+    unsafe {
+        SockAddr::try_init(|storage, length| {
+            #[cfg(target_os = "linux")]
+            let accepted = libc::accept4(
+                fd,
+                storage.cast(),
+                length,
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            );
+            #[cfg(not(target_os = "linux"))]
+            let accepted = libc::accept(fd, storage.cast(), length);
+            if accepted < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            #[cfg(not(target_os = "linux"))]
+            {
+                libc::fcntl(accepted, libc::F_SETFL, libc::O_NONBLOCK);
+                libc::fcntl(accepted, libc::F_SETFD, libc::FD_CLOEXEC);
+                set_nodelay(accepted);
+            }
+            Ok(accepted)
+        })
+    }
+}
+
+/// Tells the exception handler what the current exception did to the server.
+fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> Res<()> {
+    match it.socket.get() {
+        Some(socket) => {
+            // SAFETY: attached. The exception waits while a wrapper without side effects is made.
+            let py = unsafe { Python::assume_attached() };
+            let error = PyErr::fetch(py);
+            let shown: Ref = Stdlib::get()
+                .transport_socket
+                .bind(py)
+                .call1((socket.bind(py),))?
+                .into();
+            let _ = Raised::from(error);
+            errors::report(event_loop, message, &[("socket", &shown)])
+        }
+        None => errors::report(event_loop, message, &[]),
+    }
+}
+
+#[cold]
+fn out_of_resources(
+    py: Python<'_>,
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    it: &Listener,
+    listener: &Ref,
+    error: io::Error,
+) -> Res<()> {
+    let retry: Ref = listener.bind(py).getattr("_retry")?.into();
+    let when = seconds(now_ns()) + RETRY_DELAY;
+    debug_assert!(deadline_ns(when) > now_ns());
+    // SAFETY: all objects are live.
+    unsafe { core.at(event_loop, when, retry.as_ptr(), &[], context::copy_current()?)? };
+    let _ = Raised::from(PyErr::from(error));
+    report(event_loop, it, "socket.accept() out of system resource")
+}
+
+/// Makes protocol and transport for a new connection. Whatever fails, the descriptor is closed and the reason told.
+fn connected(
+    py: Python<'_>,
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    it: &Listener,
+    fd: RawFd,
+    peer: Address,
+) -> Res<()> {
+    let made = make_transport(py, core, event_loop, it, fd, peer);
+    let me = match made {
+        Ok(me) => me,
+        Err(error) => {
+            let _ = Raised::from(error);
+            return errors::report(event_loop, CREATION_FAILED, &[]);
+        }
+    };
+    // SAFETY: just made.
+    let stream = unsafe { Stream::of(me.as_ptr()) };
+    if stream
+        .call_protocol(&Stdlib::get().names.connection_made, &[me.as_ptr()])
+        .is_err()
+    {
+        let protocol = stream.protocol.get().unwrap_or_else(Ref::none);
+        errors::report(
+            event_loop,
+            "Exception in callback protocol.connection_made()",
+            &[("transport", &me), ("protocol", &protocol)],
+        )?;
+    }
+    if stream.start(core, me.as_ptr()).is_err() {
+        stream.fatal_error(&me, "Fatal error: the socket cannot be watched")?;
+    }
+    Ok(())
+}
+
+fn make_transport(
+    py: Python<'_>,
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    it: &Listener,
+    fd: RawFd,
+    peer: Address,
+) -> PyResult<Ref> {
+    let owned = Descriptor(fd);
+    let context = match it.context.get() {
+        Some(context) => context::copy(&context)?,
+        None => context::copy_current()?,
+    };
+    let factory = it.factory.get().unwrap_or_else(Ref::none);
+    // SAFETY: the context is held here.
+    let protocol = unsafe {
+        context::run_in(context.as_ptr(), || {
+            Ok(Ref::from(factory.bind(py).call0()?))
+        })?
+    };
+    let server = it.server.get().filter(|server| !server.bind(py).is_none());
+    let me = create(
+        py,
+        core,
+        event_loop,
+        Parts {
+            fd,
+            socket: None,
+            protocol,
+            server,
+            extra: None,
+            context,
+            peer,
+        },
+    );
+    if me.is_ok() {
+        std::mem::forget(owned);
+    }
+    me
+}
+
+/// Closes a descriptor that nobody has taken over.
+struct Descriptor(RawFd);
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: owned by this value.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+/// `_connect_stream(sock, protocol, waiter, extra, server)`: a transport for a connected socket.
+unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[socket, protocol, waiter, extra, server] = args.positional else {
+        return Err(
+            pyo3::exceptions::PyTypeError::new_err("_connect_stream() takes 5 arguments").into(),
+        );
+    };
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let py = Python::assume_attached();
+        let core = LoopCore::of(slf);
+        core.check_open()?;
+        let none = pyo3::ffi::Py_None();
+        let some = |object: *mut PyObject| (object != none).then(|| Ref::borrowed(object));
+        let fd = file_descriptor(socket)?;
+        set_nodelay(fd);
+        let mut peer = Address::default();
+        peer.fill(fd, Side::Peer);
+        let context = context::copy_current()?;
+        let me = create(
+            py,
+            core,
+            slf,
+            Parts {
+                fd,
+                socket: some(socket),
+                protocol: Ref::borrowed(protocol),
+                server: some(server),
+                extra: some(extra),
+                context: context.clone(),
+                peer,
+            },
+        )?;
+        let made: Ref = Bound::from_borrowed_ptr(py, protocol)
+            .getattr("connection_made")?
+            .into();
+        core.soon(slf, made.as_ptr(), &[me.as_ptr()], context.clone())?;
+        let start: Ref = me.bind(py).getattr("_start")?.into();
+        core.soon(slf, start.as_ptr(), &[waiter], context)?;
+        Ok(me)
+    }
+}
+
+/// Adds the class, and what makes streams to the loop.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Listener>()?;
+    let class: Bound<'_, PyType> = module.py().get_type::<LoopCore>();
+    install(
+        &class,
+        [
+            (fastcall!(c"_listen", listen), "(self, protocol_factory, sock, server, backlog, /)", "Accept connections and make transports of them."),
+            (fastcall!(c"_connect_stream", connect_stream), "(self, sock, protocol, waiter, extra, server, /)", "A transport for a connected socket."),
+        ],
+    )
+}

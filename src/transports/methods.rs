@@ -1,0 +1,485 @@
+//! The methods of `StreamTransport`. Cold ones are in `hybridloop.transports`, in Python.
+
+use std::ffi::{c_int, c_void};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use super::address::Side;
+use super::stream::{
+    Stream, BLOCKED, CLOSING, EOF_READ, EOF_WRITTEN, LOST, PAUSED, PROTOCOL_PAUSED, READABLE,
+    STARTED,
+};
+use super::write;
+use crate::event_loop::{resolve, LoopCore};
+use crate::ffi::fastcall::{guard, guard_int};
+use crate::ffi::typespec::getset;
+use crate::ffi::{Args, Ref, Res};
+use crate::stdlib::Stdlib;
+use crate::{fastcall, noargs, onearg};
+
+/// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
+const LOST_WRITES_BEFORE_WARNING: u32 = 5;
+
+/// An exact `bytes` object with the contents of a bytes-like one: what changes later is not what was written.
+unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
+    // SAFETY: attached; the argument is live.
+    unsafe {
+        if ffi::PyBytes_CheckExact(data) != 0 {
+            Ok(Ref::borrowed(data))
+        } else {
+            Ref::new(ffi::PyBytes_FromObject(data))
+        }
+    }
+}
+
+/// Whether the stream takes writes at all; one that is lost counts them and warns, as asyncio does.
+fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
+    if it.has(EOF_WRITTEN) {
+        return Err(PyRuntimeError::new_err(format!(
+            "Cannot call {function}() after write_eof()"
+        ))
+        .into());
+    }
+    if it.empty_waiter.with(|waiter| waiter.is_some()) {
+        return Err(PyRuntimeError::new_err(format!(
+            "unable to {verb}; sendfile is in progress"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+#[cold]
+fn count_lost_write(it: &Stream) -> Res<Ref> {
+    let count = it.lost_writes.get();
+    if count >= LOST_WRITES_BEFORE_WARNING {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        Stdlib::get()
+            .logger
+            .bind(py)
+            .call_method1("warning", ("socket.send() raised exception.",))?;
+    }
+    it.lost_writes.set(count.saturating_add(1));
+    Ok(Ref::none())
+}
+
+unsafe fn write(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
+    unsafe {
+        if ffi::PyBytes_Check(data) == 0
+            && ffi::PyByteArray_Check(data) == 0
+            && ffi::PyMemoryView_Check(data) == 0
+        {
+            return Err(not_bytes(data));
+        }
+        let it = Stream::of(slf);
+        refuse_write(it, "write", "write")?;
+        let data = exact_bytes(data)?;
+        if ffi::Py_SIZE(data.as_ptr()) == 0 {
+            return Ok(Ref::none());
+        }
+        if it.lost_writes.get() > 0 {
+            return count_lost_write(it);
+        }
+        let Some(event_loop) = it.event_loop.get() else {
+            return Ok(Ref::none());
+        };
+        let me = Ref::borrowed(slf);
+        let core = LoopCore::of(event_loop.as_ptr());
+        write::write(core, event_loop.as_ptr(), &me, it, data)?;
+    }
+    Ok(Ref::none())
+}
+
+#[cold]
+unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
+    // SAFETY: attached; the argument is live.
+    let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), data) }
+        .get_type()
+        .name()
+        .and_then(|name| name.repr())
+        .map_or_else(|_| String::from("?"), |name| name.to_string());
+    PyTypeError::new_err(format!("data argument must be a bytes-like object, not {name}")).into()
+}
+
+unsafe fn writelines(slf: *mut PyObject, lines: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        refuse_write(it, "writelines", "writelines")?;
+        let py = Python::assume_attached();
+        let mut pieces = Vec::new();
+        for line in Bound::from_borrowed_ptr(py, lines).try_iter()? {
+            let line = line?;
+            if ffi::PyObject_CheckBuffer(line.as_ptr()) == 0 {
+                return Err(PyTypeError::new_err(format!(
+                    "memoryview: a bytes-like object is required, not {}",
+                    line.get_type().name()?.repr()?
+                ))
+                .into());
+            }
+            let piece = exact_bytes(line.as_ptr())?;
+            if ffi::Py_SIZE(piece.as_ptr()) > 0 {
+                pieces.push(piece);
+            }
+        }
+        if pieces.is_empty() {
+            return Ok(Ref::none());
+        }
+        if it.lost_writes.get() > 0 {
+            return count_lost_write(it);
+        }
+        let Some(event_loop) = it.event_loop.get() else {
+            return Ok(Ref::none());
+        };
+        let size = it.queue.with(|queue| {
+            for piece in pieces {
+                queue.push(piece);
+            }
+            queue.size()
+        });
+        let me = Ref::borrowed(slf);
+        let core = LoopCore::of(event_loop.as_ptr());
+        write::settle(core, event_loop.as_ptr(), &me, it, size)?;
+    }
+    Ok(Ref::none())
+}
+
+/// Sends what the protocol has written so far, if the socket takes it.
+fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
+    if it.has(BLOCKED) {
+        return Ok(());
+    }
+    let Some(event_loop) = it.event_loop.get() else {
+        return Ok(());
+    };
+    // SAFETY: the loop of a transport is a LoopCore.
+    let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
+    write::flush(core, event_loop.as_ptr(), me, it)
+}
+
+unsafe fn write_eof(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        if it.has(CLOSING | EOF_WRITTEN) {
+            return Ok(Ref::none());
+        }
+        it.set(EOF_WRITTEN, true);
+        if it.queue.with(|queue| queue.is_empty()) {
+            write::shutdown_write(it.fd.get());
+        } else {
+            flush_now(&Ref::borrowed(slf), it)?;
+        }
+    }
+    Ok(Ref::none())
+}
+
+unsafe fn can_write_eof(_slf: *mut PyObject) -> Res<Ref> {
+    Ok(Ref::bool(true))
+}
+
+/// Stops reading, sends what is queued, then has `connection_lost(None)` called.
+pub fn close_stream(me: &Ref, it: &Stream) -> Res<()> {
+    if it.has(CLOSING) {
+        return Ok(());
+    }
+    // Before the flag is set, so that draining the queue does not count as the end of a closing stream.
+    flush_now(me, it)?;
+    if it.has(CLOSING) {
+        return Ok(());
+    }
+    it.set(CLOSING, true);
+    it.update_hold(me.as_ptr());
+    if it.queue.with(|queue| queue.is_empty()) {
+        it.lost_writes.set(it.lost_writes.get().max(1));
+        it.schedule_connection_lost(me.as_ptr(), &Ref::none())?;
+    }
+    Ok(())
+}
+
+unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { close_stream(&Ref::borrowed(slf), Stream::of(slf))? };
+    Ok(Ref::none())
+}
+
+unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { Stream::of(slf).force_close(slf, &Ref::none())? };
+    Ok(Ref::none())
+}
+
+unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { Stream::of(slf).force_close(slf, &Ref::borrowed(error))? };
+    Ok(Ref::none())
+}
+
+unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { Stream::of(slf).connection_lost(slf, error)? };
+    Ok(Ref::none())
+}
+
+unsafe fn abandon(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { Stream::of(slf).close_descriptor(slf)? };
+    Ok(Ref::none())
+}
+
+unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    Ok(Ref::bool(unsafe { Stream::of(slf) }.is_closing()))
+}
+
+unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    Ok(Ref::bool(!unsafe { Stream::of(slf) }.has(PAUSED | CLOSING)))
+}
+
+unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        if !it.has(PAUSED | CLOSING) {
+            it.set(PAUSED, true);
+            it.update_hold(slf);
+        }
+    }
+    Ok(Ref::none())
+}
+
+unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        if it.has(CLOSING) || !it.has(PAUSED) {
+            return Ok(Ref::none());
+        }
+        it.set(PAUSED, false);
+        it.update_hold(slf);
+        if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
+            if let Some(event_loop) = it.event_loop.get() {
+                it.read_later(LoopCore::of(event_loop.as_ptr()), slf);
+            }
+        }
+    }
+    Ok(Ref::none())
+}
+
+/// `_start(waiter)`: begins to read, and wakes who waits for the connection.
+unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        let me = Ref::borrowed(slf);
+        if let Some(event_loop) = it.event_loop.get() {
+            if it.start(LoopCore::of(event_loop.as_ptr()), slf).is_err() {
+                it.fatal_error(&me, "Fatal error: the socket cannot be watched")?;
+            }
+        }
+        if waiter != ffi::Py_None() {
+            resolve(&Ref::borrowed(waiter))?;
+        }
+    }
+    Ok(Ref::none())
+}
+
+unsafe fn get_protocol(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    Ok(unsafe { Stream::of(slf) }
+        .protocol
+        .get()
+        .unwrap_or_else(Ref::none))
+}
+
+unsafe fn set_protocol(slf: *mut PyObject, protocol: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { Stream::of(slf).set_protocol(&Ref::borrowed(protocol))? };
+    Ok(Ref::none())
+}
+
+unsafe fn get_write_buffer_size(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let size = Stream::of(slf).queue.with(|queue| queue.size());
+        Ref::new(ffi::PyLong_FromSize_t(size))
+    }
+}
+
+unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        let py = Python::assume_attached();
+        let limits = (it.low_water.get(), it.high_water.get()).into_pyobject(py)?;
+        Ok(limits.into())
+    }
+}
+
+/// `_set_limits(low, high)`: water marks in bytes, checked by the caller.
+unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[low, high] = args.positional else {
+        return Err(PyTypeError::new_err("_set_limits() takes two numbers").into());
+    };
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        let py = Python::assume_attached();
+        it.low_water.set(Bound::from_borrowed_ptr(py, low).extract()?);
+        it.high_water.set(Bound::from_borrowed_ptr(py, high).extract()?);
+        if let Some(event_loop) = it.event_loop.get() {
+            write::pause_protocol(event_loop.as_ptr(), &Ref::borrowed(slf), it)?;
+        }
+    }
+    Ok(Ref::none())
+}
+
+/// `_address(peer)`: `sockname`, or `peername` if `peer` is true; `None` if there is none.
+unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let py = Python::assume_attached();
+        let it = Stream::of(slf);
+        let (slot, side) = if peer == ffi::Py_True() {
+            (&it.peer, Side::Peer)
+        } else {
+            (&it.local, Side::Local)
+        };
+        let fd = it.fd.get();
+        let address = slot.with(|slot| {
+            slot.fill(fd, side);
+            std::mem::take(slot)
+        });
+        let object = address.to_python(py);
+        slot.with(|slot| *slot = address);
+        Ok(object?.into_bound(py).into())
+    }
+}
+
+/// `_socket_kind()`: family, type and protocol, or `None` if the address family is not one that this knows.
+unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let py = Python::assume_attached();
+        let it = Stream::of(slf);
+        let fd = it.fd.get();
+        let kind = it.local.with(|local| {
+            local.fill(fd, Side::Local);
+            local.socket_kind()
+        });
+        Ok(kind.into_pyobject(py)?.into())
+    }
+}
+
+pub fn methods() -> Vec<ffi::PyMethodDef> {
+    vec![
+        onearg!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
+        onearg!(c"writelines", writelines).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
+        noargs!(c"write_eof", write_eof).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
+        noargs!(c"can_write_eof", can_write_eof).def(c"can_write_eof($self)\n--\n\nTrue: a stream can be half closed."),
+        noargs!(c"close", close).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
+        noargs!(c"abort", abort).def(c"abort($self)\n--\n\nDrop what was written; connection_lost(None) follows."),
+        noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
+        noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether data goes to the protocol."),
+        noargs!(c"pause_reading", pause_reading).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
+        noargs!(c"resume_reading", resume_reading).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
+        noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
+        onearg!(c"set_protocol", set_protocol).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on. Its methods are looked up here, once."),
+        noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes written that the system has not taken yet."),
+        noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
+        fastcall!(c"_set_limits", set_limits).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
+        onearg!(c"_address", address).def(c"_address($self, peer, /)\n--\n\nThe local address, or the peer's."),
+        noargs!(c"_socket_kind", socket_kind).def(c"_socket_kind($self)\n--\n\nFamily, type and protocol of the socket."),
+        onearg!(c"_start", start).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
+        onearg!(c"_force_close", force_close).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
+        onearg!(c"_call_connection_lost", call_connection_lost).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
+        noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
+    ]
+}
+
+macro_rules! getter {
+    ($name:ident, |$it:ident| $body:expr) => {
+        unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+            // SAFETY: the descriptor has checked `self`.
+            let $it = unsafe { Stream::of(slf) };
+            guard(|| $body)
+        }
+    };
+}
+
+/// An object of the stream, or `None`.
+fn object(slot: &crate::ffi::Local<Option<Ref>>) -> Res<Ref> {
+    Ok(slot.get().unwrap_or_else(Ref::none))
+}
+
+getter!(get_loop, |it| object(&it.event_loop));
+getter!(get_protocol_attribute, |it| object(&it.protocol));
+getter!(get_server, |it| object(&it.server));
+getter!(get_socket, |it| object(&it.socket));
+getter!(get_empty_waiter, |it| object(&it.empty_waiter));
+getter!(get_conn_lost, |it| {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyLong_FromLong(it.lost_writes.get().into())) }
+});
+getter!(get_fd, |it| {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyLong_FromLong(it.fd.get().into())) }
+});
+getter!(get_closing, |it| Ok(Ref::bool(it.is_closing())));
+getter!(get_paused, |it| Ok(Ref::bool(it.has(PAUSED))));
+getter!(get_eof, |it| Ok(Ref::bool(it.has(EOF_WRITTEN))));
+getter!(get_lost, |it| Ok(Ref::bool(it.has(LOST))));
+getter!(get_blocked, |it| Ok(Ref::bool(it.has(BLOCKED))));
+getter!(get_protocol_paused, |it| Ok(Ref::bool(it.has(PROTOCOL_PAUSED))));
+
+unsafe fn set_slot(slot: &crate::ffi::Local<Option<Ref>>, value: *mut PyObject) -> c_int {
+    guard_int(|| {
+        // SAFETY: the setter passes a live object or null for a deletion.
+        let value = unsafe {
+            (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value))
+        };
+        drop(slot.replace(value));
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn set_empty_waiter(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: the descriptor has checked `self`.
+    unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
+}
+
+unsafe extern "C" fn set_socket(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: the descriptor has checked `self`.
+    unsafe { set_slot(&Stream::of(slf).socket, value) }
+}
+
+pub fn attributes() -> Vec<ffi::PyGetSetDef> {
+    vec![
+        getset(c"_loop", get_loop, None),
+        getset(c"_protocol", get_protocol_attribute, None),
+        getset(c"_server", get_server, None),
+        getset(c"_socket", get_socket, Some(set_socket)),
+        getset(c"_sock_fd", get_fd, None),
+        getset(c"_empty_waiter", get_empty_waiter, Some(set_empty_waiter)),
+        getset(c"_conn_lost", get_conn_lost, None),
+        getset(c"_closing", get_closing, None),
+        getset(c"_paused", get_paused, None),
+        getset(c"_eof", get_eof, None),
+        getset(c"_lost", get_lost, None),
+        getset(c"_write_blocked", get_blocked, None),
+        getset(c"_protocol_paused", get_protocol_paused, None),
+    ]
+}

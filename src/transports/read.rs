@@ -1,0 +1,301 @@
+//! From the socket to the protocol.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, LOST, READABLE};
+use super::{methods, write};
+use crate::event_loop::LoopCore;
+use crate::ffi::{Raised, Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// What one `recv` takes at most, as in asyncio. All streams of a loop share one such buffer: a fresh one of this size
+/// would be mapped and unmapped by the allocator for each read.
+const READ_SIZE: usize = 256 * 1024;
+/// Reads for one event, so that one busy stream does not keep the others waiting.
+const READS_PER_EVENT: usize = 16;
+
+const READ_FAILED: &str = "Fatal read error on socket transport";
+
+/// What a read found.
+enum Outcome {
+    /// Data for the protocol; `true` when the socket may hold more.
+    Data { more: bool },
+    Nothing,
+    End,
+    /// The connection is being closed for an error that was reported.
+    Failed,
+}
+
+/// Reads and hands over until the socket is empty or the budget is used.
+pub fn read(
+    py: Python<'_>,
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+) -> Res<()> {
+    for _ in 0..READS_PER_EVENT {
+        let outcome = if it.has(BUFFERED) {
+            read_into_protocol(core, event_loop, me, it)?
+        } else {
+            read_bytes(core, event_loop, me, it)?
+        };
+        match outcome {
+            Outcome::Data { more } => {
+                if !more {
+                    it.set(READABLE, false);
+                    return Ok(());
+                }
+                if !it.wants_to_read() {
+                    return Ok(());
+                }
+            }
+            Outcome::Nothing => {
+                it.set(READABLE, false);
+                return Ok(());
+            }
+            Outcome::End => {
+                it.set(READABLE, false);
+                return end_of_file(py, me, it);
+            }
+            Outcome::Failed => return Ok(()),
+        }
+    }
+    it.read_later(core, me.as_ptr());
+    Ok(())
+}
+
+fn receive(fd: RawFd, into: *mut u8, size: usize) -> io::Result<usize> {
+    loop {
+        // SAFETY: the caller's buffer has `size` bytes.
+        let n = unsafe { libc::recv(fd, into.cast(), size, 0) };
+        if let Ok(n) = usize::try_from(n) {
+            return Ok(n);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Whether the socket may hold more after `n` of `size` bytes came. A short read has emptied it: more would raise
+/// another edge. Only an end or an error that was told of before still waits behind the data.
+#[inline]
+fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
+    n == size || it.has(HANGUP)
+}
+
+fn read_bytes(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+) -> Res<Outcome> {
+    let fd = it.fd.get();
+    let read = core.scratch.with(|scratch| -> io::Result<(usize, Res<Ref>)> {
+        if scratch.is_empty() {
+            scratch.resize(READ_SIZE, 0);
+        }
+        let n = receive(fd, scratch.as_mut_ptr(), READ_SIZE)?;
+        // SAFETY: `n` bytes were written.
+        let data = unsafe {
+            Ref::new(ffi::PyBytes_FromStringAndSize(
+                scratch.as_ptr().cast(),
+                n.cast_signed(),
+            ))
+        };
+        Ok((n, data))
+    });
+    let (n, data) = match read {
+        Ok((0, _)) => return Ok(Outcome::End),
+        Ok((n, data)) => (n, data?),
+        Err(error) => return read_failed(me, it, error),
+    };
+    it.set(CORKED, true);
+    let called = match it.on_data.get() {
+        Some(on_data) => it.in_context(|| {
+            let args = [std::ptr::null_mut(), data.as_ptr()];
+            // SAFETY: one argument, with the slot before it free for the callee.
+            unsafe {
+                Ref::new(ffi::PyObject_Vectorcall(
+                    on_data.as_ptr(),
+                    args.as_ptr().add(1),
+                    1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                    std::ptr::null_mut(),
+                ))
+            }
+        }),
+        None => it.call_protocol(&Stdlib::get().names.data_received, &[data.as_ptr()]),
+    };
+    drop(data);
+    after_call(
+        core,
+        event_loop,
+        me,
+        it,
+        called.map(drop),
+        "Fatal error: protocol.data_received() call failed.",
+    )?;
+    Ok(Outcome::Data {
+        more: may_hold_more(it, n, READ_SIZE),
+    })
+}
+
+/// Sends what the protocol wrote, then reports what it raised.
+#[inline]
+fn after_call(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+    result: Res<()>,
+    message: &str,
+) -> Res<()> {
+    it.set(CORKED, false);
+    match result {
+        Ok(()) => {
+            if it.has_blocked_writes() {
+                return Ok(());
+            }
+            write::flush(core, event_loop, me, it)
+        }
+        Err(Raised) => {
+            // SAFETY: attached.
+            let py = unsafe { Python::assume_attached() };
+            let error = PyErr::fetch(py);
+            let flushed = if it.has_blocked_writes() {
+                Ok(())
+            } else {
+                write::flush(core, event_loop, me, it)
+            };
+            let _ = Raised::from(error);
+            let reported = it.fatal_error(me, message);
+            flushed.and(reported)
+        }
+    }
+}
+
+/// The buffer of a `BufferedProtocol`, given back when it goes out of scope.
+struct Buffer(ffi::Py_buffer);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: filled by PyObject_GetBuffer and released once.
+        unsafe { ffi::PyBuffer_Release(&raw mut self.0) };
+    }
+}
+
+fn read_into_protocol(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+) -> Res<Outcome> {
+    let buffer = match get_buffer(it) {
+        Ok(buffer) => buffer,
+        Err(Raised) => {
+            it.fatal_error(me, "Fatal error: protocol.get_buffer() call failed.")?;
+            return Ok(Outcome::Failed);
+        }
+    };
+    if it.has(LOST) || it.is_closing() {
+        return Ok(Outcome::Failed);
+    }
+    let size = buffer.0.len.unsigned_abs();
+    let read = receive(it.fd.get(), buffer.0.buf.cast(), size);
+    drop(buffer);
+    let n = match read {
+        Ok(0) => return Ok(Outcome::End),
+        Ok(n) => n,
+        Err(error) => return read_failed(me, it, error),
+    };
+    it.set(CORKED, true);
+    // SAFETY: attached; a size fits.
+    let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
+        match it.on_buffer.get() {
+            Some(on_buffer) => it.in_context(|| {
+                let args = [std::ptr::null_mut(), count.as_ptr()];
+                // SAFETY: one argument, with the slot before it free for the callee.
+                unsafe {
+                    Ref::new(ffi::PyObject_Vectorcall(
+                        on_buffer.as_ptr(),
+                        args.as_ptr().add(1),
+                        1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                        std::ptr::null_mut(),
+                    ))
+                }
+            }),
+            None => it.call_protocol(&Stdlib::get().names.buffer_updated, &[count.as_ptr()]),
+        }
+    });
+    after_call(
+        core,
+        event_loop,
+        me,
+        it,
+        called.map(drop),
+        "Fatal error: protocol.buffer_updated() call failed.",
+    )?;
+    Ok(Outcome::Data {
+        more: may_hold_more(it, n, size),
+    })
+}
+
+fn get_buffer(it: &Stream) -> Res<Buffer> {
+    // SAFETY: attached; -1 means that the protocol chooses the size.
+    unsafe {
+        let hint = Ref::new(ffi::PyLong_FromLong(-1))?;
+        let object = match it.on_data.get() {
+            Some(get_buffer) => it.in_context(|| {
+                let args = [std::ptr::null_mut(), hint.as_ptr()];
+                Ref::new(ffi::PyObject_Vectorcall(
+                    get_buffer.as_ptr(),
+                    args.as_ptr().add(1),
+                    1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                    std::ptr::null_mut(),
+                ))
+            })?,
+            None => it.call_protocol(&Stdlib::get().names.get_buffer, &[hint.as_ptr()])?,
+        };
+        let mut view = std::mem::zeroed::<ffi::Py_buffer>();
+        if ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, ffi::PyBUF_WRITABLE) != 0 {
+            return Err(Raised);
+        }
+        let buffer = Buffer(view);
+        if buffer.0.len == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer").into());
+        }
+        Ok(buffer)
+    }
+}
+
+#[cold]
+fn read_failed(me: &Ref, it: &Stream, error: io::Error) -> Res<Outcome> {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return Ok(Outcome::Nothing);
+    }
+    let _ = Raised::from(PyErr::from(error));
+    it.fatal_error(me, READ_FAILED)?;
+    Ok(Outcome::Failed)
+}
+
+fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
+    let keep_open = it
+        .call_protocol(&Stdlib::get().names.eof_received, &[])
+        .and_then(|answer| Ok(answer.bind(py).is_truthy()?));
+    match keep_open {
+        Ok(true) => {
+            it.set(EOF_READ, true);
+            it.update_hold(me.as_ptr());
+            Ok(())
+        }
+        Ok(false) => methods::close_stream(me, it),
+        Err(Raised) => it.fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
+    }
+}

@@ -1,0 +1,299 @@
+//! From the protocol to the socket: writes gather and leave in one system call a turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use super::stream::{
+    Stream, BLOCKED, CLOSING, CORKED, EOF_WRITTEN, LOST, PROTOCOL_PAUSED,
+};
+use crate::event_loop::{errors, resolve, LoopCore};
+use crate::ffi::{Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// How many pieces one system call takes.
+const MAX_PIECES: usize = 64;
+
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: libc::c_int = 0;
+
+/// Bytes that wait to be sent, in order; the first may be sent in part.
+#[derive(Default)]
+pub struct WriteQueue {
+    pieces: VecDeque<Ref>,
+    /// How much of the first piece is sent.
+    sent: usize,
+    /// Bytes in all, without what is sent.
+    size: usize,
+}
+
+impl WriteQueue {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Adds an exact `bytes` object that is not empty.
+    #[inline]
+    pub fn push(&mut self, piece: Ref) {
+        self.size += slice(&piece).len();
+        self.pieces.push_back(piece);
+    }
+
+    /// Takes note of `n` bytes sent; the pieces that are through come back, to be dropped.
+    fn advance(&mut self, mut n: usize) -> Done {
+        self.size -= n;
+        let mut done = Done::None;
+        while n > 0 {
+            let Some(first) = self.pieces.front() else {
+                break;
+            };
+            let left = slice(first).len() - self.sent;
+            if n < left {
+                self.sent += n;
+                break;
+            }
+            n -= left;
+            self.sent = 0;
+            done.push(self.pieces.pop_front());
+        }
+        done
+    }
+}
+
+/// Pieces that were sent: mostly one.
+enum Done {
+    None,
+    One(Ref),
+    Many(Vec<Ref>),
+}
+
+impl Done {
+    fn push(&mut self, piece: Option<Ref>) {
+        let Some(piece) = piece else { return };
+        *self = match std::mem::replace(self, Self::None) {
+            Self::None => Self::One(piece),
+            Self::One(first) => Self::Many(vec![first, piece]),
+            Self::Many(mut all) => {
+                all.push(piece);
+                Self::Many(all)
+            }
+        };
+    }
+}
+
+/// The contents of an exact `bytes` object.
+#[inline]
+fn slice(bytes: &Ref) -> &[u8] {
+    // SAFETY: the queue holds exact `bytes` objects, which never change.
+    unsafe {
+        let data = ffi::PyBytes_AS_STRING(bytes.as_ptr()).cast::<u8>();
+        std::slice::from_raw_parts(data, ffi::Py_SIZE(bytes.as_ptr()).unsigned_abs())
+    }
+}
+
+/// Takes `data` to be sent: with what else the protocol writes in this call or turn, or at once if it is much.
+pub fn write(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream, data: Ref) -> Res<()> {
+    let size = it.queue.with(|queue| {
+        queue.push(data);
+        queue.size()
+    });
+    settle(core, event_loop, me, it, size)
+}
+
+/// Decides when what was just queued leaves.
+pub fn settle(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+    size: usize,
+) -> Res<()> {
+    if it.has(BLOCKED) {
+        return pause_protocol(event_loop, me, it);
+    }
+    if size > it.high_water.get() || !core.is_running() {
+        return flush(core, event_loop, me, it);
+    }
+    if !it.has(CORKED) {
+        it.flush_later(core, me.as_ptr());
+    }
+    Ok(())
+}
+
+/// Sends what is queued, as far as the socket takes it.
+pub fn flush(_core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+    if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
+        return Ok(());
+    }
+    loop {
+        let fd = it.fd.get();
+        let sent = it.queue.with(|queue| send(fd, queue));
+        match sent {
+            Ok(Sent { bytes, all }) => {
+                let (done, left) = it.queue.with(|queue| (queue.advance(bytes), queue.size()));
+                drop(done);
+                if left == 0 {
+                    return drained(event_loop, me, it);
+                }
+                if !all {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return failed(me, it, error),
+        }
+    }
+    it.set(BLOCKED, true);
+    it.update_hold(me.as_ptr());
+    pause_protocol(event_loop, me, it)?;
+    // What is left may be little enough for a protocol that was paused.
+    resume_protocol(event_loop, me, it)
+}
+
+/// What one system call did.
+struct Sent {
+    bytes: usize,
+    /// The socket took everything it was given, so it may take more. If not, it is full, and an edge will follow.
+    all: bool,
+}
+
+fn send(fd: RawFd, queue: &WriteQueue) -> io::Result<Sent> {
+    let mut given = 0;
+    let sent = if queue.pieces.len() == 1 {
+        let data = &slice(&queue.pieces[0])[queue.sent..];
+        given = data.len();
+        // SAFETY: the slice is valid for the call.
+        unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), SEND_FLAGS) }
+    } else {
+        let mut pieces = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; MAX_PIECES];
+        let mut count = 0;
+        let mut skip = queue.sent;
+        for (piece, iov) in queue.pieces.iter().zip(&mut pieces) {
+            let data = &slice(piece)[std::mem::take(&mut skip)..];
+            iov.iov_base = data.as_ptr().cast_mut().cast();
+            iov.iov_len = data.len();
+            given += data.len();
+            count += 1;
+        }
+        // SAFETY: all-zero is a valid msghdr; the pieces are valid for the call.
+        unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = pieces.as_mut_ptr();
+            message.msg_iovlen = count;
+            libc::sendmsg(fd, &raw const message, SEND_FLAGS)
+        }
+    };
+    let bytes = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    Ok(Sent {
+        bytes,
+        all: bytes == given,
+    })
+}
+
+/// Everything is sent: what waited for that goes on.
+fn drained(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+    it.set(BLOCKED, false);
+    it.update_hold(me.as_ptr());
+    if it.has(PROTOCOL_PAUSED) {
+        // May write more.
+        resume_protocol(event_loop, me, it)?;
+        if it.queue.with(|queue| !queue.is_empty()) {
+            return Ok(());
+        }
+    }
+    if let Some(waiter) = it.empty_waiter.get() {
+        resolve(&waiter)?;
+    }
+    if it.has(CLOSING) {
+        if it.lost_writes.get() == 0 {
+            it.lost_writes.set(1);
+            return it.schedule_connection_lost(me.as_ptr(), &Ref::none());
+        }
+    } else if it.has(EOF_WRITTEN) {
+        shutdown_write(it.fd.get());
+    }
+    Ok(())
+}
+
+/// Tells the peer that no more comes.
+pub fn shutdown_write(fd: RawFd) {
+    // SAFETY: shutting down a descriptor that is not connected is an error of the kernel's, and then the peer is gone
+    // and reading will tell.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+#[cold]
+fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
+    drop(it.queue.take());
+    it.set(BLOCKED, false);
+    let error = PyErr::from(error);
+    if let Some(waiter) = it.empty_waiter.get() {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let waiter = waiter.bind(py);
+        if !waiter.call_method0("done")?.is_truthy()? {
+            waiter.call_method1("set_exception", (error.value(py),))?;
+        }
+    }
+    let _ = crate::ffi::Raised::from(error);
+    it.fatal_error(me, "Fatal write error on socket transport")
+}
+
+/// `pause_writing()` when more is queued than the high-water mark.
+pub fn pause_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+    let size = it.queue.with(|queue| queue.size());
+    if size <= it.high_water.get() || it.has(PROTOCOL_PAUSED) {
+        return Ok(());
+    }
+    it.set(PROTOCOL_PAUSED, true);
+    tell(event_loop, me, it, &Stdlib::get().names.pause_writing, "pause_writing")
+}
+
+/// `resume_writing()` when no more is queued than the low-water mark.
+pub fn resume_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+    let size = it.queue.with(|queue| queue.size());
+    if size > it.low_water.get() || !it.has(PROTOCOL_PAUSED) {
+        return Ok(());
+    }
+    it.set(PROTOCOL_PAUSED, false);
+    tell(event_loop, me, it, &Stdlib::get().names.resume_writing, "resume_writing")
+}
+
+fn tell(event_loop: *mut PyObject, me: &Ref, it: &Stream, name: &Ref, text: &str) -> Res<()> {
+    let Some(protocol) = it.protocol.get() else {
+        return Ok(());
+    };
+    let args = [protocol.as_ptr()];
+    // SAFETY: attached; the protocol is live. Like asyncio, this runs in the writer's context.
+    let result = unsafe {
+        Ref::new(ffi::PyObject_VectorcallMethod(
+            name.as_ptr(),
+            args.as_ptr(),
+            1,
+            std::ptr::null_mut(),
+        ))
+    };
+    match result {
+        Ok(_) => Ok(()),
+        Err(_) => errors::report(
+            event_loop,
+            &format!("protocol.{text}() failed"),
+            &[("transport", me), ("protocol", &protocol)],
+        ),
+    }
+}
