@@ -337,7 +337,7 @@ impl LoopCore {
                 context: context::copy_current()?,
                 event_loop: slf,
             };
-            let handle = new_handle(&self.free, call)?;
+            let handle = new_handle(&self.maker, call)?;
             (*handle.as_ptr()).set(PERSISTENT, true);
             if self.is_debug() {
                 handle::note_source(&handle)?;

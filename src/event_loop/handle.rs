@@ -42,7 +42,7 @@ impl LoopCore {
                 outcome?;
             }
             if !(*this).has(PERSISTENT) || (*this).has(CANCELLED) {
-                recycle(&self.free, handle);
+                recycle(&self.maker, handle);
             }
         }
         Ok(())

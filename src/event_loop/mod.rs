@@ -17,12 +17,14 @@ mod turn;
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use hybridloop_reactor::{Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle};
+use hybridloop_reactor::{
+    seconds, ticks_in, Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle,
+};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use crate::ffi::handle::{FreeList, HandleRef};
+use crate::ffi::handle::{Maker, HandleRef};
 use crate::ffi::{fastcall, Local, Ref, Res};
 pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
 pub use schedule::install;
@@ -34,7 +36,7 @@ pub use schedule::install;
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
     pub ready: Local<VecDeque<HandleRef>>,
-    pub free: Local<FreeList>,
+    pub maker: Local<Maker>,
     pub timers: Local<TimerHeap<HandleRef>>,
     pub inbox: Inbox<HandleRef>,
     waker: WakeHandle,
@@ -55,7 +57,9 @@ pub struct LoopCore {
     debug: Cell<bool>,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
     thread_id: Cell<u64>,
-    poll_skip_ns: Cell<u64>,
+    /// `poll_skip_interval` in ticks of the processor's counter.
+    poll_skip_ticks: Cell<u64>,
+    poll_skip_interval: Cell<f64>,
     poll_skip_turns: Cell<u32>,
     slow_callback_duration: Local<Option<Ref>>,
     task_factory: Local<Option<Ref>>,
@@ -75,7 +79,7 @@ impl LoopCore {
         let poller = Poller::new()?;
         Ok(Self {
             ready: Local::default(),
-            free: Local::default(),
+            maker: Local::default(),
             timers: Local::default(),
             inbox: Inbox::new(),
             waker: poller.waker(),
@@ -92,7 +96,8 @@ impl LoopCore {
             stopping: Cell::new(false),
             debug: Cell::new(false),
             thread_id: Cell::new(0),
-            poll_skip_ns: Cell::new(turn::POLL_SKIP_NS),
+            poll_skip_ticks: Cell::new(ticks_in(turn::POLL_SKIP_NS)),
+            poll_skip_interval: Cell::new(seconds(turn::POLL_SKIP_NS)),
             poll_skip_turns: Cell::new(turn::POLL_SKIP_TURNS),
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
@@ -193,7 +198,8 @@ impl LoopCore {
         drop(self.again.take());
         self.events.with(VecDeque::clear);
         drop(self.descriptors.with(Descriptors::take_all));
-        drop(self.free.take());
+        let handles = self.maker.with(Maker::take_all);
+        drop(handles);
         self.scratch.take();
         drop(self.poller.take());
     }

@@ -3,12 +3,13 @@
 //! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
 //! descriptors here, so that inherited code and the core look at the same value.
 
+use hybridloop_reactor::ticks_in;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
 use super::{turn, LoopCore};
-use crate::ffi::handle::HandleRef;
+use crate::ffi::handle::{visit_owned, HandleRef};
 use crate::ffi::Ref;
 
 fn get_or_none(py: Python<'_>, slot: Option<Ref>) -> Bound<'_, PyAny> {
@@ -121,16 +122,16 @@ impl LoopCore {
 
     /// Seconds for which a busy loop may put off looking for I/O.
     #[getter]
-    #[allow(clippy::cast_precision_loss)]
     fn get_poll_skip_interval(&self) -> f64 {
-        self.poll_skip_ns.get() as f64 / 1e9
+        self.poll_skip_interval.get()
     }
 
     #[setter]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn set_poll_skip_interval(&self, value: f64) {
         // Converting clamps: NaN and negative numbers to 0, large ones to the largest.
-        self.poll_skip_ns.set((value * 1e9) as u64);
+        self.poll_skip_ticks.set(ticks_in((value * 1e9) as u64));
+        self.poll_skip_interval.set(value);
     }
 
     /// Turns for which a busy loop may put off looking for I/O.
@@ -149,13 +150,17 @@ impl LoopCore {
             mut all: impl Iterator<Item = &'a HandleRef>,
             visit: &PyVisit<'_>,
         ) -> Result<(), PyTraverseError> {
-            all.try_for_each(|handle| handle.as_object().visit(visit))
+            all.try_for_each(|handle| visit_owned(handle, visit))
         }
         fn objects<'a>(
             mut all: impl Iterator<Item = &'a Ref>,
             visit: &PyVisit<'_>,
         ) -> Result<(), PyTraverseError> {
             all.try_for_each(|object| object.visit(visit))
+        }
+        if !self.is_running() && self.inbox.has_mail() {
+            // The queue of other threads cannot be walked, the loop's own can.
+            self.collect_mail();
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;

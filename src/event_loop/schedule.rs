@@ -35,7 +35,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's promise.
-        let handle = unsafe { new_handle(&self.free, call)? };
+        let handle = unsafe { new_handle(&self.maker, call)? };
         self.push_ready(handle.clone());
         Ok(handle)
     }
@@ -85,7 +85,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's arguments are live.
-        let timer = unsafe { new_timer(call, when)? };
+        let timer = unsafe { new_timer(&self.maker, call, when)? };
         // SAFETY: just made.
         unsafe { (*timer.as_ptr()).set(SCHEDULED, true) };
         self.timers
@@ -171,7 +171,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             context: call.context,
             event_loop: slf,
         };
-        let handle = new_handle(&core.free, call)?;
+        let handle = new_handle(&core.maker, call)?;
         if core.is_debug() {
             handle::note_source(&handle)?;
         }

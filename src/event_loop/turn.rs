@@ -6,19 +6,19 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hybridloop_reactor::{now_ns, Event};
+use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use super::LoopCore;
-use crate::ffi::handle::{CANCELLED, SCHEDULED};
+use crate::ffi::handle::{Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
 use crate::transports;
 
 /// How long a busy loop may go on without looking for I/O …
 pub const POLL_SKIP_NS: u64 = 50_000;
 /// … and for how many turns.
-pub const POLL_SKIP_TURNS: u32 = 8;
+pub const POLL_SKIP_TURNS: u32 = 16;
 
 /// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent a turn later.
 const FLUSH_PASSES: u32 = 8;
@@ -118,7 +118,7 @@ impl LoopCore {
         if busy {
             let skipped = self.polls_skipped.get() + 1;
             if skipped < self.poll_skip_turns.get()
-                && now_ns() - self.last_poll.get() < self.poll_skip_ns.get()
+                && ticks().wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get()
             {
                 self.polls_skipped.set(skipped);
                 return Ok(());
@@ -135,6 +135,8 @@ impl LoopCore {
                 Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
             }
         };
+        let spare = self.maker.with(Maker::trim);
+        drop(spare);
         if !self.inbox.sleep() {
             return self.poll_now(py);
         }
@@ -158,7 +160,7 @@ impl LoopCore {
 
     fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> Res<()> {
         self.polls_skipped.set(0);
-        self.last_poll.set(now_ns());
+        self.last_poll.set(ticks());
         match result {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {

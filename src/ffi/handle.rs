@@ -13,9 +13,12 @@ use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU8, Ordering};
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
+use pyo3::PyTraverseError;
 
 use super::fastcall::Res;
+use super::local::Local;
 use super::refs::Ref;
 use super::typespec::{getset_end, method_end, Slots};
 
@@ -163,7 +166,7 @@ impl HandleObject {
         }
     }
 
-    /// Lets go of callback, arguments, context and loop.
+    /// Lets go of callback, arguments, context and loop, so that no cycle runs through a handle that is done with.
     ///
     /// # Safety
     /// The handle is live and not `RUNNING`. Python code may run.
@@ -179,11 +182,13 @@ impl HandleObject {
             }
             let callback = std::mem::replace(&mut (*this).callback, ptr::null_mut());
             let context = std::mem::replace(&mut (*this).context, ptr::null_mut());
+            let event_loop = std::mem::replace(&mut (*this).event_loop, ptr::null_mut());
             for arg in args.into_iter().take(n) {
                 ffi::Py_DECREF(arg);
             }
             ffi::Py_XDECREF(callback);
             ffi::Py_XDECREF(context);
+            ffi::Py_XDECREF(event_loop);
         }
     }
 }
@@ -196,39 +201,78 @@ pub struct Call<'a> {
     pub event_loop: *mut PyObject,
 }
 
-/// Handles that were run and nobody else holds, ready to be used again.
+/// Where a loop makes its handles.
 ///
-/// They stay tracked by the garbage collector; should somebody find one through `gc.get_objects()`, its count shows.
+/// The collector need not walk a handle that only the loop holds: the loop shows it what is inside (see
+/// [`visit_owned`]). Such are most handles, because callers mostly drop what `call_soon()` returns; but that shows only
+/// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it.
 #[derive(Default)]
-pub struct FreeList(Vec<Ref>);
+pub struct Maker {
+    /// Handles and timers that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
+    /// as the loop's last burst needed; see [`Maker::trim`].
+    free: [Vec<Ref>; 2],
+    /// The handle made last, while it is in the loop's queues.
+    last: Option<HandleRef>,
+}
 
-impl FreeList {
-    const LIMIT: usize = 1024;
+impl Maker {
+    /// What is kept for good …
+    const KEEP: usize = 1024;
+    /// … and what is kept at most.
+    const LIMIT: usize = 256 * 1024;
 
-    #[inline]
-    fn pop(&mut self) -> Option<Ref> {
-        self.0.pop()
+    /// Everything the maker holds, to be dropped.
+    pub fn take_all(&mut self) -> impl Sized {
+        (std::mem::take(&mut self.free), self.last.take())
+    }
+
+    /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    pub fn trim(&mut self) -> Option<impl Sized> {
+        if self.free.iter().all(|free| free.len() <= Self::KEEP) {
+            return None;
+        }
+        let halve = |free: &mut Vec<Ref>| {
+            let rest = free.split_off(free.len().min(Self::KEEP.max(free.len() / 2)));
+            free.shrink_to(free.len());
+            rest
+        };
+        let [handles, timers] = &mut self.free;
+        Some((halve(handles), halve(timers)))
     }
 }
 
-/// Makes a handle for `call`, from `free` if it has one.
+/// Shows a handle in the loop's queues to the collector: itself, or what is inside if only the loop holds it.
+///
+/// # Safety
+/// The handle is live.
+pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+    let object = handle.as_object();
+    // SAFETY: the handle is live; a field that is set holds a live object.
+    unsafe {
+        if ffi::PyObject_GC_IsTracked(object.as_ptr()) != 0 {
+            return object.visit(visit);
+        }
+        for field in fields(handle.as_ptr()) {
+            if !field.is_null() {
+                // A borrowed look: the collector counts references, it must not see one more.
+                std::mem::ManuallyDrop::new(Ref::unowned(field)).visit(visit)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a handle for `call`.
 ///
 /// # Safety
 /// Everything in `call` is live.
 #[inline]
-pub unsafe fn new_handle(free: &super::Local<FreeList>, call: Call<'_>) -> Res<HandleRef> {
-    // SAFETY: an object on the free list is an empty handle; with a count of one nobody else can see it.
+pub unsafe fn new_handle(maker: &Local<Maker>, call: Call<'_>) -> Res<HandleRef> {
+    // SAFETY: an object of the free list is an empty handle that nobody else can see.
     unsafe {
-        while let Some(object) = free.with(FreeList::pop) {
-            if ffi::Py_REFCNT(object.as_ptr()) == 1 {
-                let this = object.as_ptr().cast::<HandleObject>();
-                (*this).flags.store(0, Ordering::Relaxed);
-                fill(this, call)?;
-                return Ok(HandleRef(object));
-            }
-        }
-        let handle = allocate(HANDLE_TYPE.load(Ordering::Relaxed))?;
+        let handle = take_free(maker, &HANDLE_TYPE, 0)?;
         fill(handle.as_ptr(), call)?;
+        made(maker, &handle);
         Ok(handle)
     }
 }
@@ -238,40 +282,80 @@ pub unsafe fn new_handle(free: &super::Local<FreeList>, call: Call<'_>) -> Res<H
 /// # Safety
 /// As [`new_handle`].
 #[inline]
-pub unsafe fn new_timer(call: Call<'_>, when: f64) -> Res<HandleRef> {
+pub unsafe fn new_timer(maker: &Local<Maker>, call: Call<'_>, when: f64) -> Res<HandleRef> {
     // SAFETY: a fresh object.
     unsafe {
-        let handle = allocate(TIMER_TYPE.load(Ordering::Relaxed))?;
+        let handle = take_free(maker, &TIMER_TYPE, 1)?;
         (*handle.as_ptr()).when = when;
         fill(handle.as_ptr(), call)?;
+        made(maker, &handle);
         Ok(handle)
     }
 }
 
-/// Gives back a plain handle that has run, keeping the object if nobody else holds it.
 #[inline]
-pub fn recycle(free: &super::Local<FreeList>, handle: HandleRef) {
+unsafe fn take_free(
+    maker: &Local<Maker>,
+    ty: &AtomicPtr<PyTypeObject>,
+    list: usize,
+) -> Res<HandleRef> {
+    // SAFETY: what is free is an empty handle of that type, and nobody else holds it.
+    unsafe {
+        match maker.with(|maker| maker.free[list].pop()) {
+            Some(object) => {
+                let this = object.as_ptr().cast::<HandleObject>();
+                (*this).flags.store(0, Ordering::Relaxed);
+                Ok(HandleRef(object))
+            }
+            None => allocate(ty.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// Has the collector track a new handle, and no longer the one before if nobody kept it.
+#[inline]
+unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
+    // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
+    unsafe {
+        ffi::PyObject_GC_Track(handle.as_ptr().cast());
+        let before = maker.with(|maker| maker.last.replace(handle.clone()));
+        if let Some(before) = before {
+            if ffi::Py_REFCNT(before.as_ptr().cast()) == 2 && !(*before.as_ptr()).has(PERSISTENT) {
+                ffi::PyObject_GC_UnTrack(before.as_ptr().cast());
+            }
+        }
+    }
+}
+
+/// Gives back a handle that has run, keeping the object if nobody else holds it.
+#[inline]
+pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
     let this = handle.as_ptr();
-    // SAFETY: the handle is live and not running; the free list takes only plain handles that no one can reach.
+    // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
     unsafe {
         HandleObject::release(this);
+        let last = maker.with(|maker| {
+            maker
+                .last
+                .take_if(|last| std::ptr::eq(last.as_ptr(), this))
+        });
+        drop(last);
         if ffi::Py_REFCNT(this.cast()) == 1
-            && ffi::Py_TYPE(this.cast()) == HANDLE_TYPE.load(Ordering::Relaxed)
             && !has_weakrefs(this)
             && (*this).source_traceback.is_null()
             && (*this).debug_repr.is_null()
         {
-            let event_loop = std::mem::replace(&mut (*this).event_loop, ptr::null_mut());
-            let left = free.with(|free| {
-                if free.0.len() < FreeList::LIMIT {
-                    free.0.push(handle.into_object());
+            ffi::PyObject_GC_UnTrack(this.cast());
+            let left = maker.with(|maker| {
+                let free = &mut maker.free[usize::from(is_timer(this))];
+                if free.len() < Maker::LIMIT {
+                    free.push(handle.into_object());
                     None
                 } else {
                     Some(handle)
                 }
             });
             drop(left);
-            ffi::Py_XDECREF(event_loop);
         }
     }
 }
@@ -306,7 +390,6 @@ unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
         (*this).when = 0.0;
         (*this).count = 0;
         (*this).flags = AtomicU8::new(0);
-        ffi::PyObject_GC_Track(this.cast());
         Ok(HandleRef(object))
     }
 }
@@ -349,21 +432,12 @@ unsafe extern "C" fn traverse(
     visit: ffi::visitproc,
     arg: *mut c_void,
 ) -> c_int {
-    let this = object.cast::<HandleObject>();
-    // SAFETY: the collector passes a live handle; `args[0]` is only ever borrowed.
+    // SAFETY: the collector passes a live handle.
     unsafe {
-        let fields = [
-            (*this).args[1],
-            (*this).args[2],
-            (*this).args[3],
-            (*this).callback,
-            (*this).context,
-            (*this).event_loop,
-            (*this).source_traceback,
-            (*this).debug_repr,
-            ffi::Py_TYPE(object).cast(),
-        ];
-        for field in fields {
+        for field in fields(object.cast())
+            .into_iter()
+            .chain([ffi::Py_TYPE(object).cast()])
+        {
             if !field.is_null() {
                 let stop = visit(field, arg);
                 if stop != 0 {
@@ -375,6 +449,23 @@ unsafe extern "C" fn traverse(
     0
 }
 
+/// Every object of a handle, or null; `args[0]` is only ever borrowed.
+unsafe fn fields(this: *mut HandleObject) -> [*mut PyObject; 8] {
+    // SAFETY: the caller's handle is live.
+    unsafe {
+        [
+            (*this).args[1],
+            (*this).args[2],
+            (*this).args[3],
+            (*this).callback,
+            (*this).context,
+            (*this).event_loop,
+            (*this).source_traceback,
+            (*this).debug_repr,
+        ]
+    }
+}
+
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
     let this = object.cast::<HandleObject>();
     // SAFETY: the handle is live; while it runs, its references are in use and it is reachable anyway.
@@ -384,7 +475,6 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
         }
         HandleObject::release(this);
         for field in [
-            &raw mut (*this).event_loop,
             &raw mut (*this).source_traceback,
             &raw mut (*this).debug_repr,
         ] {

@@ -44,6 +44,15 @@ impl Ref {
         }
     }
 
+    /// Takes a pointer for an owned reference without counting it; the caller must not drop it.
+    ///
+    /// # Safety
+    /// `ptr` is a live object.
+    pub unsafe fn unowned(ptr: *mut PyObject) -> Self {
+        // SAFETY: the caller says that `ptr` is a live object, so it is not null.
+        Self(unsafe { NonNull::new_unchecked(ptr) })
+    }
+
     /// `None`, the object.
     #[inline]
     pub fn none() -> Self {

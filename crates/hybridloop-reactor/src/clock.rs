@@ -1,5 +1,7 @@
 //! The clock of `time.monotonic()`.
 
+use std::sync::OnceLock;
+
 /// Nanoseconds of the monotonic clock, the same clock and epoch as Python's `time.monotonic_ns()`.
 #[must_use]
 #[inline]
@@ -40,9 +42,61 @@ pub fn deadline_ns(when: f64) -> u64 {
     ns
 }
 
+/// The processor's own counter: a third of the price of [`now_ns`], for decisions that need no exact time.
+#[must_use]
+#[inline]
+pub fn ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reading the time-stamp counter has no precondition.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let ticks: u64;
+        // SAFETY: the virtual counter is readable from user space on every supported system.
+        unsafe { std::arch::asm!("mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack)) };
+        ticks
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    now_ns()
+}
+
+/// How many [`ticks`] go into `ns` nanoseconds, as far as 100 µs of watching can tell. Measured once per process.
+#[must_use]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+pub fn ticks_in(ns: u64) -> u64 {
+    static PER_NS: OnceLock<f64> = OnceLock::new();
+    let per_ns = PER_NS.get_or_init(|| {
+        let (start_ns, start) = (now_ns(), ticks());
+        loop {
+            let elapsed = now_ns() - start_ns;
+            if elapsed >= 100_000 {
+                return ticks().wrapping_sub(start) as f64 / elapsed as f64;
+            }
+            std::hint::spin_loop();
+        }
+    });
+    (ns as f64 * per_ns) as u64
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{deadline_ns, now_ns, seconds};
+    use super::{deadline_ns, now_ns, seconds, ticks, ticks_in};
+
+    #[test]
+    fn ticks_measure_time() {
+        let wanted = ticks_in(5_000_000);
+        let (start, start_ns) = (ticks(), now_ns());
+        while now_ns() - start_ns < 5_000_000 {}
+        let found = ticks() - start;
+        // Preemption between the readings can stretch either side.
+        assert!(found > wanted / 4 && found < wanted * 20, "{found} of {wanted}");
+    }
 
     #[test]
     fn a_deadline_is_never_early() {

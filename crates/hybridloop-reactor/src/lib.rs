@@ -12,7 +12,7 @@ mod registry;
 mod sys;
 mod timer;
 
-pub use clock::{deadline_ns, now_ns, seconds};
+pub use clock::{deadline_ns, now_ns, seconds, ticks, ticks_in};
 pub use inbox::Inbox;
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};
