@@ -176,11 +176,20 @@ impl Descriptors {
         Ok(())
     }
 
-    /// What an event calls for, with references of its own.
+    /// The stream behind a token, if it is one.
+    #[inline]
+    pub fn stream(&self, token: Token) -> Option<Ref> {
+        match self.sources.get(token)? {
+            // SAFETY: a transport takes itself out before it dies.
+            Source::Stream(stream) => Some(unsafe { Ref::borrowed(*stream) }),
+            _ => None,
+        }
+    }
+
+    /// What an event calls for that is not a stream's, with references of its own.
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {
-            // SAFETY: a transport takes itself out before it dies.
-            Source::Stream(stream) => Some(Ready::Stream(unsafe { Ref::borrowed(*stream) })),
+            Source::Stream(_) => None,
             Source::Listener(listener) => Some(Ready::Listener(listener.clone())),
             Source::Watch(watch) => {
                 let before = watch.mode();
@@ -212,7 +221,6 @@ impl Descriptors {
 
 /// A source that is ready, out of the tables.
 pub enum Ready {
-    Stream(Ref),
     Listener(Ref),
     Watch {
         callbacks: [Option<HandleRef>; 2],
@@ -222,19 +230,8 @@ pub enum Ready {
 }
 
 impl Ready {
-    #[inline]
-    pub fn run(
-        self,
-        py: Python<'_>,
-        core: &LoopCore,
-        object: *mut PyObject,
-        event: Event,
-    ) -> Res<()> {
+    pub fn run(self, py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> Res<()> {
         match self {
-            // SAFETY: the source was registered as what it is.
-            Self::Stream(stream) => unsafe {
-                transports::stream_ready(py, core, object, &stream, event)
-            },
             Self::Listener(listener) => transports::accept(py, core, object, &listener),
             Self::Watch {
                 callbacks,

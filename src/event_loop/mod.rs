@@ -24,6 +24,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
+use crate::ffi::bytes::SpareBytes;
 use crate::ffi::handle::{Maker, HandleRef};
 use crate::ffi::{fastcall, Local, Ref, Res};
 pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
@@ -50,6 +51,8 @@ pub struct LoopCore {
     pub again: Local<VecDeque<Ref>>,
     /// Where all streams read to.
     pub scratch: Local<Vec<u8>>,
+    /// The object that data was last handed over in, if nobody kept it.
+    pub spare_bytes: SpareBytes,
     polls_skipped: Cell<u32>,
     last_poll: Cell<u64>,
     closed: Cell<bool>,
@@ -90,6 +93,7 @@ impl LoopCore {
             flush: Local::default(),
             again: Local::default(),
             scratch: Local::default(),
+            spare_bytes: SpareBytes::default(),
             polls_skipped: Cell::new(0),
             last_poll: Cell::new(0),
             closed: Cell::new(false),
@@ -201,6 +205,7 @@ impl LoopCore {
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
         self.scratch.take();
+        self.spare_bytes.clear();
         drop(self.poller.take());
     }
 }

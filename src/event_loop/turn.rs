@@ -205,14 +205,16 @@ impl LoopCore {
         Ok(())
     }
 
+    #[inline]
     fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
-        let Some(ready) = self
-            .descriptors
-            .with(|descriptors| descriptors.ready(event))
-        else {
-            // The source went away after the kernel had noted the event.
-            return Ok(());
-        };
-        ready.run(py, self, object, event)
+        if let Some(stream) = self.descriptors.with(|all| all.stream(event.token)) {
+            // SAFETY: the table holds only stream transports under this kind.
+            return unsafe { transports::stream_ready(py, self, object, &stream, event) };
+        }
+        // A source may have gone away after the kernel had noted the event.
+        match self.descriptors.with(|all| all.ready(event)) {
+            Some(ready) => ready.run(py, self, object),
+            None => Ok(()),
+        }
     }
 }

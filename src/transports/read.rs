@@ -103,14 +103,7 @@ fn read_bytes(
             scratch.resize(READ_SIZE, 0);
         }
         let n = receive(fd, scratch.as_mut_ptr(), READ_SIZE)?;
-        // SAFETY: `n` bytes were written.
-        let data = unsafe {
-            Ref::new(ffi::PyBytes_FromStringAndSize(
-                scratch.as_ptr().cast(),
-                n.cast_signed(),
-            ))
-        };
-        Ok((n, data))
+        Ok((n, core.spare_bytes.make(&scratch[..n])))
     });
     let (n, data) = match read {
         Ok((0, _)) => return Ok(Outcome::End),
@@ -133,7 +126,6 @@ fn read_bytes(
         }),
         None => it.call_protocol(&Stdlib::get().names.data_received, &[data.as_ptr()]),
     };
-    drop(data);
     after_call(
         core,
         event_loop,
@@ -142,6 +134,7 @@ fn read_bytes(
         called.map(drop),
         "Fatal error: protocol.data_received() call failed.",
     )?;
+    core.spare_bytes.keep(data);
     Ok(Outcome::Data {
         more: may_hold_more(it, n, READ_SIZE),
     })

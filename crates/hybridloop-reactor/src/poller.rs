@@ -1,5 +1,6 @@
 //! Readiness of descriptors.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -140,22 +141,20 @@ impl Poller {
     ///
     /// # Errors
     /// [`io::ErrorKind::Interrupted`] when a signal came in, or what else the selector says.
-    pub fn poll(&mut self, timeout: Option<Duration>, into: &mut impl Extend<Event>) -> io::Result<()> {
+    pub fn poll(&mut self, timeout: Option<Duration>, into: &mut VecDeque<Event>) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)?;
-        into.extend(
-            self.events
-                .iter()
-                .filter(|event| event.token() != WAKER)
-                .map(|event| {
-                    let closed = event.is_read_closed() || event.is_error();
-                    Event {
-                        token: Token(event.token().0 as u64),
-                        readable: event.is_readable() || closed,
-                        writable: event.is_writable() || event.is_write_closed() || closed,
-                        closed,
-                    }
-                }),
-        );
+        for event in &self.events {
+            if event.token() == WAKER {
+                continue;
+            }
+            let closed = event.is_read_closed() || event.is_error();
+            into.push_back(Event {
+                token: Token(event.token().0 as u64),
+                readable: event.is_readable() || closed,
+                writable: event.is_writable() || closed || event.is_write_closed(),
+                closed,
+            });
+        }
         Ok(())
     }
 }
@@ -169,8 +168,8 @@ mod tests {
     use super::*;
     use crate::Registry;
 
-    fn poll(poller: &mut Poller) -> Vec<Event> {
-        let mut events = Vec::new();
+    fn poll(poller: &mut Poller) -> VecDeque<Event> {
+        let mut events = VecDeque::new();
         poller.poll(Some(Duration::ZERO), &mut events).unwrap();
         events
     }
@@ -194,7 +193,7 @@ mod tests {
 
         edge_peer.write_all(b"x").unwrap();
         level_peer.write_all(b"x").unwrap();
-        let tokens = |events: Vec<Event>| events.iter().map(|e| e.token).collect::<Vec<_>>();
+        let tokens = |events: VecDeque<Event>| events.iter().map(|e| e.token).collect::<Vec<_>>();
         let both = tokens(poll(&mut poller));
         assert!(both.contains(&a) && both.contains(&b));
         assert_eq!(tokens(poll(&mut poller)), [b], "only the level repeats");
@@ -227,7 +226,7 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         let waker = poller.waker();
         let thread = std::thread::spawn(move || waker.wake());
-        let mut events = Vec::new();
+        let mut events = VecDeque::new();
         poller.poll(None, &mut events).unwrap();
         assert!(events.is_empty());
         thread.join().unwrap().unwrap();
