@@ -48,9 +48,18 @@ class Loop(SocketMethods):
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """Call back, in the loop, when the process gets a signal. Main thread only."""
+        self._check_signal(sig)
+        self._check_closed()
         if self._ssock is None:
             super()._make_self_pipe()
         super().add_signal_handler(sig, callback, *args)
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        # Some releases of Python check this so late that they end the run that is under way.
+        self._check_closed()
+        self._check_running()
+        super().run_forever()
 
     def close(self) -> None:
         """Close the loop. Callbacks that have not run are dropped."""

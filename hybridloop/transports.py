@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 _DEFAULT_HIGH_WATER = 64 * 1024
+_EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
 
 
 class SocketTransport(_core.StreamTransport):
@@ -24,7 +25,6 @@ class SocketTransport(_core.StreamTransport):
 
     __slots__ = ("__weakref__",)
 
-    _extra: dict[str, Any]
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
@@ -57,12 +57,19 @@ class SocketTransport(_core.StreamTransport):
             self._socket = sock
         return None if self._lost else self._socket
 
+    @property
+    def _extra(self) -> dict[str, Any]:
+        """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
+        try:
+            extra: dict[str, Any] = _EXTRA.__get__(self)
+        except AttributeError:
+            extra = {}
+            _EXTRA.__set__(self, extra)
+        return extra
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`socket`, `sockname`, `peername`, or what the creator of the transport has put in. From any thread."""
-        try:
-            extra = self._extra
-        except AttributeError:
-            extra = self._extra = {}
+        extra = self._extra
         if name not in extra:
             if name == "socket":
                 extra[name] = trsock.TransportSocket(self._sock or _closed_socket())

@@ -11,9 +11,9 @@ use pyo3::types::{PyType, PyWeakref, PyWeakrefMethods};
 use pyo3::PyTraverseError;
 
 use super::schedule::install;
-use super::{handle, LoopCore};
+use super::{errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
-use crate::ffi::handle::{new_handle, Call, HandleObject, HandleRef, CANCELLED, PERSISTENT};
+use crate::ffi::handle::{new_handle, Call, HandleRef, CANCELLED, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::transports;
@@ -300,7 +300,7 @@ impl LoopCore {
         };
         result.map_err(|error| {
             drop(self.descriptors.with(|all| all.remove(fd, token)));
-            PyErr::from(error).into()
+            errors::os_error(&error).into()
         })
     }
 
@@ -340,7 +340,7 @@ impl LoopCore {
                 handle::note_source(&handle)?;
             }
             let new = handle.clone();
-            cancel(self.change_watch(fd, |watch| watch.direction(write).callback.replace(new))?);
+            cancel(self.change_watch(fd, |watch| watch.direction(write).callback.replace(new))?)?;
             Ok(handle.into_object())
         }
     }
@@ -370,7 +370,7 @@ impl LoopCore {
         }
         self.rearm(fd, before)?;
         let found = callback.is_some();
-        cancel(callback);
+        cancel(callback)?;
         Ok(Ref::bool(found))
     }
 
@@ -439,16 +439,11 @@ impl LoopCore {
 }
 
 /// Cancels a handle that was replaced or removed.
-fn cancel(handle: Option<HandleRef>) {
-    if let Some(handle) = handle {
-        // SAFETY: an owned handle is live; while it runs, its references stay until it is done.
-        unsafe {
-            let this = handle.as_ptr();
-            (*this).set(CANCELLED, true);
-            if !(*this).has(crate::ffi::handle::RUNNING) {
-                HandleObject::release(this);
-            }
-        }
+fn cancel(handle: Option<HandleRef>) -> Res<()> {
+    match handle {
+        // SAFETY: an owned handle is live.
+        Some(handle) => unsafe { handle::cancel(handle.as_object().as_ptr()).map(drop) },
+        None => Ok(()),
     }
 }
 

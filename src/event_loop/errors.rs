@@ -1,6 +1,8 @@
 //! Exceptions of callbacks: to the loop's exception handler, unless they are to end the loop.
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use std::io;
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -9,6 +11,18 @@ use super::handle::failure_report;
 use crate::ffi::handle::HandleRef;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
+
+/// The `OSError` (or its subclass) that Python raises for an error of the system.
+pub fn os_error(error: &io::Error) -> PyErr {
+    let Some(code) = error.raw_os_error() else {
+        return PyOSError::new_err(error.to_string());
+    };
+    let text = error.to_string();
+    let text = text
+        .strip_suffix(&format!(" (os error {code})"))
+        .unwrap_or(&text);
+    PyOSError::new_err((code, text.to_owned()))
+}
 
 /// Takes the exception that is set; `SystemExit` and `KeyboardInterrupt` go on to the caller of `run_forever()`.
 pub fn take(py: Python<'_>) -> Res<PyErr> {

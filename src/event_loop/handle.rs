@@ -29,14 +29,10 @@ impl LoopCore {
         unsafe {
             if !(*this).has(CANCELLED) && !(*this).callback.is_null() {
                 (*this).set(RUNNING, true);
-                let result = if self.is_debug() {
-                    self.run_reported(&handle)
+                let outcome = if self.is_debug() {
+                    self.run_reported(event_loop, &handle)
                 } else {
-                    context::run_in((*this).context, || HandleObject::call(this)).map(drop)
-                };
-                let outcome = match result {
-                    Ok(()) => Ok(()),
-                    Err(Raised) => errors::callback_failed(event_loop, &handle),
+                    self.run_plain(event_loop, &handle)
                 };
                 (*this).set(RUNNING, false);
                 outcome?;
@@ -48,17 +44,26 @@ impl LoopCore {
         Ok(())
     }
 
+    #[inline]
+    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+        let this = handle.as_ptr();
+        // SAFETY: the caller owns the handle and has set RUNNING.
+        match unsafe { context::run_in((*this).context, || HandleObject::call(this)) } {
+            Ok(_) => Ok(()),
+            Err(Raised) => errors::callback_failed(event_loop, handle),
+        }
+    }
+
     /// Runs a handle in debug mode: slow ones are logged.
     #[cold]
-    unsafe fn run_reported(&self, handle: &HandleRef) -> Res<()> {
-        let this = handle.as_ptr();
+    unsafe fn run_reported(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
         drop(self.current_handle.replace(Some(handle.as_object().clone())));
         let start = now_ns();
-        // SAFETY: the caller owns the handle and has set RUNNING.
-        let result = unsafe { context::run_in((*this).context, || HandleObject::call(this)) };
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.run_plain(event_loop, handle) };
         let took = seconds(now_ns() - start);
         drop(self.current_handle.take());
-        drop(result?);
+        result?;
         // SAFETY: called from the loop, attached.
         let py = unsafe { Python::assume_attached() };
         let limit = self.slow_callback_duration.get();
@@ -107,7 +112,11 @@ pub fn note_source(handle: &HandleRef) -> Res<()> {
     Ok(())
 }
 
-unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
+/// `Handle.cancel()`.
+///
+/// # Safety
+/// `slf` is a live handle.
+pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
     let this = slf.cast::<HandleObject>();
     // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
     unsafe {

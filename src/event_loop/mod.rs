@@ -16,6 +16,7 @@ mod turn;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 
 use hybridloop_reactor::{
     seconds, ticks_in, Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle,
@@ -27,6 +28,7 @@ use pyo3::prelude::*;
 use crate::ffi::bytes::SpareBytes;
 use crate::ffi::handle::{Maker, HandleRef};
 use crate::ffi::{fastcall, Local, Ref, Res};
+use crate::transports;
 pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
 pub use schedule::install;
 
@@ -40,7 +42,8 @@ pub struct LoopCore {
     pub maker: Local<Maker>,
     pub timers: Local<TimerHeap<HandleRef>>,
     pub inbox: Inbox<HandleRef>,
-    waker: WakeHandle,
+    /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
+    waker: Mutex<Option<WakeHandle>>,
     poller: Local<Option<Poller>>,
     pub registrar: Registrar,
     pub descriptors: Local<Descriptors>,
@@ -79,13 +82,13 @@ unsafe impl Sync for LoopCore {}
 
 impl LoopCore {
     fn create() -> PyResult<Self> {
-        let poller = Poller::new()?;
+        let poller = Poller::new().map_err(|error| errors::os_error(&error))?;
         Ok(Self {
             ready: Local::default(),
             maker: Local::default(),
             timers: Local::default(),
             inbox: Inbox::new(),
-            waker: poller.waker(),
+            waker: Mutex::new(Some(poller.waker())),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
             descriptors: Local::default(),
@@ -145,8 +148,11 @@ impl LoopCore {
     }
 
     pub fn wake(&self) {
-        // The descriptor of a loop that is being closed may be gone; then nobody sleeps on it.
-        let _ = self.waker.wake();
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waker) = waker.as_ref() {
+            // It fails only when the counter is full, and then the loop has been woken.
+            let _ = waker.wake();
+        }
     }
 
     /// Takes a descriptor out of the selector, unless the loop is closed and the selector gone with it.
@@ -178,8 +184,9 @@ fn current_thread() -> u64 {
     unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
 }
 
+/// What asyncio raises when a closed loop is used.
 #[cold]
-fn closed_error() -> fastcall::Raised {
+pub fn closed_error() -> fastcall::Raised {
     PyRuntimeError::new_err("Event loop is closed").into()
 }
 
@@ -201,12 +208,20 @@ impl LoopCore {
         drop(self.flush.take());
         drop(self.again.take());
         self.events.with(VecDeque::clear);
-        drop(self.descriptors.with(Descriptors::take_all));
+        for source in self.descriptors.with(Descriptors::take_all) {
+            transports::forget(Some(source));
+        }
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());
+        drop(
+            self.waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 }
 

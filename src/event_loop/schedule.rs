@@ -190,7 +190,14 @@ unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if delay == ffi::Py_None() {
             return Err(PyTypeError::new_err("delay must not be None").into());
         }
-        let when = seconds(now_ns()) + number(delay)?;
+        let now = seconds(now_ns());
+        let when = if ffi::PyFloat_CheckExact(delay) != 0 || ffi::PyLong_CheckExact(delay) != 0 {
+            now + number(delay)?
+        } else {
+            // Whatever adds up with a float, and nothing else.
+            let now = Ref::new(ffi::PyFloat_FromDouble(now))?;
+            number(Ref::new(ffi::PyNumber_Add(now.as_ptr(), delay))?.as_ptr())?
+        };
         timer(slf, core, "call_later", &args, when)
     }
 }
@@ -223,7 +230,8 @@ unsafe fn timer(
         core.check_open()?;
         if core.is_debug() {
             core.check_thread()?;
-            core.check_callback(slf, call.callback, function)?;
+            // asyncio's call_later() goes by way of call_at(), and its message says so.
+            core.check_callback(slf, call.callback, "call_at")?;
         }
         let timer = core.at(slf, when, call.callback, call.args, call.context)?;
         if core.is_debug() {

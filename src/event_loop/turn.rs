@@ -10,7 +10,7 @@ use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::LoopCore;
+use super::{errors, LoopCore};
 use crate::ffi::handle::{Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
 use crate::transports;
@@ -166,7 +166,7 @@ impl LoopCore {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
                 Ok(py.check_signals()?)
             }
-            Err(error) => Err(PyErr::from(error).into()),
+            Err(error) => Err(errors::os_error(&error).into()),
         }
     }
 

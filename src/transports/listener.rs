@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use hybridloop_reactor::{now_ns, seconds};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -18,9 +18,6 @@ use crate::event_loop::{errors, file_descriptor, install, LoopCore, Source};
 use crate::fastcall;
 use crate::ffi::{context, Args, Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
-
-/// Seconds until accepting is tried again after the system ran out of descriptors or memory, as in asyncio.
-const RETRY_DELAY: f64 = 1.0;
 
 const CREATION_FAILED: &str = "Error on transport creation for incoming connection";
 
@@ -120,7 +117,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         forget(replaced);
         if let Err(error) = core.registrar.register_edge(fd, token, known) {
             drop(core.descriptors.with(|all| all.remove(fd, token)));
-            return Err(PyErr::from(error).into());
+            return Err(errors::os_error(&error).into());
         }
     }
     Ok(Ref::none())
@@ -166,7 +163,7 @@ pub fn accept(py: Python<'_>, core: &LoopCore, event_loop: *mut PyObject, listen
                     return out_of_resources(py, core, event_loop, it, listener, error);
                 }
                 _ => {
-                    let _ = Raised::from(PyErr::from(error));
+                    let _ = Raised::from(errors::os_error(&error));
                     return report(event_loop, it, "socket.accept() failed");
                 }
             },
@@ -232,11 +229,15 @@ fn out_of_resources(
     error: io::Error,
 ) -> Res<()> {
     let retry: Ref = listener.bind(py).getattr("_retry")?.into();
-    let when = seconds(now_ns()) + RETRY_DELAY;
-    debug_assert!(deadline_ns(when) > now_ns());
+    // Seconds, as asyncio waits.
+    let delay: f64 = py
+        .import("asyncio.constants")?
+        .getattr("ACCEPT_RETRY_DELAY")?
+        .extract()?;
+    let when = seconds(now_ns()) + delay;
     // SAFETY: all objects are live.
     unsafe { core.at(event_loop, when, retry.as_ptr(), &[], context::copy_current()?)? };
-    let _ = Raised::from(PyErr::from(error));
+    let _ = Raised::from(errors::os_error(&error));
     report(event_loop, it, "socket.accept() out of system resource")
 }
 
@@ -260,7 +261,7 @@ fn connected(
     // SAFETY: just made.
     let stream = unsafe { Stream::of(me.as_ptr()) };
     if stream
-        .call_protocol(&Stdlib::get().names.connection_made, &[me.as_ptr()])
+        .call_protocol(&Stdlib::get().names.connection_made, [me.as_ptr()])
         .is_err()
     {
         let protocol = stream.protocol.get().unwrap_or_else(Ref::none);

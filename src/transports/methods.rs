@@ -13,7 +13,7 @@ use super::stream::{
 };
 use super::write;
 use crate::event_loop::{resolve, LoopCore};
-use crate::ffi::fastcall::{guard, guard_int};
+use crate::ffi::fastcall::{guard, guard_int, missing, unexpected};
 use crate::ffi::typespec::getset;
 use crate::ffi::{Args, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -66,9 +66,36 @@ fn count_lost_write(it: &Stream) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn write(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
-    // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
+/// The one argument of a method, which may be named.
+#[inline]
+fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+    match (args.positional, args.keyword_count()) {
+        (&[value], 0) => Ok(value),
+        ([], 1) => named_argument(args, function, name),
+        _ => Err(PyTypeError::new_err(format!(
+            "{function}() takes exactly one argument ({} given)",
+            args.positional.len() + args.keyword_count()
+        ))
+        .into()),
+    }
+}
+
+#[cold]
+fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+    for (key, value) in args.keywords() {
+        // SAFETY: attached; keyword names are live strings.
+        if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
+            return Ok(value);
+        }
+        return Err(unexpected(function, key));
+    }
+    Err(missing(function, name))
+}
+
+unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
+        let data = one_argument(&args, "write", "data")?;
         if ffi::PyBytes_Check(data) == 0
             && ffi::PyByteArray_Check(data) == 0
             && ffi::PyMemoryView_Check(data) == 0
@@ -105,9 +132,10 @@ unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
     PyTypeError::new_err(format!("data argument must be a bytes-like object, not {name}")).into()
 }
 
-unsafe fn writelines(slf: *mut PyObject, lines: *mut PyObject) -> Res<Ref> {
+unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe {
+        let lines = one_argument(&args, "writelines", "list_of_data")?;
         let it = Stream::of(slf);
         refuse_write(it, "writelines", "writelines")?;
         let py = Python::assume_attached();
@@ -241,6 +269,25 @@ unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::bool(!unsafe { Stream::of(slf) }.has(PAUSED | CLOSING)))
 }
 
+/// Writes a line to asyncio's log in debug mode, as asyncio does.
+///
+/// # Safety
+/// `me` is the live object of `it`.
+pub unsafe fn debug_log(me: *mut PyObject, it: &Stream, message: &str) -> Res<()> {
+    // SAFETY: the loop of a transport is a LoopCore; `me` is live.
+    unsafe {
+        let event_loop = it.event_loop.get();
+        if event_loop.is_some_and(|event_loop| LoopCore::of(event_loop.as_ptr()).is_debug()) {
+            let py = Python::assume_attached();
+            Stdlib::get()
+                .logger
+                .bind(py)
+                .call_method1("debug", (message, Bound::from_borrowed_ptr(py, me)))?;
+        }
+    }
+    Ok(())
+}
+
 unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe {
@@ -248,6 +295,7 @@ unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
         if !it.has(PAUSED | CLOSING) {
             it.set(PAUSED, true);
             it.update_hold(slf);
+            debug_log(slf, it, "%r pauses reading")?;
         }
     }
     Ok(Ref::none())
@@ -262,6 +310,7 @@ unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
         }
         it.set(PAUSED, false);
         it.update_hold(slf);
+        debug_log(slf, it, "%r resumes reading")?;
         if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
             if let Some(event_loop) = it.event_loop.get() {
                 it.read_later(LoopCore::of(event_loop.as_ptr()), slf);
@@ -297,7 +346,8 @@ unsafe fn get_protocol(slf: *mut PyObject) -> Res<Ref> {
         .unwrap_or_else(Ref::none))
 }
 
-unsafe fn set_protocol(slf: *mut PyObject, protocol: *mut PyObject) -> Res<Ref> {
+unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let protocol = one_argument(&args, "set_protocol", "protocol")?;
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).set_protocol(&Ref::borrowed(protocol))? };
     Ok(Ref::none())
@@ -350,7 +400,7 @@ unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> Res<Ref> {
         } else {
             (&it.local, Side::Local)
         };
-        let fd = it.fd.get();
+        let fd = it.open_fd();
         let address = slot.with(|slot| {
             slot.fill(fd, side);
             std::mem::take(slot)
@@ -367,7 +417,7 @@ unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
     unsafe {
         let py = Python::assume_attached();
         let it = Stream::of(slf);
-        let fd = it.fd.get();
+        let fd = it.open_fd();
         let kind = it.local.with(|local| {
             local.fill(fd, Side::Local);
             local.socket_kind()
@@ -378,8 +428,8 @@ unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
 
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        onearg!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
-        onearg!(c"writelines", writelines).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
+        fastcall!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
+        fastcall!(c"writelines", writelines).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
         noargs!(c"write_eof", write_eof).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
         noargs!(c"can_write_eof", can_write_eof).def(c"can_write_eof($self)\n--\n\nTrue: a stream can be half closed."),
         noargs!(c"close", close).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
@@ -389,7 +439,7 @@ pub fn methods() -> Vec<ffi::PyMethodDef> {
         noargs!(c"pause_reading", pause_reading).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
         noargs!(c"resume_reading", resume_reading).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
         noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
-        onearg!(c"set_protocol", set_protocol).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on. Its methods are looked up here, once."),
+        fastcall!(c"set_protocol", set_protocol).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on."),
         noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes written that the system has not taken yet."),
         noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
         fastcall!(c"_set_limits", set_limits).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),

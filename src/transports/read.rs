@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, LOST, READABLE};
 use super::{methods, write};
-use crate::event_loop::LoopCore;
+use crate::event_loop::{errors, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -111,21 +111,7 @@ fn read_bytes(
         Err(error) => return read_failed(me, it, error),
     };
     it.set(CORKED, true);
-    let called = match it.on_data.get() {
-        Some(on_data) => it.in_context(|| {
-            let args = [std::ptr::null_mut(), data.as_ptr()];
-            // SAFETY: one argument, with the slot before it free for the callee.
-            unsafe {
-                Ref::new(ffi::PyObject_Vectorcall(
-                    on_data.as_ptr(),
-                    args.as_ptr().add(1),
-                    1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-                    std::ptr::null_mut(),
-                ))
-            }
-        }),
-        None => it.call_protocol(&Stdlib::get().names.data_received, &[data.as_ptr()]),
-    };
+    let called = it.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
     after_call(
         core,
         event_loop,
@@ -211,21 +197,7 @@ fn read_into_protocol(
     it.set(CORKED, true);
     // SAFETY: attached; a size fits.
     let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
-        match it.on_buffer.get() {
-            Some(on_buffer) => it.in_context(|| {
-                let args = [std::ptr::null_mut(), count.as_ptr()];
-                // SAFETY: one argument, with the slot before it free for the callee.
-                unsafe {
-                    Ref::new(ffi::PyObject_Vectorcall(
-                        on_buffer.as_ptr(),
-                        args.as_ptr().add(1),
-                        1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-                        std::ptr::null_mut(),
-                    ))
-                }
-            }),
-            None => it.call_protocol(&Stdlib::get().names.buffer_updated, &[count.as_ptr()]),
-        }
+        it.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()])
     });
     after_call(
         core,
@@ -244,28 +216,28 @@ fn get_buffer(it: &Stream) -> Res<Buffer> {
     // SAFETY: attached; -1 means that the protocol chooses the size.
     unsafe {
         let hint = Ref::new(ffi::PyLong_FromLong(-1))?;
-        let object = match it.on_data.get() {
-            Some(get_buffer) => it.in_context(|| {
-                let args = [std::ptr::null_mut(), hint.as_ptr()];
-                Ref::new(ffi::PyObject_Vectorcall(
-                    get_buffer.as_ptr(),
-                    args.as_ptr().add(1),
-                    1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-                    std::ptr::null_mut(),
-                ))
-            })?,
-            None => it.call_protocol(&Stdlib::get().names.get_buffer, &[hint.as_ptr()])?,
-        };
+        let object = it.call_protocol(&Stdlib::get().names.get_buffer, [hint.as_ptr()])?;
         let mut view = std::mem::zeroed::<ffi::Py_buffer>();
         if ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, ffi::PyBUF_WRITABLE) != 0 {
-            return Err(Raised);
+            // Being empty comes before being read-only, as in asyncio.
+            let py = Python::assume_attached();
+            let error = PyErr::fetch(py);
+            if object.bind(py).len().is_ok_and(|length| length == 0) {
+                return Err(empty_buffer());
+            }
+            return Err(error.into());
         }
         let buffer = Buffer(view);
         if buffer.0.len == 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer").into());
+            return Err(empty_buffer());
         }
         Ok(buffer)
     }
+}
+
+#[cold]
+fn empty_buffer() -> Raised {
+    PyRuntimeError::new_err("get_buffer() returned an empty buffer").into()
 }
 
 #[cold]
@@ -273,14 +245,16 @@ fn read_failed(me: &Ref, it: &Stream, error: io::Error) -> Res<Outcome> {
     if error.kind() == io::ErrorKind::WouldBlock {
         return Ok(Outcome::Nothing);
     }
-    let _ = Raised::from(PyErr::from(error));
+    let _ = Raised::from(errors::os_error(&error));
     it.fatal_error(me, READ_FAILED)?;
     Ok(Outcome::Failed)
 }
 
 fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
+    // SAFETY: `me` is the object of `it`.
+    unsafe { methods::debug_log(me.as_ptr(), it, "%r received EOF")? };
     let keep_open = it
-        .call_protocol(&Stdlib::get().names.eof_received, &[])
+        .call_protocol(&Stdlib::get().names.eof_received, [])
         .and_then(|answer| Ok(answer.bind(py).is_truthy()?));
     match keep_open {
         Ok(true) => {

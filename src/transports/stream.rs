@@ -18,7 +18,7 @@ use pyo3::PyTraverseError;
 use super::address::{Address, Side};
 use super::methods;
 use super::write::WriteQueue;
-use crate::event_loop::{errors, LoopCore, Source};
+use crate::event_loop::{closed_error, errors, LoopCore, Source};
 use crate::ffi::typespec::{getset_end, method_end, Slots};
 use crate::ffi::{context, Local, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -72,10 +72,6 @@ pub struct Stream {
     pub lost_writes: Cell<u32>,
     pub event_loop: Local<Option<Ref>>,
     pub protocol: Local<Option<Ref>>,
-    /// `data_received` of a Protocol, `get_buffer` of a BufferedProtocol.
-    pub on_data: Local<Option<Ref>>,
-    /// `buffer_updated` of a BufferedProtocol.
-    pub on_buffer: Local<Option<Ref>>,
     pub server: Local<Option<Ref>>,
     /// The Python socket, which owns the descriptor once it exists.
     pub socket: Local<Option<Ref>>,
@@ -119,6 +115,15 @@ impl Stream {
     pub fn set(&self, flags: u32, on: bool) {
         let old = self.flags.get();
         self.flags.set(if on { old | flags } else { old & !flags });
+    }
+
+    /// The descriptor while it is open, −1 afterwards: its number may belong to somebody else by then.
+    pub fn open_fd(&self) -> RawFd {
+        if self.has(LOST) {
+            -1
+        } else {
+            self.fd.get()
+        }
     }
 
     pub fn is_closing(&self) -> bool {
@@ -226,54 +231,39 @@ impl Stream {
         }
     }
 
-    /// Calls a method of the protocol in the transport's context.
-    pub fn call_protocol(&self, name: &Ref, args: &[*mut PyObject]) -> Res<Ref> {
+    /// Calls a method of the protocol in the transport's context. It is looked up each time: a protocol may change.
+    #[inline]
+    pub fn call_protocol<const N: usize>(&self, name: &Ref, args: [*mut PyObject; N]) -> Res<Ref> {
+        const MAX: usize = 2;
         let protocol = self.protocol.get().unwrap_or_else(Ref::none);
-        let mut values = [protocol.as_ptr(), ptr::null_mut()];
-        for (value, arg) in values[1..].iter_mut().zip(args) {
-            *value = *arg;
-        }
+        // One free slot, the protocol, the arguments.
+        let mut values = [ptr::null_mut(); MAX + 1];
+        values[1] = protocol.as_ptr();
+        values[2..2 + N].copy_from_slice(&args);
         // SAFETY: attached; the arguments are live.
         self.in_context(|| unsafe {
             Ref::new(ffi::PyObject_VectorcallMethod(
                 name.as_ptr(),
-                values.as_ptr(),
-                1 + args.len(),
+                values.as_ptr().add(1),
+                (1 + N) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
                 ptr::null_mut(),
             ))
         })
     }
 
-    /// Takes a protocol and looks up, once, the methods that data goes to.
+    /// Takes a protocol; data goes to it from now on.
     pub fn set_protocol(&self, protocol: &Ref) -> Res<()> {
-        let stdlib = Stdlib::get();
-        let names = &stdlib.names;
-        // SAFETY: attached; all objects are live.
+        // SAFETY: attached; both objects are live.
         let buffered = unsafe {
-            ffi::PyObject_IsInstance(protocol.as_ptr(), stdlib.buffered_protocol.as_ptr())
+            ffi::PyObject_IsInstance(
+                protocol.as_ptr(),
+                Stdlib::get().buffered_protocol.as_ptr(),
+            )
         };
         if buffered < 0 {
             return Err(crate::ffi::Raised);
         }
-        let buffered = buffered == 1;
-        let find = |name: &Ref| {
-            // SAFETY: as above. A method that is missing raises when there is data, as in asyncio.
-            unsafe {
-                let found = Ref::new(ffi::PyObject_GetAttr(protocol.as_ptr(), name.as_ptr())).ok();
-                if found.is_none() {
-                    ffi::PyErr_Clear();
-                }
-                found
-            }
-        };
-        let (on_data, on_buffer) = if buffered {
-            (find(&names.get_buffer), find(&names.buffer_updated))
-        } else {
-            (find(&names.data_received), None)
-        };
-        self.set(BUFFERED, buffered);
-        drop(self.on_data.replace(on_data));
-        drop(self.on_buffer.replace(on_buffer));
+        self.set(BUFFERED, buffered == 1);
         drop(self.protocol.replace(Some(protocol.clone())));
         Ok(())
     }
@@ -290,7 +280,7 @@ impl Stream {
         };
         core.registrar
             .register_edge(fd, token, known)
-            .map_err(PyErr::from)?;
+            .map_err(|error| errors::os_error(&error))?;
         self.set(STARTED, true);
         self.update_hold(me);
         Ok(())
@@ -337,7 +327,8 @@ impl Stream {
             };
             if core.is_closed() {
                 // Nothing will run the callback; the descriptor must not stay open for that.
-                return self.close_descriptor(me);
+                self.close_descriptor(me)?;
+                return Err(closed_error());
             }
             core.soon(
                 event_loop.as_ptr(),
@@ -382,13 +373,12 @@ impl Stream {
         if self.has(LOST) {
             return Ok(());
         }
-        self.set(LOST | CLOSING, true);
         // `get_extra_info("sockname")` still answers when the connection is gone.
         let fd = self.fd.get();
         self.local.with(|local| local.fill(fd, Side::Local));
+        self.set(LOST | CLOSING, true);
         // SAFETY: the caller holds the object; this keeps it while references are dropped.
         let _alive = unsafe { Ref::borrowed(me) };
-        let fd = self.fd.replace(-1);
         self.unlink(fd);
         self.update_hold(me);
         // SAFETY: attached.
@@ -397,14 +387,12 @@ impl Stream {
         let mut result = Ok(());
         if let Some(socket) = socket {
             result = socket.bind(py).call_method0("close").map(drop);
-        } else if fd >= 0 {
-            // SAFETY: the stream owns the descriptor and has just forgotten its number.
+        } else {
+            // SAFETY: the stream owns the descriptor, and LOST says that it no longer does.
             unsafe { libc::close(fd) };
         }
         let server = self.server.take();
         drop(self.queue.take());
-        drop(self.on_data.take());
-        drop(self.on_buffer.take());
         drop(self.protocol.take());
         drop(self.event_loop.take());
         drop(self.context.take());
@@ -479,8 +467,6 @@ pub fn create(
             lost_writes: Cell::new(0),
             event_loop: Local::new(Some(Ref::borrowed(event_loop))),
             protocol: Local::default(),
-            on_data: Local::default(),
-            on_buffer: Local::default(),
             server: Local::new(parts.server),
             socket: Local::new(parts.socket),
             context: Local::new(Some(parts.context)),
@@ -535,14 +521,12 @@ unsafe extern "C" fn traverse(
     unsafe {
         let this = object.cast::<StreamObject>();
         let stream = &(*this).stream;
-        let mut fields = [ptr::null_mut(); 11];
+        let mut fields = [ptr::null_mut(); 9];
         fields[0] = (*this).extra;
         fields[1] = ffi::Py_TYPE(object).cast();
         for (field, slot) in fields[2..].iter_mut().zip([
             &stream.event_loop,
             &stream.protocol,
-            &stream.on_data,
-            &stream.on_buffer,
             &stream.server,
             &stream.socket,
             &stream.context,
@@ -570,8 +554,6 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
         ffi::Py_XDECREF(std::mem::replace(&mut (*this).extra, ptr::null_mut()));
         for slot in [
             &stream.protocol,
-            &stream.on_data,
-            &stream.on_buffer,
             &stream.server,
             &stream.context,
             &stream.empty_waiter,
@@ -593,7 +575,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
         stream.unlink(fd);
         // `__del__` closes what was left open; without it, or if it failed, the descriptor is closed here.
         let owned_here = stream.socket.with(|socket| socket.is_none());
-        if owned_here && fd >= 0 && !stream.has(LOST) && stream.event_loop.with(|l| l.is_some()) {
+        if owned_here && !stream.has(LOST) && stream.event_loop.with(|l| l.is_some()) {
             libc::close(fd);
         }
         clear(object);

@@ -241,7 +241,7 @@ pub fn shutdown_write(fd: RawFd) {
 fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
     drop(it.queue.take());
     it.set(BLOCKED, false);
-    let error = PyErr::from(error);
+    let error = errors::os_error(&error);
     if let Some(waiter) = it.empty_waiter.get() {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
