@@ -1,4 +1,4 @@
-"""`python -m hybridloop app.py …` and `python -m hybridloop -m package …`: run a program on hybridloop."""
+"""Run a program on hybridloop: `python -m hybridloop app.py …` or `… -m package …`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _USAGE = """\
 usage: python -m hybridloop PROGRAM.py [ARGUMENT ...]
        python -m hybridloop -m MODULE [ARGUMENT ...]
 
-Runs a Python program with hybridloop as the event loop of asyncio.run() and asyncio.new_event_loop().
+Runs a Python program with hybridloop as the loop of asyncio.run() and asyncio.new_event_loop().
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import constants, sslproto
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from .sockets import SocketMethods
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .transports import SocketTransport
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 
 class _NativeSelector:
@@ -28,7 +29,8 @@ class _NativeSelector:
 class Loop(SocketMethods):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
-    Whatever runs once per connection or less is inherited from CPython, so it always fits the Python that runs.
+    Whatever runs once per connection or less is inherited from CPython, so it always fits the
+    Python that runs.
     """
 
     _ssock: socket.socket | None
@@ -37,7 +39,8 @@ class Loop(SocketMethods):
     def __init__(self) -> None:
         super().__init__(_NativeSelector())  # type: ignore[arg-type]
 
-    # The self-pipe carries signals only: other threads wake the core by itself. So it is made with the first handler.
+    # The self-pipe carries signals only, because other threads wake the core by itself. So it is
+    # made with the first signal handler.
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
@@ -46,7 +49,7 @@ class Loop(SocketMethods):
         if self._ssock is not None:
             super()._close_self_pipe()
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call back, in the loop, when the process gets a signal. Main thread only."""
         self._check_signal(sig)
         self._check_closed()
@@ -108,7 +111,7 @@ class Loop(SocketMethods):
             waiter,  # type: ignore[arg-type]
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
@@ -152,12 +155,12 @@ class Loop(SocketMethods):
 
 
 def new_event_loop() -> Loop:
-    """A new `Loop`, for `asyncio.Runner(loop_factory=…)` and `uvicorn --loop hybridloop:new_event_loop`."""
+    """A new `Loop`: for `asyncio.Runner(loop_factory=…)` or `uvicorn --loop …:new_event_loop`."""
     return Loop()
 
 
 def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
-    """Run a coroutine to its end on a new `Loop`, as `asyncio.run()` does, and return its result."""
+    """Run a coroutine to its end on a new `Loop`, as `asyncio.run()` does; return its result."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("hybridloop.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:

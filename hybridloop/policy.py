@@ -45,8 +45,8 @@ def make_policy_class() -> type[Any]:
 def install() -> None:
     """Make hybridloop the loop of `asyncio.run()` and `asyncio.new_event_loop()` in this process.
 
-    Prefer `hybridloop.run()` or a `loop_factory`: policies are deprecated since Python 3.14, where this warns, and
-    gone in 3.16, where it raises `RuntimeError`.
+    Prefer `hybridloop.run()` or a `loop_factory`: policies are deprecated since Python 3.14, where
+    this warns, and gone in 3.16, where it raises `RuntimeError`.
     """
     if sys.version_info >= (3, 16):
         raise RuntimeError(_REMOVED)

@@ -1,7 +1,7 @@
 """`loop.sock_*`: coroutines over non-blocking sockets.
 
-Each tries the system call first and waits only when it would block. The first wait registers the socket with the
-selector, and the registration stays for the socket's later calls.
+Each tries the system call first and waits only when it would block. The first wait registers the
+socket with the selector, and the registration stays for the socket's later calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,25 @@ if TYPE_CHECKING:
 _BLOCKED = (BlockingIOError, InterruptedError)
 
 
-class SocketMethods(_core.LoopCore, asyncio.SelectorEventLoop):
+if TYPE_CHECKING:
+
+    class _AsyncioLoop(asyncio.SelectorEventLoop):
+        """What this package uses of asyncio's own loop beyond its published methods."""
+
+        def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
+        def _check_signal(self, sig: int) -> None: ...
+        def _make_self_pipe(self) -> None: ...
+        def _close_self_pipe(self) -> None: ...
+        def _start_serving(self, *args: Any, **kwargs: Any) -> None: ...
+        async def _ensure_resolved(
+            self, address: Any, *, family: int, type: int, proto: int, loop: Any
+        ) -> list[Any]: ...
+else:
+    _AsyncioLoop = asyncio.SelectorEventLoop
+
+
+class SocketMethods(_core.LoopCore, _AsyncioLoop):
     """The part of the loop that works on the user's own sockets."""
 
     def _check_socket(self, sock: socket.socket) -> None:
@@ -34,7 +52,9 @@ class SocketMethods(_core.LoopCore, asyncio.SelectorEventLoop):
         self._wait_socket(sock, write, future)
         return future
 
-    async def _retry(self, sock: socket.socket, write: bool, call: Callable[..., Any], *args: Any) -> Any:
+    async def _retry(
+        self, sock: socket.socket, write: bool, call: Callable[..., Any], *args: Any
+    ) -> Any:
         self._check_socket(sock)
         while True:
             try:
@@ -54,14 +74,14 @@ class SocketMethods(_core.LoopCore, asyncio.SelectorEventLoop):
         return count
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
-        """Receive a datagram of up to `bufsize` bytes; returns the data and the sender's address."""
+        """Receive a datagram of up to `bufsize` bytes; returns data and sender's address."""
         result: tuple[bytes, Any] = await self._retry(sock, False, sock.recvfrom, bufsize)
         return result
 
     async def sock_recvfrom_into(
         self, sock: socket.socket, buf: Buffer, nbytes: int = 0
     ) -> tuple[int, Any]:
-        """Receive a datagram into a writable buffer; returns the number of bytes and the sender's address."""
+        """Receive a datagram into a writable buffer; returns its size and the sender's address."""
         if not nbytes:
             nbytes = len(buf)  # type: ignore[arg-type]
         result: tuple[int, Any] = await self._retry(sock, False, sock.recvfrom_into, buf, nbytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import warnings
-from asyncio import constants, trsock  # type: ignore[attr-defined]
+from asyncio import constants, trsock
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class SocketTransport(_core.StreamTransport):
 
     @property
     def _sock(self) -> socket.socket | None:
-        """The Python socket, made when somebody asks for it; it owns the descriptor from then on."""
+        """The Python socket, made when somebody asks; from then on it owns the descriptor."""
         if self._socket is None and not self._lost:
             family, kind, proto = self._socket_kind() or (-1, -1, -1)
             sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
@@ -68,7 +68,7 @@ class SocketTransport(_core.StreamTransport):
         return extra
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`socket`, `sockname`, `peername`, or what the creator of the transport has put in. From any thread."""
+        """`socket`, `sockname`, `peername`, or what the transport was made with; in any thread."""
         extra = self._extra
         if name not in extra:
             if name == "socket":
@@ -90,7 +90,7 @@ class SocketTransport(_core.StreamTransport):
         return address
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the high and low water marks of `pause_writing()` and `resume_writing()`, in bytes."""
+        """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
         if high is None:
             high = _DEFAULT_HIGH_WATER if low is None else 4 * low
         if low is None:
@@ -99,9 +99,7 @@ class SocketTransport(_core.StreamTransport):
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._set_limits(low, high)
 
-    def _fatal_error(
-        self, exc: BaseException, message: str = "Fatal error on transport"
-    ) -> None:
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         loop: Loop | None = self._loop
         if loop is not None:
             if isinstance(exc, OSError):
@@ -119,7 +117,7 @@ class SocketTransport(_core.StreamTransport):
         self._force_close(exc)
 
     def _make_empty_waiter(self) -> asyncio.Future[None]:
-        """A future that is done when everything written has been sent; until it is reset, writing is refused."""
+        """A future for when all that was written is sent; until it is reset, writing is refused."""
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
         loop: Loop = self._loop
@@ -134,7 +132,7 @@ class SocketTransport(_core.StreamTransport):
 
 
 def _closed_socket() -> socket.socket:
-    """What `get_extra_info("socket")` wraps when it is asked for the first time after the connection is gone."""
+    """What `get_extra_info("socket")` wraps when it is first asked after the connection is gone."""
     sock = socket.socket.__new__(socket.socket)
     sock._io_refs = 0  # type: ignore[attr-defined]
     sock._closed = True  # type: ignore[attr-defined]

@@ -76,10 +76,7 @@ impl Stdlib {
             task: take("asyncio", &["Task"])?,
             base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,
             buffered_protocol: take("asyncio", &["BufferedProtocol"])?,
-            format_callback_source: take(
-                "asyncio.format_helpers",
-                &["_format_callback_source"],
-            )?,
+            format_callback_source: take("asyncio.format_helpers", &["_format_callback_source"])?,
             extract_stack: take("asyncio.format_helpers", &["extract_stack"])?,
             format_handle: take("asyncio.base_events", &["_format_handle"])?,
             logger: take("asyncio.log", &["logger"])?,

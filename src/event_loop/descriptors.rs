@@ -151,7 +151,10 @@ impl Descriptors {
 
     /// Takes the source out that `token` names.
     pub fn remove(&mut self, fd: RawFd, token: Token) -> Option<Source> {
-        if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.by_fd.get_mut(fd)) {
+        if let Some(slot) = usize::try_from(fd)
+            .ok()
+            .and_then(|fd| self.by_fd.get_mut(fd))
+        {
             if *slot == Some(token) {
                 *slot = None;
             }
@@ -384,9 +387,7 @@ impl LoopCore {
             let fd = file_descriptor(socket)?;
             self.refuse_transport(fd, socket)?;
             let py = Python::assume_attached();
-            let watched = self
-                .descriptors
-                .with(|all| all.watch(fd)?.socket.clone());
+            let watched = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
             let known = watched.is_some_and(|weak| {
                 weak.bind(py)
                     .cast::<PyWeakref>()
@@ -395,7 +396,10 @@ impl LoopCore {
             let weak = if known {
                 None
             } else {
-                Some(Ref::new(ffi::PyWeakref_NewRef(socket, std::ptr::null_mut()))?)
+                Some(Ref::new(ffi::PyWeakref_NewRef(
+                    socket,
+                    std::ptr::null_mut(),
+                ))?)
             };
             let (before, (replaced, _old)) = self.descriptors.with(|all| {
                 let replaced = all.ensure_watch(fd);
@@ -472,9 +476,7 @@ pub unsafe fn file_descriptor(file: *mut PyObject) -> Res<RawFd> {
         };
         match RawFd::try_from(number) {
             Ok(fd) if fd >= 0 => Ok(fd),
-            _ => Err(
-                PyValueError::new_err(format!("Invalid file descriptor: {number}")).into(),
-            ),
+            _ => Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")).into()),
         }
     }
 }
@@ -502,7 +504,9 @@ unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
 /// `_wait_socket(socket, write, future)`: what `sock_*` methods await.
 unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     let &[socket, write, future] = args.positional else {
-        return Err(PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into());
+        return Err(
+            PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
+        );
     };
     // SAFETY: as for `add_reader`.
     unsafe {
@@ -528,12 +532,36 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     install(
         class,
         [
-            (fastcall!(c"_add_reader", add_reader), "(self, fd, callback, *args)", "Call back while a descriptor can be read."),
-            (fastcall!(c"_add_writer", add_writer), "(self, fd, callback, *args)", "Call back while a descriptor can be written."),
-            (onearg!(c"_remove_reader", remove_reader), "(self, fd)", "Stop calling back; False if nothing was there."),
-            (onearg!(c"_remove_writer", remove_writer), "(self, fd)", "Stop calling back; False if nothing was there."),
-            (fastcall!(c"_wait_socket", wait_socket), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
-            (onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport), "(self, fd)", "Refuse a descriptor that a transport owns."),
+            (
+                fastcall!(c"_add_reader", add_reader),
+                "(self, fd, callback, *args)",
+                "Call back while a descriptor can be read.",
+            ),
+            (
+                fastcall!(c"_add_writer", add_writer),
+                "(self, fd, callback, *args)",
+                "Call back while a descriptor can be written.",
+            ),
+            (
+                onearg!(c"_remove_reader", remove_reader),
+                "(self, fd)",
+                "Stop calling back; False if nothing was there.",
+            ),
+            (
+                onearg!(c"_remove_writer", remove_writer),
+                "(self, fd)",
+                "Stop calling back; False if nothing was there.",
+            ),
+            (
+                fastcall!(c"_wait_socket", wait_socket),
+                "(self, sock, write, future, /)",
+                "Resolve a future when a socket is ready.",
+            ),
+            (
+                onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport),
+                "(self, fd)",
+                "Refuse a descriptor that a transport owns.",
+            ),
         ],
     )
 }

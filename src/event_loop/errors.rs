@@ -63,10 +63,7 @@ pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) 
     }
 }
 
-fn deliver<'py>(
-    event_loop: &Bound<'py, PyAny>,
-    report: PyResult<Bound<'py, PyDict>>,
-) -> Res<()> {
+fn deliver<'py>(event_loop: &Bound<'py, PyAny>, report: PyResult<Bound<'py, PyDict>>) -> Res<()> {
     let py = event_loop.py();
     let name = &Stdlib::get().names.call_exception_handler;
     let sent = report.and_then(|report| {

@@ -1,7 +1,6 @@
 //! Running, cancelling and describing handles.
 
 use std::ffi::c_void;
-use std::ptr;
 
 use hybridloop_reactor::{now_ns, seconds};
 use pyo3::exceptions::PyAttributeError;
@@ -32,7 +31,7 @@ impl LoopCore {
                 let outcome = if self.is_debug() {
                     self.run_reported(event_loop, &handle)
                 } else {
-                    self.run_plain(event_loop, &handle)
+                    Self::run_plain(event_loop, &handle)
                 };
                 (*this).set(RUNNING, false);
                 outcome?;
@@ -45,7 +44,7 @@ impl LoopCore {
     }
 
     #[inline]
-    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    unsafe fn run_plain(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
         let this = handle.as_ptr();
         // SAFETY: the caller owns the handle and has set RUNNING.
         match unsafe { context::run_in((*this).context, || HandleObject::call(this)) } {
@@ -57,10 +56,13 @@ impl LoopCore {
     /// Runs a handle in debug mode: slow ones are logged.
     #[cold]
     unsafe fn run_reported(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
-        drop(self.current_handle.replace(Some(handle.as_object().clone())));
+        drop(
+            self.current_handle
+                .replace(Some(handle.as_object().clone())),
+        );
         let start = now_ns();
         // SAFETY: the caller's promise.
-        let result = unsafe { self.run_plain(event_loop, handle) };
+        let result = unsafe { Self::run_plain(event_loop, handle) };
         let took = seconds(now_ns() - start);
         drop(self.current_handle.take());
         result?;
@@ -70,11 +72,14 @@ impl LoopCore {
         let slow = limit.map_or(Ok(false), |limit| limit.bind(py).le(took))?;
         if slow {
             let stdlib = Stdlib::get();
-            let text = stdlib.format_handle.bind(py).call1((handle.as_object().bind(py),))?;
-            stdlib.logger.bind(py).call_method1(
-                "warning",
-                ("Executing %s took %.3f seconds", text, took),
-            )?;
+            let text = stdlib
+                .format_handle
+                .bind(py)
+                .call1((handle.as_object().bind(py),))?;
+            stdlib
+                .logger
+                .bind(py)
+                .call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
         }
         Ok(())
     }
@@ -232,10 +237,12 @@ unsafe extern "C" fn set_source_traceback(
 
 fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        noargs!(c"cancel", cancel).def(c"cancel($self)\n--\n\nKeep the callback from being called."),
+        noargs!(c"cancel", cancel)
+            .def(c"cancel($self)\n--\n\nKeep the callback from being called."),
         noargs!(c"cancelled", cancelled)
             .def(c"cancelled($self)\n--\n\nWhether cancel() was called."),
-        noargs!(c"when", when).def(c"when($self)\n--\n\nThe time of a timer, in seconds of loop.time()."),
+        noargs!(c"when", when)
+            .def(c"when($self)\n--\n\nThe time of a timer, in seconds of loop.time()."),
     ]
 }
 
@@ -293,7 +300,7 @@ pub fn failure_report<'py>(
     report.set_item("message", format!("Exception in callback {text}"))?;
     report.set_item("exception", error.value(py))?;
     report.set_item("handle", handle.as_object().bind(py))?;
-    if source != ptr::null_mut() {
+    if !source.is_null() {
         // SAFETY: a field that is set holds a live object.
         report.set_item("source_traceback", unsafe {
             Bound::from_borrowed_ptr(py, source)

@@ -26,7 +26,7 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use crate::ffi::bytes::SpareBytes;
-use crate::ffi::handle::{Maker, HandleRef};
+use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Local, Ref, Res};
 use crate::transports;
 pub use descriptors::{file_descriptor, resolve, Descriptors, Source};

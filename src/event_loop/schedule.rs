@@ -95,22 +95,21 @@ impl LoopCore {
 }
 
 /// The arguments `(callback, *args, context=None)` from position `at` on.
-struct Callback<'a> {
+struct Parsed<'a> {
     callback: *mut PyObject,
     args: &'a [*mut PyObject],
     context: Ref,
 }
 
 #[inline]
-unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Callback<'a>> {
+unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a>> {
     let names = &Stdlib::get().names;
     let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
     let mut context = ptr::null_mut();
     for (name, value) in args.keywords() {
-        // Keyword names in compiled code are interned; others are compared by content.
-        if name == names.context.as_ptr() || unsafe { same_name(name, &names.context) } {
+        if is_name(name, &names.context) {
             context = value;
-        } else if callback.is_null() && unsafe { same_name(name, &names.callback) } {
+        } else if callback.is_null() && is_name(name, &names.callback) {
             callback = value;
         } else {
             return Err(unexpected(function, name));
@@ -126,16 +125,18 @@ unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Callback<
         // SAFETY: an argument is live during the call.
         unsafe { Ref::borrowed(context) }
     };
-    Ok(Callback {
+    Ok(Parsed {
         callback,
         args: args.positional.get(at + 1..).unwrap_or(&[]),
         context,
     })
 }
 
-unsafe fn same_name(name: *mut PyObject, wanted: &Ref) -> bool {
+/// Whether a keyword's name is `wanted`. Names in compiled code are interned; others are compared by content.
+#[inline]
+fn is_name(name: *mut PyObject, wanted: &Ref) -> bool {
     // SAFETY: both are live strings; comparing exact strings does not raise.
-    unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
+    name == wanted.as_ptr() || unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
 }
 
 unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
@@ -248,7 +249,11 @@ unsafe fn by_keyword(slf: *mut PyObject, function: &std::ffi::CStr, args: &Args<
     unsafe {
         let py = Python::assume_attached();
         let function = function.to_str().unwrap_or_default();
-        let first = if function == "call_at" { "when" } else { "delay" };
+        let first = if function == "call_at" {
+            "when"
+        } else {
+            "delay"
+        };
         let kwargs = pyo3::types::PyDict::new(py);
         let mut moved = None;
         for (name, value) in args.keywords() {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hybridloop_reactor::{now_ns, ticks, Event};
+use hybridloop_reactor::{now_ns, ticks, Event, TimerHeap};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
@@ -99,7 +99,7 @@ impl LoopCore {
             // SAFETY: an owned handle is live.
             unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
             if timer.has(CANCELLED) {
-                self.timers.with(|timers| timers.note_cancelled_gone());
+                self.timers.with(TimerHeap::note_cancelled_gone);
             } else {
                 self.ready.with(|ready| ready.push_back(timer));
                 count += 1;
@@ -125,7 +125,10 @@ impl LoopCore {
             }
             return self.poll_now(py);
         }
-        let wait = match self.timers.with(|timers| timers.peek().map(|(when, _)| when)) {
+        let wait = match self
+            .timers
+            .with(|timers| timers.peek().map(|(when, _)| when))
+        {
             None => None,
             Some(when) => {
                 let now = now_ns();

@@ -55,8 +55,8 @@ impl<'a> Args<'a> {
                 unsafe { std::slice::from_raw_parts(args, n) }
             },
             names,
-            // SAFETY: the keyword values follow the positional arguments in the same array.
-            values: if args.is_null() { args } else { unsafe { args.add(n) } },
+            // The keyword values follow the positional arguments in the same array.
+            values: args.wrapping_add(n),
         }
     }
 

@@ -175,7 +175,11 @@ impl HandleObject {
         // SAFETY: each word is emptied before what it held is given back, so nobody sees a dead pointer.
         unsafe {
             let count = std::mem::replace(&mut (*this).count, 0);
-            let n = if count == IN_TUPLE { 1 } else { usize::from(count) };
+            let n = if count == IN_TUPLE {
+                1
+            } else {
+                usize::from(count)
+            };
             let mut args = [ptr::null_mut(); INLINE_ARGS];
             for (i, arg) in args.iter_mut().enumerate().take(n) {
                 *arg = std::mem::replace(&mut (*this).args[i + 1], ptr::null_mut());
@@ -334,11 +338,7 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
     // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
     unsafe {
         HandleObject::release(this);
-        let last = maker.with(|maker| {
-            maker
-                .last
-                .take_if(|last| std::ptr::eq(last.as_ptr(), this))
-        });
+        let last = maker.with(|maker| maker.last.take_if(|last| std::ptr::eq(last.as_ptr(), this)));
         drop(last);
         if ffi::Py_REFCNT(this.cast()) == 1
             && !has_weakrefs(this)
@@ -514,7 +514,10 @@ pub fn make_types(
                  hybridloop"
             )));
         }
-        WEAKREFS.store(base.getattr("__weakrefoffset__")?.extract()?, Ordering::Relaxed);
+        WEAKREFS.store(
+            base.getattr("__weakrefoffset__")?.extract()?,
+            Ordering::Relaxed,
+        );
         // PyType_FromSpec does not inherit the flag for the words in front of the object.
         #[cfg(Py_3_12)]
         let flags = ffi::Py_TPFLAGS_MANAGED_WEAKREF;

@@ -63,7 +63,13 @@ impl Ref {
     /// `True` or `False`.
     pub fn bool(value: bool) -> Self {
         // SAFETY: both are always live.
-        unsafe { Self::borrowed(if value { ffi::Py_True() } else { ffi::Py_False() }) }
+        unsafe {
+            Self::borrowed(if value {
+                ffi::Py_True()
+            } else {
+                ffi::Py_False()
+            })
+        }
     }
 
     #[inline]

@@ -15,10 +15,7 @@ pub struct Slots(Vec<ffi::PyType_Slot>);
 
 impl Slots {
     pub fn add(mut self, slot: c_int, value: *mut c_void) -> Self {
-        self.0.push(ffi::PyType_Slot {
-            slot,
-            pfunc: value,
-        });
+        self.0.push(ffi::PyType_Slot { slot, pfunc: value });
         self
     }
 
@@ -56,20 +53,19 @@ impl Slots {
             )?,
             slots: self.0.as_mut_ptr(),
         };
-        let bases = base.map(|base| pyo3::types::PyTuple::new(py, [base])).transpose()?;
+        let bases = base
+            .map(|base| pyo3::types::PyTuple::new(py, [base]))
+            .transpose()?;
         let bases = bases.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
         // SAFETY: spec and slots are complete and outlive the call; CPython copies what it keeps.
-        let made: Res<Ref> = unsafe { Ref::new(ffi::PyType_FromSpecWithBases(&raw mut spec, bases)) };
+        let made: Res<Ref> =
+            unsafe { Ref::new(ffi::PyType_FromSpecWithBases(&raw mut spec, bases)) };
         Ok(made?)
     }
 }
 
 /// One read-only (or, with a setter, writable) attribute.
-pub fn getset(
-    name: &'static CStr,
-    get: ffi::getter,
-    set: Option<ffi::setter>,
-) -> ffi::PyGetSetDef {
+pub fn getset(name: &'static CStr, get: ffi::getter, set: Option<ffi::setter>) -> ffi::PyGetSetDef {
     ffi::PyGetSetDef {
         name: name.as_ptr(),
         get: Some(get),

@@ -62,13 +62,18 @@ impl Address {
                 .into_pyobject(py)?
                 .into_any()
                 .unbind(),
-            Self::Inet(address @ SocketAddr::V6(v6)) => {
-                (numeric_host(address), v6.port(), v6.flowinfo(), v6.scope_id())
-                    .into_pyobject(py)?
-                    .into_any()
-                    .unbind()
+            Self::Inet(address @ SocketAddr::V6(v6)) => (
+                numeric_host(address),
+                v6.port(),
+                v6.flowinfo(),
+                v6.scope_id(),
+            )
+                .into_pyobject(py)?
+                .into_any()
+                .unbind(),
+            Self::Unix(name) if name.first() == Some(&0) => {
+                PyBytes::new(py, name).into_any().unbind()
             }
-            Self::Unix(name) if name.first() == Some(&0) => PyBytes::new(py, name).into_any().unbind(),
             Self::Unix(path) => {
                 let path = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path);
                 let path: Bound<'_, PyString> = path.into_pyobject(py)?;

@@ -148,8 +148,17 @@ pub fn stop_listening(listener: &Ref) {
 }
 
 /// Accepts what has come in, up to the backlog.
-pub fn accept(py: Python<'_>, core: &LoopCore, event_loop: *mut PyObject, listener: &Ref) -> Res<()> {
-    let it = listener.bind(py).cast::<Listener>().map_err(PyErr::from)?.get();
+pub fn accept(
+    py: Python<'_>,
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    listener: &Ref,
+) -> Res<()> {
+    let it = listener
+        .bind(py)
+        .cast::<Listener>()
+        .map_err(PyErr::from)?
+        .get();
     for _ in 0..it.backlog {
         if it.stopped.get() {
             return Ok(());
@@ -236,7 +245,15 @@ fn out_of_resources(
         .extract()?;
     let when = seconds(now_ns()) + delay;
     // SAFETY: all objects are live.
-    unsafe { core.at(event_loop, when, retry.as_ptr(), &[], context::copy_current()?)? };
+    unsafe {
+        core.at(
+            event_loop,
+            when,
+            retry.as_ptr(),
+            &[],
+            context::copy_current()?,
+        )?
+    };
     let _ = Raised::from(errors::os_error(&error));
     report(event_loop, it, "socket.accept() out of system resource")
 }
@@ -272,7 +289,7 @@ fn connected(
         )?;
     }
     if stream.start(core, me.as_ptr()).is_err() {
-        stream.fatal_error(&me, "Fatal error: the socket cannot be watched")?;
+        Stream::fatal_error(&me, "Fatal error: the socket cannot be watched")?;
     }
     Ok(())
 }
@@ -378,8 +395,16 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     install(
         &class,
         [
-            (fastcall!(c"_listen", listen), "(self, protocol_factory, sock, server, backlog, /)", "Accept connections and make transports of them."),
-            (fastcall!(c"_connect_stream", connect_stream), "(self, sock, protocol, waiter, extra, server, /)", "A transport for a connected socket."),
+            (
+                fastcall!(c"_listen", listen),
+                "(self, protocol_factory, sock, server, backlog, /)",
+                "Accept connections and make transports of them.",
+            ),
+            (
+                fastcall!(c"_connect_stream", connect_stream),
+                "(self, sock, protocol, waiter, extra, server, /)",
+                "A transport for a connected socket.",
+            ),
         ],
     )
 }

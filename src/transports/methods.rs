@@ -37,16 +37,14 @@ unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
 /// Whether the stream takes writes at all; one that is lost counts them and warns, as asyncio does.
 fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
     if it.has(EOF_WRITTEN) {
-        return Err(PyRuntimeError::new_err(format!(
-            "Cannot call {function}() after write_eof()"
-        ))
-        .into());
+        return Err(
+            PyRuntimeError::new_err(format!("Cannot call {function}() after write_eof()")).into(),
+        );
     }
     if it.empty_waiter.with(|waiter| waiter.is_some()) {
-        return Err(PyRuntimeError::new_err(format!(
-            "unable to {verb}; sendfile is in progress"
-        ))
-        .into());
+        return Err(
+            PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")).into(),
+        );
     }
     Ok(())
 }
@@ -82,14 +80,15 @@ fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObjec
 
 #[cold]
 fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
-    for (key, value) in args.keywords() {
-        // SAFETY: attached; keyword names are live strings.
-        if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
-            return Ok(value);
-        }
-        return Err(unexpected(function, key));
+    let Some((key, value)) = args.keywords().next() else {
+        return Err(missing(function, name));
+    };
+    // SAFETY: attached; keyword names are live strings.
+    if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
+        Ok(value)
+    } else {
+        Err(unexpected(function, key))
     }
-    Err(missing(function, name))
 }
 
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
@@ -129,7 +128,10 @@ unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
         .name()
         .and_then(|name| name.repr())
         .map_or_else(|_| String::from("?"), |name| name.to_string());
-    PyTypeError::new_err(format!("data argument must be a bytes-like object, not {name}")).into()
+    PyTypeError::new_err(format!(
+        "data argument must be a bytes-like object, not {name}"
+    ))
+    .into()
 }
 
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
@@ -328,7 +330,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
         let me = Ref::borrowed(slf);
         if let Some(event_loop) = it.event_loop.get() {
             if it.start(LoopCore::of(event_loop.as_ptr()), slf).is_err() {
-                it.fatal_error(&me, "Fatal error: the socket cannot be watched")?;
+                Stream::fatal_error(&me, "Fatal error: the socket cannot be watched")?;
             }
         }
         if waiter != ffi::Py_None() {
@@ -380,8 +382,10 @@ unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     unsafe {
         let it = Stream::of(slf);
         let py = Python::assume_attached();
-        it.low_water.set(Bound::from_borrowed_ptr(py, low).extract()?);
-        it.high_water.set(Bound::from_borrowed_ptr(py, high).extract()?);
+        it.low_water
+            .set(Bound::from_borrowed_ptr(py, low).extract()?);
+        it.high_water
+            .set(Bound::from_borrowed_ptr(py, high).extract()?);
         if let Some(event_loop) = it.event_loop.get() {
             write::pause_protocol(event_loop.as_ptr(), &Ref::borrowed(slf), it)?;
         }
@@ -485,14 +489,15 @@ getter!(get_paused, |it| Ok(Ref::bool(it.has(PAUSED))));
 getter!(get_eof, |it| Ok(Ref::bool(it.has(EOF_WRITTEN))));
 getter!(get_lost, |it| Ok(Ref::bool(it.has(LOST))));
 getter!(get_blocked, |it| Ok(Ref::bool(it.has(BLOCKED))));
-getter!(get_protocol_paused, |it| Ok(Ref::bool(it.has(PROTOCOL_PAUSED))));
+getter!(get_protocol_paused, |it| Ok(Ref::bool(
+    it.has(PROTOCOL_PAUSED)
+)));
 
 unsafe fn set_slot(slot: &crate::ffi::Local<Option<Ref>>, value: *mut PyObject) -> c_int {
     guard_int(|| {
         // SAFETY: the setter passes a live object or null for a deletion.
-        let value = unsafe {
-            (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value))
-        };
+        let value =
+            unsafe { (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value)) };
         drop(slot.replace(value));
         Ok(())
     })
@@ -507,11 +512,7 @@ unsafe extern "C" fn set_empty_waiter(
     unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
 }
 
-unsafe extern "C" fn set_socket(
-    slf: *mut PyObject,
-    value: *mut PyObject,
-    _: *mut c_void,
-) -> c_int {
+unsafe extern "C" fn set_socket(slf: *mut PyObject, value: *mut PyObject, _: *mut c_void) -> c_int {
     // SAFETY: the descriptor has checked `self`.
     unsafe { set_slot(&Stream::of(slf).socket, value) }
 }

@@ -24,7 +24,9 @@ const READ_FAILED: &str = "Fatal read error on socket transport";
 /// What a read found.
 enum Outcome {
     /// Data for the protocol; `true` when the socket may hold more.
-    Data { more: bool },
+    Data {
+        more: bool,
+    },
     Nothing,
     End,
     /// The connection is being closed for an error that was reported.
@@ -91,24 +93,21 @@ fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
     n == size || it.has(HANGUP)
 }
 
-fn read_bytes(
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    me: &Ref,
-    it: &Stream,
-) -> Res<Outcome> {
+fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
     let fd = it.fd.get();
-    let read = core.scratch.with(|scratch| -> io::Result<(usize, Res<Ref>)> {
-        if scratch.is_empty() {
-            scratch.resize(READ_SIZE, 0);
-        }
-        let n = receive(fd, scratch.as_mut_ptr(), READ_SIZE)?;
-        Ok((n, core.spare_bytes.make(&scratch[..n])))
-    });
+    let read = core
+        .scratch
+        .with(|scratch| -> io::Result<(usize, Res<Ref>)> {
+            if scratch.is_empty() {
+                scratch.resize(READ_SIZE, 0);
+            }
+            let n = receive(fd, scratch.as_mut_ptr(), READ_SIZE)?;
+            Ok((n, core.spare_bytes.make(&scratch[..n])))
+        });
     let (n, data) = match read {
         Ok((0, _)) => return Ok(Outcome::End),
         Ok((n, data)) => (n, data?),
-        Err(error) => return read_failed(me, it, error),
+        Err(error) => return read_failed(me, error),
     };
     it.set(CORKED, true);
     let called = it.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
@@ -154,7 +153,7 @@ fn after_call(
                 write::flush(core, event_loop, me, it)
             };
             let _ = Raised::from(error);
-            let reported = it.fatal_error(me, message);
+            let reported = Stream::fatal_error(me, message);
             flushed.and(reported)
         }
     }
@@ -179,7 +178,7 @@ fn read_into_protocol(
     let buffer = match get_buffer(it) {
         Ok(buffer) => buffer,
         Err(Raised) => {
-            it.fatal_error(me, "Fatal error: protocol.get_buffer() call failed.")?;
+            Stream::fatal_error(me, "Fatal error: protocol.get_buffer() call failed.")?;
             return Ok(Outcome::Failed);
         }
     };
@@ -192,13 +191,12 @@ fn read_into_protocol(
     let n = match read {
         Ok(0) => return Ok(Outcome::End),
         Ok(n) => n,
-        Err(error) => return read_failed(me, it, error),
+        Err(error) => return read_failed(me, error),
     };
     it.set(CORKED, true);
     // SAFETY: attached; a size fits.
-    let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
-        it.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()])
-    });
+    let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }
+        .and_then(|count| it.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()]));
     after_call(
         core,
         event_loop,
@@ -241,12 +239,12 @@ fn empty_buffer() -> Raised {
 }
 
 #[cold]
-fn read_failed(me: &Ref, it: &Stream, error: io::Error) -> Res<Outcome> {
+fn read_failed(me: &Ref, error: io::Error) -> Res<Outcome> {
     if error.kind() == io::ErrorKind::WouldBlock {
         return Ok(Outcome::Nothing);
     }
     let _ = Raised::from(errors::os_error(&error));
-    it.fatal_error(me, READ_FAILED)?;
+    Stream::fatal_error(me, READ_FAILED)?;
     Ok(Outcome::Failed)
 }
 
@@ -263,6 +261,6 @@ fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
             Ok(())
         }
         Ok(false) => methods::close_stream(me, it),
-        Err(Raised) => it.fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
+        Err(Raised) => Stream::fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
     }
 }

@@ -255,10 +255,7 @@ impl Stream {
     pub fn set_protocol(&self, protocol: &Ref) -> Res<()> {
         // SAFETY: attached; both objects are live.
         let buffered = unsafe {
-            ffi::PyObject_IsInstance(
-                protocol.as_ptr(),
-                Stdlib::get().buffered_protocol.as_ptr(),
-            )
+            ffi::PyObject_IsInstance(protocol.as_ptr(), Stdlib::get().buffered_protocol.as_ptr())
         };
         if buffered < 0 {
             return Err(crate::ffi::Raised);
@@ -288,12 +285,15 @@ impl Stream {
 
     /// Reports the exception that is set and ends the connection, by the transport's `_fatal_error()`.
     #[cold]
-    pub fn fatal_error(&self, me: &Ref, message: &str) -> Res<()> {
+    pub fn fatal_error(me: &Ref, message: &str) -> Res<()> {
         // SAFETY: called from the loop or a method, attached.
         let py = unsafe { Python::assume_attached() };
         let error = errors::take(py)?;
         let name = &Stdlib::get().names._fatal_error;
-        let name = name.bind(py).cast::<pyo3::types::PyString>().map_err(PyErr::from)?;
+        let name = name
+            .bind(py)
+            .cast::<pyo3::types::PyString>()
+            .map_err(PyErr::from)?;
         me.bind(py)
             .call_method1(name, (error.into_value(py), message))?;
         Ok(())
@@ -400,7 +400,8 @@ impl Stream {
             detach(py, &server, me)?;
         }
         if let Some(waiter) = self.empty_waiter.get() {
-            let error = pyo3::exceptions::PyConnectionError::new_err("Connection is closed by peer");
+            let error =
+                pyo3::exceptions::PyConnectionError::new_err("Connection is closed by peer");
             let waiter = waiter.bind(py);
             if !waiter.call_method0("done")?.is_truthy()? {
                 waiter.call_method1("set_exception", (error.into_value(py),))?;
@@ -456,7 +457,9 @@ pub fn create(
     // the state is written before anything can look at the object.
     let me = unsafe {
         let Some(alloc) = (*ty).tp_alloc else {
-            return Err(PyImportError::new_err("SocketTransport cannot be allocated"));
+            return Err(PyImportError::new_err(
+                "SocketTransport cannot be allocated",
+            ));
         };
         let me = Ref::new(alloc(ty, 0))?;
         let object = me.as_ptr().cast::<StreamObject>();

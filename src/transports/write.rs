@@ -7,9 +7,7 @@ use std::os::fd::RawFd;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use super::stream::{
-    Stream, BLOCKED, CLOSING, CORKED, EOF_WRITTEN, LOST, PROTOCOL_PAUSED,
-};
+use super::stream::{Stream, BLOCKED, CLOSING, CORKED, EOF_WRITTEN, LOST, PROTOCOL_PAUSED};
 use crate::event_loop::{errors, resolve, LoopCore};
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
@@ -103,7 +101,13 @@ fn slice(bytes: &Ref) -> &[u8] {
 }
 
 /// Takes `data` to be sent: with what else the protocol writes in this call or turn, or at once if it is much.
-pub fn write(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream, data: Ref) -> Res<()> {
+pub fn write(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+    data: Ref,
+) -> Res<()> {
     let size = it.queue.with(|queue| {
         queue.push(data);
         queue.size()
@@ -251,7 +255,7 @@ fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
         }
     }
     let _ = crate::ffi::Raised::from(error);
-    it.fatal_error(me, "Fatal write error on socket transport")
+    Stream::fatal_error(me, "Fatal write error on socket transport")
 }
 
 /// `pause_writing()` when more is queued than the high-water mark.
@@ -261,7 +265,13 @@ pub fn pause_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<(
         return Ok(());
     }
     it.set(PROTOCOL_PAUSED, true);
-    tell(event_loop, me, it, &Stdlib::get().names.pause_writing, "pause_writing")
+    tell(
+        event_loop,
+        me,
+        it,
+        &Stdlib::get().names.pause_writing,
+        "pause_writing",
+    )
 }
 
 /// `resume_writing()` when no more is queued than the low-water mark.
@@ -271,7 +281,13 @@ pub fn resume_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<
         return Ok(());
     }
     it.set(PROTOCOL_PAUSED, false);
-    tell(event_loop, me, it, &Stdlib::get().names.resume_writing, "resume_writing")
+    tell(
+        event_loop,
+        me,
+        it,
+        &Stdlib::get().names.resume_writing,
+        "resume_writing",
+    )
 }
 
 fn tell(event_loop: *mut PyObject, me: &Ref, it: &Stream, name: &Ref, text: &str) -> Res<()> {

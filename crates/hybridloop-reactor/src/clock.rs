@@ -95,7 +95,10 @@ mod tests {
         while now_ns() - start_ns < 5_000_000 {}
         let found = ticks() - start;
         // Preemption between the readings can stretch either side.
-        assert!(found > wanted / 4 && found < wanted * 20, "{found} of {wanted}");
+        assert!(
+            found > wanted / 4 && found < wanted * 20,
+            "{found} of {wanted}"
+        );
     }
 
     #[test]
@@ -104,7 +107,10 @@ mod tests {
             let when = f64::from(i) * 12.345_678_911 + 0.1 / f64::from(i + 1);
             let ns = deadline_ns(when);
             assert!(seconds(ns) >= when);
-            assert!(ns < 3 || seconds(ns - 3) < when, "nor late by more than the float's own step");
+            assert!(
+                ns < 3 || seconds(ns - 3) < when,
+                "nor late by more than the float's own step"
+            );
         }
         assert_eq!(deadline_ns(-1.0), 0);
         assert_eq!(deadline_ns(f64::NAN), 0);

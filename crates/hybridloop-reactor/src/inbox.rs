@@ -87,9 +87,9 @@ impl<T> Inbox<T> {
     /// Tells producers that the consumer no longer blocks. Mail that came in stays marked.
     pub fn awake(&self) {
         // A failure means that a producer has put MAIL there, which is what the consumer has to see.
-        let _ =
-            self.state
-                .compare_exchange(POLLING, RUNNING, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self
+            .state
+            .compare_exchange(POLLING, RUNNING, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 
@@ -131,7 +131,10 @@ mod tests {
         inbox.awake();
         assert!(inbox.has_mail());
         inbox.open();
-        assert_eq!((inbox.pop(), inbox.pop(), inbox.pop()), (Some(2), Some(3), None));
+        assert_eq!(
+            (inbox.pop(), inbox.pop(), inbox.pop()),
+            (Some(2), Some(3), None)
+        );
     }
 
     #[test]

@@ -141,7 +141,11 @@ impl Poller {
     ///
     /// # Errors
     /// [`io::ErrorKind::Interrupted`] when a signal came in, or what else the selector says.
-    pub fn poll(&mut self, timeout: Option<Duration>, into: &mut VecDeque<Event>) -> io::Result<()> {
+    pub fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        into: &mut VecDeque<Event>,
+    ) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)?;
         for event in &self.events {
             if event.token() == WAKER {
@@ -187,9 +191,13 @@ mod tests {
             readable: true,
             writable: false,
         };
-        registrar.register_level(level.as_raw_fd(), b, read, false).unwrap();
+        registrar
+            .register_level(level.as_raw_fd(), b, read, false)
+            .unwrap();
         let first = poll(&mut poller);
-        assert!(first.iter().any(|e| e.token == a && e.writable && !e.readable));
+        assert!(first
+            .iter()
+            .any(|e| e.token == a && e.writable && !e.readable));
 
         edge_peer.write_all(b"x").unwrap();
         level_peer.write_all(b"x").unwrap();

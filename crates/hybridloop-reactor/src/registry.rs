@@ -114,7 +114,11 @@ mod tests {
         assert_eq!(registry.get(first), Some(&"first"));
         assert_eq!(registry.remove(first), Some("first"));
         let second = registry.insert("second");
-        assert_eq!(first.index(), second.index(), "the slab uses the index again");
+        assert_eq!(
+            first.index(),
+            second.index(),
+            "the slab uses the index again"
+        );
         assert_eq!(registry.get(first), None);
         assert_eq!(registry.remove(first), None);
         assert_eq!(registry.get_mut(second), Some(&mut "second"));

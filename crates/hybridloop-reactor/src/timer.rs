@@ -179,7 +179,10 @@ mod tests {
         assert_eq!((gone.len(), heap.len()), (500, 500));
         let left: Vec<_> = std::iter::from_fn(|| heap.pop()).collect();
         assert!(left.iter().all(|i| i % 2 == 1));
-        assert!(left.windows(2).all(|pair| pair[0] > pair[1]), "later pushes were due earlier");
+        assert!(
+            left.windows(2).all(|pair| pair[0] > pair[1]),
+            "later pushes were due earlier"
+        );
     }
 
     #[test]

@@ -18,7 +18,13 @@ pub(crate) fn register(
         (libc::EVFILT_READ, interest.readable),
         (libc::EVFILT_WRITE, interest.writable),
     ] {
-        let result = control(kqueue, fd, filter, if wanted { add } else { libc::EV_DELETE }, token);
+        let result = control(
+            kqueue,
+            fd,
+            filter,
+            if wanted { add } else { libc::EV_DELETE },
+            token,
+        );
         match result {
             // A filter that was never added cannot be deleted, which is what was asked for.
             Err(error) if !wanted && error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -49,7 +55,17 @@ fn control(kqueue: RawFd, fd: RawFd, filter: i16, flags: u16, token: u64) -> io:
         udata: token as *mut libc::c_void,
     };
     // SAFETY: one change is read, no event is written.
-    if unsafe { libc::kevent(kqueue, &raw const change, 1, ptr::null_mut(), 0, ptr::null()) } == -1 {
+    if unsafe {
+        libc::kevent(
+            kqueue,
+            &raw const change,
+            1,
+            ptr::null_mut(),
+            0,
+            ptr::null(),
+        )
+    } == -1
+    {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
