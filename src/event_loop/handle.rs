@@ -26,6 +26,7 @@ impl LoopCore {
         let this = handle.as_ptr();
         // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
         unsafe {
+            (*this).set(SCHEDULED, false);
             if !(*this).has(CANCELLED) && !(*this).callback.is_null() {
                 (*this).set(RUNNING, true);
                 let outcome = if self.is_debug() {

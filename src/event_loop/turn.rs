@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hybridloop_reactor::{now_ns, ticks, Event, TimerHeap};
+use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
@@ -94,18 +94,10 @@ impl LoopCore {
             return 0;
         }
         let now = now_ns();
-        let mut count = 0;
-        while let Some(timer) = self.timers.with(|timers| timers.pop_due(now)) {
-            // SAFETY: an owned handle is live.
-            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
-            if timer.has(CANCELLED) {
-                self.timers.with(TimerHeap::note_cancelled_gone);
-            } else {
-                self.ready.with(|ready| ready.push_back(timer));
-                count += 1;
-            }
-        }
-        count
+        self.timers.with(|timers| {
+            self.ready
+                .with(|ready| timers.take_due(now, |timer| ready.push_back(timer)))
+        })
     }
 
     /// Polls, for as long as nothing else is to be done.

@@ -11,7 +11,7 @@ use super::refs::Ref;
 /// Below this CPython shares objects (empty, single bytes) or allocates them cheaply.
 const MIN_SIZE: usize = 256;
 /// What is worth keeping.
-const MAX_SIZE: usize = 64 * 1024;
+const MAX_SIZE: usize = 256 * 1024;
 
 /// The object that data was last handed over in, used again for the next data of the same size if nobody kept it.
 ///

@@ -8,6 +8,11 @@ const MIN_CANCELLED: usize = 100;
 /// … and they are more than one in two.
 const MAX_CANCELLED_SHARE: usize = 2;
 
+/// How many due items are popped one by one before sorting is thought of …
+const POPPED_FIRST: usize = 64;
+/// … and what share of those left they have to be: looking through all must not cost more than popping did.
+const WORTH_SORTING_SHARE: usize = 16;
+
 struct Entry<T> {
     when: u64,
     seq: u64,
@@ -93,12 +98,32 @@ impl<T> TimerHeap<T> {
         self.heap.peek().map(|entry| (entry.when, &entry.item))
     }
 
-    /// Takes the earliest item if it is due at `now` (ns).
-    pub fn pop_due(&mut self, now: u64) -> Option<T> {
-        if self.heap.peek()?.when > now {
-            return None;
+    /// Hands the items that are due at `now` (ns) to `each`, earliest first, and counts them.
+    ///
+    /// A few are popped; when they turn out to be a good part of the heap, the rest of them is sorted out in one go,
+    /// which walks memory in order.
+    pub fn take_due(&mut self, now: u64, mut each: impl FnMut(T)) -> usize {
+        let mut count = 0;
+        while self.heap.peek().is_some_and(|entry| entry.when <= now) {
+            if count >= POPPED_FIRST && count >= self.heap.len() / WORTH_SORTING_SHARE {
+                return count + self.sort_out_due(now, each);
+            }
+            if let Some(entry) = self.heap.pop() {
+                each(entry.item);
+            }
+            count += 1;
         }
-        self.heap.pop().map(|entry| entry.item)
+        count
+    }
+
+    fn sort_out_due(&mut self, now: u64, each: impl FnMut(T)) -> usize {
+        let mut due = std::mem::take(&mut self.heap).into_vec();
+        let later: Vec<_> = due.extract_if(.., |entry| entry.when > now).collect();
+        self.heap = BinaryHeap::from(later);
+        due.sort_unstable_by_key(Entry::key);
+        let count = due.len();
+        due.into_iter().map(|entry| entry.item).for_each(each);
+        count
     }
 
     /// Takes the earliest item whether or not it is due.
@@ -158,10 +183,30 @@ mod tests {
             heap.push(when, item);
         }
         assert_eq!(heap.peek(), Some((10, &'a')));
-        let due: Vec<_> = std::iter::from_fn(|| heap.pop_due(20)).collect();
+        let mut due = Vec::new();
+        assert_eq!(heap.take_due(20, |item| due.push(item)), 3);
         assert_eq!(due, ['a', 'b', 'c']);
         assert_eq!(heap.len(), 1);
-        assert_eq!(heap.pop_due(29), None);
+        assert_eq!(heap.take_due(29, |_| ()), 0);
+    }
+
+    #[test]
+    fn many_due_items_come_in_the_same_order() {
+        let mut heap = TimerHeap::new();
+        // A fixed permutation of 0..4096, each time twice.
+        for i in 0..8192_u64 {
+            heap.push(i * 1181 % 4096, i);
+        }
+        let mut due = Vec::new();
+        assert_eq!(
+            heap.take_due(2999, |i| due.push((i * 1181 % 4096, i))),
+            6000
+        );
+        assert!(due.is_sorted(), "by deadline, then by age");
+        assert_eq!((due.len(), heap.len()), (6000, 2192));
+        assert_eq!(heap.peek().map(|(when, _)| when), Some(3000));
+        assert_eq!(heap.take_due(u64::MAX, |_| ()), 2192);
+        assert!(heap.is_empty());
     }
 
     #[test]
