@@ -15,11 +15,12 @@ use pyo3::prelude::*;
 /// Native core of hybridloop; use the `hybridloop` package.
 #[pymodule(gil_used = false)]
 mod _core {
-    use super::{event_loop, stdlib, transports, Bound, PyModule, PyModuleMethods, PyResult};
+    use super::{event_loop, ffi, stdlib, transports, Bound, PyModule, PyModuleMethods, PyResult};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         stdlib::Stdlib::init(module.py())?;
+        ffi::context::probe(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
         transports::register(module)

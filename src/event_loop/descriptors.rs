@@ -334,10 +334,10 @@ impl LoopCore {
             let call = Call {
                 callback,
                 args: rest,
-                context: context::copy_current()?,
+                context: Some(context::copy_current()?),
                 event_loop: slf,
             };
-            let handle = new_handle(&self.maker, call)?;
+            let handle = new_handle(&self.maker, &self.contexts, call)?;
             (*handle.as_ptr()).set(PERSISTENT, true);
             if self.is_debug() {
                 handle::note_source(&handle)?;

@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::{errors, LoopCore};
+use crate::ffi::context::Contexts;
 use crate::ffi::fastcall::{guard, guard_int};
 use crate::ffi::handle::{
     is_timer, make_types, recycle, HandleObject, HandleRef, CANCELLED, PERSISTENT, RUNNING,
-    SCHEDULED,
+    SCHEDULED, TEMPLATE,
 };
 use crate::ffi::typespec::getset;
 use crate::ffi::{context, Raised, Ref, Res};
@@ -32,7 +33,7 @@ impl LoopCore {
                 let outcome = if self.is_debug() {
                     self.run_reported(event_loop, &handle)
                 } else {
-                    Self::run_plain(event_loop, &handle)
+                    self.run_plain(event_loop, &handle)
                 };
                 (*this).set(RUNNING, false);
                 outcome?;
@@ -45,12 +46,32 @@ impl LoopCore {
     }
 
     #[inline]
-    unsafe fn run_plain(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
         let this = handle.as_ptr();
-        // SAFETY: the caller owns the handle and has set RUNNING.
-        match unsafe { context::run_in((*this).context, || HandleObject::call(this)) } {
-            Ok(_) => Ok(()),
+        // SAFETY: the caller owns the handle and has set RUNNING, so its context stays.
+        let result = unsafe {
+            if (*this).has(TEMPLATE) {
+                self.run_in_copy(this)
+            } else {
+                context::run_in((*this).context, || HandleObject::call(this)).map(drop)
+            }
+        };
+        match result {
+            Ok(()) => Ok(()),
             Err(Raised) => errors::callback_failed(event_loop, handle),
+        }
+    }
+
+    /// Runs a handle in a copy of the template it was made with.
+    #[inline]
+    unsafe fn run_in_copy(&self, this: *mut HandleObject) -> Res<()> {
+        // SAFETY: as for `run_plain`.
+        unsafe {
+            let template = Ref::borrowed((*this).context);
+            let context = Contexts::lease(&self.contexts, &template)?;
+            let result = context::run_in(context.as_ptr(), || HandleObject::call(this));
+            Contexts::give_back(&self.contexts, context);
+            result.map(drop)
         }
     }
 
@@ -63,7 +84,7 @@ impl LoopCore {
         );
         let start = now_ns();
         // SAFETY: the caller's promise.
-        let result = unsafe { Self::run_plain(event_loop, handle) };
+        let result = unsafe { self.run_plain(event_loop, handle) };
         let took = seconds(now_ns() - start);
         drop(self.current_handle.take());
         result?;
@@ -210,7 +231,16 @@ getter!(get_args, |this| if (*this).has(CANCELLED) {
 } else {
     HandleObject::args_tuple(this)
 });
-getter!(get_context, |this| field((*this).context));
+getter!(get_context, |this| {
+    if (*this).has(TEMPLATE) {
+        // Whoever asks may change it: from here on the handle has a context of its own.
+        let own = context::copy(&Ref::borrowed((*this).context))?;
+        (*this).set(TEMPLATE, false);
+        let template = std::mem::replace(&mut (*this).context, own.into_ptr());
+        ffi::Py_DECREF(template);
+    }
+    field((*this).context)
+});
 getter!(get_loop, |this| field((*this).event_loop));
 getter!(get_cancelled, |this| Ok(Ref::bool((*this).has(CANCELLED))));
 getter!(get_repr, |this| field((*this).debug_repr));

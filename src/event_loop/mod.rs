@@ -26,6 +26,7 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use crate::ffi::bytes::SpareBytes;
+use crate::ffi::context::Contexts;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Local, Ref, Res};
 use crate::transports;
@@ -40,6 +41,7 @@ pub use schedule::install;
 pub struct LoopCore {
     pub ready: Local<VecDeque<HandleRef>>,
     pub maker: Local<Maker>,
+    pub contexts: Local<Contexts>,
     pub timers: Local<TimerHeap<HandleRef>>,
     pub inbox: Inbox<HandleRef>,
     /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
@@ -86,6 +88,7 @@ impl LoopCore {
         Ok(Self {
             ready: Local::default(),
             maker: Local::default(),
+            contexts: Local::default(),
             timers: Local::default(),
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
@@ -213,6 +216,7 @@ impl LoopCore {
         }
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
+        drop(Contexts::take_all(&self.contexts));
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());

@@ -166,6 +166,8 @@ impl LoopCore {
         self.timers.with(|timers| handles(timers.iter(), &visit))?;
         self.flush.with(|list| objects(list.iter(), &visit))?;
         self.again.with(|list| objects(list.iter(), &visit))?;
+        self.contexts
+            .with(|contexts| objects(contexts.iter(), &visit))?;
         self.descriptors.with(|all| all.traverse(&visit))?;
         for slot in [
             &self.slow_callback_duration,

@@ -12,7 +12,7 @@ use pyo3::types::PyType;
 use super::{handle, LoopCore};
 use crate::ffi::fastcall::{missing, unexpected, Method};
 use crate::ffi::handle::{new_handle, new_timer, Call, HandleRef, SCHEDULED};
-use crate::ffi::{context, Args, Raised, Ref, Res};
+use crate::ffi::{Args, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
 
@@ -26,7 +26,7 @@ impl LoopCore {
         event_loop: *mut PyObject,
         callback: *mut PyObject,
         args: &[*mut PyObject],
-        context: Ref,
+        context: Option<Ref>,
     ) -> Res<HandleRef> {
         let call = Call {
             callback,
@@ -35,7 +35,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's promise.
-        let handle = unsafe { new_handle(&self.maker, call)? };
+        let handle = unsafe { new_handle(&self.maker, &self.contexts, call)? };
         self.push_ready(handle.clone());
         Ok(handle)
     }
@@ -76,7 +76,7 @@ impl LoopCore {
         when: f64,
         callback: *mut PyObject,
         args: &[*mut PyObject],
-        context: Ref,
+        context: Option<Ref>,
     ) -> Res<HandleRef> {
         let call = Call {
             callback,
@@ -85,7 +85,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's arguments are live.
-        let timer = unsafe { new_timer(&self.maker, call, when)? };
+        let timer = unsafe { new_timer(&self.maker, &self.contexts, call, when)? };
         // SAFETY: just made.
         unsafe { (*timer.as_ptr()).set(SCHEDULED, true) };
         self.timers
@@ -98,7 +98,7 @@ impl LoopCore {
 struct Parsed<'a> {
     callback: *mut PyObject,
     args: &'a [*mut PyObject],
-    context: Ref,
+    context: Option<Ref>,
 }
 
 #[inline]
@@ -119,11 +119,9 @@ unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a
         return Err(missing(function, "callback"));
     }
     // SAFETY: `None` is always live.
-    let context = if context.is_null() || context == unsafe { ffi::Py_None() } {
-        context::copy_current()?
-    } else {
-        // SAFETY: an argument is live during the call.
-        unsafe { Ref::borrowed(context) }
+    // SAFETY: `None` is always live, and an argument is live during the call.
+    let context = unsafe {
+        (!context.is_null() && context != ffi::Py_None()).then(|| Ref::borrowed(context))
     };
     Ok(Parsed {
         callback,
@@ -172,7 +170,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             context: call.context,
             event_loop: slf,
         };
-        let handle = new_handle(&core.maker, call)?;
+        let handle = new_handle(&core.maker, &core.contexts, call)?;
         if core.is_debug() {
             handle::note_source(&handle)?;
         }
@@ -420,7 +418,7 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
         let handle = Bound::from_borrowed_ptr(py, handle);
         if !handle.call_method0("cancelled")?.is_truthy()? {
             let run = handle.getattr("_run")?;
-            core.soon(slf, run.as_ptr(), &[], context::copy_current()?)?;
+            core.soon(slf, run.as_ptr(), &[], None)?;
         }
         Ok(Ref::none())
     }

@@ -11,6 +11,7 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use super::{errors, LoopCore};
+use crate::ffi::context::Contexts;
 use crate::ffi::handle::{Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
 use crate::transports;
@@ -39,6 +40,7 @@ pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
             return Err(flushed.err().map_or(error, PyErr::from));
         }
         if core.stopping.get() {
+            drop(Contexts::take_all(&core.contexts));
             return Ok(());
         }
     }
@@ -132,6 +134,7 @@ impl LoopCore {
         };
         let spare = self.maker.with(Maker::trim);
         drop(spare);
+        drop(Contexts::take_all(&self.contexts));
         if !self.inbox.sleep() {
             return self.poll_now(py);
         }

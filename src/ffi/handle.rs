@@ -17,6 +17,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
+use super::context::Contexts;
 use super::fastcall::Res;
 use super::local::Local;
 use super::refs::Ref;
@@ -32,6 +33,8 @@ pub const CANCELLED: u8 = 1;
 pub const RUNNING: u8 = 1 << 1;
 /// A reader or writer: it runs again and again.
 pub const PERSISTENT: u8 = 1 << 2;
+/// The context is a template: the callback runs in a copy of it.
+pub const TEMPLATE: u8 = 1 << 4;
 /// In the timer heap.
 pub const SCHEDULED: u8 = 1 << 3;
 
@@ -201,7 +204,8 @@ impl HandleObject {
 pub struct Call<'a> {
     pub callback: *mut PyObject,
     pub args: &'a [*mut PyObject],
-    pub context: Ref,
+    /// The context to run in, or none for a copy of the current one.
+    pub context: Option<Ref>,
     pub event_loop: *mut PyObject,
 }
 
@@ -271,11 +275,15 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
 /// # Safety
 /// Everything in `call` is live.
 #[inline]
-pub unsafe fn new_handle(maker: &Local<Maker>, call: Call<'_>) -> Res<HandleRef> {
+pub unsafe fn new_handle(
+    maker: &Local<Maker>,
+    contexts: &Local<Contexts>,
+    call: Call<'_>,
+) -> Res<HandleRef> {
     // SAFETY: an object of the free list is an empty handle that nobody else can see.
     unsafe {
         let handle = take_free(maker, &HANDLE_TYPE, 0)?;
-        fill(handle.as_ptr(), call)?;
+        fill(handle.as_ptr(), contexts, call)?;
         made(maker, &handle);
         Ok(handle)
     }
@@ -286,12 +294,17 @@ pub unsafe fn new_handle(maker: &Local<Maker>, call: Call<'_>) -> Res<HandleRef>
 /// # Safety
 /// As [`new_handle`].
 #[inline]
-pub unsafe fn new_timer(maker: &Local<Maker>, call: Call<'_>, when: f64) -> Res<HandleRef> {
+pub unsafe fn new_timer(
+    maker: &Local<Maker>,
+    contexts: &Local<Contexts>,
+    call: Call<'_>,
+    when: f64,
+) -> Res<HandleRef> {
     // SAFETY: a fresh object.
     unsafe {
         let handle = take_free(maker, &TIMER_TYPE, 1)?;
         (*handle.as_ptr()).when = when;
-        fill(handle.as_ptr(), call)?;
+        fill(handle.as_ptr(), contexts, call)?;
         made(maker, &handle);
         Ok(handle)
     }
@@ -395,7 +408,7 @@ unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
 }
 
 #[inline]
-unsafe fn fill(this: *mut HandleObject, call: Call<'_>) -> Res<()> {
+unsafe fn fill(this: *mut HandleObject, contexts: &Local<Contexts>, call: Call<'_>) -> Res<()> {
     // SAFETY: the handle is empty, and everything in `call` is live.
     unsafe {
         let n = call.args.len();
@@ -420,7 +433,14 @@ unsafe fn fill(this: *mut HandleObject, call: Call<'_>) -> Res<()> {
         }
         ffi::Py_INCREF(call.callback);
         (*this).callback = call.callback;
-        (*this).context = call.context.into_ptr();
+        (*this).context = match call.context {
+            Some(context) => context.into_ptr(),
+            None => {
+                let template = Contexts::template(contexts)?;
+                (*this).set(TEMPLATE, true);
+                template.into_ptr()
+            }
+        };
         ffi::Py_INCREF(call.event_loop);
         (*this).event_loop = call.event_loop;
         Ok(())

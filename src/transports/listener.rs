@@ -245,15 +245,7 @@ fn out_of_resources(
         .extract()?;
     let when = seconds(now_ns()) + delay;
     // SAFETY: all objects are live.
-    unsafe {
-        core.at(
-            event_loop,
-            when,
-            retry.as_ptr(),
-            &[],
-            context::copy_current()?,
-        )?
-    };
+    unsafe { core.at(event_loop, when, retry.as_ptr(), &[], None)? };
     let _ = Raised::from(errors::os_error(&error));
     report(event_loop, it, "socket.accept() out of system resource")
 }
@@ -381,9 +373,9 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();
-        core.soon(slf, made.as_ptr(), &[me.as_ptr()], context.clone())?;
+        core.soon(slf, made.as_ptr(), &[me.as_ptr()], Some(context.clone()))?;
         let start: Ref = me.bind(py).getattr("_start")?.into();
-        core.soon(slf, start.as_ptr(), &[waiter], context)?;
+        core.soon(slf, start.as_ptr(), &[waiter], Some(context))?;
         Ok(me)
     }
 }

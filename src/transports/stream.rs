@@ -321,10 +321,6 @@ impl Stream {
             let py = Python::assume_attached();
             let core = LoopCore::of(event_loop.as_ptr());
             let callback = Bound::from_borrowed_ptr(py, me).getattr("_call_connection_lost")?;
-            let context = match self.context.get() {
-                Some(context) => context,
-                None => context::copy_current()?,
-            };
             if core.is_closed() {
                 // Nothing will run the callback; the descriptor must not stay open for that.
                 self.close_descriptor(me)?;
@@ -334,7 +330,7 @@ impl Stream {
                 event_loop.as_ptr(),
                 callback.as_ptr(),
                 &[error.as_ptr()],
-                context,
+                self.context.get(),
             )?;
         }
         self.update_hold(me);
