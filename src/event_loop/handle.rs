@@ -156,13 +156,13 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
             return Ok(Ref::none());
         }
         let core = LoopCore::of(event_loop);
+        (*this).set(CANCELLED, true);
         if core.is_debug() {
             let py = Python::assume_attached();
             let text = Bound::from_borrowed_ptr(py, slf).repr()?;
             let old = std::mem::replace(&mut (*this).debug_repr, Ref::from(text).into_ptr());
             ffi::Py_XDECREF(old);
         }
-        (*this).set(CANCELLED, true);
         if !core.is_owner() {
             // The owner of the loop lets go of the rest when it comes by.
             return Ok(Ref::none());
@@ -219,18 +219,8 @@ macro_rules! getter {
     };
 }
 
-getter!(get_callback, |this| {
-    if (*this).has(CANCELLED) {
-        Ok(Ref::none())
-    } else {
-        field((*this).callback)
-    }
-});
-getter!(get_args, |this| if (*this).has(CANCELLED) {
-    Ok(Ref::none())
-} else {
-    HandleObject::args_tuple(this)
-});
+getter!(get_callback, |this| field((*this).callback));
+getter!(get_args, |this| HandleObject::args_tuple(this));
 getter!(get_context, |this| {
     if (*this).has(TEMPLATE) {
         // Whoever asks may change it: from here on the handle has a context of its own.

@@ -239,7 +239,12 @@ unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
 
 unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
-    unsafe { Stream::of(slf).force_close(slf, &Ref::none())? };
+    unsafe {
+        let it = Stream::of(slf);
+        // What was written before and merely gathered counts as sent.
+        flush_now(&Ref::borrowed(slf), it)?;
+        it.force_close(slf, &Ref::none())?;
+    }
     Ok(Ref::none())
 }
 
@@ -437,7 +442,7 @@ pub fn methods() -> Vec<ffi::PyMethodDef> {
         noargs!(c"write_eof", write_eof).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
         noargs!(c"can_write_eof", can_write_eof).def(c"can_write_eof($self)\n--\n\nTrue: a stream can be half closed."),
         noargs!(c"close", close).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
-        noargs!(c"abort", abort).def(c"abort($self)\n--\n\nDrop what was written; connection_lost(None) follows."),
+        noargs!(c"abort", abort).def(c"abort($self)\n--\n\nDrop what the system has not taken; connection_lost(None) follows."),
         noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
         noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether data goes to the protocol."),
         noargs!(c"pause_reading", pause_reading).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
