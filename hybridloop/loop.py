@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -20,7 +21,19 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class _NativeSelector:
-    """Stands where inherited code expects a selector: the core has its own."""
+    """Answers inherited code that asks its selector what is watched; the core has its own."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """What is watched of a descriptor; `KeyError` if nothing is."""
+        reader, writer = data = self._loop._watched(fileobj)
+        events = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
+        if not events:
+            raise KeyError(f"{fileobj!r} is not registered")
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        return selectors.SelectorKey(fileobj, fd, events, data)
 
     def close(self) -> None:
         """Do nothing; the core closes its selector itself."""
@@ -34,28 +47,30 @@ class Loop(SocketMethods):
     """
 
     _ssock: socket.socket | None
-    _csock: socket.socket | None
+    _signal_writer: socket.socket | None
 
     def __init__(self) -> None:
-        super().__init__(_NativeSelector())  # type: ignore[arg-type]
+        super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
 
     # The self-pipe carries signals only, because other threads wake the core by itself. So it is
-    # made with the first signal handler.
+    # made when `add_signal_handler()` asks for its writing end.
 
     def _make_self_pipe(self) -> None:
-        self._ssock = self._csock = None
+        self._ssock = self._signal_writer = None
 
     def _close_self_pipe(self) -> None:
         if self._ssock is not None:
             super()._close_self_pipe()
 
-    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
-        """Call back, in the loop, when the process gets a signal. Main thread only."""
-        self._check_signal(sig)
-        self._check_closed()
-        if self._ssock is None:
+    @property
+    def _csock(self) -> socket.socket | None:
+        if self._signal_writer is None and not self._closed:
             super()._make_self_pipe()
-        super().add_signal_handler(sig, callback, *args)
+        return self._signal_writer
+
+    @_csock.setter
+    def _csock(self, sock: socket.socket | None) -> None:
+        self._signal_writer = sock
 
     def run_forever(self) -> None:
         """Run until stop() is called."""

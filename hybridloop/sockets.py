@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from . import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Buffer
 
 _BLOCKED = (BlockingIOError, InterruptedError)
@@ -52,30 +50,28 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
         self._wait_socket(sock, write, future)
         return future
 
-    async def _retry(
-        self, sock: socket.socket, write: bool, call: Callable[..., Any], *args: Any
-    ) -> Any:
+    async def _retry(self, sock: socket.socket, write: bool, method: str, *args: Any) -> Any:
         self._check_socket(sock)
         while True:
             try:
-                return call(*args)
+                return getattr(sock, method)(*args)
             except _BLOCKED:
                 pass
             await self._socket_ready(sock, write=write)
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to `n` bytes; empty at the end of the stream."""
-        data: bytes = await self._retry(sock, False, sock.recv, n)
+        data: bytes = await self._retry(sock, False, "recv", n)
         return data
 
     async def sock_recv_into(self, sock: socket.socket, buf: Buffer) -> int:
         """Receive into a writable buffer; returns the number of bytes."""
-        count: int = await self._retry(sock, False, sock.recv_into, buf)
+        count: int = await self._retry(sock, False, "recv_into", buf)
         return count
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram of up to `bufsize` bytes; returns data and sender's address."""
-        result: tuple[bytes, Any] = await self._retry(sock, False, sock.recvfrom, bufsize)
+        result: tuple[bytes, Any] = await self._retry(sock, False, "recvfrom", bufsize)
         return result
 
     async def sock_recvfrom_into(
@@ -84,7 +80,7 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
         """Receive a datagram into a writable buffer; returns its size and the sender's address."""
         if not nbytes:
             nbytes = len(buf)  # type: ignore[arg-type]
-        result: tuple[int, Any] = await self._retry(sock, False, sock.recvfrom_into, buf, nbytes)
+        result: tuple[int, Any] = await self._retry(sock, False, "recvfrom_into", buf, nbytes)
         return result
 
     async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None:
@@ -99,7 +95,7 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
 
     async def sock_sendto(self, sock: socket.socket, data: Buffer, address: Any) -> int:
         """Send a datagram to `address`; returns the number of bytes."""
-        count: int = await self._retry(sock, True, sock.sendto, data, address)
+        count: int = await self._retry(sock, True, "sendto", data, address)
         return count
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
@@ -123,6 +119,6 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection; returns the new, non-blocking socket and the peer's address."""
-        conn, address = await self._retry(sock, False, sock.accept)
+        conn, address = await self._retry(sock, False, "accept")
         conn.setblocking(False)
         return conn, address

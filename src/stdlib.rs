@@ -11,6 +11,7 @@ use crate::ffi::Ref;
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
         /// Interned attribute and argument names.
+        #[allow(non_snake_case)]
         pub struct Names { $(pub $name: Ref),* }
 
         impl Names {
@@ -23,6 +24,8 @@ macro_rules! names {
 
 names!(
     _fatal_error,
+    Future,
+    Task,
     buffer_updated,
     call_exception_handler,
     callback,
@@ -43,8 +46,9 @@ pub struct Stdlib {
     pub names: Names,
     /// `("loop",)`: keyword names for `Future(loop=…)`.
     pub loop_keyword: Ref,
-    pub future: Ref,
-    pub task: Ref,
+    /// The contents of `asyncio.futures` and `asyncio.tasks`, whose `Future` and `Task` programs may replace.
+    pub futures: Ref,
+    pub tasks: Ref,
     pub base_create_task: Ref,
     pub buffered_protocol: Ref,
     pub format_callback_source: Ref,
@@ -72,8 +76,8 @@ impl Stdlib {
         Ok(Self {
             names: Names::new(py),
             loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
-            future: take("asyncio", &["Future"])?,
-            task: take("asyncio", &["Task"])?,
+            futures: take("asyncio.futures", &["__dict__"])?,
+            tasks: take("asyncio.tasks", &["__dict__"])?,
             base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,
             buffered_protocol: take("asyncio", &["BufferedProtocol"])?,
             format_callback_source: take("asyncio.format_helpers", &["_format_callback_source"])?,

@@ -517,6 +517,25 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
+/// `_watched(fd)`: the reader and writer handle of a descriptor, or `None` for each.
+unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `add_reader`.
+    unsafe {
+        let fd = file_descriptor(file)?;
+        let handle = |direction: &Direction| direction.callback.clone().map(HandleRef::into_object);
+        let (reader, writer) = LoopCore::of(slf).descriptors.with(|all| {
+            all.watch(fd).map_or((None, None), |watch| {
+                (handle(&watch.read), handle(&watch.write))
+            })
+        });
+        let (reader, writer) = (
+            reader.unwrap_or_else(Ref::none),
+            writer.unwrap_or_else(Ref::none),
+        );
+        Ref::new(ffi::PyTuple_Pack(2, reader.as_ptr(), writer.as_ptr()))
+    }
+}
+
 /// `_ensure_fd_no_transport(fd)`: refuses descriptors that a transport of this loop owns.
 unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `add_reader`.
@@ -551,6 +570,11 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
                 onearg!(c"_remove_writer", remove_writer),
                 "(self, fd)",
                 "Stop calling back; False if nothing was there.",
+            ),
+            (
+                onearg!(c"_watched", watched),
+                "(self, fd)",
+                "Reader and writer handle of a descriptor.",
             ),
             (
                 fastcall!(c"_wait_socket", wait_socket),

@@ -70,8 +70,19 @@ impl LoopCore {
             let template = Ref::borrowed((*this).context);
             let context = Contexts::lease(&self.contexts, &template)?;
             let result = context::run_in(context.as_ptr(), || HandleObject::call(this));
-            Contexts::give_back(&self.contexts, context);
-            result.map(drop)
+            match result {
+                Ok(_) => {
+                    Contexts::give_back(&self.contexts, context);
+                    Ok(())
+                }
+                Err(raised) => {
+                    // The exception handler runs in the handle's context, and sees what the callback has set.
+                    (*this).set(TEMPLATE, false);
+                    (*this).context = context.into_ptr();
+                    ffi::Py_DECREF(template.as_ptr());
+                    Err(raised)
+                }
+            }
         }
     }
 
@@ -98,9 +109,8 @@ impl LoopCore {
                 .format_handle
                 .bind(py)
                 .call1((handle.as_object().bind(py),))?;
-            stdlib
-                .logger
-                .bind(py)
+            py.import("asyncio.base_events")?
+                .getattr("logger")?
                 .call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
         }
         Ok(())

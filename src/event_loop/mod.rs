@@ -76,6 +76,9 @@ pub struct LoopCore {
     pub transport_class: Local<Option<Ref>>,
 }
 
+// Python's allocator aligns objects to 16 bytes and no more.
+const _: () = assert!(align_of::<LoopCore>() <= 16);
+
 // SAFETY: see the rule of the type: cells are touched by one thread at a time, under the interpreter lock or, on
 // free-threaded builds, behind the owner check of each entry.
 unsafe impl Send for LoopCore {}

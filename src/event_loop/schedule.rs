@@ -316,13 +316,28 @@ unsafe fn get_debug(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_debug()))
 }
 
+/// What a module calls by a name now.
+fn current(module: &Ref, name: &Ref) -> Res<Ref> {
+    // SAFETY: attached; `module` is the dictionary of a module, and the result is borrowed from it.
+    unsafe {
+        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
+        if found.is_null() {
+            if ffi::PyErr_Occurred().is_null() {
+                ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
+            }
+            return Err(Raised);
+        }
+        Ok(Ref::borrowed(found))
+    }
+}
+
 unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
     let stdlib = Stdlib::get();
     let args = [ptr::null_mut(), slf];
     // SAFETY: one keyword argument, with the slot before it free for the callee.
     unsafe {
         Ref::new(ffi::PyObject_Vectorcall(
-            stdlib.future.as_ptr(),
+            current(&stdlib.futures, &stdlib.names.Future)?.as_ptr(),
             args.as_ptr().add(1),
             ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             stdlib.loop_keyword.as_ptr(),
@@ -371,7 +386,7 @@ unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             names
         };
         Ref::new(ffi::PyObject_Vectorcall(
-            stdlib.task.as_ptr(),
+            current(&stdlib.tasks, &stdlib.names.Task)?.as_ptr(),
             values.as_ptr().add(1),
             1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             names.as_ptr(),

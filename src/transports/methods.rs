@@ -485,6 +485,14 @@ getter!(get_conn_lost, |it| {
     // SAFETY: attached; returns a new reference or raises.
     unsafe { Ref::new(ffi::PyLong_FromLong(it.lost_writes.get().into())) }
 });
+getter!(get_high_water, |it| {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.high_water.get())) }
+});
+getter!(get_low_water, |it| {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.low_water.get())) }
+});
 getter!(get_fd, |it| {
     // SAFETY: attached; returns a new reference or raises.
     unsafe { Ref::new(ffi::PyLong_FromLong(it.fd.get().into())) }
@@ -537,5 +545,7 @@ pub fn attributes() -> Vec<ffi::PyGetSetDef> {
         getset(c"_lost", get_lost, None),
         getset(c"_write_blocked", get_blocked, None),
         getset(c"_protocol_paused", get_protocol_paused, None),
+        getset(c"_high_water", get_high_water, None),
+        getset(c"_low_water", get_low_water, None),
     ]
 }

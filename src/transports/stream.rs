@@ -58,8 +58,14 @@ struct StreamObject {
     ob_base: ffi::PyObject,
     /// `asyncio.BaseTransport._extra`: the dictionary behind `get_extra_info()`, once somebody asks.
     extra: *mut PyObject,
+    /// Where asyncio's `_FlowControlMixin` keeps `_loop`, `_protocol_paused` and the water marks. Always null: the
+    /// attributes are answered from the state below.
+    flow_control: [*mut PyObject; 4],
     stream: Stream,
 }
+
+// Python's allocator aligns objects to 16 bytes and no more.
+const _: () = assert!(align_of::<StreamObject>() <= 16);
 
 static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 
@@ -591,12 +597,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let base = py
         .import("asyncio.transports")?
-        .getattr("Transport")?
+        .getattr("_FlowControlMixin")?
         .cast_into::<PyType>()?;
     let size: usize = base.getattr("__basicsize__")?.extract()?;
     if size != std::mem::offset_of!(StreamObject, stream) {
         return Err(PyImportError::new_err(format!(
-            "asyncio.Transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
+            "asyncio's transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
              upgrade hybridloop"
         )));
     }

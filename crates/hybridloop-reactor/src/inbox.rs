@@ -25,14 +25,15 @@ type Queue<T> = model::Queue<T>;
 /// is missed and one sleep costs one wake-up, however many producers there are. `tests/loom.rs` checks all
 /// interleavings.
 pub struct Inbox<T> {
-    queue: Queue<T>,
+    /// On the heap, because it asks for more alignment than Python gives its objects.
+    queue: Box<Queue<T>>,
     state: AtomicU8,
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
         Self {
-            queue: Queue::new(),
+            queue: Box::new(Queue::new()),
             state: AtomicU8::new(RUNNING),
         }
     }
