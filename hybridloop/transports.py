@@ -54,7 +54,9 @@ class SocketTransport(_core.StreamTransport):
             family, kind, proto = self._socket_kind() or (-1, -1, -1)
             sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
             sock.setblocking(False)
-            self._socket = sock
+            if not self._adopt_socket(sock):
+                # Another thread has asked at the same time.
+                sock.detach()
         return None if self._lost else self._socket
 
     @property

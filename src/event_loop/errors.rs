@@ -30,6 +30,14 @@ pub fn take(py: Python<'_>) -> Res<PyErr> {
     if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Err(error.into());
     }
+    // Before Python 3.12 the traceback travels beside the exception, and does not reach who only gets the exception.
+    #[cfg(not(Py_3_12))]
+    if let Some(traceback) = error.traceback(py) {
+        // SAFETY: attached; both objects are live.
+        unsafe {
+            pyo3::ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr());
+        }
+    }
     Ok(error)
 }
 

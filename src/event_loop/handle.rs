@@ -93,25 +93,41 @@ impl LoopCore {
             self.current_handle
                 .replace(Some(handle.as_object().clone())),
         );
-        let start = now_ns();
-        // SAFETY: the caller's promise.
-        let result = unsafe { self.run_plain(event_loop, handle) };
-        let took = seconds(now_ns() - start);
+        let result = self.timed(
+            // SAFETY: the caller's promise.
+            || unsafe { self.run_plain(event_loop, handle) },
+            |py| {
+                Stdlib::get()
+                    .format_handle
+                    .bind(py)
+                    .call1((handle.as_object().bind(py),))
+            },
+        );
         drop(self.current_handle.take());
+        result
+    }
+
+    /// Runs `body` and logs it, as `describe` puts it, if it took longer than `slow_callback_duration`.
+    #[cold]
+    pub fn timed(
+        &self,
+        body: impl FnOnce() -> Res<()>,
+        describe: impl FnOnce(Python<'_>) -> PyResult<Bound<'_, PyAny>>,
+    ) -> Res<()> {
+        let start = now_ns();
+        let result = body();
+        let took = seconds(now_ns() - start);
         result?;
         // SAFETY: called from the loop, attached.
         let py = unsafe { Python::assume_attached() };
         let limit = self.slow_callback_duration.get();
-        let slow = limit.map_or(Ok(false), |limit| limit.bind(py).le(took))?;
-        if slow {
-            let stdlib = Stdlib::get();
-            let text = stdlib
-                .format_handle
-                .bind(py)
-                .call1((handle.as_object().bind(py),))?;
+        if limit.map_or(Ok(false), |limit| limit.bind(py).le(took))? {
             py.import("asyncio.base_events")?
                 .getattr("logger")?
-                .call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+                .call_method1(
+                    "warning",
+                    ("Executing %s took %.3f seconds", describe(py)?, took),
+                )?;
         }
         Ok(())
     }

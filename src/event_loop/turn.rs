@@ -207,7 +207,11 @@ impl LoopCore {
     fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
         if let Some(stream) = self.descriptors.with(|all| all.stream(event.token)) {
             // SAFETY: the table holds only stream transports under this kind.
-            return unsafe { transports::stream_ready(py, self, object, &stream, event) };
+            let body = || unsafe { transports::stream_ready(py, self, object, &stream, event) };
+            if self.is_debug() {
+                return self.timed(body, |py| stream.bind(py).repr().map(Bound::into_any));
+            }
+            return body();
         }
         // A source may have gone away after the kernel had noted the event.
         match self.descriptors.with(|all| all.ready(event)) {

@@ -32,6 +32,8 @@ pub struct Listener {
     socket: Local<Option<Ref>>,
     context: Local<Option<Ref>>,
     stopped: Cell<bool>,
+    /// Out of descriptors: new connections wait until it is tried again.
+    resting: Cell<bool>,
 }
 
 // SAFETY: touched by the thread that holds the loop, like the loop's own state.
@@ -58,6 +60,7 @@ impl Listener {
     /// Tries again after the system ran out of descriptors.
     fn _retry(slf: &Bound<'_, Self>) {
         let it = slf.get();
+        it.resting.set(false);
         if let Some(event_loop) = it.event_loop.get().filter(|_| !it.stopped.get()) {
             // SAFETY: the loop of a listener is a LoopCore.
             let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
@@ -109,6 +112,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 socket: some(socket),
                 context: Local::new(Some(context::copy_current()?)),
                 stopped: Cell::new(false),
+                resting: Cell::new(false),
             },
         )?;
         let source = Source::Listener((&listener).into());
@@ -160,7 +164,7 @@ pub fn accept(
         .map_err(PyErr::from)?
         .get();
     for _ in 0..it.backlog {
-        if it.stopped.get() {
+        if it.stopped.get() || it.resting.get() {
             return Ok(());
         }
         match accept_one(it.fd) {
@@ -237,6 +241,7 @@ fn out_of_resources(
     listener: &Ref,
     error: io::Error,
 ) -> Res<()> {
+    it.resting.set(true);
     let retry: Ref = listener.bind(py).getattr("_retry")?.into();
     // Seconds, as asyncio waits.
     let delay: f64 = py

@@ -435,6 +435,19 @@ unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
+/// `_adopt_socket(sock)`: makes a Python socket the owner of the descriptor; `False` if there is one, or it is closed.
+unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe {
+        let it = Stream::of(slf);
+        let free = !it.has(LOST) && it.socket.with(|socket| socket.is_none());
+        if free {
+            drop(it.socket.replace(Some(Ref::borrowed(socket))));
+        }
+        Ok(Ref::bool(free))
+    }
+}
+
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
         fastcall!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
@@ -454,6 +467,7 @@ pub fn methods() -> Vec<ffi::PyMethodDef> {
         fastcall!(c"_set_limits", set_limits).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
         onearg!(c"_address", address).def(c"_address($self, peer, /)\n--\n\nThe local address, or the peer's."),
         noargs!(c"_socket_kind", socket_kind).def(c"_socket_kind($self)\n--\n\nFamily, type and protocol of the socket."),
+        onearg!(c"_adopt_socket", adopt_socket).def(c"_adopt_socket($self, sock, /)\n--\n\nMake a Python socket the owner of the descriptor, if there is none yet."),
         onearg!(c"_start", start).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
         onearg!(c"_force_close", force_close).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
         onearg!(c"_call_connection_lost", call_connection_lost).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
@@ -525,17 +539,12 @@ unsafe extern "C" fn set_empty_waiter(
     unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
 }
 
-unsafe extern "C" fn set_socket(slf: *mut PyObject, value: *mut PyObject, _: *mut c_void) -> c_int {
-    // SAFETY: the descriptor has checked `self`.
-    unsafe { set_slot(&Stream::of(slf).socket, value) }
-}
-
 pub fn attributes() -> Vec<ffi::PyGetSetDef> {
     vec![
         getset(c"_loop", get_loop, None),
         getset(c"_protocol", get_protocol_attribute, None),
         getset(c"_server", get_server, None),
-        getset(c"_socket", get_socket, Some(set_socket)),
+        getset(c"_socket", get_socket, None),
         getset(c"_sock_fd", get_fd, None),
         getset(c"_empty_waiter", get_empty_waiter, Some(set_empty_waiter)),
         getset(c"_conn_lost", get_conn_lost, None),

@@ -1,0 +1,194 @@
+# Everything here works on a fresh machine with Rust, Python, make and a C compiler:
+# `make demo` shows hybridloop at work, `make test` tests it, `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+CARGO ?= cargo
+PORT ?= 8000
+# For example: make test PYTEST_ARGS="-k timers -x"
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+MIN_PYTHON := 11
+MIN_RUST := 85
+MINOR_VERSION := -c 'import sys; print(sys.version_info[:2])'
+
+PY := $(VENV)/bin/python
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# PyO3's build script asks this interpreter, also when cargo is called without maturin.
+export PYO3_PYTHON := $(abspath $(PY))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+RUST_SOURCES := $(shell find src crates include -type f \( -name '*.rs' -o -name '*.h' -o -name Cargo.toml \) 2>/dev/null)
+BUILD_INPUTS := $(RUST_SOURCES) Cargo.toml pyproject.toml $(wildcard Cargo.lock build.rs rust-toolchain.toml)
+BUILT := $(VENV)/.built
+
+# What stands in a virtual environment whose interpreter is gone has to be installed anew, and an
+# extension that is gone built anew; its path is written in the file BUILT.
+$(shell [ -x "$(PY)" ] || rm -f "$(BUILT)" "$(VENV)/.maturin" "$(VENV)"/.extra-*)
+$(shell [ -e "$$(cat "$(BUILT)" 2>/dev/null)" ] || rm -f "$(BUILT)")
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@echo "usage: make [target] [PYTHON=python3.12] [VENV=.venv-3.12]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+##### Use
+
+.PHONY: demo
+demo: $(BUILT) $(VENV)/.extra-demo ## Serve HTTP on hybridloop, check every response, compare asyncio, uvloop and hybridloop
+	@$(PY) -m examples.demo $(DEMO_ARGS)
+
+.PHONY: serve
+serve: $(BUILT) $(VENV)/.extra-demo ## Keep the demo's server running (PORT=8000)
+	@echo "http://127.0.0.1:$(PORT)/  /json  /about  /stream  POST /echo    Ctrl-C stops the server"
+	@$(PY) -m uvicorn examples.demo.app:app --loop hybridloop:new_event_loop --http httptools \
+		--lifespan off --host 127.0.0.1 --port $(PORT)
+
+.PHONY: build
+build: $(BUILT) ## Build the extension in release mode into the virtual environment
+
+.PHONY: wheel
+wheel: $(VENV)/.maturin ## Build a wheel for PYTHON into dist/
+	@$(VENV)/bin/maturin build --release --interpreter $(PY) --out dist
+
+.PHONY: sdist
+sdist: $(VENV)/.maturin ## Build a source distribution into dist/
+	@$(VENV)/bin/maturin sdist --out dist
+
+##### Check
+
+.PHONY: test
+test: test-rust test-python ## Run every test: Rust, loom models, Python
+
+.PHONY: test-rust
+test-rust: | check-tools ## Run the tests of the crates without Python, and their loom models
+	$(CARGO) test -p hybridloop-reactor
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor --release --test loom \
+		--target-dir "$(TARGET_DIR)/loom"
+
+.PHONY: test-python
+test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")
+	$(PY) -m pytest tests $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor --test loom \
+		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest hybridloop \
+		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+
+.PHONY: format
+format: $(VENV)/.extra-lint | check-lint-tools ## Format the Rust and Python code
+	$(CARGO) fmt --all
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+##### Measure
+
+.PHONY: bench
+bench: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run the whole benchmark and write docs/benchmarks.md
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short benchmark for a first impression
+	$(PY) -m benchmarks --quick $(BENCH_ARGS)
+
+##### Set up
+
+.PHONY: clean
+clean: ## Remove everything that was built, and the virtual environment
+	rm -rf "$(TARGET_DIR)" "$(VENV)" dist .pytest_cache .mypy_cache .ruff_cache
+	rm -f hybridloop/*.so
+	find hybridloop tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY): | check-tools
+	@echo "Making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv --clear "$(VENV)"
+
+$(VENV)/.maturin: pyproject.toml $(PY)
+	@echo "Installing maturin into $(VENV)"
+	@$(PY) -m pip install -q "$$($(PY) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')"
+	@touch $@
+
+$(BUILT): $(BUILD_INPUTS) $(VENV)/.maturin | check-tools
+	@echo "Building hybridloop in release mode; the first time takes a minute or two"
+	@PIP_QUIET=1 VIRTUAL_ENV="$(abspath $(VENV))" $(VENV)/bin/maturin develop --release
+	@$(PY) -c 'import hybridloop._core; print(hybridloop._core.__file__)' > $@
+
+# The extras are read from pyproject.toml, so that each is written down once.
+$(VENV)/.extra-%: pyproject.toml $(PY)
+	@echo "Installing what the extra '$*' needs into $(VENV)"
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+		["project"]["optional-dependencies"]["$*"], sep="\n")' > "$@.txt"
+	@$(PY) -m pip install -q -r "$@.txt"
+	@touch $@
+
+# Name everything that is missing at once, with the way to get it, before anything else runs.
+.PHONY: check-tools
+check-tools:
+	@ok=1; \
+	missing() { ok=; echo "hybridloop needs $$1" >&2; shift; printf '    %s\n' "$$@" >&2; }; \
+	rust="$$(rustc --version 2>/dev/null)"; minor="$${rust#rustc 1.}"; minor="$${minor%%.*}"; \
+	if [ -z "$$rust" ] || ! $(CARGO) --version >/dev/null 2>&1; then \
+		missing "Rust 1.$(MIN_RUST) or newer, with cargo; there is none on the PATH:" \
+			"install rustup from https://rustup.rs, then open a new shell"; \
+	elif [ "$$minor" -lt $(MIN_RUST) ]; then \
+		missing "Rust 1.$(MIN_RUST) or newer; this is $$rust:" \
+			"with rustup:    rustup update stable" \
+			"without rustup: install it from https://rustup.rs"; \
+	fi; \
+	if ! "$(PYTHON)" -c "" 2>/dev/null; then \
+		missing "Python 3.$(MIN_PYTHON) or newer; there is no $(PYTHON) that runs:" \
+			"Debian 12+, Ubuntu 24.04+: sudo apt install python3 python3-venv" \
+			"macOS:                     brew install python" \
+			"under another name:        make PYTHON=python3.12 ..."; \
+	elif ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, $(MIN_PYTHON)))'; then \
+		missing "Python 3.$(MIN_PYTHON) or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1):" \
+			"a newer one is installed:  make PYTHON=python3.12 ..." \
+			"Debian 12+, Ubuntu 24.04+: sudo apt install python3 python3-venv" \
+			"macOS:                     brew install python" \
+			"elsewhere:                 pyenv (https://github.com/pyenv/pyenv) builds any version"; \
+	elif ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
+		missing "the modules venv and ensurepip of $(PYTHON):" \
+			"Debian, Ubuntu: sudo apt install python3-venv"; \
+	elif [ "$(origin PYTHON)" != file ] && [ -x "$(PY)" ] && \
+		[ "$$("$(PYTHON)" $(MINOR_VERSION))" != "$$($(PY) $(MINOR_VERSION))" ]; then \
+		missing "another virtual environment: $(VENV) has $$($(PY) --version)," \
+			"but PYTHON is $(PYTHON). For both side by side: make VENV=.venv-other ..."; \
+	fi; \
+	if ! cc --version >/dev/null 2>&1; then \
+		missing "a C compiler, as Rust's linker; cc does not run:" \
+			"Debian, Ubuntu: sudo apt install build-essential" \
+			"macOS:          xcode-select --install"; \
+	fi; \
+	[ -n "$$ok" ]
+
+.PHONY: check-lint-tools
+check-lint-tools: | check-tools
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || { \
+		echo "hybridloop's lints need rustfmt and clippy:" >&2; \
+		echo "    with rustup: rustup component add rustfmt clippy" >&2; exit 1; }
+
+.PHONY: check-bench-tools
+check-bench-tools: | $(PY)
+	@ok=1; \
+	missing() { ok=; echo "hybridloop's benchmarks need $$1" >&2; echo "    $$2" >&2; }; \
+	include="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+	[ -e "$$include/Python.h" ] || \
+		missing "the C headers of $(PYTHON)" "Debian, Ubuntu: sudo apt install python3-dev"; \
+	command -v wrk >/dev/null || \
+		missing "wrk" "Debian, Ubuntu: sudo apt install wrk    macOS: brew install wrk"; \
+	[ -n "$$ok" ]

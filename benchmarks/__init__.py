@@ -1,0 +1,1 @@
+"""Benchmarks of asyncio event loops; see README.md."""

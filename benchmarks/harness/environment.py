@@ -1,0 +1,43 @@
+"""What the benchmarks ran on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sysconfig
+from pathlib import Path
+
+from benchmarks.loops import version
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def python_build() -> str:
+    flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    optimised = "with" if "--enable-optimizations" in flags else "without"
+    return f"{platform.python_implementation()} {platform.python_version()} ({optimised} PGO)"
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe(loops: list[str]) -> dict[str, str]:
+    """Return names and values for the head of the report."""
+    servers = {name: package_version(name) for name in ("uvicorn", "httptools", "aiohttp")}
+    return {
+        "CPU": f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores",
+        "Kernel": f"{platform.system()} {platform.release()}",
+        "Python": python_build(),
+        "Loops": ", ".join(f"{name} ({version(name)})" for name in loops),
+        "Servers": ", ".join(f"{name} {number}" for name, number in servers.items() if number),
+    }

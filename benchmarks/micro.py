@@ -1,0 +1,312 @@
+"""Micro-benchmarks: ``python -m benchmarks.micro CASE --loop NAME`` prints CPU time per operation.
+
+Each case does a fixed number of operations per round and times them in CPU time of the whole
+process. Cases whose work has a result check it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextvars
+import json
+import random
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.loops import LOOPS, LoopFactory, loop_factory
+
+BATCH = 100_000
+PER_TURN = 100
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A case: ``run(factory, operations)`` returns the CPU nanoseconds of one round."""
+
+    run: Callable[[LoopFactory, int], int]
+    operations: int
+    title: str
+
+
+CASES: dict[str, Micro] = {}
+
+
+def on_loop(
+    name: str, operations: int, title: str
+) -> Callable[[Callable[[asyncio.AbstractEventLoop, int], int]], None]:
+    """Register a case that drives a loop by itself."""
+
+    def register(case: Callable[[asyncio.AbstractEventLoop, int], int]) -> None:
+        loops: dict[LoopFactory, asyncio.AbstractEventLoop] = {}
+
+        def run(factory: LoopFactory, count: int) -> int:
+            loop = loops.get(factory) or loops.setdefault(factory, factory())
+            return case(loop, count)
+
+        CASES[name] = Micro(run, operations, title)
+
+    return register
+
+
+def in_task(
+    name: str, operations: int, title: str
+) -> Callable[[Callable[[int], Coroutine[Any, Any, int]]], None]:
+    """Register a case that is a coroutine."""
+
+    def register(case: Callable[[int], Coroutine[Any, Any, int]]) -> None:
+        def on(loop: asyncio.AbstractEventLoop, count: int) -> int:
+            return loop.run_until_complete(case(count))
+
+        on_loop(name, operations, title)(on)
+
+    return register
+
+
+def timed_run(loop: asyncio.AbstractEventLoop) -> int:
+    begin = time.process_time_ns()
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+def nothing(*args: object) -> None:
+    pass
+
+
+class Counter:
+    """A callback that stops the loop when it has been called ``count`` times."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int):
+        self.loop = loop
+        self.left = count
+
+    def tick(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.loop.stop()
+
+
+@on_loop("call_soon-chain", BATCH, "call_soon chain")
+def call_soon_chain(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    left = count
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            loop.call_soon(step)
+        else:
+            loop.stop()
+
+    loop.call_soon(step)
+    return timed_run(loop)
+
+
+@on_loop("call_soon-fanout", BATCH, "call_soon fan-out of 100k")
+def call_soon_fanout(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    begin = time.process_time_ns()
+    for _ in range(count):
+        loop.call_soon(nothing)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+@on_loop("call_soon-args-context", BATCH, "call_soon, 3 args + context")
+def call_soon_args_context(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    context = contextvars.copy_context()
+    begin = time.process_time_ns()
+    for _ in range(count):
+        loop.call_soon(nothing, 1, 2, 3, context=context)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+@on_loop("call_later-cancel", BATCH, "call_later + cancel")
+def call_later_cancel(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    left = count
+
+    def step() -> None:
+        nonlocal left
+        for _ in range(PER_TURN):
+            loop.call_later(60, nothing).cancel()
+        left -= PER_TURN
+        if left > 0:
+            loop.call_soon(step)
+        else:
+            loop.stop()
+
+    loop.call_soon(step)
+    return timed_run(loop)
+
+
+@on_loop("bulk-cancel", BATCH, "bulk cancel: 100k timers made, then cancelled")
+def bulk_cancel(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    begin = time.process_time_ns()
+    handles = [loop.call_later(60 + index * 1e-3, nothing) for index in range(count)]
+    for handle in handles:
+        handle.cancel()
+    del handles, handle
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+@on_loop("timers-due", BATCH, "100k timers made and due")
+def timers_due(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    # Less time than making them takes, so that all are due when the loop runs.
+    uniform = random.Random(1).uniform
+    delays = [uniform(0, 0.01) for _ in range(count)]
+    counter = Counter(loop, count)
+    begin = time.process_time_ns()
+    for delay in delays:
+        loop.call_later(delay, counter.tick)
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+@on_loop("threadsafe-own", BATCH, "call_soon_threadsafe from the loop's thread")
+def threadsafe_own(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    begin = time.process_time_ns()
+    for _ in range(count):
+        loop.call_soon_threadsafe(nothing)
+    loop.call_soon_threadsafe(loop.stop)
+    loop.run_forever()
+    return time.process_time_ns() - begin
+
+
+@on_loop("threadsafe-other", BATCH, "call_soon_threadsafe from another thread")
+def threadsafe_other(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    counter = Counter(loop, count)
+
+    def schedule() -> None:
+        for _ in range(count):
+            loop.call_soon_threadsafe(counter.tick)
+
+    thread = threading.Thread(target=schedule)
+    loop.call_soon(thread.start)
+    taken = timed_run(loop)
+    thread.join()
+    return taken
+
+
+@in_task("sleep0", BATCH, "task: sleep(0)")
+async def sleep0(count: int) -> int:
+    begin = time.process_time_ns()
+    for _ in range(count):
+        await asyncio.sleep(0)
+    return time.process_time_ns() - begin
+
+
+@in_task("queue-pingpong", 20_000, "Queue ping-pong between two tasks, round trip")
+async def queue_pingpong(count: int) -> int:
+    there: asyncio.Queue[int] = asyncio.Queue()
+    back: asyncio.Queue[int] = asyncio.Queue()
+
+    async def reflect() -> None:
+        for _ in range(count):
+            await back.put(await there.get())
+
+    task = asyncio.create_task(reflect())
+    begin = time.process_time_ns()
+    for index in range(count):
+        await there.put(index)
+        if await back.get() != index:
+            raise AssertionError("the queue lost an item")
+    taken = time.process_time_ns() - begin
+    await task
+    return taken
+
+
+@in_task("future-resolve", 50_000, "future resolved by call_soon and awaited")
+async def future_resolve(count: int) -> int:
+    loop = asyncio.get_running_loop()
+    begin = time.process_time_ns()
+    for index in range(count):
+        future = loop.create_future()
+        loop.call_soon(future.set_result, index)
+        if await future != index:
+            raise AssertionError("the future has another result")
+    return time.process_time_ns() - begin
+
+
+@in_task("create_task-await", 50_000, "create_task + await")
+async def create_task_await(count: int) -> int:
+    loop = asyncio.get_running_loop()
+
+    async def child(value: int) -> int:
+        return value
+
+    begin = time.process_time_ns()
+    for index in range(count):
+        if await loop.create_task(child(index)) != index:
+            raise AssertionError("the task has another result")
+    return time.process_time_ns() - begin
+
+
+@in_task("gather", 10_000, "gather of 10k")
+async def gather(count: int) -> int:
+    async def child(value: int) -> int:
+        return value
+
+    begin = time.process_time_ns()
+    results = await asyncio.gather(*map(child, range(count)))
+    taken = time.process_time_ns() - begin
+    if results != list(range(count)):
+        raise AssertionError("gather has other results")
+    return taken
+
+
+def create_close(factory: LoopFactory, count: int) -> int:
+    begin = time.process_time_ns()
+    for _ in range(count):
+        factory().close()
+    return time.process_time_ns() - begin
+
+
+CASES["create-close"] = Micro(create_close, 200, "loop create + close")
+
+
+@on_loop("run_until_complete", 10_000, "run_until_complete of a trivial coroutine")
+def run_until_complete(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    async def trivial() -> int:
+        return 7
+
+    begin = time.process_time_ns()
+    for _ in range(count):
+        if loop.run_until_complete(trivial()) != 7:
+            raise AssertionError("run_until_complete has another result")
+    return time.process_time_ns() - begin
+
+
+def measure(name: str, loop: str, rounds: int, operations: int | None = None) -> float:
+    """Return the CPU nanoseconds per operation: the median of the rounds after a first one."""
+    case = CASES[name]
+    count = operations or case.operations
+    factory = loop_factory(loop)
+    case.run(factory, count)
+    return statistics.median(case.run(factory, count) for _ in range(rounds)) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--loop", choices=LOOPS, default="asyncio")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--operations", type=int, help="per round; default: the case's own")
+    arguments = parser.parse_args()
+    # Some loops leak file descriptors when closed, and create-close makes many loops.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    taken = measure(arguments.case, arguments.loop, arguments.rounds, arguments.operations)
+    print(json.dumps({"ns": taken}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Real servers and clients, unchanged, on the event loop under test."""

@@ -1,0 +1,93 @@
+"""hypercorn and granian, which bring their own ways to choose a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+
+import pytest
+from websockets.sync.client import connect
+
+from .support.http import RawConnection, get, post
+from .support.loops import loop_class_path, run_stock, wait_until
+from .support.processes import ServerProcess
+
+BODY = os.urandom(1 << 20)
+CONNECTIONS = 200
+
+
+def check_http(port: int) -> None:
+    with RawConnection(port) as connection:
+        assert connection.request(get("/hello/first")).body == b"hello first"
+        described = json.loads(connection.request(get("/describe")).body)
+        assert described["loop"] == loop_class_path()
+        answer = json.loads(connection.request(post("/sha256", BODY)).body)
+        assert answer == {"sha256": hashlib.sha256(BODY).hexdigest(), "length": len(BODY)}
+        stream = connection.request(get("/stream/100")).body
+        assert stream == b"".join((b"%08d" % number) * 512 for number in range(100))
+
+
+def check_websocket(port: int) -> None:
+    with connect(f"ws://127.0.0.1:{port}/echo", open_timeout=10, max_size=None) as websocket:
+        for message in ["text", b"binary", BODY]:
+            websocket.send(message)
+            assert websocket.recv(timeout=10) == message
+
+
+def check_many(port: int) -> None:
+    async def one(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for turn in range(5):
+            writer.write(get(f"/hello/{number}-{turn}"))
+            await reader.readuntil(b"\r\n\r\n")
+            body = f"hello {number}-{turn}".encode()
+            assert await reader.readexactly(len(body)) == body
+        writer.close()
+        await writer.wait_closed()
+
+    async def client() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(CONNECTIONS):
+                group.create_task(one(number))
+
+    run_stock(client())
+
+
+def test_hypercorn() -> None:
+    with ServerProcess(["hypercorn_server.py"]) as server:
+        port = server.wait_for_port(r"^port (\d+)$")
+        server.wait_for_line("application: startup")
+        check_http(port)
+        check_websocket(port)
+        check_many(port)
+        assert server.stop() == 0, server.log
+        assert "application: shutdown" in server.log
+        server.assert_clean_log()
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_granian() -> None:
+    """granian's own threads accept and parse; its workers run the application on our loop."""
+    pytest.importorskip("granian", reason="granian has no wheel for this Python")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with ServerProcess(["granian_server.py", str(port)]) as server:
+        server.wait_for_line("application: startup")
+        wait_until(lambda: accepts(port), what="a listening granian")
+        check_http(port)
+        check_websocket(port)
+        check_many(port)
+        assert server.stop(signal.SIGTERM) == 0, server.log
+        assert "application: shutdown" in server.log
+        server.assert_clean_log()

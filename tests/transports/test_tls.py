@@ -1,0 +1,471 @@
+"""TLS over the native transports: CPython's own protocol on top of ours."""
+
+import asyncio
+import socket
+import ssl
+import struct
+
+import pytest
+import trustme
+
+from .support import MIB, Recorder, others_done, tcp_pair
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_context(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_context(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def distrusting_context():
+    """A client that knows another authority only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trustme.CA().configure_trust(context)
+    return context
+
+
+class Echo(Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+@pytest.fixture
+def serve(loop, server_context):
+    """``address, protocols = await serve(factory)`` with TLS."""
+    servers, protocols = [], []
+
+    async def serve(kind=Echo, **options):
+        def factory():
+            protocols.append(kind())
+            return protocols[-1]
+
+        server = await loop.create_server(
+            factory, "127.0.0.1", 0, **{"ssl": server_context, **options}
+        )
+        servers.append(server)
+        return server.sockets[0].getsockname(), protocols
+
+    yield serve
+    for server in servers:
+        server.close()
+    for protocol in protocols:
+        if protocol.transport is not None and not protocol.lost:
+            protocol.transport.abort()
+    for _ in range(5):
+        loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture
+def dial(loop, client_context):
+    transports = []
+
+    async def dial(address, factory=Recorder, **options):
+        transport, protocol = await loop.create_connection(
+            factory,
+            *address,
+            **{"ssl": client_context, "server_hostname": "localhost", **options},
+        )
+        transports.append((transport, protocol))
+        return transport, protocol
+
+    yield dial
+    for transport, protocol in transports:
+        if not protocol.lost:
+            transport.abort()
+    for _ in range(5):
+        loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture
+def quiet(loop, asyncio_log):
+    """For tests where the other end fails its handshake: asyncio may log that."""
+    loop.set_exception_handler(lambda loop, context: None)
+
+
+async def test_echo(loop, serve, dial, eventually):
+    address, _ = await serve()
+    transport, protocol = await dial(address)
+    for number in range(100):
+        transport.write(b"%d," % number)
+    expected = b"".join(b"%d," % number for number in range(100))
+    await eventually(lambda: protocol.data == expected)
+
+
+async def test_extra_info(loop, serve, dial, client_context):
+    address, _ = await serve()
+    transport, _ = await dial(address)
+    assert transport.get_extra_info("peername") == address
+    assert transport.get_extra_info("sslcontext") is client_context
+    assert transport.get_extra_info("cipher")
+    assert transport.get_extra_info("ssl_object").version().startswith("TLS")
+    assert ("DNS", "localhost") in transport.get_extra_info("peercert")["subjectAltName"]
+    assert transport.get_extra_info("socket").fileno() >= 0
+
+
+async def test_connection_made_comes_after_the_handshake(loop, serve, dial, eventually):
+    seen = []
+
+    class Asking(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            seen.append(transport.get_extra_info("cipher"))
+
+    address, _ = await serve(Asking)
+    await dial(address, Asking)
+    await eventually(lambda: len(seen) == 2)
+    assert all(seen)
+
+
+async def test_large_transfer(loop, serve, dial, eventually):
+    address, _ = await serve()
+    transport, protocol = await dial(address)
+    data = bytes(range(256)) * (8 * MIB // 256)
+    transport.write(data)
+    await eventually(lambda: len(protocol.data) >= len(data), timeout=40)
+    assert protocol.data == data
+
+
+async def test_flow_control(loop, serve, dial, eventually):
+    address, protocols = await serve(Recorder)
+    transport, protocol = await dial(address)
+    await eventually(lambda: protocols and protocols[0].transport)
+    protocols[0].transport.pause_reading()
+    written = 0
+    while "pause_writing" not in protocol.names:
+        transport.write(b"x" * MIB)
+        written += MIB
+        assert written < 64 * MIB
+        await asyncio.sleep(0)
+    assert "resume_writing" not in protocol.names
+    protocols[0].transport.resume_reading()
+    await eventually(lambda: "resume_writing" in protocol.names, timeout=40)
+    await eventually(lambda: len(protocols[0].data) == written, timeout=40)
+
+
+async def test_closing_flushes_and_ends_cleanly(loop, serve, dial, eventually):
+    address, protocols = await serve(Recorder)
+    transport, protocol = await dial(address)
+    transport.write(b"x" * 1_000_000)
+    transport.close()
+    await eventually(lambda: protocol.lost and protocols[0].lost)
+    assert protocol.lost_exception is None
+    assert protocols[0].lost_exception is None
+    assert len(protocols[0].data) == 1_000_000
+    assert protocols[0].names.count("eof_received") == 1
+
+
+async def test_server_closes(loop, serve, dial, eventually):
+    class Closing(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(b"bye")
+            self.transport.close()
+
+    address, _ = await serve(Closing)
+    transport, protocol = await dial(address)
+    transport.write(b"hello")
+    await eventually(lambda: protocol.lost)
+    assert protocol.data == b"bye"
+    assert protocol.lost_exception is None
+
+
+async def test_abort(loop, serve, dial, eventually):
+    address, protocols = await serve(Recorder)
+    transport, protocol = await dial(address)
+    await eventually(lambda: protocols and protocols[0].transport)
+    transport.abort()
+    await eventually(lambda: protocol.lost and protocols[0].lost)
+    assert protocol.lost_exception is None
+
+
+async def test_untrusted_certificate(loop, serve, quiet, distrusting_context):
+    address, protocols = await serve()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await loop.create_connection(
+            Recorder, *address, ssl=distrusting_context, server_hostname="localhost"
+        )
+
+
+async def test_wrong_host_name(loop, serve, quiet, client_context):
+    address, _ = await serve()
+    with pytest.raises(ssl.SSLCertVerificationError, match="ostname mismatch"):
+        await loop.create_connection(
+            Recorder, *address, ssl=client_context, server_hostname="example.org"
+        )
+
+
+async def test_server_goes_on_after_a_failed_handshake(
+    loop, serve, dial, quiet, eventually, distrusting_context
+):
+    address, _ = await serve()
+    for _ in range(3):
+        with pytest.raises(ssl.SSLError):
+            await loop.create_connection(
+                Recorder, *address, ssl=distrusting_context, server_hostname="localhost"
+            )
+    with socket.create_connection(address) as garbage:
+        garbage.send(b"this is not TLS\r\n\r\n")
+    transport, protocol = await dial(address)
+    transport.write(b"fine")
+    await eventually(lambda: protocol.data == b"fine")
+
+
+async def test_client_handshake_timeout(loop, client_context):
+    """A server that accepts and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than"):
+            await loop.create_connection(
+                Recorder,
+                *mute.getsockname(),
+                ssl=client_context,
+                server_hostname="localhost",
+                ssl_handshake_timeout=0.05,
+            )
+
+
+async def test_server_handshake_timeout(loop, serve, quiet, eventually):
+    address, _ = await serve(ssl_handshake_timeout=0.05)
+    with socket.create_connection(address) as mute:
+        mute.setblocking(False)
+
+        def ended():
+            try:
+                return mute.recv(100) == b""
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                return True
+
+        await eventually(ended)
+
+
+async def test_peer_vanishes_in_the_handshake(loop, client_context):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connecting = asyncio.create_task(
+            loop.create_connection(
+                Recorder,
+                *listener.getsockname(),
+                ssl=client_context,
+                server_hostname="localhost",
+            )
+        )
+        listener.setblocking(False)
+        accepted, _ = await loop.sock_accept(listener)
+        accepted.close()
+        with pytest.raises((ConnectionResetError, ssl.SSLError)):
+            await asyncio.wait_for(connecting, 10)
+
+
+async def test_cancelling_the_handshake(loop, client_context):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        task = asyncio.create_task(
+            loop.create_connection(
+                Recorder, *mute.getsockname(), ssl=client_context, server_hostname="localhost"
+            )
+        )
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.001)
+
+
+async def start_tls_on_both_ends(loop, client_context, server_context, client, server):
+    """A plain connection first; then both upgrade. Gives the two new transports."""
+    ours, theirs = tcp_pair()
+    plain_client, _ = await loop.connect_accepted_socket(lambda: client, ours)
+    plain_server, _ = await loop.connect_accepted_socket(lambda: server, theirs)
+    plain_client.write(b"STARTTLS\n")
+    while server.data != b"STARTTLS\n":
+        await asyncio.sleep(0.001)
+    server.data.clear()
+    return await asyncio.gather(
+        loop.start_tls(plain_client, client, client_context, server_hostname="localhost"),
+        loop.start_tls(plain_server, server, server_context, server_side=True),
+    )
+
+
+async def test_start_tls(loop, client_context, server_context, eventually):
+    client, server = Recorder(), Recorder()
+    client_side, server_side = await start_tls_on_both_ends(
+        loop, client_context, server_context, client, server
+    )
+    client_side.write(b"x" * 500_000)
+    await eventually(lambda: len(server.data) == 500_000)
+    server_side.write(b"secret answer")
+    await eventually(lambda: client.data == b"secret answer")
+    assert client_side.get_extra_info("cipher")
+    assert client.names.count("connection_made") == 1
+    client_side.close()
+    await eventually(lambda: client.lost and server.lost)
+
+
+async def test_start_tls_that_fails(loop, opened, distrusting_context, server_context, quiet):
+    client, server = Recorder(), Recorder()
+    ours, theirs = tcp_pair()
+    plain_client, _ = await loop.connect_accepted_socket(lambda: client, ours)
+    plain_server, _ = await loop.connect_accepted_socket(lambda: server, theirs)
+    opened += [plain_client, plain_server]
+    results = await asyncio.gather(
+        loop.start_tls(plain_client, client, distrusting_context, server_hostname="localhost"),
+        loop.start_tls(plain_server, server, server_context, server_side=True),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], ssl.SSLCertVerificationError)
+    if not isinstance(results[1], BaseException):
+        results[1].abort()
+    await asyncio.sleep(0.005)
+
+
+async def test_start_tls_times_out(loop, opened, client_context):
+    ours, theirs = tcp_pair()
+    with theirs:
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        opened.append(transport)
+        with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer"):
+            await loop.start_tls(
+                transport,
+                protocol,
+                client_context,
+                server_hostname="localhost",
+                ssl_handshake_timeout=0.05,
+            )
+
+
+async def test_start_tls_argument_errors(loop, opened, client_context):
+    ours, theirs = tcp_pair()
+    with theirs:
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        opened.append(transport)
+        with pytest.raises(TypeError, match="sslcontext is expected to be an instance of"):
+            await loop.start_tls(transport, protocol, None)
+        with pytest.raises(TypeError, match="is not supported by start_tls"):
+            await loop.start_tls(object(), protocol, client_context)
+
+
+async def test_streams(loop, server_context, client_context):
+    async def shout(reader, writer):
+        while line := await reader.readline():
+            writer.write(line.upper())
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(shout, "127.0.0.1", 0, ssl=server_context)
+    reader, writer = await asyncio.open_connection(
+        *server.sockets[0].getsockname(), ssl=client_context, server_hostname="localhost"
+    )
+    for number in range(50):
+        writer.write(b"line %d\n" % number)
+        assert await reader.readline() == b"LINE %d\n" % number
+    writer.close()
+    await writer.wait_closed()
+    await others_done()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_stream_writer_start_tls(loop, server_context, client_context):
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"GO\n")
+        await writer.drain()
+        await writer.start_tls(server_context)
+        writer.write((await reader.readline()).upper())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"STARTTLS\n")
+    assert await reader.readline() == b"GO\n"
+    await writer.start_tls(client_context, server_hostname="localhost")
+    writer.write(b"secret\n")
+    assert await reader.readline() == b"SECRET\n"
+    assert writer.get_extra_info("cipher")
+    writer.close()
+    await writer.wait_closed()
+    await others_done()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_many_connections(loop, serve, dial, eventually):
+    address, _ = await serve()
+    made = await asyncio.gather(*(dial(address) for _ in range(20)))
+    for number, (transport, _) in enumerate(made):
+        transport.write(b"%d" % number)
+    await eventually(lambda: all(protocol.data for _, protocol in made))
+    assert [int(protocol.data) for _, protocol in made] == list(range(20))
+
+
+async def test_blocking_client_of_the_ssl_module(loop, serve, client_context):
+    """Against OpenSSL on a plain blocking socket in another thread."""
+    address, _ = await serve()
+
+    def talk():
+        with socket.create_connection(address) as raw:
+            raw.settimeout(10)
+            with client_context.wrap_socket(raw, server_hostname="localhost") as sock:
+                sock.sendall(b"x" * 100_000)
+                received = 0
+                while received < 100_000:
+                    received += len(sock.recv(65536))
+                sock.unwrap()
+                return received
+
+    assert await asyncio.to_thread(talk) == 100_000
+
+
+async def test_peer_resets(loop, serve, dial, eventually):
+    address, protocols = await serve(Recorder)
+    transport, protocol = await dial(address)
+    await eventually(lambda: protocols and protocols[0].transport)
+    sock = protocols[0].transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    protocols[0].transport.abort()
+    await eventually(lambda: protocol.lost)
+    assert isinstance(protocol.lost_exception, ConnectionResetError)
+
+
+@pytest.mark.skipif(not ssl.HAS_TLSv1_2, reason="this OpenSSL has no TLS 1.2")
+async def test_tls_1_2(loop, serve, dial, authority, eventually):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    address, _ = await serve()
+    transport, protocol = await dial(address, ssl=context)
+    assert transport.get_extra_info("ssl_object").version() == "TLSv1.2"
+    transport.write(b"x" * 300_000)
+    await eventually(lambda: len(protocol.data) == 300_000)
+
+
+async def test_unix_sockets(loop, server_context, client_context, tmp_path, eventually):
+    path = str(tmp_path / "socket")
+    echo = Echo()
+    server = await loop.create_unix_server(lambda: echo, path, ssl=server_context)
+    transport, protocol = await loop.create_unix_connection(
+        Recorder, path, ssl=client_context, server_hostname="localhost"
+    )
+    transport.write(b"over unix")
+    await eventually(lambda: protocol.data == b"over unix")
+    transport.close()
+    await eventually(lambda: protocol.lost and echo.lost)
+    server.close()
+    await server.wait_closed()
