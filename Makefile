@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 MIN_PYTHON := 11
-MIN_RUST := 85
+MIN_RUST := 87
 MINOR_VERSION := -c 'import sys; print(sys.version_info[:2])'
 
 PY := $(VENV)/bin/python

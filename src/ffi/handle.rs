@@ -200,6 +200,9 @@ impl HandleObject {
     }
 }
 
+/// Whether a reference count tells who holds an object: free-threaded builds split it.
+const COUNTS_TELL: bool = cfg!(not(Py_GIL_DISABLED));
+
 /// What a new handle is to call.
 pub struct Call<'a> {
     pub callback: *mut PyObject,
@@ -337,7 +340,10 @@ unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
         ffi::PyObject_GC_Track(handle.as_ptr().cast());
         let before = maker.with(|maker| maker.last.replace(handle.clone()));
         if let Some(before) = before {
-            if ffi::Py_REFCNT(before.as_ptr().cast()) == 2 && !(*before.as_ptr()).has(PERSISTENT) {
+            if COUNTS_TELL
+                && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
+                && !(*before.as_ptr()).has(PERSISTENT)
+            {
                 ffi::PyObject_GC_UnTrack(before.as_ptr().cast());
             }
         }
@@ -353,7 +359,8 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
         HandleObject::release(this);
         let last = maker.with(|maker| maker.last.take_if(|last| std::ptr::eq(last.as_ptr(), this)));
         drop(last);
-        if ffi::Py_REFCNT(this.cast()) == 1
+        if COUNTS_TELL
+            && ffi::Py_REFCNT(this.cast()) == 1
             && !has_weakrefs(this)
             && (*this).source_traceback.is_null()
             && (*this).debug_repr.is_null()
