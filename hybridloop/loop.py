@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
+import signal
 import socket
+import weakref
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -71,6 +74,8 @@ class Loop(SocketMethods):
     @_csock.setter
     def _csock(self, sock: socket.socket | None) -> None:
         self._signal_writer = sock
+        if sock is not None:
+            _signal_writers.add(sock)
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
@@ -167,6 +172,24 @@ class Loop(SocketMethods):
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
+
+
+_signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _leave_signals_to_parent() -> None:
+    """Keep the signals of a forked child from waking the loop of its parent."""
+    try:
+        fd = signal.set_wakeup_fd(-1)
+    except ValueError:
+        # Not the main thread: nothing was set here.
+        return
+    if fd != -1 and all(fd != sock.fileno() for sock in _signal_writers):
+        signal.set_wakeup_fd(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_signals_to_parent)
 
 
 def new_event_loop() -> Loop:

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -12,10 +12,10 @@ use crate::ffi::handle::HandleRef;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
-/// The `OSError` (or its subclass) that Python raises for an error of the system.
+/// The `OSError` (or its subclass) that Python raises for an error of the system, `RuntimeError` for one of our own.
 pub fn os_error(error: &io::Error) -> PyErr {
     let Some(code) = error.raw_os_error() else {
-        return PyOSError::new_err(error.to_string());
+        return PyRuntimeError::new_err(error.to_string());
     };
     let text = error.to_string();
     let text = text

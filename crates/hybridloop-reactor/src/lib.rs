@@ -6,6 +6,7 @@
 //! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
 
 mod clock;
+mod fork;
 mod inbox;
 mod poller;
 mod registry;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
 
+use crate::fork::Process;
 use crate::registry::Token;
 use crate::sys;
 
@@ -47,7 +48,10 @@ pub struct Event {
 
 /// Ends a poll from any thread.
 #[derive(Clone)]
-pub struct WakeHandle(Arc<Waker>);
+pub struct WakeHandle {
+    waker: Arc<Waker>,
+    process: Process,
+}
 
 impl WakeHandle {
     /// Ends the poll under way, or the next one.
@@ -55,7 +59,10 @@ impl WakeHandle {
     /// # Errors
     /// When the descriptor behind the waker can't be written to.
     pub fn wake(&self) -> io::Result<()> {
-        self.0.wake()
+        if !self.process.is_here() {
+            return Ok(());
+        }
+        self.waker.wake()
     }
 }
 
@@ -63,6 +70,7 @@ impl WakeHandle {
 #[derive(Clone, Copy, Debug)]
 pub struct Registrar {
     selector: RawFd,
+    process: Process,
 }
 
 impl Registrar {
@@ -73,6 +81,7 @@ impl Registrar {
     /// # Errors
     /// Those of the system's selector: a closed descriptor, one that can't be polled, a poller that is gone.
     pub fn register_edge(&self, fd: RawFd, token: Token, known: bool) -> io::Result<()> {
+        self.process.check()?;
         sys::register(self.selector, fd, token.0, Interest::BOTH, true, known)
     }
 
@@ -87,20 +96,26 @@ impl Registrar {
         interest: Interest,
         known: bool,
     ) -> io::Result<()> {
+        self.process.check()?;
         sys::register(self.selector, fd, token.0, interest, false, known)
     }
 
     /// Takes `fd` out.
     ///
     /// # Errors
-    /// When the system refuses; a descriptor that is closed or unknown is no error.
+    /// When the system refuses; a descriptor that is closed or unknown is no error. In the child of a fork nothing is
+    /// done: the registration is the parent's.
     pub fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        if !self.process.is_here() {
+            return Ok(());
+        }
         sys::deregister(self.selector, fd)
     }
 }
 
 /// mio's poll with level-triggered registration beside its edges.
 pub struct Poller {
+    process: Process,
     poll: Poll,
     events: Events,
     waker: WakeHandle,
@@ -113,8 +128,13 @@ impl Poller {
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = WakeHandle(Arc::new(Waker::new(poll.registry(), WAKER)?));
+        let process = Process::current();
+        let waker = WakeHandle {
+            waker: Arc::new(Waker::new(poll.registry(), WAKER)?),
+            process,
+        };
         Ok(Self {
+            process,
             poll,
             events: Events::with_capacity(EVENTS),
             waker,
@@ -132,6 +152,7 @@ impl Poller {
     pub fn registrar(&self) -> Registrar {
         Registrar {
             selector: self.poll.as_raw_fd(),
+            process: self.process,
         }
     }
 
@@ -146,6 +167,7 @@ impl Poller {
         timeout: Option<Duration>,
         into: &mut VecDeque<Event>,
     ) -> io::Result<()> {
+        self.process.check()?;
         self.poll.poll(&mut self.events, timeout)?;
         for event in &self.events {
             if event.token() == WAKER {

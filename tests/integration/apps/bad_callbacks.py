@@ -93,7 +93,7 @@ async def transports_in_other_threads(errors: Errors) -> None:
 
     def ask_on_and_on() -> None:
         try:
-            while not end.is_set():
+            while not end.wait(0.0001):
                 for protocol in protocols:
                     if hasattr(protocol, "transport"):
                         ask_everything(protocol.transport)
@@ -101,6 +101,9 @@ async def transports_in_other_threads(errors: Errors) -> None:
             failures.append(exc)
 
     threads = [threading.Thread(target=ask_on_and_on) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    # Threads take turns often, which makes them meet, and none waits long for its own.
+    sys.setswitchinterval(1e-5)
     async with serving(factory) as port:
         for thread in threads:
             thread.start()
@@ -117,6 +120,7 @@ async def transports_in_other_threads(errors: Errors) -> None:
             end.set()
             for thread in threads:
                 thread.join()
+            sys.setswitchinterval(interval)
     assert not failures, failures
     assert errors.contexts == []
 
@@ -191,7 +195,7 @@ async def collected_in_other_threads(errors: Errors) -> None:
     end = threading.Event()
 
     def collect_on_and_on() -> None:
-        while not end.is_set():
+        while not end.wait(0.0001):
             gc.collect()
 
     thread = threading.Thread(target=collect_on_and_on)
