@@ -242,7 +242,8 @@ impl Ready {
                 stale,
             } => {
                 if let Some((fd, before)) = stale {
-                    core.rearm(fd, before)?;
+                    // One that was closed meanwhile has nothing to be brought in line.
+                    errors::contain(object, core.rearm(fd, before))?;
                 }
                 for waiter in waiters {
                     resolve(&waiter)?;

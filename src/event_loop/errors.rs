@@ -54,6 +54,15 @@ pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()>
     }
 }
 
+/// Reports an exception that the loop's own work has raised: only `SystemExit` and `KeyboardInterrupt` may end the loop.
+#[inline]
+pub fn contain(event_loop: *mut PyObject, result: Res<()>) -> Res<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(_) => report(event_loop, "Exception in the event loop", &[]),
+    }
+}
+
 /// Reports the exception that is set, with `message` and what else belongs to it.
 #[cold]
 pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> Res<()> {

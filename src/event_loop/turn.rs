@@ -70,7 +70,7 @@ impl LoopCore {
             let Some(handle) = self.ready.with(VecDeque::pop_front) else {
                 break;
             };
-            self.run_handle(object, handle)?;
+            errors::contain(object, self.run_handle(object, handle))?;
         }
         Ok(())
     }
@@ -173,14 +173,15 @@ impl LoopCore {
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let more = self.again.with(|again| again.len());
         while let Some(event) = self.events.with(VecDeque::pop_front) {
-            self.dispatch_event(py, object, event)?;
+            errors::contain(object, self.dispatch_event(py, object, event))?;
         }
         for _ in 0..more {
             let Some(source) = self.again.with(VecDeque::pop_front) else {
                 break;
             };
             // SAFETY: only streams and listeners are put on the list.
-            unsafe { transports::go_on(py, self, object, source)? };
+            let gone_on = unsafe { transports::go_on(py, self, object, source) };
+            errors::contain(object, gone_on)?;
         }
         Ok(())
     }
@@ -197,7 +198,8 @@ impl LoopCore {
                     break;
                 };
                 // SAFETY: only streams are put on the list.
-                unsafe { transports::flush(py, self, object, stream)? };
+                let flushed = unsafe { transports::flush(py, self, object, stream) };
+                errors::contain(object, flushed)?;
             }
         }
         Ok(())
