@@ -12,6 +12,7 @@ import importlib
 import inspect
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -28,6 +29,9 @@ FD_DIR = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def pytest_configure(config):
+    # A shell starts background jobs with Ctrl-C ignored, and their children would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "improves_on_asyncio: asserts a documented improvement over asyncio's own loop; "
