@@ -175,3 +175,51 @@ def test_multiprocessing_fork_context(run_script):
         loop.close()
         """
     )
+
+
+@pytest.mark.improves_on_asyncio
+def test_child_cannot_disturb_the_parents_loop(run_script):
+    """asyncio's child changes the selector it shares with its parent, and sends it its signals."""
+    run_script(
+        CHILD
+        + """
+        import socket
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            signals, data = [], []
+            loop.add_signal_handler(signal.SIGUSR1, signals.append, 1)
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            loop.add_reader(ours, lambda: data.append(ours.recv(10)))
+
+            def work():
+                os.kill(os.getpid(), signal.SIGUSR1)
+                loop.remove_reader(ours)
+                loop._thread_id = None  # the child has left the run that it was forked in
+                try:
+                    loop.run_until_complete(asyncio.sleep(0))
+                except RuntimeError as error:
+                    assert "before a fork" in str(error)
+                else:
+                    raise AssertionError("ran the parent's loop")
+                loop.close()
+                new_event_loop().run_until_complete(asyncio.sleep(0))
+
+            await reaped(in_child(work))
+            theirs.send(b"still here")
+            while not data:
+                await asyncio.sleep(0.001)
+            assert data == [b"still here"] and not signals
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while not signals:
+                await asyncio.sleep(0.001)
+            loop.remove_reader(ours)
+            ours.close()
+            theirs.close()
+
+        loop = new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        """
+    )
