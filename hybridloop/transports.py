@@ -53,9 +53,10 @@ class SocketTransport(_core.StreamTransport):
         if self._socket is None and not self._lost:
             family, kind, proto = self._socket_kind() or (-1, -1, -1)
             sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
-            sock.setblocking(False)
-            if not self._adopt_socket(sock):
-                # Another thread has asked at the same time.
+            if self._adopt_socket(sock):
+                sock.setblocking(False)
+            else:
+                # Another thread has asked at the same time, or the connection has just ended.
                 sock.detach()
         return None if self._lost else self._socket
 

@@ -25,10 +25,12 @@ import pytest
 
 LOOP_MODULE = os.environ.get("HYBRIDLOOP_TEST_LOOP", "hybridloop")
 TEST_TIMEOUT = 60
+real_stderr = pytest.StashKey()
 FD_DIR = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def pytest_configure(config):
+    config.stash[real_stderr] = os.dup(2)  # nothing is captured yet
     # A shell starts background jobs with Ctrl-C ignored, and their children would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +39,10 @@ def pytest_configure(config):
         "improves_on_asyncio: asserts a documented improvement over asyncio's own loop; "
         "deselected when the tests run on stock asyncio",
     )
+
+
+def pytest_unconfigure(config):
+    os.close(config.stash[real_stderr])
 
 
 def pytest_report_header(config):
@@ -71,7 +77,9 @@ def pytest_runtest_protocol(item):
     marker = item.get_closest_marker("timeout")
     if "clean_end" not in getattr(item, "fixturenames", ()) or marker is None:
         return (yield)
-    faulthandler.dump_traceback_later(marker.args[0] + 30, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(
+        marker.args[0] + 30, exit=True, file=item.config.stash[real_stderr]
+    )
     try:
         return (yield)
     finally:
