@@ -11,27 +11,31 @@ use pyo3::types::{PyType, PyWeakref, PyWeakrefMethods};
 use pyo3::PyTraverseError;
 
 use super::schedule::install;
+use super::source::{Native, Pending};
 use super::{errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
 use crate::ffi::handle::{new_handle, Call, HandleRef, CANCELLED, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
 use crate::stdlib::Stdlib;
-use crate::transports;
 use crate::{fastcall, onearg};
 
 /// Who gets the events of a descriptor.
 pub enum Source {
-    /// A stream transport. The transport takes itself out before it goes away; whether this counts as a reference is
-    /// the transport's own business.
-    Stream(*mut PyObject),
-    /// A listening socket.
-    Listener(Ref),
+    /// A transport or a listening socket.
+    Native(Native),
     /// Callbacks and `sock_*` calls of the user.
     Watch(Watch),
 }
 
-// SAFETY: the pointer is used by the thread that holds the loop.
-unsafe impl Send for Source {}
+impl Source {
+    /// Lets go of a source that was taken out of the table.
+    pub fn forget(self) {
+        match self {
+            Self::Native(native) => native.forget(),
+            Self::Watch(watch) => drop(watch),
+        }
+    }
+}
 
 /// One direction of a watched descriptor.
 #[derive(Default)]
@@ -125,7 +129,7 @@ impl Descriptors {
     fn watch(&mut self, fd: RawFd) -> Option<&mut Watch> {
         match self.sources.get_mut(self.token(fd)?)? {
             Source::Watch(watch) => Some(watch),
-            _ => None,
+            Source::Native(_) => None,
         }
     }
 
@@ -170,30 +174,27 @@ impl Descriptors {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for source in self.sources.iter() {
             match source {
-                // SAFETY: a transport takes itself out before it dies.
-                Source::Stream(stream) => unsafe { transports::traverse_held(*stream, visit)? },
-                Source::Listener(listener) => listener.visit(visit)?,
+                Source::Native(native) if native.is_held() => native.hold().object.visit(visit)?,
+                Source::Native(_) => {}
                 Source::Watch(watch) => watch.refs().try_for_each(|object| object.visit(visit))?,
             }
         }
         Ok(())
     }
 
-    /// The stream behind a token, if it is one.
+    /// The I/O object behind a token, if it is one.
     #[inline]
-    pub fn stream(&self, token: Token) -> Option<Ref> {
+    pub fn native(&self, token: Token) -> Option<Pending> {
         match self.sources.get(token)? {
-            // SAFETY: a transport takes itself out before it dies.
-            Source::Stream(stream) => Some(unsafe { Ref::borrowed(*stream) }),
-            _ => None,
+            Source::Native(native) => Some(native.hold()),
+            Source::Watch(_) => None,
         }
     }
 
-    /// What an event calls for that is not a stream's, with references of its own.
+    /// What an event on a watched descriptor calls for, with references of its own.
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {
-            Source::Stream(_) => None,
-            Source::Listener(listener) => Some(Ready::Listener(listener.clone())),
+            Source::Native(_) => None,
             Source::Watch(watch) => {
                 let before = watch.mode();
                 let take = |on: bool, direction: &mut Direction| {
@@ -212,7 +213,7 @@ impl Descriptors {
                 // A level that nobody waits for any longer would be reported for ever.
                 let stale = (!waiters.is_empty() && matches!(before, Mode::Level(_)))
                     .then_some((watch.fd, before));
-                Some(Ready::Watch {
+                Some(Ready {
                     callbacks: [reader, writer],
                     waiters,
                     stale,
@@ -222,40 +223,28 @@ impl Descriptors {
     }
 }
 
-/// A source that is ready, out of the tables.
-pub enum Ready {
-    Listener(Ref),
-    Watch {
-        callbacks: [Option<HandleRef>; 2],
-        waiters: Vec<Ref>,
-        stale: Option<(RawFd, Mode)>,
-    },
+/// What a watched descriptor has ready, out of the table.
+pub struct Ready {
+    callbacks: [Option<HandleRef>; 2],
+    waiters: Vec<Ref>,
+    stale: Option<(RawFd, Mode)>,
 }
 
 impl Ready {
-    pub fn run(self, py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> Res<()> {
-        match self {
-            Self::Listener(listener) => transports::accept(py, core, object, &listener),
-            Self::Watch {
-                callbacks,
-                waiters,
-                stale,
-            } => {
-                if let Some((fd, before)) = stale {
-                    // One that was closed meanwhile has nothing to be brought in line.
-                    errors::contain(object, core.rearm(fd, before))?;
-                }
-                for waiter in waiters {
-                    resolve(&waiter)?;
-                }
-                for handle in callbacks.into_iter().flatten() {
-                    if !handle.has(CANCELLED) {
-                        core.run_handle(object, handle)?;
-                    }
-                }
-                Ok(())
+    pub fn run(self, core: &LoopCore, object: *mut PyObject) -> Res<()> {
+        if let Some((fd, before)) = self.stale {
+            // One that was closed meanwhile has nothing to be brought in line.
+            errors::contain(object, core.rearm(fd, before))?;
+        }
+        for waiter in self.waiters {
+            resolve(&waiter)?;
+        }
+        for handle in self.callbacks.into_iter().flatten() {
+            if !handle.has(CANCELLED) {
+                core.run_handle(object, handle)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -317,7 +306,9 @@ impl LoopCore {
                 |watch| (watch.mode(), change(watch), replaced),
             )
         });
-        transports::forget(replaced);
+        if let Some(replaced) = replaced {
+            replaced.forget();
+        }
         self.rearm(fd, before)?;
         Ok(value)
     }
@@ -356,7 +347,10 @@ impl LoopCore {
         // SAFETY: the argument is live during the call.
         let fd = unsafe { file_descriptor(file)? };
         let taken = self.descriptors.with(|all| {
-            if let Some(Source::Listener(_)) = all.source(fd) {
+            if let Some(Source::Native(native)) = all.source(fd) {
+                if write || !native.kind.is_reader {
+                    return None;
+                }
                 let token = all.token(fd)?;
                 return Some((Mode::Out, None, all.remove(fd, token)));
             }
@@ -364,11 +358,11 @@ impl LoopCore {
             let before = watch.mode();
             Some((before, watch.direction(write).callback.take(), None))
         });
-        let Some((before, callback, listener)) = taken else {
+        let Some((before, callback, native)) = taken else {
             return Ok(Ref::bool(false));
         };
-        if let Some(Source::Listener(listener)) = listener {
-            transports::stop_listening(&listener);
+        if let Some(native) = native {
+            native.forget();
             self.deregister(fd);
             return Ok(Ref::bool(true));
         }
@@ -413,7 +407,9 @@ impl LoopCore {
                 watch.direction(write).waiters.push(future);
                 (Some(before), (replaced, old))
             });
-            transports::forget(replaced);
+            if let Some(replaced) = replaced {
+                replaced.forget();
+            }
             before.map_or(Ok(()), |before| self.rearm(fd, before))
         }
     }
@@ -422,19 +418,18 @@ impl LoopCore {
 impl LoopCore {
     /// An open transport owns its descriptor: nobody else may wait on it.
     unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
-        let stream = self.descriptors.with(|all| match all.source(fd) {
-            // SAFETY: a transport takes itself out before it dies.
-            Some(Source::Stream(stream)) => Some(unsafe { Ref::borrowed(*stream) }),
+        let native = self.descriptors.with(|all| match all.source(fd) {
+            Some(Source::Native(native)) => Some(*native),
             _ => None,
         });
-        match stream {
-            Some(stream) if !transports::is_closing(&stream) => {
+        match native {
+            Some(native) if native.is_exclusive() => {
                 // SAFETY: attached; the caller's argument is live.
                 let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
                 Err(PyRuntimeError::new_err(format!(
                     "File descriptor {} is used by transport {}",
                     file.repr()?,
-                    stream.bind(file.py()).repr()?
+                    native.hold().object.bind(file.py()).repr()?
                 ))
                 .into())
             }

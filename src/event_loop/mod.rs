@@ -5,6 +5,7 @@
 //! * [`schedule`] — `call_soon`, timers, futures and tasks.
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — `add_reader` and its kin, and what a ready descriptor does.
+//! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
 mod descriptors;
@@ -12,6 +13,7 @@ pub mod errors;
 mod handle;
 mod python;
 mod schedule;
+mod source;
 mod turn;
 
 use std::cell::Cell;
@@ -29,9 +31,9 @@ use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Local, Ref, Res};
-use crate::transports;
 pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
 pub use schedule::install;
+pub use source::{Caller, Kind, Native, Pending};
 
 /// Native state of one event loop.
 ///
@@ -51,9 +53,9 @@ pub struct LoopCore {
     pub descriptors: Local<Descriptors>,
     events: Local<VecDeque<Event>>,
     /// Transports with writes of this turn to be sent.
-    pub flush: Local<VecDeque<Ref>>,
+    pub flush: Local<VecDeque<Pending>>,
     /// Transports and listeners that have more to read than one event allows.
-    pub again: Local<VecDeque<Ref>>,
+    pub again: Local<VecDeque<Pending>>,
     /// Where all streams read to.
     pub scratch: Local<Vec<u8>>,
     /// The object that data was last handed over in, if nobody kept it.
@@ -215,7 +217,7 @@ impl LoopCore {
         drop(self.again.take());
         self.events.with(VecDeque::clear);
         for source in self.descriptors.with(Descriptors::take_all) {
-            transports::forget(Some(source));
+            source.forget();
         }
         let handles = self.maker.with(Maker::take_all);
         drop(handles);

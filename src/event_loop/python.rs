@@ -164,8 +164,9 @@ impl LoopCore {
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;
-        self.flush.with(|list| objects(list.iter(), &visit))?;
-        self.again.with(|list| objects(list.iter(), &visit))?;
+        for pending in [&self.flush, &self.again] {
+            pending.with(|list| objects(list.iter().map(|it| &it.object), &visit))?;
+        }
         self.contexts
             .with(|contexts| objects(contexts.iter(), &visit))?;
         self.descriptors.with(|all| all.traverse(&visit))?;

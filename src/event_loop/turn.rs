@@ -10,11 +10,10 @@ use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::{errors, LoopCore};
+use super::{errors, Caller, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
-use crate::transports;
 
 /// How long a busy loop may go on without looking for I/O …
 pub const POLL_SKIP_NS: u64 = 50_000;
@@ -179,8 +178,8 @@ impl LoopCore {
             let Some(source) = self.again.with(VecDeque::pop_front) else {
                 break;
             };
-            // SAFETY: only streams and listeners are put on the list.
-            let gone_on = unsafe { transports::go_on(py, self, object, source) };
+            // SAFETY: what waits is live and of its kind.
+            let gone_on = unsafe { (source.kind.go_on)(self.caller(py, object), &source.object) };
             errors::contain(object, gone_on)?;
         }
         Ok(())
@@ -197,8 +196,9 @@ impl LoopCore {
                 let Some(stream) = self.flush.with(VecDeque::pop_front) else {
                     break;
                 };
-                // SAFETY: only streams are put on the list.
-                let flushed = unsafe { transports::flush(py, self, object, stream) };
+                // SAFETY: what waits is live and of its kind.
+                let flushed =
+                    unsafe { (stream.kind.flush)(self.caller(py, object), &stream.object) };
                 errors::contain(object, flushed)?;
             }
         }
@@ -207,18 +207,29 @@ impl LoopCore {
 
     #[inline]
     fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
-        if let Some(stream) = self.descriptors.with(|all| all.stream(event.token)) {
-            // SAFETY: the table holds only stream transports under this kind.
-            let body = || unsafe { transports::stream_ready(py, self, object, &stream, event) };
+        if let Some(native) = self.descriptors.with(|all| all.native(event.token)) {
+            let caller = self.caller(py, object);
+            // SAFETY: what is in the table is live and of its kind.
+            let body = || unsafe { (native.kind.ready)(caller, &native.object, event) };
             if self.is_debug() {
-                return self.timed(body, |py| stream.bind(py).repr().map(Bound::into_any));
+                return self.timed(body, |py| {
+                    native.object.bind(py).repr().map(Bound::into_any)
+                });
             }
             return body();
         }
         // A source may have gone away after the kernel had noted the event.
         match self.descriptors.with(|all| all.ready(event)) {
-            Some(ready) => ready.run(py, self, object),
+            Some(ready) => ready.run(self, object),
             None => Ok(()),
+        }
+    }
+
+    fn caller<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> Caller<'a> {
+        Caller {
+            py,
+            core: self,
+            event_loop,
         }
     }
 }

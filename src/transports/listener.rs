@@ -13,8 +13,10 @@ use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
 use super::address::{Address, Side};
-use super::stream::{create, forget, Parts, Stream};
-use crate::event_loop::{errors, file_descriptor, install, LoopCore, Source};
+use super::stream::{create, Parts, Stream};
+use crate::event_loop::{
+    errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
+};
 use crate::fastcall;
 use crate::ffi::{context, Args, Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -64,7 +66,8 @@ impl Listener {
         if let Some(event_loop) = it.event_loop.get().filter(|_| !it.stopped.get()) {
             // SAFETY: the loop of a listener is a LoopCore.
             let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-            core.again.with(|again| again.push_back(slf.into()));
+            core.again
+                .with(|again| again.push_back(pending(slf.into())));
         }
     }
 
@@ -115,12 +118,20 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 resting: Cell::new(false),
             },
         )?;
-        let source = Source::Listener((&listener).into());
+        // The table holds a reference until the listener is taken out.
+        let source = Source::Native(Native {
+            object: Ref::from(&listener).into_ptr(),
+            kind: &LISTENER,
+        });
         let known = core.descriptors.with(|all| all.token(fd).is_some());
         let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
-        forget(replaced);
+        if let Some(replaced) = replaced {
+            replaced.forget();
+        }
         if let Err(error) = core.registrar.register_edge(fd, token, known) {
-            drop(core.descriptors.with(|all| all.remove(fd, token)));
+            if let Some(source) = core.descriptors.with(|all| all.remove(fd, token)) {
+                source.forget();
+            }
             return Err(errors::os_error(&error).into());
         }
     }
@@ -142,22 +153,39 @@ fn set_nodelay(fd: RawFd) {
     };
 }
 
+/// What the loop asks of a listener.
+static LISTENER: Kind = Kind {
+    ready: |caller, listener, _| accept(caller, listener),
+    go_on: |caller, listener| accept(caller, listener),
+    flush: |_, _| Ok(()),
+    is_exclusive: |_| false,
+    is_held: |_| true,
+    dropped,
+    is_reader: true,
+};
+
 /// No connection is accepted from now on, not even by a turn that has begun to.
-pub fn stop_listening(listener: &Ref) {
-    // SAFETY: attached.
-    let py = unsafe { Python::assume_attached() };
-    if let Ok(listener) = listener.bind(py).cast::<Listener>() {
-        listener.get().stop();
+unsafe fn dropped(listener: *mut PyObject) {
+    // SAFETY: the loop passes a live listener and gives back the reference that `listen` has put into the table.
+    unsafe {
+        let py = Python::assume_attached();
+        let listener = Bound::from_owned_ptr(py, listener);
+        if let Ok(listener) = listener.cast::<Listener>() {
+            listener.get().stop();
+        }
+    }
+}
+
+fn pending(listener: Ref) -> Pending {
+    Pending {
+        object: listener,
+        kind: &LISTENER,
     }
 }
 
 /// Accepts what has come in, up to the backlog.
-pub fn accept(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    listener: &Ref,
-) -> Res<()> {
+fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
+    let Caller { py, event_loop, .. } = caller;
     let it = listener
         .bind(py)
         .cast::<Listener>()
@@ -168,12 +196,12 @@ pub fn accept(
             return Ok(());
         }
         match accept_one(it.fd) {
-            Ok((fd, peer)) => connected(py, core, event_loop, it, fd, Address::new(&peer))?,
+            Ok((fd, peer)) => connected(caller, it, fd, Address::new(&peer))?,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(()),
                 Some(libc::EINTR | libc::ECONNABORTED) => {}
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    return out_of_resources(py, core, event_loop, it, listener, error);
+                    return out_of_resources(caller, it, listener, error);
                 }
                 _ => {
                     let _ = Raised::from(errors::os_error(&error));
@@ -182,7 +210,10 @@ pub fn accept(
             },
         }
     }
-    core.again.with(|again| again.push_back(listener.clone()));
+    caller
+        .core
+        .again
+        .with(|again| again.push_back(pending(listener.clone())));
     Ok(())
 }
 
@@ -234,13 +265,16 @@ fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> Res<()> {
 
 #[cold]
 fn out_of_resources(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
+    caller: Caller<'_>,
     it: &Listener,
     listener: &Ref,
     error: io::Error,
 ) -> Res<()> {
+    let Caller {
+        py,
+        core,
+        event_loop,
+    } = caller;
     it.resting.set(true);
     let retry: Ref = listener.bind(py).getattr("_retry")?.into();
     // Seconds, as asyncio waits.
@@ -256,15 +290,11 @@ fn out_of_resources(
 }
 
 /// Makes protocol and transport for a new connection. Whatever fails, the descriptor is closed and the reason told.
-fn connected(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    it: &Listener,
-    fd: RawFd,
-    peer: Address,
-) -> Res<()> {
-    let made = make_transport(py, core, event_loop, it, fd, peer);
+fn connected(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> Res<()> {
+    let Caller {
+        core, event_loop, ..
+    } = caller;
+    let made = make_transport(caller, it, fd, peer);
     let me = match made {
         Ok(me) => me,
         Err(error) => {
@@ -291,14 +321,12 @@ fn connected(
     Ok(())
 }
 
-fn make_transport(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    it: &Listener,
-    fd: RawFd,
-    peer: Address,
-) -> PyResult<Ref> {
+fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> PyResult<Ref> {
+    let Caller {
+        py,
+        core,
+        event_loop,
+    } = caller;
     let owned = Descriptor(fd);
     let context = match it.context.get() {
         Some(context) => context::copy(&context)?,

@@ -186,9 +186,7 @@ fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
     let Some(event_loop) = it.event_loop.get() else {
         return Ok(());
     };
-    // SAFETY: the loop of a transport is a LoopCore.
-    let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-    write::flush(core, event_loop.as_ptr(), me, it)
+    write::flush(event_loop.as_ptr(), me, it)
 }
 
 unsafe fn write_eof(slf: *mut PyObject) -> Res<Ref> {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, LOST, READABLE};
 use super::{methods, write};
-use crate::event_loop::{errors, LoopCore};
+use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -34,16 +34,15 @@ enum Outcome {
 }
 
 /// Reads and hands over until the socket is empty or the budget is used.
-pub fn read(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    me: &Ref,
-    it: &Stream,
-) -> Res<()> {
+pub fn read(caller: Caller<'_>, me: &Ref, it: &Stream) -> Res<()> {
+    let Caller {
+        py,
+        core,
+        event_loop,
+    } = caller;
     for _ in 0..READS_PER_EVENT {
         let outcome = if it.has(BUFFERED) {
-            read_into_protocol(core, event_loop, me, it)?
+            read_into_protocol(event_loop, me, it)?
         } else {
             read_bytes(core, event_loop, me, it)?
         };
@@ -112,7 +111,6 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
     it.set(CORKED, true);
     let called = it.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
     after_call(
-        core,
         event_loop,
         me,
         it,
@@ -128,7 +126,6 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
 /// Sends what the protocol wrote, then reports what it raised.
 #[inline]
 fn after_call(
-    core: &LoopCore,
     event_loop: *mut PyObject,
     me: &Ref,
     it: &Stream,
@@ -141,7 +138,7 @@ fn after_call(
             if it.has_blocked_writes() {
                 return Ok(());
             }
-            write::flush(core, event_loop, me, it)
+            write::flush(event_loop, me, it)
         }
         Err(Raised) => {
             // SAFETY: attached.
@@ -150,7 +147,7 @@ fn after_call(
             let flushed = if it.has_blocked_writes() {
                 Ok(())
             } else {
-                write::flush(core, event_loop, me, it)
+                write::flush(event_loop, me, it)
             };
             let _ = Raised::from(error);
             let reported = Stream::fatal_error(me, message);
@@ -169,12 +166,7 @@ impl Drop for Buffer {
     }
 }
 
-fn read_into_protocol(
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    me: &Ref,
-    it: &Stream,
-) -> Res<Outcome> {
+fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
     let buffer = match get_buffer(it) {
         Ok(buffer) => buffer,
         Err(Raised) => {
@@ -198,7 +190,6 @@ fn read_into_protocol(
     let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }
         .and_then(|count| it.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()]));
     after_call(
-        core,
         event_loop,
         me,
         it,

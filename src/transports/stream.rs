@@ -11,14 +11,12 @@ use hybridloop_reactor::{Event, Token};
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
-use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
-use pyo3::PyTraverseError;
 
 use super::address::{Address, Side};
-use super::methods;
 use super::write::WriteQueue;
-use crate::event_loop::{closed_error, errors, LoopCore, Source};
+use super::{methods, read, write};
+use crate::event_loop::{closed_error, errors, Caller, Kind, LoopCore, Native, Pending, Source};
 use crate::ffi::typespec::{getset_end, method_end, Slots};
 use crate::ffi::{context, Local, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -161,14 +159,6 @@ impl Stream {
         }
     }
 
-    pub fn unqueue(&self) {
-        self.set(IN_AGAIN_LIST, false);
-    }
-
-    pub fn leave_flush_list(&self) {
-        self.set(IN_FLUSH_LIST, false);
-    }
-
     /// Has the loop send what was written when this turn ends.
     #[inline]
     pub fn flush_later(&self, core: &LoopCore, me: *mut PyObject) {
@@ -176,7 +166,11 @@ impl Stream {
             self.set(IN_FLUSH_LIST, true);
             // SAFETY: a method runs on a live object.
             let me = unsafe { Ref::borrowed(me) };
-            core.flush.with(|list| list.push_back(me));
+            let pending = Pending {
+                object: me,
+                kind: &STREAM,
+            };
+            core.flush.with(|list| list.push_back(pending));
         }
     }
 
@@ -186,7 +180,11 @@ impl Stream {
             self.set(IN_AGAIN_LIST, true);
             // SAFETY: a method runs on a live object.
             let me = unsafe { Ref::borrowed(me) };
-            core.again.with(|list| list.push_back(me));
+            let pending = Pending {
+                object: me,
+                kind: &STREAM,
+            };
+            core.again.with(|list| list.push_back(pending));
         }
     }
 
@@ -207,18 +205,6 @@ impl Stream {
                 }
             }
         }
-    }
-
-    pub fn traverse_held(
-        &self,
-        me: *mut PyObject,
-        visit: &PyVisit<'_>,
-    ) -> Result<(), PyTraverseError> {
-        if !self.has(HELD) {
-            return Ok(());
-        }
-        // SAFETY: the caller's object is live.
-        unsafe { Ref::borrowed(me) }.visit(visit)
     }
 
     /// Takes note that the descriptor table has dropped its pointer, with the reference if it was one.
@@ -490,10 +476,16 @@ pub fn create(
     // SAFETY: just made.
     let stream = unsafe { Stream::of(me.as_ptr()) };
     stream.set_protocol(&parts.protocol)?;
-    let (token, replaced) = core
-        .descriptors
-        .with(|all| all.insert(parts.fd, Source::Stream(me.as_ptr())));
-    forget(replaced);
+    let (token, replaced) = core.descriptors.with(|all| {
+        let native = Native {
+            object: me.as_ptr(),
+            kind: &STREAM,
+        };
+        all.insert(parts.fd, Source::Native(native))
+    });
+    if let Some(replaced) = replaced {
+        replaced.forget();
+    }
     stream.token.set(Some(token));
     if let Some(server) = stream.server.get() {
         let server = server.bind(py);
@@ -506,15 +498,55 @@ pub fn create(
     Ok(me)
 }
 
-/// Lets go of a source that was taken out of the descriptor table.
-pub fn forget(source: Option<Source>) {
-    if let Some(Source::Stream(stream)) = source {
-        // SAFETY: a stream takes itself out before it dies, so one that was still in is live.
-        unsafe {
-            let _alive = Ref::borrowed(stream);
-            Stream::of(stream).dropped_by_table(stream);
-        }
+/// What the loop asks of a stream.
+static STREAM: Kind = Kind {
+    ready,
+    go_on,
+    flush,
+    is_exclusive: |stream| {
+        // SAFETY: the loop passes a live stream.
+        !unsafe { Stream::of(stream) }.is_closing()
+    },
+    is_held: |stream| {
+        // SAFETY: the loop passes a live stream.
+        unsafe { Stream::of(stream) }.has(HELD)
+    },
+    dropped: |stream| {
+        // SAFETY: the loop passes a live stream.
+        unsafe { Stream::of(stream) }.dropped_by_table(stream);
+    },
+    is_reader: false,
+};
+
+#[inline]
+unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
+    // SAFETY: the loop passes a live stream.
+    let it = unsafe { Stream::of(me.as_ptr()) };
+    it.note_ready(event);
+    if event.writable && it.has_blocked_writes() {
+        write::flush(caller.event_loop, me, it)?;
     }
+    if event.readable && it.wants_to_read() {
+        read::read(caller, me, it)?;
+    }
+    Ok(())
+}
+
+unsafe fn go_on(caller: Caller<'_>, me: &Ref) -> Res<()> {
+    // SAFETY: the loop passes a live stream.
+    let it = unsafe { Stream::of(me.as_ptr()) };
+    it.set(IN_AGAIN_LIST, false);
+    if it.wants_to_read() && it.is_readable() {
+        read::read(caller, me, it)?;
+    }
+    Ok(())
+}
+
+unsafe fn flush(caller: Caller<'_>, me: &Ref) -> Res<()> {
+    // SAFETY: the loop passes a live stream.
+    let it = unsafe { Stream::of(me.as_ptr()) };
+    it.set(IN_FLUSH_LIST, false);
+    write::flush(caller.event_loop, me, it)
 }
 
 unsafe extern "C" fn traverse(

@@ -127,7 +127,7 @@ pub fn settle(
         return pause_protocol(event_loop, me, it);
     }
     if size > it.high_water.get() || !core.is_running() {
-        return flush(core, event_loop, me, it);
+        return flush(event_loop, me, it);
     }
     if !it.has(CORKED) {
         it.flush_later(core, me.as_ptr());
@@ -136,7 +136,7 @@ pub fn settle(
 }
 
 /// Sends what is queued, as far as the socket takes it.
-pub fn flush(_core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
         return Ok(());
     }
