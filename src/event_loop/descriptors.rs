@@ -14,7 +14,7 @@ use super::schedule::install;
 use super::source::{Native, Pending};
 use super::{errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
-use crate::ffi::handle::{new_handle, Call, HandleRef, CANCELLED, PERSISTENT};
+use crate::ffi::handle::{new_handle, track_kept, Call, HandleRef, CANCELLED, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::{fastcall, onearg};
@@ -329,8 +329,9 @@ impl LoopCore {
                 context: Some(context::copy_current()?),
                 event_loop: slf,
             };
-            let handle = new_handle(&self.maker, &self.contexts, call)?;
+            let handle = new_handle(&self.maker, &self.contexts, self.is_running(), call)?;
             (*handle.as_ptr()).set(PERSISTENT, true);
+            track_kept(&handle, true);
             if self.is_debug() {
                 handle::note_source(&handle)?;
             }

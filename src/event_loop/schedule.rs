@@ -35,7 +35,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's promise.
-        let handle = unsafe { new_handle(&self.maker, &self.contexts, call)? };
+        let handle = unsafe { new_handle(&self.maker, &self.contexts, self.is_running(), call)? };
         self.push_ready(handle.clone());
         Ok(handle)
     }
@@ -170,7 +170,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             context: call.context,
             event_loop: slf,
         };
-        let handle = new_handle(&core.maker, &core.contexts, call)?;
+        let handle = new_handle(&core.maker, &core.contexts, core.is_running(), call)?;
         if core.is_debug() {
             handle::note_source(&handle)?;
         }

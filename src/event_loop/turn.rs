@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use super::{errors, Caller, LoopCore};
 use crate::ffi::context::Contexts;
-use crate::ffi::handle::{Maker, CANCELLED, SCHEDULED};
+use crate::ffi::handle::{track_kept, Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
 
 /// How long a busy loop may go on without looking for I/O …
@@ -30,6 +30,12 @@ pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
     // A loop that starts to run looks for I/O first.
     core.polls_skipped.set(u32::MAX - 1);
+    let result = run_turns(py, core, object);
+    core.rest();
+    result
+}
+
+fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
     loop {
         let result = core.turn(py, object);
         if let Err(raised) = result {
@@ -39,13 +45,22 @@ pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
             return Err(flushed.err().map_or(error, PyErr::from));
         }
         if core.stopping.get() {
-            drop(Contexts::take_all(&core.contexts));
             return Ok(());
         }
     }
 }
 
 impl LoopCore {
+    /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
+    fn rest(&self) {
+        drop(Contexts::take_all(&self.contexts));
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        self.ready
+            .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
+    }
+
     fn turn(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         if self.inbox.has_mail() {
             self.collect_mail();

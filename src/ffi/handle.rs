@@ -35,6 +35,8 @@ pub const RUNNING: u8 = 1 << 1;
 pub const PERSISTENT: u8 = 1 << 2;
 /// The context is a template: the callback runs in a copy of it.
 pub const TEMPLATE: u8 = 1 << 4;
+/// Known to the garbage collector.
+const TRACKED: u8 = 1 << 5;
 /// In the timer heap.
 pub const SCHEDULED: u8 = 1 << 3;
 
@@ -216,7 +218,9 @@ pub struct Call<'a> {
 ///
 /// The collector need not walk a handle that only the loop holds: the loop shows it what is inside (see
 /// [`visit_owned`]). Such are most handles, because callers mostly drop what `call_soon()` returns; but that shows only
-/// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it.
+/// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it. While
+/// the loop runs, plain handles are not tracked at all: a running loop is alive, and so is everything in its queues.
+/// When it stops, [`track_kept`] makes up for it.
 #[derive(Default)]
 pub struct Maker {
     /// Handles and timers that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
@@ -260,7 +264,7 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
     let object = handle.as_object();
     // SAFETY: the handle is live; a field that is set holds a live object.
     unsafe {
-        if ffi::PyObject_GC_IsTracked(object.as_ptr()) != 0 {
+        if (*handle.as_ptr()).has(TRACKED) {
             return object.visit(visit);
         }
         for field in fields(handle.as_ptr()) {
@@ -281,14 +285,30 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
 pub unsafe fn new_handle(
     maker: &Local<Maker>,
     contexts: &Local<Contexts>,
+    running: bool,
     call: Call<'_>,
 ) -> Res<HandleRef> {
     // SAFETY: an object of the free list is an empty handle that nobody else can see.
     unsafe {
         let handle = take_free(maker, &HANDLE_TYPE, 0)?;
         fill(handle.as_ptr(), contexts, call)?;
-        made(maker, &handle);
+        if !running {
+            made(maker, &handle);
+        }
         Ok(handle)
+    }
+}
+
+/// Has the collector track a handle that somebody else than the loop holds, or will hold.
+pub fn track_kept(handle: &HandleRef, whatever: bool) {
+    let this = handle.as_ptr();
+    // SAFETY: an owned handle is live.
+    unsafe {
+        let kept = whatever || !COUNTS_TELL || ffi::Py_REFCNT(this.cast()) > 1;
+        if kept && !(*this).has(TRACKED) {
+            (*this).set(TRACKED, true);
+            ffi::PyObject_GC_Track(this.cast());
+        }
     }
 }
 
@@ -337,13 +357,15 @@ unsafe fn take_free(
 unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
     // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
     unsafe {
-        ffi::PyObject_GC_Track(handle.as_ptr().cast());
+        track_kept(handle, true);
         let before = maker.with(|maker| maker.last.replace(handle.clone()));
         if let Some(before) = before {
             if COUNTS_TELL
                 && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
                 && !(*before.as_ptr()).has(PERSISTENT)
+                && (*before.as_ptr()).has(TRACKED)
             {
+                (*before.as_ptr()).set(TRACKED, false);
                 ffi::PyObject_GC_UnTrack(before.as_ptr().cast());
             }
         }
@@ -365,7 +387,9 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
             && (*this).source_traceback.is_null()
             && (*this).debug_repr.is_null()
         {
-            ffi::PyObject_GC_UnTrack(this.cast());
+            if (*this).has(TRACKED) {
+                ffi::PyObject_GC_UnTrack(this.cast());
+            }
             let left = maker.with(|maker| {
                 let free = &mut maker.free[usize::from(is_timer(this))];
                 if free.len() < Maker::LIMIT {
