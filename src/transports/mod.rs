@@ -4,6 +4,7 @@
 //! * [`methods`] — what Python calls on it.
 //! * [`read`] — from the socket to the protocol.
 //! * [`write`] — from the protocol to the socket, one system call a turn.
+//! * [`sink`] — handing bytes to native protocols.
 //! * [`address`] — socket addresses and `get_extra_info()`.
 //! * [`listener`] — accepting connections.
 
@@ -11,7 +12,8 @@ mod address;
 mod listener;
 mod methods;
 mod read;
-mod stream;
+pub mod sink;
+pub mod stream;
 mod write;
 
 use pyo3::prelude::*;

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
+use super::sink::{Sink, Source};
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, LOST, READABLE};
 use super::{methods, write};
 use crate::event_loop::{errors, Caller, LoopCore};
@@ -41,7 +42,9 @@ pub fn read(caller: Caller<'_>, me: &Ref, it: &Stream) -> Res<()> {
         event_loop,
     } = caller;
     for _ in 0..READS_PER_EVENT {
-        let outcome = if it.has(BUFFERED) {
+        let outcome = if let Some(sink) = it.sink() {
+            read_into_sink(caller, me, it, sink)?
+        } else if it.has(BUFFERED) {
             read_into_protocol(event_loop, me, it)?
         } else {
             read_bytes(core, event_loop, me, it)?
@@ -90,6 +93,40 @@ fn receive(fd: RawFd, into: *mut u8, size: usize) -> io::Result<usize> {
 #[inline]
 fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
     n == size || it.has(HANGUP)
+}
+
+/// Hands the standing buffer to a native protocol.
+fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink) -> Res<Outcome> {
+    // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
+    let mut scratch = caller.core.scratch.take();
+    if scratch.is_empty() {
+        scratch.resize(READ_SIZE, 0);
+    }
+    let received = receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE);
+    let n = match received {
+        Ok(n @ 1..) => n,
+        end => {
+            drop(caller.core.scratch.replace(scratch));
+            return match end {
+                Ok(_) => Ok(Outcome::End),
+                Err(error) => read_failed(me, error),
+            };
+        }
+    };
+    let protocol = it.protocol.get().unwrap_or_else(Ref::none);
+    let source = Source {
+        protocol: &protocol,
+        transport: me,
+        stream: it,
+    };
+    it.set(CORKED, true);
+    // SAFETY: the sink was found for this protocol.
+    let called = it.in_context(|| unsafe { (sink.received)(caller, &source, &scratch[..n]) });
+    drop(caller.core.scratch.replace(scratch));
+    after_call(caller.event_loop, me, it, called, sink.failure)?;
+    Ok(Outcome::Data {
+        more: may_hold_more(it, n, READ_SIZE),
+    })
 }
 
 fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::address::{Address, Side};
+use super::sink::{self, Sink};
 use super::write::WriteQueue;
 use super::{methods, read, write};
 use crate::event_loop::{closed_error, errors, Caller, Kind, LoopCore, Native, Pending, Source};
@@ -76,6 +77,8 @@ pub struct Stream {
     pub lost_writes: Cell<u32>,
     pub event_loop: Local<Option<Ref>>,
     pub protocol: Local<Option<Ref>>,
+    /// How the protocol takes bytes, if it is native.
+    sink: Cell<Option<&'static Sink>>,
     pub server: Local<Option<Ref>>,
     /// The Python socket, which owns the descriptor once it exists.
     pub socket: Local<Option<Ref>>,
@@ -213,6 +216,12 @@ impl Stream {
         self.update_hold(me);
     }
 
+    /// How the protocol takes bytes, if it is native.
+    #[inline]
+    pub fn sink(&self) -> Option<&'static Sink> {
+        self.sink.get()
+    }
+
     /// Runs protocol code in the transport's own context.
     #[inline]
     pub fn in_context<T>(&self, body: impl FnOnce() -> Res<T>) -> Res<T> {
@@ -253,6 +262,7 @@ impl Stream {
             return Err(crate::ffi::Raised);
         }
         self.set(BUFFERED, buffered == 1);
+        self.sink.set(sink::find(protocol));
         drop(self.protocol.replace(Some(protocol.clone())));
         Ok(())
     }
@@ -458,6 +468,7 @@ pub fn create(
             lost_writes: Cell::new(0),
             event_loop: Local::new(Some(Ref::borrowed(event_loop))),
             protocol: Local::default(),
+            sink: Cell::new(None),
             server: Local::new(parts.server),
             socket: Local::new(parts.socket),
             context: Local::new(Some(parts.context)),
