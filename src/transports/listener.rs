@@ -13,6 +13,7 @@ use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
 use super::address::{Address, Side};
+use super::endpoint::Transport;
 use super::stream::{create, Parts, Stream};
 use crate::event_loop::{
     errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,

@@ -7,10 +7,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use super::address::Side;
-use super::stream::{
-    Stream, BLOCKED, CLOSING, EOF_READ, EOF_WRITTEN, LOST, PAUSED, PROTOCOL_PAUSED, READABLE,
-    STARTED,
-};
+use super::endpoint::{Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED, STARTED};
+use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
 use crate::event_loop::{resolve, LoopCore};
 use crate::ffi::fastcall::{guard, guard_int, missing, unexpected};

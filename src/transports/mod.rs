@@ -1,5 +1,6 @@
 //! Stream transports over sockets, and the listener that makes them.
 //!
+//! * [`endpoint`] — what every transport has: descriptor, protocol, context, flow control, end.
 //! * [`stream`] — the object: state, lifetime, protocol.
 //! * [`methods`] — what Python calls on it.
 //! * [`read`] — from the socket to the protocol.
@@ -9,6 +10,7 @@
 //! * [`listener`] — accepting connections.
 
 mod address;
+mod endpoint;
 mod listener;
 mod methods;
 mod read;

@@ -7,8 +7,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
+use super::endpoint::{Transport, LOST};
 use super::sink::{Sink, Source};
-use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, LOST, READABLE};
+use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 use super::{methods, write};
 use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};

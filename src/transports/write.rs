@@ -7,10 +7,10 @@ use std::os::fd::RawFd;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use super::stream::{Stream, BLOCKED, CLOSING, CORKED, EOF_WRITTEN, LOST, PROTOCOL_PAUSED};
+use super::endpoint::{Transport, BLOCKED, CLOSING, LOST, PROTOCOL_PAUSED};
+use super::stream::{Stream, CORKED, EOF_WRITTEN};
 use crate::event_loop::{errors, resolve, LoopCore};
 use crate::ffi::{Ref, Res};
-use crate::stdlib::Stdlib;
 
 /// How many pieces one system call takes.
 const MAX_PIECES: usize = 64;
@@ -260,56 +260,10 @@ fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
 
 /// `pause_writing()` when more is queued than the high-water mark.
 pub fn pause_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
-    let size = it.queue.with(|queue| queue.size());
-    if size <= it.high_water.get() || it.has(PROTOCOL_PAUSED) {
-        return Ok(());
-    }
-    it.set(PROTOCOL_PAUSED, true);
-    tell(
-        event_loop,
-        me,
-        it,
-        &Stdlib::get().names.pause_writing,
-        "pause_writing",
-    )
+    it.pause_protocol(event_loop, me, it.queue.with(|queue| queue.size()))
 }
 
 /// `resume_writing()` when no more is queued than the low-water mark.
 pub fn resume_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
-    let size = it.queue.with(|queue| queue.size());
-    if size > it.low_water.get() || !it.has(PROTOCOL_PAUSED) {
-        return Ok(());
-    }
-    it.set(PROTOCOL_PAUSED, false);
-    tell(
-        event_loop,
-        me,
-        it,
-        &Stdlib::get().names.resume_writing,
-        "resume_writing",
-    )
-}
-
-fn tell(event_loop: *mut PyObject, me: &Ref, it: &Stream, name: &Ref, text: &str) -> Res<()> {
-    let Some(protocol) = it.protocol.get() else {
-        return Ok(());
-    };
-    let args = [protocol.as_ptr()];
-    // SAFETY: attached; the protocol is live. Like asyncio, this runs in the writer's context.
-    let result = unsafe {
-        Ref::new(ffi::PyObject_VectorcallMethod(
-            name.as_ptr(),
-            args.as_ptr(),
-            1,
-            std::ptr::null_mut(),
-        ))
-    };
-    match result {
-        Ok(_) => Ok(()),
-        Err(_) => errors::report(
-            event_loop,
-            &format!("protocol.{text}() failed"),
-            &[("transport", me), ("protocol", &protocol)],
-        ),
-    }
+    it.resume_protocol(event_loop, me, it.queue.with(|queue| queue.size()))
 }
