@@ -23,6 +23,7 @@ macro_rules! names {
 }
 
 names!(
+    _asyncio_future_blocking,
     _fatal_error,
     Future,
     Task,

@@ -4,10 +4,14 @@
 
 pub mod bytes;
 pub mod context;
+pub mod coroutine;
 pub mod fastcall;
+pub mod future;
 pub mod handle;
 pub mod local;
 pub mod refs;
+#[allow(dead_code)]
+mod stop;
 pub mod typespec;
 
 pub use fastcall::{Args, Raised, Res};
