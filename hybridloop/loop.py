@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
-import signal
-import socket
-import weakref
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from .sockets import SocketMethods
+from .signals import SignalMethods
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable, Coroutine
 
@@ -42,47 +39,15 @@ class _NativeSelector:
         """Do nothing; the core closes its selector itself."""
 
 
-class Loop(SocketMethods):
+class Loop(SignalMethods):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
     Whatever runs once per connection or less is inherited from CPython, so it always fits the
     Python that runs.
     """
 
-    _ssock: socket.socket | None
-    _signal_writer: socket.socket | None
-
     def __init__(self) -> None:
         super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
-
-    # The self-pipe carries signals only, because other threads wake the core by itself. So it is
-    # made when `add_signal_handler()` asks for its writing end.
-
-    def _make_self_pipe(self) -> None:
-        self._ssock = self._signal_writer = None
-
-    def _close_self_pipe(self) -> None:
-        if self._ssock is not None:
-            super()._close_self_pipe()
-
-    @property
-    def _csock(self) -> socket.socket | None:
-        if self._signal_writer is None and not self._closed:
-            super()._make_self_pipe()
-        return self._signal_writer
-
-    @_csock.setter
-    def _csock(self, sock: socket.socket | None) -> None:
-        self._signal_writer = sock
-        if sock is not None:
-            _signal_writers.add(sock)
-
-    def run_forever(self) -> None:
-        """Run until stop() is called."""
-        # Some releases of Python check this so late that they end the run that is under way.
-        self._check_closed()
-        self._check_running()
-        super().run_forever()
 
     def close(self) -> None:
         """Close the loop. Callbacks that have not run are dropped."""
@@ -172,24 +137,6 @@ class Loop(SocketMethods):
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
-
-
-_signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _leave_signals_to_parent() -> None:
-    """Keep the signals of a forked child from waking the loop of its parent."""
-    try:
-        fd = signal.set_wakeup_fd(-1)
-    except ValueError:
-        # Not the main thread: nothing was set here.
-        return
-    if fd != -1 and all(fd != sock.fileno() for sock in _signal_writers):
-        signal.set_wakeup_fd(fd)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_signals_to_parent)
 
 
 def new_event_loop() -> Loop:

@@ -31,6 +31,29 @@ pub const FIRST_OWN_FLAG: u32 = 1 << 8;
 /// asyncio's default high-water mark, in bytes.
 const HIGH_WATER: usize = 64 * 1024;
 
+/// A descriptor on its way to an owner: closed unless it gets there.
+pub struct Owned(Option<RawFd>);
+
+impl Owned {
+    /// `ours` tells that no Python socket owns the descriptor already.
+    pub fn new(fd: RawFd, ours: bool) -> Self {
+        Self(ours.then_some(fd))
+    }
+
+    pub fn handed_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(fd) = self.0 {
+            // SAFETY: owned by this value.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
 /// The state that all transports share.
 pub struct Endpoint {
     pub fd: Cell<RawFd>,

@@ -13,7 +13,7 @@ use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
 use super::address::{Address, Side};
-use super::endpoint::Transport;
+use super::endpoint::{Owned, Transport};
 use super::stream::{create, Parts, Stream};
 use crate::event_loop::{
     errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
@@ -67,8 +67,7 @@ impl Listener {
         if let Some(event_loop) = it.event_loop.get().filter(|_| !it.stopped.get()) {
             // SAFETY: the loop of a listener is a LoopCore.
             let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-            core.again
-                .with(|again| again.push_back(pending(slf.into())));
+            go_on_later(core, &slf.into());
         }
     }
 
@@ -196,26 +195,42 @@ fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
         if it.stopped.get() || it.resting.get() {
             return Ok(());
         }
-        match accept_one(it.fd) {
-            Ok((fd, peer)) => connected(caller, it, fd, Address::new(&peer))?,
+        let result = match accept_one(it.fd) {
+            Ok((fd, peer)) => connected(caller, it, fd, Address::new(&peer)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(()),
-                Some(libc::EINTR | libc::ECONNABORTED) => {}
+                Some(libc::EINTR | libc::ECONNABORTED) => Ok(()),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                     return out_of_resources(caller, it, listener, error);
                 }
-                _ => {
+                code => {
                     let _ = Raised::from(errors::os_error(&error));
-                    return report(event_loop, it, "socket.accept() failed");
+                    let reported = report(event_loop, it, "socket.accept() failed");
+                    if matches!(
+                        code,
+                        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP)
+                    ) {
+                        // This socket will never accept.
+                        return reported;
+                    }
+                    reported
                 }
             },
+        };
+        if result.is_err() {
+            // What ends the loop must not lose the connections behind: no edge tells of them again.
+            go_on_later(caller.core, listener);
+            return result;
         }
     }
-    caller
-        .core
-        .again
-        .with(|again| again.push_back(pending(listener.clone())));
+    go_on_later(caller.core, listener);
     Ok(())
+}
+
+/// Has the loop accept on in its next turn.
+fn go_on_later(core: &LoopCore, listener: &Ref) {
+    core.again
+        .with(|again| again.push_back(pending(listener.clone())));
 }
 
 fn accept_one(fd: RawFd) -> io::Result<(RawFd, SockAddr)> {
@@ -293,10 +308,11 @@ fn out_of_resources(
 /// Makes protocol and transport for a new connection. Whatever fails, the descriptor is closed and the reason told.
 fn connected(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> Res<()> {
     let Caller {
-        core, event_loop, ..
+        py,
+        core,
+        event_loop,
     } = caller;
-    let made = make_transport(caller, it, fd, peer);
-    let me = match made {
+    let me = match make_transport(caller, it, fd, peer) {
         Ok(me) => me,
         Err(error) => {
             let _ = Raised::from(error);
@@ -305,21 +321,23 @@ fn connected(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> Res
     };
     // SAFETY: just made.
     let stream = unsafe { Stream::of(me.as_ptr()) };
-    if stream
+    let made = stream
         .call_protocol(&Stdlib::get().names.connection_made, [me.as_ptr()])
-        .is_err()
-    {
-        let protocol = stream.protocol.get().unwrap_or_else(Ref::none);
-        errors::report(
-            event_loop,
-            "Exception in callback protocol.connection_made()",
-            &[("transport", &me), ("protocol", &protocol)],
-        )?;
-    }
+        .map(drop)
+        .or_else(|Raised| {
+            let protocol = stream.protocol.get().unwrap_or_else(Ref::none);
+            errors::report(
+                event_loop,
+                "Exception in callback protocol.connection_made()",
+                &[("transport", &me), ("protocol", &protocol)],
+            )
+        });
+    // What ends the loop here must not leave a connection that is never read.
+    let ends_loop = made.err().map(|_| PyErr::fetch(py));
     if stream.start(core, me.as_ptr()).is_err() {
         Stream::fatal_error(&me, "Fatal error: the socket cannot be watched")?;
     }
-    Ok(())
+    ends_loop.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> PyResult<Ref> {
@@ -328,7 +346,7 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
         core,
         event_loop,
     } = caller;
-    let owned = Descriptor(fd);
+    let owned = Owned::new(fd, true);
     let context = match it.context.get() {
         Some(context) => context::copy(&context)?,
         None => context::copy_current()?,
@@ -341,7 +359,8 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
         })?
     };
     let server = it.server.get().filter(|server| !server.bind(py).is_none());
-    let me = create(
+    owned.handed_over();
+    create(
         py,
         core,
         event_loop,
@@ -354,21 +373,7 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
             context,
             peer,
         },
-    );
-    if me.is_ok() {
-        std::mem::forget(owned);
-    }
-    me
-}
-
-/// Closes a descriptor that nobody has taken over.
-struct Descriptor(RawFd);
-
-impl Drop for Descriptor {
-    fn drop(&mut self) {
-        // SAFETY: owned by this value.
-        unsafe { libc::close(self.0) };
-    }
+    )
 }
 
 /// `_connect_stream(sock, protocol, waiter, extra, server)`: a transport for a connected socket.

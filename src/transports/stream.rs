@@ -16,7 +16,7 @@ use pyo3::types::PyType;
 
 use super::address::{Address, Side};
 use super::endpoint::{
-    Endpoint, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
 };
 use super::sink::{self, Sink};
 use super::write::WriteQueue;
@@ -239,12 +239,15 @@ fn detach(py: Python<'_>, server: &Ref, me: *mut PyObject) -> PyResult<()> {
 }
 
 /// Makes a transport for a connected, non-blocking socket. It starts with [`Stream::start`].
+///
+/// The descriptor belongs to the transport from here on: when this fails, it is closed.
 pub fn create(
     py: Python<'_>,
     core: &LoopCore,
     event_loop: *mut PyObject,
     parts: Parts,
 ) -> PyResult<Ref> {
+    let owned = Owned::new(parts.fd, parts.socket.is_none());
     let class = match core.transport_class.get() {
         Some(class) => class,
         None => {
@@ -267,6 +270,7 @@ pub fn create(
             ));
         };
         let me = Ref::new(alloc(ty, 0))?;
+        owned.handed_over();
         let object = me.as_ptr().cast::<StreamObject>();
         ptr::addr_of_mut!((*object).stream).write(Stream {
             endpoint: Endpoint::new(parts.fd, event_loop, parts.socket, parts.context),
@@ -284,8 +288,24 @@ pub fn create(
     };
     // SAFETY: just made.
     let stream = unsafe { Stream::of(me.as_ptr()) };
-    stream.set_protocol(&parts.protocol)?;
-    stream.link(core, me.as_ptr(), &STREAM);
+    let set_up = stream.set_protocol(&parts.protocol).and_then(|()| {
+        stream.link(core, me.as_ptr(), &STREAM);
+        attach(py, stream, &me)
+    });
+    if set_up.is_err() {
+        let error = PyErr::fetch(py);
+        // A server that did not take the transport must not be told that it is gone.
+        drop(stream.server.take());
+        if stream.close_descriptor(me.as_ptr()).is_err() {
+            PyErr::fetch(py).write_unraisable(py, Some(me.bind(py)));
+        }
+        return Err(error);
+    }
+    Ok(me)
+}
+
+/// `server._attach(transport)`, or without the argument before Python 3.13.
+fn attach(py: Python<'_>, stream: &Stream, me: &Ref) -> Res<()> {
     if let Some(server) = stream.server.get() {
         let server = server.bind(py);
         if Stdlib::get().attach_takes_transport {
@@ -294,7 +314,7 @@ pub fn create(
             server.call_method0("_attach")?;
         }
     }
-    Ok(me)
+    Ok(())
 }
 
 /// What the loop asks of a stream.

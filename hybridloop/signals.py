@@ -1,0 +1,128 @@
+"""Signals: how they wake a loop that sleeps, and whom they belong to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from .sockets import SocketMethods
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+
+class SignalMethods(SocketMethods):
+    """The part of the loop that deals with signals.
+
+    asyncio has a signal wake the selector only while `add_signal_handler()` is in use. Without
+    that, a signal that comes in just before the loop goes to sleep, Ctrl-C for example, is not
+    looked at before something else wakes the loop. Here the descriptor that Python writes signals
+    to is set whenever the loop runs in the main thread, unless somebody else has set it.
+    """
+
+    _signal_handlers: dict[int, asyncio.Handle]
+    _ssock: socket.socket | None
+    _signal_writer: socket.socket | None
+
+    # The self-pipe carries signals only, because other threads wake the core by itself. So it is
+    # made when somebody asks for its writing end: a loop in the main thread, when it first runs.
+
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._signal_writer = None
+
+    def _close_self_pipe(self) -> None:
+        if self._ssock is not None:
+            # An exception from a signal handler may have kept a run from doing this.
+            self._let_signals_rest()
+            super()._close_self_pipe()
+
+    @property
+    def _csock(self) -> socket.socket | None:
+        if self._signal_writer is None and not self._closed:
+            super()._make_self_pipe()
+        return self._signal_writer
+
+    @_csock.setter
+    def _csock(self, sock: socket.socket | None) -> None:
+        self._signal_writer = sock
+        if sock is not None:
+            _signal_writers.add(sock)
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        # Some releases of Python check this so late that they end the run that is under way.
+        self._check_closed()
+        self._check_running()
+        in_main_thread = _in_main_thread()
+        try:
+            if in_main_thread:
+                self._let_signals_wake()
+            super().run_forever()
+        finally:
+            if in_main_thread:
+                self._let_signals_rest()
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove what add_signal_handler() has set; False if there was nothing."""
+        removed = super().remove_signal_handler(sig)
+        if removed and not self._signal_handlers and self.is_running():
+            self._let_signals_wake()
+        return removed
+
+    def close(self) -> None:
+        """Close the loop. Callbacks that have not run are dropped."""
+        if self._signal_handlers and not self.is_running() and _in_main_thread():
+            # Before the self-pipe is gone, to which signals are still written.
+            for sig in list(self._signal_handlers):
+                self.remove_signal_handler(sig)
+        super().close()
+
+    def _let_signals_wake(self) -> None:
+        try:
+            writer = self._csock
+        except OSError:
+            # No descriptor is left; signals wake the loop as rarely late as asyncio's.
+            return
+        if writer is not None:
+            self._swap_wakeup_fd(-1, writer.fileno())
+
+    def _let_signals_rest(self) -> None:
+        if self._signal_writer is not None and not self._signal_handlers:
+            self._swap_wakeup_fd(self._signal_writer.fileno(), -1)
+
+    @staticmethod
+    def _swap_wakeup_fd(old: int, new: int) -> None:
+        """Set the wakeup descriptor to `new` if it is `old`; another one stays."""
+        try:
+            found = signal.set_wakeup_fd(new, warn_on_full_buffer=False)
+            if found not in (old, new):
+                signal.set_wakeup_fd(found, warn_on_full_buffer=False)
+        except (ValueError, OSError):
+            # Another interpreter's main thread, or what was set before is closed.
+            pass
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+_signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _leave_signals_to_parent() -> None:
+    """Keep the signals of a forked child from waking the loop of its parent."""
+    try:
+        fd = signal.set_wakeup_fd(-1)
+    except ValueError:
+        # Not the main thread: nothing was set here.
+        return
+    if fd != -1 and all(fd != sock.fileno() for sock in _signal_writers):
+        signal.set_wakeup_fd(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_signals_to_parent)
