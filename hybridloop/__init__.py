@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._core import __version__
+from .engine import Engine, EngineClosedError, EngineFullError
+from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
 from .policy import install
 
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
     from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
+    "Engine",
+    "EngineClosedError",
+    "EngineFullError",
     "EventLoopPolicy",
     "Loop",
+    "TaskHandle",
     "__version__",
     "install",
     "new_event_loop",
