@@ -4,10 +4,12 @@
 //! * [`stdlib`] — what is used of Python's standard library.
 //! * [`event_loop`] — `LoopCore`: turns, callbacks, timers, descriptors.
 //! * [`transports`] — streams over sockets, and the listener that makes them.
+//! * [`streams`] — readers and writers over them.
 
 mod event_loop;
 mod ffi;
 mod stdlib;
+mod streams;
 mod transports;
 
 use pyo3::prelude::*;
@@ -15,7 +17,9 @@ use pyo3::prelude::*;
 /// Native core of hybridloop; use the `hybridloop` package.
 #[pymodule(gil_used = false)]
 mod _core {
-    use super::{event_loop, ffi, stdlib, transports, Bound, PyModule, PyModuleMethods, PyResult};
+    use super::{
+        event_loop, ffi, stdlib, streams, transports, Bound, PyModule, PyModuleMethods, PyResult,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -23,6 +27,7 @@ mod _core {
         ffi::context::probe(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
-        transports::register(module)
+        transports::register(module)?;
+        streams::register(module)
     }
 }

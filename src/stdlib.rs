@@ -30,6 +30,7 @@ names!(
     buffer_updated,
     call_exception_handler,
     callback,
+    cancelled,
     connection_lost,
     connection_made,
     context,
@@ -47,6 +48,9 @@ pub struct Stdlib {
     pub names: Names,
     /// `("loop",)`: keyword names for `Future(loop=…)`.
     pub loop_keyword: Ref,
+    pub no_arguments: Ref,
+    /// `_asyncio.Future`, if this Python has it.
+    pub native_future: Option<Ref>,
     /// The contents of `asyncio.futures` and `asyncio.tasks`, whose `Future` and `Task` programs may replace.
     pub futures: Ref,
     pub tasks: Ref,
@@ -77,6 +81,8 @@ impl Stdlib {
         Ok(Self {
             names: Names::new(py),
             loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
+            no_arguments: PyTuple::empty(py).into(),
+            native_future: take("_asyncio", &["Future"]).ok(),
             futures: take("asyncio.futures", &["__dict__"])?,
             tasks: take("asyncio.tasks", &["__dict__"])?,
             base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,

@@ -3,6 +3,7 @@
 //! * [`python`] — the attributes and cold methods that Python sees.
 //! * [`turn`] — one turn after another until the loop is stopped.
 //! * [`schedule`] — `call_soon`, timers, futures and tasks.
+//! * [`futures`] — making futures.
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — `add_reader` and its kin, and what a ready descriptor does.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
@@ -10,6 +11,7 @@
 
 mod descriptors;
 pub mod errors;
+mod futures;
 mod handle;
 mod python;
 mod schedule;
@@ -74,6 +76,8 @@ pub struct LoopCore {
     slow_callback_duration: Local<Option<Ref>>,
     task_factory: Local<Option<Ref>>,
     current_handle: Local<Option<Ref>>,
+    /// Keyword arguments of every future.
+    future_keywords: Local<Option<Ref>>,
     /// The class of stream transports, a subclass of `StreamTransport` made in Python.
     pub transport_class: Local<Option<Ref>>,
 }
@@ -117,6 +121,7 @@ impl LoopCore {
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
             current_handle: Local::default(),
+            future_keywords: Local::default(),
             transport_class: Local::default(),
         })
     }
@@ -222,6 +227,7 @@ impl LoopCore {
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
         drop(Contexts::take_all(&self.contexts));
+        drop(self.future_keywords.take());
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());

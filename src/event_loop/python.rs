@@ -174,6 +174,7 @@ impl LoopCore {
             &self.slow_callback_duration,
             &self.task_factory,
             &self.current_handle,
+            &self.future_keywords,
             &self.transport_class,
         ] {
             slot.with(|slot| objects(slot.iter(), &visit))?;
@@ -186,6 +187,7 @@ impl LoopCore {
         drop(self.slow_callback_duration.take());
         drop(self.task_factory.take());
         drop(self.current_handle.take());
+        drop(self.future_keywords.take());
         drop(self.transport_class.take());
     }
 }

@@ -317,7 +317,7 @@ unsafe fn get_debug(slf: *mut PyObject) -> Res<Ref> {
 }
 
 /// What a module calls by a name now.
-fn current(module: &Ref, name: &Ref) -> Res<Ref> {
+pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
     // SAFETY: attached; `module` is the dictionary of a module, and the result is borrowed from it.
     unsafe {
         let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
@@ -332,17 +332,8 @@ fn current(module: &Ref, name: &Ref) -> Res<Ref> {
 }
 
 unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
-    let stdlib = Stdlib::get();
-    let args = [ptr::null_mut(), slf];
-    // SAFETY: one keyword argument, with the slot before it free for the callee.
-    unsafe {
-        Ref::new(ffi::PyObject_Vectorcall(
-            current(&stdlib.futures, &stdlib.names.Future)?.as_ptr(),
-            args.as_ptr().add(1),
-            ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-            stdlib.loop_keyword.as_ptr(),
-        ))
-    }
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe { LoopCore::of(slf).new_future(slf) }
 }
 
 /// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what

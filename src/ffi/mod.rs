@@ -2,6 +2,7 @@
 //!
 //! Everything here is called by a thread that is attached to the interpreter.
 
+pub mod attributes;
 pub mod bytes;
 pub mod context;
 pub mod coroutine;

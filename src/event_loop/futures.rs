@@ -1,0 +1,80 @@
+//! Futures of the loop.
+
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::types::PyDict;
+
+use super::schedule::current;
+use super::LoopCore;
+use crate::ffi::{Raised, Ref, Res};
+use crate::stdlib::Stdlib;
+
+impl LoopCore {
+    /// `Future(loop=event_loop)`, of whatever class `asyncio.futures.Future` is now.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core.
+    pub unsafe fn new_future(&self, event_loop: *mut PyObject) -> Res<Ref> {
+        let stdlib = Stdlib::get();
+        let class = current(&stdlib.futures, &stdlib.names.Future)?;
+        let is_native = stdlib
+            .native_future
+            .as_ref()
+            .is_some_and(|native| native.as_ptr() == class.as_ptr());
+        // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
+        unsafe {
+            if !is_native {
+                let args = [ptr::null_mut(), event_loop];
+                return Ref::new(ffi::PyObject_Vectorcall(
+                    class.as_ptr(),
+                    args.as_ptr().add(1),
+                    ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                    stdlib.loop_keyword.as_ptr(),
+                ));
+            }
+            // A call would make a dictionary of the keyword each time.
+            let keywords = match self.future_keywords.get() {
+                Some(keywords) => keywords,
+                None => self.make_future_keywords(event_loop)?,
+            };
+            let ty = class.as_ptr().cast::<PyTypeObject>();
+            let (Some(new), Some(init)) = ((*ty).tp_new, (*ty).tp_init) else {
+                return Ref::new(ffi::PyObject_Call(
+                    class.as_ptr(),
+                    stdlib.no_arguments.as_ptr(),
+                    keywords.as_ptr(),
+                ));
+            };
+            let future = Ref::new(new(ty, stdlib.no_arguments.as_ptr(), ptr::null_mut()))?;
+            if init(
+                future.as_ptr(),
+                stdlib.no_arguments.as_ptr(),
+                keywords.as_ptr(),
+            ) != 0
+            {
+                return Err(Raised);
+            }
+            Ok(future)
+        }
+    }
+
+    /// `{"loop": event_loop}`, which no code but the initialiser of futures gets to see.
+    #[cold]
+    unsafe fn make_future_keywords(&self, event_loop: *mut PyObject) -> Res<Ref> {
+        // SAFETY: attached; the caller's loop is live.
+        let keywords = unsafe {
+            let py = pyo3::Python::assume_attached();
+            let keywords: Ref = PyDict::new(py).into();
+            let name = ffi::PyTuple_GET_ITEM(Stdlib::get().loop_keyword.as_ptr(), 0);
+            if ffi::PyDict_SetItem(keywords.as_ptr(), name, event_loop) != 0 {
+                return Err(Raised);
+            }
+            keywords
+        };
+        if !self.is_closed() {
+            drop(self.future_keywords.replace(Some(keywords.clone())));
+        }
+        Ok(keywords)
+    }
+}
