@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -39,6 +40,29 @@ class _NativeSelector:
         """Do nothing; the core closes its selector itself."""
 
 
+def _closed_if_cancelled(create: Any) -> Any:
+    """`create_server()`, whose last await lets the server begin to listen.
+
+    asyncio's leaves a server behind that listens for ever if it is cancelled just there.
+    """
+
+    @functools.wraps(create)
+    async def create_server(
+        self: Loop, *args: Any, start_serving: bool = True, **kwargs: Any
+    ) -> asyncio.Server:
+        server = await create(self, *args, start_serving=False, **kwargs)
+        if start_serving:
+            try:
+                server._start_serving()
+                await asyncio.sleep(0)
+            except BaseException:
+                server.close()
+                raise
+        return server  # type: ignore[no-any-return]
+
+    return create_server
+
+
 class Loop(SignalMethods):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
@@ -61,6 +85,9 @@ class Loop(SignalMethods):
     def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
         self._add_callback(handle)
         self._write_to_self()
+
+    create_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_server)
+    create_unix_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
 
     def _make_socket_transport(
         self,

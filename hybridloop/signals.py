@@ -36,8 +36,9 @@ class SignalMethods(SocketMethods):
 
     def _close_self_pipe(self) -> None:
         if self._ssock is not None:
-            # An exception from a signal handler may have kept a run from doing this.
-            self._let_signals_rest()
+            # Handlers are removed after this; signals must not be written to a closed descriptor.
+            if self._signal_writer is not None:
+                self._swap_wakeup_fd(self._signal_writer.fileno(), -1)
             super()._close_self_pipe()
 
     @property
@@ -72,14 +73,6 @@ class SignalMethods(SocketMethods):
         if removed and not self._signal_handlers and self.is_running():
             self._let_signals_wake()
         return removed
-
-    def close(self) -> None:
-        """Close the loop. Callbacks that have not run are dropped."""
-        if self._signal_handlers and not self.is_running() and _in_main_thread():
-            # Before the self-pipe is gone, to which signals are still written.
-            for sig in list(self._signal_handlers):
-                self.remove_signal_handler(sig)
-        super().close()
 
     def _let_signals_wake(self) -> None:
         try:
