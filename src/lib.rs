@@ -25,6 +25,7 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         stdlib::Stdlib::init(module.py())?;
         ffi::context::probe(module.py())?;
+        ffi::socket::probe(module.py());
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
         transports::register(module)?;

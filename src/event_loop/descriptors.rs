@@ -2,21 +2,21 @@
 
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{Event, Interest, Registry, Token};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use hybridloop_reactor::{Event, Registry, Token};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
-use pyo3::types::{PyType, PyWeakref, PyWeakrefMethods};
+use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
 use super::schedule::install;
 use super::source::{Native, Pending};
+use super::watch::{Direction, Mode, Ready, Watch};
 use super::{errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
-use crate::ffi::handle::{new_handle, track_kept, Call, HandleRef, CANCELLED, PERSISTENT};
+use crate::ffi::handle::{new_handle, track_kept, Call, HandleRef, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
-use crate::stdlib::Stdlib;
 use crate::{fastcall, onearg};
 
 /// Who gets the events of a descriptor.
@@ -37,79 +37,6 @@ impl Source {
     }
 }
 
-/// One direction of a watched descriptor.
-#[derive(Default)]
-pub struct Direction {
-    /// Set by `add_reader`/`add_writer`: runs as long as the descriptor is ready.
-    callback: Option<HandleRef>,
-    /// Futures of `sock_*` calls, resolved at the next readiness.
-    waiters: Vec<Ref>,
-}
-
-/// What the user waits for on one descriptor.
-pub struct Watch {
-    fd: RawFd,
-    read: Direction,
-    write: Direction,
-    /// Weak reference to the socket whose `sock_*` calls keep the registration. A number that another socket has taken
-    /// over shows by this.
-    socket: Option<Ref>,
-}
-
-impl Watch {
-    fn new(fd: RawFd) -> Self {
-        Self {
-            fd,
-            read: Direction::default(),
-            write: Direction::default(),
-            socket: None,
-        }
-    }
-
-    fn direction(&mut self, write: bool) -> &mut Direction {
-        if write {
-            &mut self.write
-        } else {
-            &mut self.read
-        }
-    }
-
-    /// What to register: callbacks want to hear again and again, `sock_*` calls once per change.
-    fn mode(&self) -> Mode {
-        let (read, write) = (&self.read, &self.write);
-        if read.callback.is_some() || write.callback.is_some() {
-            Mode::Level(Interest {
-                readable: read.callback.is_some() || !read.waiters.is_empty(),
-                writable: write.callback.is_some() || !write.waiters.is_empty(),
-            })
-        } else if self.socket.is_some() {
-            Mode::Edge
-        } else {
-            Mode::Out
-        }
-    }
-
-    fn refs(&self) -> impl Iterator<Item = &Ref> {
-        [&self.read, &self.write]
-            .into_iter()
-            .flat_map(|direction| {
-                direction
-                    .callback
-                    .iter()
-                    .map(HandleRef::as_object)
-                    .chain(&direction.waiters)
-            })
-            .chain(&self.socket)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub enum Mode {
-    Out,
-    Edge,
-    Level(Interest),
-}
-
 /// All descriptors of a loop.
 #[derive(Default)]
 pub struct Descriptors {
@@ -126,8 +53,12 @@ impl Descriptors {
         self.sources.get(self.token(fd)?)
     }
 
-    fn watch(&mut self, fd: RawFd) -> Option<&mut Watch> {
-        match self.sources.get_mut(self.token(fd)?)? {
+    pub fn watch(&mut self, fd: RawFd) -> Option<&mut Watch> {
+        self.watch_of(self.token(fd)?)
+    }
+
+    pub fn watch_of(&mut self, token: Token) -> Option<&mut Watch> {
+        match self.sources.get_mut(token)? {
             Source::Watch(watch) => Some(watch),
             Source::Native(_) => None,
         }
@@ -146,7 +77,7 @@ impl Descriptors {
     }
 
     /// Makes `fd` a watch. A source of another kind under that number comes back, to be dropped.
-    fn ensure_watch(&mut self, fd: RawFd) -> Option<Source> {
+    pub fn ensure_watch(&mut self, fd: RawFd) -> Option<Source> {
         if self.watch(fd).is_some() {
             return None;
         }
@@ -195,83 +126,14 @@ impl Descriptors {
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {
             Source::Native(_) => None,
-            Source::Watch(watch) => {
-                let before = watch.mode();
-                let take = |on: bool, direction: &mut Direction| {
-                    if on {
-                        (
-                            direction.callback.clone(),
-                            std::mem::take(&mut direction.waiters),
-                        )
-                    } else {
-                        (None, Vec::new())
-                    }
-                };
-                let (reader, mut waiters) = take(event.readable, &mut watch.read);
-                let (writer, writers) = take(event.writable, &mut watch.write);
-                waiters.extend(writers);
-                // A level that nobody waits for any longer would be reported for ever.
-                let stale = (!waiters.is_empty() && matches!(before, Mode::Level(_)))
-                    .then_some((watch.fd, before));
-                Some(Ready {
-                    callbacks: [reader, writer],
-                    waiters,
-                    stale,
-                })
-            }
+            Source::Watch(watch) => Some(watch.ready(event)),
         }
     }
-}
-
-/// What a watched descriptor has ready, out of the table.
-pub struct Ready {
-    callbacks: [Option<HandleRef>; 2],
-    waiters: Vec<Ref>,
-    stale: Option<(RawFd, Mode)>,
-}
-
-impl Ready {
-    pub fn run(self, core: &LoopCore, object: *mut PyObject) -> Res<()> {
-        if let Some((fd, before)) = self.stale {
-            // One that was closed meanwhile has nothing to be brought in line.
-            errors::contain(object, core.rearm(fd, before))?;
-        }
-        for waiter in self.waiters {
-            resolve(&waiter)?;
-        }
-        for handle in self.callbacks.into_iter().flatten() {
-            if !handle.has(CANCELLED) {
-                core.run_handle(object, handle)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `future.set_result(None)` unless it is done.
-pub fn resolve(future: &Ref) -> Res<()> {
-    let names = &Stdlib::get().names;
-    // SAFETY: attached; futures are live.
-    unsafe {
-        let args = [future.as_ptr(), ffi::Py_None()];
-        let call = |name: &Ref, count| {
-            Ref::new(ffi::PyObject_VectorcallMethod(
-                name.as_ptr(),
-                args.as_ptr(),
-                count,
-                std::ptr::null_mut(),
-            ))
-        };
-        if call(&names.done, 1)?.as_ptr() == ffi::Py_False() {
-            call(&names.set_result, 2)?;
-        }
-    }
-    Ok(())
 }
 
 impl LoopCore {
     /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now.
-    fn rearm(&self, fd: RawFd, before: Mode) -> Res<()> {
+    pub fn rearm(&self, fd: RawFd, before: Mode) -> Res<()> {
         let wanted = self
             .descriptors
             .with(|all| Some((all.token(fd)?, all.watch(fd)?.mode())));
@@ -281,6 +143,12 @@ impl LoopCore {
         if mode == before {
             return Ok(());
         }
+        // Registering anew reports what is ready now.
+        self.descriptors.with(|all| {
+            if let Some(watch) = all.watch(fd) {
+                watch.dry = false;
+            }
+        });
         let known = before != Mode::Out;
         let result = match mode {
             Mode::Level(interest) => self.registrar.register_level(fd, token, interest, known),
@@ -372,53 +240,11 @@ impl LoopCore {
         cancel(callback)?;
         Ok(Ref::bool(found))
     }
-
-    /// Lets `future` be resolved when `socket` is ready for reading or writing.
-    ///
-    /// The registration stays for the socket's later calls. A number that the system has given to another socket since
-    /// is noticed by the socket object, and registered anew.
-    unsafe fn wait_for(&self, socket: *mut PyObject, write: bool, future: Ref) -> Res<()> {
-        // SAFETY: arguments are live during the call.
-        unsafe {
-            let fd = file_descriptor(socket)?;
-            self.refuse_transport(fd, socket)?;
-            let py = Python::assume_attached();
-            let watched = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
-            let known = watched.is_some_and(|weak| {
-                weak.bind(py)
-                    .cast::<PyWeakref>()
-                    .is_ok_and(|weak| weak.upgrade().is_some_and(|it| it.as_ptr() == socket))
-            });
-            let weak = if known {
-                None
-            } else {
-                Some(Ref::new(ffi::PyWeakref_NewRef(
-                    socket,
-                    std::ptr::null_mut(),
-                ))?)
-            };
-            let (before, (replaced, _old)) = self.descriptors.with(|all| {
-                let replaced = all.ensure_watch(fd);
-                let Some(watch) = all.watch(fd) else {
-                    return (None, (replaced, None));
-                };
-                // What was registered for another socket says nothing about this one.
-                let before = if known { watch.mode() } else { Mode::Out };
-                let old = weak.and_then(|weak| watch.socket.replace(weak));
-                watch.direction(write).waiters.push(future);
-                (Some(before), (replaced, old))
-            });
-            if let Some(replaced) = replaced {
-                replaced.forget();
-            }
-            before.map_or(Ok(()), |before| self.rearm(fd, before))
-        }
-    }
 }
 
 impl LoopCore {
     /// An open transport owns its descriptor: nobody else may wait on it.
-    unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
+    pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
         let native = self.descriptors.with(|all| match all.source(fd) {
             Some(Source::Native(native)) => Some(*native),
             _ => None,
@@ -498,22 +324,6 @@ unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     unsafe { LoopCore::of(slf).unset_callback(file, true) }
 }
 
-/// `_wait_socket(socket, write, future)`: what `sock_*` methods await.
-unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let &[socket, write, future] = args.positional else {
-        return Err(
-            PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
-        );
-    };
-    // SAFETY: as for `add_reader`.
-    unsafe {
-        let core = LoopCore::of(slf);
-        core.check_open()?;
-        core.wait_for(socket, write == ffi::Py_True(), Ref::borrowed(future))?;
-    }
-    Ok(Ref::none())
-}
-
 /// `_watched(fd)`: the reader and writer handle of a descriptor, or `None` for each.
 unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `add_reader`.
@@ -572,11 +382,6 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
                 onearg!(c"_watched", watched),
                 "(self, fd)",
                 "Reader and writer handle of a descriptor.",
-            ),
-            (
-                fastcall!(c"_wait_socket", wait_socket),
-                "(self, sock, write, future, /)",
-                "Resolve a future when a socket is ready.",
             ),
             (
                 onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport),

@@ -5,7 +5,9 @@
 //! * [`schedule`] — `call_soon`, timers, futures and tasks.
 //! * [`futures`] — making futures.
 //! * [`handle`] — running, cancelling and describing handles.
-//! * [`descriptors`] — `add_reader` and its kin, and what a ready descriptor does.
+//! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
+//! * [`watch`] — one descriptor of the user: who waits for it.
+//! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
@@ -14,9 +16,12 @@ pub mod errors;
 mod futures;
 mod handle;
 mod python;
+mod readiness;
 mod schedule;
+mod sockets;
 mod source;
 mod turn;
+mod watch;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -33,9 +38,10 @@ use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Local, Ref, Res};
-pub use descriptors::{file_descriptor, resolve, Descriptors, Source};
+pub use descriptors::{file_descriptor, Descriptors, Source};
 pub use schedule::install;
 pub use source::{Caller, Kind, Native, Pending};
+pub use watch::resolve;
 
 /// Native state of one event loop.
 ///
@@ -247,5 +253,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let class = module.py().get_type::<LoopCore>();
     schedule::add_methods(&class)?;
     descriptors::add_methods(&class)?;
+    sockets::register(&class)?;
     Ok(())
 }

@@ -484,7 +484,7 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
 }
 
 /// The signature that `asyncio.AbstractEventLoop` gives a method on the running Python.
-const ASYNCIO: &str = "";
+pub const ASYNCIO: &str = "";
 
 /// Makes method descriptors of (method, signature, documentation) and sets them on `class`.
 pub fn install<const N: usize>(

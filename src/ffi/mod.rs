@@ -2,7 +2,9 @@
 //!
 //! Everything here is called by a thread that is attached to the interpreter.
 
+pub mod arguments;
 pub mod attributes;
+pub mod buffer;
 pub mod bytes;
 pub mod context;
 pub mod coroutine;
@@ -11,6 +13,7 @@ pub mod future;
 pub mod handle;
 pub mod local;
 pub mod refs;
+pub mod socket;
 #[allow(dead_code)]
 mod stop;
 pub mod typespec;

@@ -42,7 +42,8 @@ pub struct Event {
     pub readable: bool,
     /// Writing would not block.
     pub writable: bool,
-    /// The peer has ended its side, or the connection failed: there is an end of file or an error to read.
+    /// The peer has ended its side, the connection failed, or there is urgent data: a read that comes back short is not
+    /// the last, because an end of file, an error or data is still behind it.
     pub closed: bool,
 }
 
@@ -173,7 +174,7 @@ impl Poller {
             if event.token() == WAKER {
                 continue;
             }
-            let closed = event.is_read_closed() || event.is_error();
+            let closed = event.is_read_closed() || event.is_error() || event.is_priority();
             into.push_back(Event {
                 token: Token(event.token().0 as u64),
                 readable: event.is_readable() || closed,

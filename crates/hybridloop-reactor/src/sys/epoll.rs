@@ -15,6 +15,10 @@ pub(crate) fn register(
     let mut events = if edge { libc::EPOLLET } else { 0 };
     if interest.readable {
         events |= libc::EPOLLIN | libc::EPOLLRDHUP;
+        if edge {
+            // Reads stop short at urgent data, and no edge tells that there is more behind it.
+            events |= libc::EPOLLPRI;
+        }
     }
     if interest.writable {
         events |= libc::EPOLLOUT;

@@ -1,0 +1,186 @@
+//! One descriptor of the user: who waits for it, and how it is registered for that.
+
+use std::os::fd::RawFd;
+use std::ptr;
+
+use hybridloop_reactor::{Event, Interest};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::{errors, LoopCore};
+use crate::ffi::handle::{HandleRef, CANCELLED};
+use crate::ffi::{Raised, Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// One direction of a watched descriptor.
+#[derive(Default)]
+pub struct Direction {
+    /// Set by `add_reader`/`add_writer`: runs as long as the descriptor is ready.
+    pub callback: Option<HandleRef>,
+    /// Futures of `sock_*` calls, resolved at the next readiness.
+    pub waiters: Vec<Ref>,
+}
+
+/// What the user waits for on one descriptor.
+pub struct Watch {
+    fd: RawFd,
+    pub read: Direction,
+    pub write: Direction,
+    /// Weak reference to the socket whose `sock_*` calls keep the registration. A number that another socket has taken
+    /// over shows by this.
+    pub socket: Option<Ref>,
+    /// Nothing to read was left, and no edge has come since. Says something in [`Mode::Edge`] only.
+    pub dry: bool,
+    /// A read that came back short has emptied the socket.
+    pub short_means_dry: bool,
+}
+
+/// How a watched descriptor is registered.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mode {
+    Out,
+    Edge,
+    Level(Interest),
+}
+
+impl Watch {
+    pub fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            read: Direction::default(),
+            write: Direction::default(),
+            socket: None,
+            dry: false,
+            short_means_dry: false,
+        }
+    }
+
+    pub fn direction(&mut self, write: bool) -> &mut Direction {
+        if write {
+            &mut self.write
+        } else {
+            &mut self.read
+        }
+    }
+
+    /// What to register: callbacks want to hear again and again, `sock_*` calls once per change. Those of an object that
+    /// cannot be told from others of the same number are heard once.
+    pub fn mode(&self) -> Mode {
+        let (read, write) = (&self.read, &self.write);
+        let called = read.callback.is_some() || write.callback.is_some();
+        let awaited = !read.waiters.is_empty() || !write.waiters.is_empty();
+        if called || (awaited && self.socket.is_none()) {
+            Mode::Level(Interest {
+                readable: read.callback.is_some() || !read.waiters.is_empty(),
+                writable: write.callback.is_some() || !write.waiters.is_empty(),
+            })
+        } else if self.socket.is_some() {
+            Mode::Edge
+        } else {
+            Mode::Out
+        }
+    }
+
+    pub fn refs(&self) -> impl Iterator<Item = &Ref> {
+        [&self.read, &self.write]
+            .into_iter()
+            .flat_map(|direction| {
+                direction
+                    .callback
+                    .iter()
+                    .map(HandleRef::as_object)
+                    .chain(&direction.waiters)
+            })
+            .chain(&self.socket)
+    }
+
+    /// What an event calls for, with references of its own.
+    pub fn ready(&mut self, event: Event) -> Ready {
+        let before = self.mode();
+        if event.readable {
+            self.dry = false;
+        }
+        if event.closed {
+            // An end or an error waits behind the data.
+            self.short_means_dry = false;
+        }
+        let take = |on: bool, direction: &mut Direction| {
+            if on {
+                (
+                    direction.callback.clone(),
+                    std::mem::take(&mut direction.waiters),
+                )
+            } else {
+                (None, Vec::new())
+            }
+        };
+        let (reader, readers) = take(event.readable, &mut self.read);
+        let (writer, writers) = take(event.writable, &mut self.write);
+        // A level that nobody waits for any longer would be reported for ever.
+        let changed =
+            !(readers.is_empty() && writers.is_empty()) && matches!(before, Mode::Level(_));
+        Ready {
+            callbacks: [reader, writer],
+            waiters: [readers, writers],
+            stale: changed.then_some((self.fd, before)),
+        }
+    }
+}
+
+/// What a watched descriptor has ready, out of the table.
+pub struct Ready {
+    callbacks: [Option<HandleRef>; 2],
+    waiters: [Vec<Ref>; 2],
+    stale: Option<(RawFd, Mode)>,
+}
+
+impl Ready {
+    pub fn run(self, core: &LoopCore, object: *mut PyObject) -> Res<()> {
+        if let Some((fd, before)) = self.stale {
+            // One that was closed meanwhile has nothing to be brought in line.
+            errors::contain(object, core.rearm(fd, before))?;
+        }
+        for waiter in self.waiters.into_iter().flatten() {
+            errors::contain(object, resolve(&waiter))?;
+        }
+        for handle in self.callbacks.into_iter().flatten() {
+            if !handle.has(CANCELLED) {
+                core.run_handle(object, handle)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `future.set_result(None)` unless it is done.
+pub fn resolve(future: &Ref) -> Res<()> {
+    // SAFETY: attached; futures are live.
+    let set = unsafe {
+        let args = [future.as_ptr(), ffi::Py_None()];
+        Ref::new(ffi::PyObject_VectorcallMethod(
+            Stdlib::get().names.set_result.as_ptr(),
+            args.as_ptr(),
+            args.len(),
+            ptr::null_mut(),
+        ))
+    };
+    match set {
+        Ok(_) => Ok(()),
+        Err(Raised) => unless_done(future),
+    }
+}
+
+/// Raises what is set, unless it says no more than that the future was done before.
+#[cold]
+fn unless_done(future: &Ref) -> Res<()> {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let error = PyErr::fetch(py);
+    let name = &Stdlib::get().names.done;
+    let name = name.bind(py).cast::<PyString>().map_err(PyErr::from)?;
+    if future.bind(py).call_method0(name)?.is_truthy()? {
+        return Ok(());
+    }
+    Err(error.into())
+}
