@@ -500,7 +500,7 @@ const DATA: Parameter = Parameter::needed(c"data");
 
 unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // asyncio's abstract class and its loops have different names for it.
-    const SIZE: Parameter = Parameter::needed(c"nbytes").or(c"n");
+    const SIZE: Parameter = Parameter::needed(c"n").or(c"nbytes");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::Recv, [SOCK, SIZE], &args) }
 }
@@ -580,7 +580,7 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
     install(
         class,
         [
-            (fastcall!(c"sock_recv", sock_recv), ASYNCIO, "Receive up to `nbytes` bytes; empty at the end of the stream."),
+            (fastcall!(c"sock_recv", sock_recv), "(self, sock, n)", "Receive up to `n` bytes; empty at the end of the stream."),
             (fastcall!(c"sock_recv_into", sock_recv_into), ASYNCIO, "Receive into a writable buffer; returns the number of bytes."),
             (fastcall!(c"sock_recvfrom", sock_recvfrom), ASYNCIO, "Receive a datagram of up to `bufsize` bytes; returns data and sender's address."),
             (fastcall!(c"sock_recvfrom_into", sock_recvfrom_into), ASYNCIO, "Receive a datagram into a writable buffer; returns its size and the sender's address."),
