@@ -8,22 +8,24 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import floor
-from benchmarks.harness import report
 from benchmarks.harness.arguments import choice_of, numbers
 from benchmarks.harness.cpu import choose_cores
+from benchmarks.harness.echo import CONNECTIONS, SIZES
 from benchmarks.harness.environment import describe
 from benchmarks.harness.process import ROOT, Unavailable
-from benchmarks.harness.rows import GROUPS, Result, Row, Settings, make_rows
+from benchmarks.harness.report import Report
+from benchmarks.harness.results import Result, Results, Row, Settings
+from benchmarks.harness.rows import GROUPS, SECTIONS, expand, make_rows
 from benchmarks.harness.tools import rust_binary
-from benchmarks.loops import FLOOR, LIMIT, LOOPS, REFERENCES, installed
+from benchmarks.loops import FLOOR, LIMIT, LOOPS, REFERENCES, installed, with_variants
 from benchmarks.micro import CASES
 
-SIZES = [64, 1024, 10 * 1024, 100 * 1024]
-CONNECTIONS = [1, 10, 100]
-HTTP_CONNECTIONS = 64
+QUICK_SIZES = [1024]
+QUICK_CONNECTIONS = [10]
 OUT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -34,22 +36,29 @@ def parse_arguments() -> argparse.Namespace:
         description="Compare event loops in CPU time, rate and latency. Lists are comma-separated.",
     )
     add = parser.add_argument
-    add("--rows", type=choice_of(GROUPS), default=GROUPS, help=f"of {', '.join(GROUPS)}")
+    names = [*SECTIONS, *GROUPS]
+    add("--rows", type=choice_of(names), default=GROUPS, help=f"of {', '.join(names)}")
     add("--loops", type=choice_of(loops), default=loops, help=f"of {', '.join(loops)}")
-    add("--sizes", type=numbers, help="echo: bytes per message; default: 64 to 102400")
-    add("--conns", type=numbers, help="echo: connections; default: 1,10,100")
+    add("--sizes", type=numbers, help="echo: bytes per message; default: the group's own")
+    add("--conns", type=numbers, help="echo: connections; default: the group's own")
+    add("--wide", action="store_true", help="echo: four sizes, three numbers of connections")
     add("--cases", type=choice_of(CASES), default=list(CASES), help="micro-benchmarks")
-    add("--repeats", type=int, help="samples per loop and row; default: 5")
-    add("--seconds", type=float, help="window of an echo or HTTP sample; default: 1 s")
+    add("--repeats", type=int, help="samples per loop and row; default: 3")
+    add("--seconds", type=float, help="window of an echo or HTTP sample; default: 0.3 s")
     add("--quick", action="store_true", help="a first impression in about two minutes")
     add("--out", type=Path, help=f"Markdown file; default: {OUT.relative_to(ROOT)}, none if quick")
     add("--json", type=Path, help="file for every sample")
     arguments = parser.parse_args()
     quick = arguments.quick
-    arguments.sizes = arguments.sizes or ([1024] if quick else SIZES)
-    arguments.conns = arguments.conns or ([10] if quick else CONNECTIONS)
-    arguments.repeats = arguments.repeats or (2 if quick else 5)
-    arguments.seconds = arguments.seconds or (0.3 if quick else 1.0)
+    arguments.rows = expand(arguments.rows)
+    if arguments.wide:
+        arguments.sizes = arguments.sizes or SIZES
+        arguments.conns = arguments.conns or CONNECTIONS
+    elif quick:
+        arguments.sizes = arguments.sizes or QUICK_SIZES
+        arguments.conns = arguments.conns or QUICK_CONNECTIONS
+    arguments.repeats = arguments.repeats or (2 if quick else 3)
+    arguments.seconds = arguments.seconds or 0.3
     arguments.out = arguments.out or (None if quick else OUT)
     return arguments
 
@@ -62,16 +71,15 @@ def prepare(names: Sequence[str]) -> tuple[list[str], list[str]]:
         floor.build()
     if LIMIT in names:
         rust_binary("epoll-echo")
-    return [*usable, *(name for name in names if name in REFERENCES)], notes
+    return [*with_variants(usable), *(name for name in names if name in REFERENCES)], notes
 
 
-def measure(
-    rows: Sequence[Row], loops: Sequence[str], repeats: int, settings: Settings
-) -> report.Results:
+def measure(rows: Sequence[Row], loops: Sequence[str], repeats: int, settings: Settings) -> Results:
     """Take all samples; within a row the loops take turns, each time in another order."""
-    results: report.Results = {
-        row: {loop: Result([]) for loop in loops if row.runs_on(loop)} for row in rows
+    results: Results = {
+        row: {loop: Result() for loop in loops if row.runs_on(loop)} for row in rows
     }
+    warm_up(results, settings)
     total = repeats * sum(map(len, results.values()))
     done = 0
     begin = time.monotonic()
@@ -99,6 +107,14 @@ def measure(
     return results
 
 
+def warm_up(results: Results, settings: Settings) -> None:
+    """Take a sample with each loop that does not count: it brings programs into the page cache."""
+    first = {loop: row for row, cells in reversed(results.items()) for loop in cells}
+    for loop, row in first.items():
+        with suppress(Unavailable):  # the row will say so
+            row.sample(loop, settings)
+
+
 def progress(what: str, outcome: str) -> None:
     print(f"{what}: {outcome}", file=sys.stderr, flush=True)
 
@@ -108,9 +124,7 @@ def main() -> None:
         sys.exit("the benchmarks need Linux")
     arguments = parse_arguments()
     loops, notes = prepare(arguments.loops)
-    rows, more_notes = make_rows(
-        arguments.rows, arguments.sizes, arguments.conns, HTTP_CONNECTIONS, arguments.cases
-    )
+    rows, more_notes = make_rows(arguments.rows, arguments.sizes, arguments.conns, arguments.cases)
     notes += more_notes
     server_core, client_core = choose_cores()
     if server_core == client_core:
@@ -118,19 +132,19 @@ def main() -> None:
     for note in notes:
         print(note, file=sys.stderr)
     settings = Settings(
-        server_core, client_core, arguments.seconds, micro_rounds=1 if arguments.quick else 5
+        server_core, client_core, arguments.seconds, micro_rounds=1 if arguments.quick else 3
     )
     environment = describe([name for name in loops if name in LOOPS])
     results = measure(rows, loops, arguments.repeats, settings)
-    details = (results, settings, arguments.repeats, environment, notes)
-    text = report.render(*details)
+    report = Report(results, settings, arguments.repeats, environment, notes)
+    text = report.markdown()
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text, encoding="utf-8")
     else:
         print(text)
     if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(*details), indent=2) + "\n")
+        arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,33 @@
 """User instructions per message or operation, counted by callgrind.
 
 python -m benchmarks.instructions --loops uvloop,hybridloop --top 30
+python -m benchmarks.instructions --kinds sock,udp,tls,unix,streams
 python -m benchmarks.instructions --micro call_soon-chain
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import micro
 from benchmarks.harness.arguments import choice_of
 from benchmarks.harness.callgrind import Function, Profile, read
 from benchmarks.harness.cpu import choose_cores, pinned
-from benchmarks.harness.process import ROOT, Echo, Unavailable, load, server
+from benchmarks.harness.process import ROOT, Echo, Unavailable, load, reason_of, server
+from benchmarks.harness.tables import NONE
 from benchmarks.harness.tools import require
-from benchmarks.loops import BASELINE, LOOPS, REFERENCES, installed
-from benchmarks.servers import SERVERS
+from benchmarks.loops import BASELINE, LOOPS, REFERENCES, installed, with_variants
+from benchmarks.servers import ECHO_KINDS, runs
 
 # The same hashes, and with them the same dictionaries, in every run.
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
@@ -56,7 +61,7 @@ def profile_echo(kind: str, loop: str, echo: Echo) -> Profile:
                 env=ENVIRONMENT,
                 start_timeout=START_TIMEOUT,
             ) as target,
-            load(target.port, echo, client_core, timeout=RUN_TIMEOUT) as client,
+            load(target.address, echo, client_core, timeout=RUN_TIMEOUT) as client,
         ):
             target.cpu_ns()  # settles
             dump(target.pid)
@@ -89,8 +94,7 @@ def profile_micro_run(case: str, loop: str, operations: int, rounds: int) -> Pro
                 timeout=RUN_TIMEOUT,
             )
         if result.returncode:
-            lines = result.stderr.strip().splitlines()
-            raise Unavailable(lines[-1] if lines else f"exit status {result.returncode}")
+            raise Unavailable(reason_of(result.stderr) or f"exit status {result.returncode}")
         return read(output)
 
 
@@ -114,10 +118,10 @@ def print_table(title: str, costs: dict[str, float], failures: dict[str, str]) -
     print(f"\n| {title} | instructions | ratio to {BASELINE} |\n|---|--:|--:|")
     base = costs.get(BASELINE)
     for loop, cost in costs.items():
-        ratio = f"{cost / base:.2f}" if base else "-"
+        ratio = f"{cost / base:.2f}" if base else NONE
         print(f"| {loop} | {cost:,.0f} | {ratio} |")
     for loop, reason in failures.items():
-        print(f"| {loop} | n/a: {reason} | |")
+        print(f"| {loop} | {NONE} {reason} | |")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,7 +130,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     everything = [*LOOPS, *REFERENCES]
     parser.add_argument("--loops", type=choice_of(everything), default=everything)
-    parser.add_argument("--kind", choices=SERVERS, default="protocol", help="server")
+    kinds = choice_of(ECHO_KINDS)
+    parser.add_argument(
+        "--kinds",
+        "--kind",
+        type=kinds,
+        default=["protocol"],
+        help=f"servers, of {', '.join(ECHO_KINDS)}",
+    )
     parser.add_argument("--size", type=int, default=1024, help="bytes per message")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--depth", type=int, default=1, help="messages under way per connection")
@@ -143,49 +154,83 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=0, help="functions to print per loop")
     parser.add_argument("--inclusive", action="store_true", help="sort --top with callees")
     parser.add_argument("--json", type=Path, help="file to write the counts to")
-    arguments = parser.parse_args()
-    if arguments.kind in ("uvicorn", "aiohttp"):
-        parser.error("--kind must be an echo server")
-    return arguments
+    return parser.parse_args()
+
+
+@dataclass
+class Table:
+    """What a kind of server or a micro-benchmark costs on each loop."""
+
+    title: str
+    instructions: dict[str, float]
+    unavailable: dict[str, str]
+
+
+def count_all(
+    title: str,
+    loops: Sequence[str],
+    missing: dict[str, str],
+    count: int,
+    profile_of: Callable[[str], Profile],
+    arguments: argparse.Namespace,
+) -> Table:
+    """Profile the loops, print where the instructions go and a table of their sums."""
+    result = Table(title, {}, dict(missing))
+    for loop in loops:
+        try:
+            profile = profile_of(loop)
+        except Unavailable as error:
+            result.unavailable[loop] = str(error)
+            continue
+        result.instructions[loop] = profile.total / count
+        if arguments.top:
+            print_top(loop, profile, count, arguments.top, arguments.inclusive)
+    print_table(title, result.instructions, result.unavailable)
+    sys.stdout.flush()
+    return result
 
 
 def main() -> None:
     arguments = parse_arguments()
     require("valgrind")
-    loops = [name for name in arguments.loops if name in LOOPS]
-    usable, failures = installed(loops)
+    usable, missing = installed([name for name in arguments.loops if name in LOOPS])
+    tables = []
     if arguments.micro:
-        count = max(micro.CASES[arguments.micro].operations // 10, 20)
-        title = f"{arguments.micro}, per operation"
+        case = arguments.micro
+        count = max(micro.CASES[case].operations // 10, 20)
+        tables.append(
+            count_all(
+                f"{case}, per operation",
+                usable,
+                missing,
+                count,
+                lambda loop: profile_micro(case, loop, count),
+                arguments,
+            )
+        )
     else:
-        usable += [name for name in arguments.loops if name in REFERENCES]
-        count = arguments.messages
-        title = f"{arguments.kind} echo of {arguments.size} B, per message"
-    echo = Echo(
-        size=arguments.size,
-        connections=arguments.connections,
-        depth=arguments.depth,
-        warmup=arguments.warmup,
-        messages=count,
-        think_us=arguments.think_us,
-    )
-    costs: dict[str, float] = {}
-    for loop in usable:
-        try:
-            if arguments.micro:
-                profile = profile_micro(arguments.micro, loop, count)
-            else:
-                profile = profile_echo(arguments.kind, loop, echo)
-        except Unavailable as error:
-            failures[loop] = str(error)
-            continue
-        costs[loop] = profile.total / count
-        if arguments.top:
-            print_top(loop, profile, count, arguments.top, arguments.inclusive)
-    print_table(title, costs, failures)
+        echo = Echo(
+            size=arguments.size,
+            connections=arguments.connections,
+            depth=arguments.depth,
+            warmup=arguments.warmup,
+            messages=arguments.messages,
+            think_us=arguments.think_us,
+        )
+        names = [*with_variants(usable), *(name for name in arguments.loops if name in REFERENCES)]
+        for kind in arguments.kinds:
+            tables.append(
+                count_all(
+                    f"{kind} echo of {arguments.size} B, per message",
+                    [name for name in names if runs(kind, name)],
+                    missing,
+                    arguments.messages,
+                    functools.partial(profile_echo, kind, echo=echo),
+                    arguments,
+                )
+            )
     if arguments.json:
-        report = {"title": title, "instructions": costs, "unavailable": failures}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        arguments.json.write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
 
 
 if __name__ == "__main__":

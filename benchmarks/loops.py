@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 SUBJECT = "hybridloop"
 BASELINE = "uvloop"
@@ -21,12 +21,20 @@ LOOPS = {
     "hybridloop": "hybridloop",
 }
 
+# Loops that wait by io_uring where the kernel has it; the others wait by epoll.
+IO_URING = {"blazio"}
+
+# Columns beside the loops: a loop with its own API in place of asyncio's.
+OWN_STREAMS = f"{SUBJECT} streams"
+VARIANTS = {OWN_STREAMS: SUBJECT}
+SUBJECTS = [SUBJECT, *VARIANTS]
+
 # Echo servers that are no asyncio loop: what they cost bounds what a loop can cost.
 FLOOR = "floor"
 LIMIT = "limit"
 REFERENCES = {
     FLOOR: "an epoll loop in C that drives an asyncio.Protocol",
-    LIMIT: "an epoll echo server in Rust without Python",
+    LIMIT: "an epoll echo server in Rust (with rustls where there is TLS) without Python",
 }
 
 
@@ -38,6 +46,18 @@ def loop_factory(name: str) -> LoopFactory:
     except AttributeError:
         raise ImportError(f"{name} has no new_event_loop()") from None
     return factory
+
+
+def columns(names: Iterable[str]) -> list[str]:
+    """Return names of loops, variants and references in the order of the tables."""
+    known = set(names)
+    return [name for name in [*LOOPS, *VARIANTS, *REFERENCES] if name in known]
+
+
+def with_variants(names: Iterable[str]) -> list[str]:
+    """Return loop names together with the variants of these loops."""
+    loops = list(names)
+    return columns([*loops, *(name for name, loop in VARIANTS.items() if loop in loops)])
 
 
 def version(name: str) -> str:

@@ -12,6 +12,8 @@ import contextvars
 import json
 import random
 import resource
+import shutil
+import socket
 import statistics
 import threading
 import time
@@ -282,6 +284,65 @@ def run_until_complete(loop: asyncio.AbstractEventLoop, count: int) -> int:
     for _ in range(count):
         if loop.run_until_complete(trivial()) != 7:
             raise AssertionError("run_until_complete has another result")
+    return time.process_time_ns() - begin
+
+
+@on_loop("add_reader-pingpong", 20_000, "add_reader: a byte there and back over a socket pair")
+def add_reader_pingpong(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    near, far = socket.socketpair()
+    counter = Counter(loop, count)
+
+    def reflect() -> None:
+        far.send(far.recv(1))
+
+    def again() -> None:
+        near.recv(1)
+        counter.tick()
+        if counter.left:
+            near.send(b"x")
+
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        loop.add_reader(near.fileno(), again)
+        loop.add_reader(far.fileno(), reflect)
+        near.send(b"x")
+        taken = timed_run(loop)
+        loop.remove_reader(near.fileno())
+        loop.remove_reader(far.fileno())
+    return taken
+
+
+@in_task("run_in_executor", 5_000, "run_in_executor of a function that does nothing")
+async def run_in_executor(count: int) -> int:
+    loop = asyncio.get_running_loop()
+    begin = time.process_time_ns()
+    for _ in range(count):
+        await loop.run_in_executor(None, nothing)
+    return time.process_time_ns() - begin
+
+
+@in_task("getaddrinfo", 2_000, "getaddrinfo of 127.0.0.1")
+async def getaddrinfo(count: int) -> int:
+    loop = asyncio.get_running_loop()
+    begin = time.process_time_ns()
+    for _ in range(count):
+        found = await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+        if found[0][4] != ("127.0.0.1", 80):
+            raise AssertionError(f"getaddrinfo found {found}")
+    return time.process_time_ns() - begin
+
+
+@in_task("subprocess", 50, "subprocess: spawn true and wait, the parent's own time")
+async def spawn(count: int) -> int:
+    program = shutil.which("true")
+    if program is None:
+        raise FileNotFoundError("true")
+    begin = time.process_time_ns()
+    for _ in range(count):
+        process = await asyncio.create_subprocess_exec(program)
+        if await process.wait():
+            raise AssertionError("true failed")
     return time.process_time_ns() - begin
 
 

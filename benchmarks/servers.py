@@ -1,6 +1,7 @@
 """The servers under test: ``python -m benchmarks.servers KIND --loop NAME``.
 
-Each listens on a free port of 127.0.0.1, prints ``{"port": N}`` and serves until it is killed.
+Each listens on a free port of 127.0.0.1 or on a Unix socket, prints its address, such as
+``{"address": "tcp:127.0.0.1:8000"}``, and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import argparse
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks import floor
-from benchmarks.loops import FLOOR, LOOPS, loop_factory
+from benchmarks.loops import FLOOR, LIMIT, LOOPS, OWN_STREAMS, loop_factory
 
 # Below glibc's mmap threshold: a larger bytes object per read would cost two system calls.
 READ_SIZE = 64 * 1024
@@ -21,6 +25,12 @@ BUFFER_SIZE = 256 * 1024
 HEADER_SIZE = 64
 LARGE_BLOCK = 4 * 1024 * 1024
 BACKLOG = 1024
+# Room for a datagram of each of a hundred clients; the kernel's default holds about ninety.
+DATAGRAM_BUFFER = 1024 * 1024
+
+# Names of the files that hold the certificate of the TLS servers and its key.
+CERTIFICATE = "certificate.pem"
+KEY = "key.pem"
 
 
 class EchoProtocol(asyncio.Protocol):
@@ -90,32 +100,73 @@ class EchoBufferedProtocol(asyncio.BufferedProtocol):
         self.transport.write(bytes(self.buffer[:nbytes]))
 
 
-Server = Callable[[socket.socket], Awaitable[object]]
+class EchoDatagramProtocol(asyncio.DatagramProtocol):
+    """Sends back each datagram to where it came from."""
+
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
 
 
-def protocol_server(factory: Callable[[], asyncio.BaseProtocol]) -> Server:
-    async def serve(listener: socket.socket) -> object:
+@dataclass(frozen=True)
+class Endpoint:
+    """What a server is given: a bound socket, and a TLS context if it is to speak TLS."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None
+
+
+Serve = Callable[[Endpoint], Awaitable[object]]
+
+
+def protocol_server(factory: Callable[[], asyncio.BaseProtocol]) -> Serve:
+    async def serve(at: Endpoint) -> object:
         loop = asyncio.get_running_loop()
-        return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+        return await loop.create_server(factory, sock=at.socket, ssl=at.tls, backlog=BACKLOG)
 
     return serve
 
 
-async def serve_streams(listener: socket.socket) -> object:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(READ_SIZE):
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    return await asyncio.start_server(echo, sock=listener, backlog=BACKLOG)
+async def serve_unix(at: Endpoint) -> object:
+    loop = asyncio.get_running_loop()
+    return await loop.create_unix_server(EchoProtocol, sock=at.socket, backlog=BACKLOG)
 
 
-async def serve_sock(listener: socket.socket) -> object:
+async def serve_datagrams(at: Endpoint) -> object:
+    loop = asyncio.get_running_loop()
+    return await loop.create_datagram_endpoint(EchoDatagramProtocol, sock=at.socket)
+
+
+async def echo_stream(reader: Any, writer: Any) -> None:
+    """Echo between streams, asyncio's or others that work the same."""
+    try:
+        while data := await reader.read(READ_SIZE):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def serve_streams(at: Endpoint) -> object:
+    return await asyncio.start_server(echo_stream, sock=at.socket, ssl=at.tls, backlog=BACKLOG)
+
+
+async def serve_own_streams(at: Endpoint) -> object:
+    import hybridloop
+
+    start_server = getattr(hybridloop, "start_server", None)
+    if start_server is None:
+        raise NotImplementedError("hybridloop.start_server() is not available")
+    return await start_server(echo_stream, sock=at.socket, ssl=at.tls, backlog=BACKLOG)
+
+
+async def serve_sock(at: Endpoint) -> object:
     loop = asyncio.get_running_loop()
     tasks = set()
 
@@ -130,7 +181,7 @@ async def serve_sock(listener: socket.socket) -> object:
 
     async def accept() -> None:
         while True:
-            client, _ = await loop.sock_accept(listener)
+            client, _ = await loop.sock_accept(at.socket)
             task = loop.create_task(echo(client))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -138,7 +189,7 @@ async def serve_sock(listener: socket.socket) -> object:
     return loop.create_task(accept())
 
 
-async def serve_uvicorn(listener: socket.socket) -> object:
+async def serve_uvicorn(at: Endpoint) -> object:
     import uvicorn
 
     async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -150,10 +201,10 @@ async def serve_uvicorn(listener: socket.socket) -> object:
         hello, http="httptools", lifespan="off", log_level="error", access_log=False
     )
     server = uvicorn.Server(config)
-    return asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    return asyncio.get_running_loop().create_task(server.serve(sockets=[at.socket]))
 
 
-async def serve_aiohttp(listener: socket.socket) -> object:
+async def serve_aiohttp(at: Endpoint) -> object:
     from aiohttp import web
 
     async def hello(request: web.Request) -> web.Response:
@@ -163,30 +214,82 @@ async def serve_aiohttp(listener: socket.socket) -> object:
     application.router.add_get("/", hello)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.SockSite(runner, listener, backlog=BACKLOG).start()
+    await web.SockSite(runner, at.socket, backlog=BACKLOG).start()
     return runner
 
 
-SERVERS: dict[str, Server] = {
-    "protocol": protocol_server(EchoProtocol),
-    "two-writes": protocol_server(TwoWritesProtocol),
-    "task": protocol_server(TaskProtocol),
-    "task-two-writes": protocol_server(TwoWritesTaskProtocol),
-    "buffered": protocol_server(EchoBufferedProtocol),
-    "streams": serve_streams,
-    "sock": serve_sock,
-    "uvicorn": serve_uvicorn,
-    "aiohttp": serve_aiohttp,
+@dataclass(frozen=True)
+class Server:
+    """A kind of server: how it serves, and what it speaks: tcp, tls, udp or unix."""
+
+    serve: Serve
+    scheme: str = "tcp"
+
+
+SERVERS = {
+    "protocol": Server(protocol_server(EchoProtocol)),
+    "two-writes": Server(protocol_server(TwoWritesProtocol)),
+    "task": Server(protocol_server(TaskProtocol)),
+    "task-two-writes": Server(protocol_server(TwoWritesTaskProtocol)),
+    "buffered": Server(protocol_server(EchoBufferedProtocol)),
+    "streams": Server(serve_streams),
+    "hl-streams": Server(serve_own_streams),
+    "sock": Server(serve_sock),
+    "unix": Server(serve_unix, "unix"),
+    "udp": Server(serve_datagrams, "udp"),
+    "tls": Server(protocol_server(EchoProtocol), "tls"),
+    "tls-streams": Server(serve_streams, "tls"),
+    "tls-hl-streams": Server(serve_own_streams, "tls"),
+    "uvicorn": Server(serve_uvicorn),
+    "aiohttp": Server(serve_aiohttp),
 }
+HTTP_KINDS = ("uvicorn", "aiohttp")
+ECHO_KINDS = [kind for kind in SERVERS if kind not in HTTP_KINDS]
+
+# Server kinds on asyncio's streams → the same on hybridloop's own.
+ON_OWN_STREAMS = {"streams": "hl-streams", "tls-streams": "tls-hl-streams"}
 
 
-def listen() -> socket.socket:
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(BACKLOG)
+def runs(kind: str, column: str) -> bool:
+    """Whether a kind of server makes sense on a loop, a variant or a reference."""
+    if column == OWN_STREAMS:
+        return kind in ON_OWN_STREAMS
+    if column == FLOOR:
+        return kind in ("protocol", "unix")
+    if column == LIMIT:
+        return kind in ("protocol", "unix", "udp", "tls")
+    return column in LOOPS
+
+
+def listen(scheme: str, path: Path) -> socket.socket:
+    """Return a bound socket; the path is for Unix sockets."""
+    if scheme == "unix":
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+    elif scheme == "udp":
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER)
+        listener.bind(("127.0.0.1", 0))
+    else:
+        # asyncio sets TCP_NODELAY only on sockets that name their protocol.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+    if listener.type == socket.SOCK_STREAM:
+        listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def tls_context(folder: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+    return context
+
+
+def address_of(scheme: str, listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"{scheme}:{name}" if scheme == "unix" else f"{scheme}:{name[0]}:{name[1]}"
 
 
 def settle_allocator() -> None:
@@ -199,14 +302,14 @@ def settle_allocator() -> None:
     del block
 
 
-def announce(port: int) -> None:
-    print(json.dumps({"port": port}), flush=True)
+def announce(address: str) -> None:
+    print(json.dumps({"address": address}), flush=True)
 
 
-async def serve_forever(server: Server, listener: socket.socket) -> None:
-    port = listener.getsockname()[1]  # before the loop gets it: some detach the socket
-    running = await server(listener)
-    announce(port)
+async def serve_forever(server: Server, at: Endpoint) -> None:
+    address = address_of(server.scheme, at.socket)  # now: some loops detach the socket
+    running = await server.serve(at)
+    announce(address)
     # A server that is a task ends only by failing; others run in the loop's background.
     await (running if isinstance(running, asyncio.Future) else asyncio.Event().wait())
 
@@ -215,15 +318,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=SERVERS)
     parser.add_argument("--loop", choices=[*LOOPS, FLOOR], default="asyncio")
+    parser.add_argument("--path", type=Path, help="of the Unix socket")
+    parser.add_argument("--certificate", type=Path, help="folder of the TLS certificate and key")
     arguments = parser.parse_args()
+    server = SERVERS[arguments.kind]
+    if server.scheme == "unix" and arguments.path is None:
+        parser.error("--path is needed")
+    if server.scheme == "tls" and arguments.certificate is None:
+        parser.error("--certificate is needed")
     settle_allocator()
-    with listen() as listener:
+    tls = tls_context(arguments.certificate) if server.scheme == "tls" else None
+    with listen(server.scheme, arguments.path) as listener:
         if arguments.loop == FLOOR:
-            announce(listener.getsockname()[1])
+            announce(address_of(server.scheme, listener))
             floor.load().serve(listener.fileno(), EchoProtocol)
         else:
             with asyncio.Runner(loop_factory=loop_factory(arguments.loop)) as runner:
-                runner.run(serve_forever(SERVERS[arguments.kind], listener))
+                runner.run(serve_forever(server, Endpoint(listener, tls)))
 
 
 if __name__ == "__main__":

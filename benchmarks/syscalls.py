@@ -16,8 +16,10 @@ from pathlib import Path
 from benchmarks.harness.arguments import choice_of
 from benchmarks.harness.cpu import choose_cores
 from benchmarks.harness.process import Child, Echo, Unavailable, load, server
+from benchmarks.harness.tables import NONE
 from benchmarks.harness.tools import require
-from benchmarks.loops import LOOPS, REFERENCES, installed
+from benchmarks.loops import LOOPS, REFERENCES, installed, with_variants
+from benchmarks.servers import runs
 
 # Case → the server's kind and what the table calls it.
 CASES = {
@@ -28,6 +30,10 @@ CASES = {
     "buffered": "BufferedProtocol, one write",
     "streams": "streams",
     "sock": "sock_recv + sock_sendall",
+    "unix": "Unix socket, one write",
+    "udp": "datagram",
+    "tls": "TLS, one write",
+    "tls-streams": "TLS, streams",
 }
 
 ATTACH_TIMEOUT = 10.0
@@ -69,7 +75,7 @@ def count(case: str, loop: str, echo: Echo) -> Counts:
     with (
         tempfile.TemporaryDirectory() as folder,
         server(case, loop, server_core) as target,
-        load(target.port, echo, client_core) as client,
+        load(target.address, echo, client_core) as client,
     ):
         target.cpu_ns()  # settles
         tracer = Tracer(target.pid, Path(folder) / "summary", client_core)
@@ -121,16 +127,17 @@ def main() -> None:
     results: dict[str, dict[str, Counts | str]] = {}
     print(f"| {arguments.size} B echo | {' | '.join(CASES[case] for case in arguments.cases)} |")
     print(f"|---|{'---|' * len(arguments.cases)}")
-    for loop in [*usable, *(name for name in arguments.loops if name in REFERENCES)]:
+    references = [name for name in arguments.loops if name in REFERENCES]
+    for loop in [*with_variants(usable), *references]:
         cells: dict[str, Counts | str] = {}
         for case in arguments.cases:
-            if loop in REFERENCES and case != "protocol":
-                cells[case] = "-"
+            if not runs(case, loop):
+                cells[case] = NONE
                 continue
             try:
                 cells[case] = count(case, loop, echo)
             except Unavailable as error:
-                cells[case] = f"n/a: {error}"
+                cells[case] = f"{NONE} {error}"
         texts = [cell if isinstance(cell, str) else describe(cell) for cell in cells.values()]
         print(f"| {loop} | {' | '.join(texts)} |", flush=True)
         results[loop] = cells

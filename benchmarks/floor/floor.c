@@ -163,9 +163,13 @@ static int accept_one(int epoll, int listener, PyObject *protocol_factory) {
 }
 
 static int end(Transport *self) {
-    epoll_ctl(self->epoll, EPOLL_CTL_DEL, self->fd, NULL);
+    /* The protocol mostly holds the transport, so that dropping the reference closes nothing. */
+    close(self->fd);
+    self->fd = -1;
     PyObject *lost = PyObject_CallMethod(self->protocol, "connection_lost", "O", Py_None);
     Py_XDECREF(lost);
+    Py_CLEAR(self->data_received);
+    Py_CLEAR(self->protocol);
     Py_DECREF(self);
     return lost == NULL ? -1 : 0;
 }

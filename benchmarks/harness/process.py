@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -18,17 +20,28 @@ from typing import Any
 
 from benchmarks.harness.cpu import cpu_ns, pinned
 from benchmarks.harness.tools import rust_binary
-from benchmarks.loops import LIMIT
+from benchmarks.loops import LIMIT, OWN_STREAMS, VARIANTS
+from benchmarks.servers import ON_OWN_STREAMS, SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 20.0
 DEATH_TIMEOUT = 1.0
 SETTLE = 0.005
+REASON_SIZE = 200
 
 
 class Unavailable(Exception):
     """A measurement that can't be made, with the reason that the report shows."""
+
+
+def reason_of(errors: str) -> str:
+    """Return one line on why a Python program failed, from what it wrote to standard error."""
+    lines = errors.strip().splitlines()
+    reason = lines[-1].strip()[:REASON_SIZE] if lines else ""
+    places = re.findall(r'^ *File ".*", line \d+, in (\w+)$', errors, re.MULTILINE)
+    # An exception without a text: its place says more than its name.
+    return f"{reason} in {places[-1]}()" if places and reason.isidentifier() else reason
 
 
 class Child:
@@ -40,7 +53,8 @@ class Child:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **(env or {})},
+                # The load generator ends with one line on what went wrong.
+                env={**os.environ, "RUST_BACKTRACE": "0", **(env or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.stderr,
@@ -79,8 +93,7 @@ class Child:
         code = self.process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        lines = self.errors().splitlines()
-        return lines[-1].strip()[:200] if lines else f"exit status {code}"
+        return reason_of(self.errors()) or f"exit status {code}"
 
     def stop(self) -> None:
         """End the process and wait until it is gone."""
@@ -97,9 +110,13 @@ class Child:
 
 
 class Server(Child):
-    """A server under test."""
+    """A server under test, and its address in the load generator's terms."""
 
-    port: int
+    address: str
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     def check_alive(self, timeout: float, cause: Unavailable | None = None) -> None:
         """Raise Unavailable if the server ends within a time."""
@@ -113,6 +130,29 @@ class Server(Child):
         return cpu_ns(self.pid)
 
 
+@functools.cache
+def certificate() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with a fresh certificate for the TLS servers; it goes with this process."""
+    folder = tempfile.TemporaryDirectory()
+    subprocess.run([str(rust_binary("certificate")), folder.name], check=True)
+    return folder
+
+
+def server_command(kind: str, column: str, path: str) -> list[str]:
+    """Return what runs a kind of server on a loop, a variant or a reference."""
+    scheme = SERVERS[kind].scheme
+    options = ["--path", path] if scheme == "unix" else []
+    if scheme == "tls":
+        options = ["--certificate", certificate().name]
+    if column == LIMIT:
+        options += ["--udp"] if scheme == "udp" else []
+        return [str(rust_binary("epoll-echo")), *options]
+    if column == OWN_STREAMS:
+        kind = ON_OWN_STREAMS[kind]
+    loop = VARIANTS.get(column, column)
+    return [sys.executable, "-m", "benchmarks.servers", kind, "--loop", loop, *options]
+
+
 @contextmanager
 def server(
     kind: str,
@@ -124,21 +164,19 @@ def server(
     start_timeout: float = START_TIMEOUT,
 ) -> Iterator[Server]:
     """Run a server in its own process on one core; ``prefix`` is a command to run it under."""
-    if loop == LIMIT:
-        command = [str(rust_binary("epoll-echo"))]
-    else:
-        command = [sys.executable, "-m", "benchmarks.servers", kind, "--loop", loop]
-    child = Server([*prefix, *command], core, env)
-    try:
-        child.port = json.loads(child.read_line(start_timeout))["port"]
-        yield child
-        child.check_alive(0)
-    except Unavailable as error:
-        # Where the server died, its own reason says more than the client's.
-        child.check_alive(DEATH_TIMEOUT, error)
-        raise
-    finally:
-        child.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        command = server_command(kind, loop, str(Path(folder) / "socket"))
+        child = Server([*prefix, *command], core, env)
+        try:
+            child.address = json.loads(child.read_line(start_timeout))["address"]
+            yield child
+            child.check_alive(0)
+        except Unavailable as error:
+            # Where the server died, its own reason says more than the client's.
+            child.check_alive(DEATH_TIMEOUT, error)
+            raise
+        finally:
+            child.stop()
 
 
 @dataclass(frozen=True)
@@ -152,6 +190,7 @@ class Echo:
     messages: int | None = None
     seconds: float = 1.0
     think_us: int = 0
+    reconnect: bool = False
 
 
 class Load(Child):
@@ -165,12 +204,17 @@ class Load(Child):
 
 
 @contextmanager
-def load(port: int, echo: Echo, core: int, *, timeout: float = 60.0) -> Iterator[Load]:
+def load(address: str, echo: Echo, core: int, *, timeout: float = 60.0) -> Iterator[Load]:
     """Connect a load generator to a server and warm the server up."""
-    command = [str(rust_binary("loadgen")), f"127.0.0.1:{port}", "--barrier"]
+    command = [str(rust_binary("loadgen")), address, "--barrier"]
     command += ["--size", str(echo.size), "--connections", str(echo.connections)]
-    command += ["--depth", str(echo.depth), "--warmup", str(echo.warmup)]
-    command += ["--think-us", str(echo.think_us)]
+    command += ["--warmup", str(echo.warmup)]
+    if address.startswith("tls:"):
+        command += ["--certificate", certificate().name]
+    if echo.reconnect:
+        command += ["--reconnect"]
+    else:
+        command += ["--depth", str(echo.depth), "--think-us", str(echo.think_us)]
     if echo.messages is None:
         command += ["--seconds", str(echo.seconds)]
     else:

@@ -1,45 +1,28 @@
-//! Echo connections on one thread: sends messages, checks every byte that comes back.
+//! Standing connections on one thread: sends messages, checks every byte that comes back.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use hdrhistogram::Histogram;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::pattern::Pattern;
+use crate::phase::{wait, Limit, Phase, Progress};
+use crate::stream::{Connector, Stream};
+
+/// The most that one datagram holds over IPv4.
+const MAX_DATAGRAM: u64 = 65_507;
 
 /// A server that stays silent for this long with messages under way is taken for stalled.
-const STALL: Duration = Duration::from_secs(20);
+const STALL: Duration = Duration::from_secs(10);
 
 /// Connections start at different positions of the pattern, so that bytes that cross over from
 /// one connection to another are noticed.
 const CONNECTION_STRIDE: u64 = 7919;
 
-/// When a phase stops starting messages. Messages under way are still awaited and counted.
-#[derive(Clone, Copy)]
-pub enum Limit {
-    /// After this many messages over all connections.
-    Messages(u64),
-    /// After this time.
-    Time(Duration),
-}
-
-/// What a phase did.
-pub struct Phase {
-    /// Messages that came back whole and unchanged.
-    pub messages: u64,
-    /// From the first send to the last byte received.
-    pub elapsed: Duration,
-    /// Nanoseconds from the start of a message's send to its last byte received.
-    pub latency: Histogram<u64>,
-}
-
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// Stream positions: bytes given to the kernel, bytes of started messages, bytes received.
     sent: u64,
     started: u64,
@@ -61,37 +44,28 @@ pub struct Client {
     think: Duration,
 }
 
-struct Progress {
-    limit: Limit,
-    begin: Instant,
-    started: u64,
-    finished: u64,
-    latency: Histogram<u64>,
-}
-
-impl Progress {
-    fn may_start(&self, now: Instant) -> bool {
-        match self.limit {
-            Limit::Messages(count) => self.started < count,
-            Limit::Time(time) => now.duration_since(self.begin) < time,
-        }
-    }
-}
-
 impl Client {
     /// Opens `connections` connections; each keeps up to `depth` messages of `size` bytes under
     /// way, and pauses for `think` between replies and the next messages.
     ///
     /// # Errors
     ///
-    /// When a connection can't be made or the poller can't be set up.
+    /// When a connection can't be made or the poller can't be set up, or when messages do not fit
+    /// into datagrams. Only one datagram may be under way: more could change their order.
     pub fn connect(
-        address: SocketAddr,
+        connector: &Connector,
         connections: usize,
         size: u64,
         depth: usize,
         think: Duration,
     ) -> Result<Self> {
+        if connector.is_datagram() {
+            ensure!(
+                size <= MAX_DATAGRAM,
+                "a datagram holds {MAX_DATAGRAM} bytes"
+            );
+            ensure!(depth == 1, "one datagram at a time");
+        }
         let poll = Poll::new()?;
         let mut client = Self {
             events: Events::with_capacity(connections.max(64)),
@@ -105,11 +79,9 @@ impl Client {
         };
         let mut origin = 0;
         for index in 0..connections {
-            let stream = std::net::TcpStream::connect(address)
-                .with_context(|| format!("connection {index} to {address}"))?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
+            let mut stream = connector
+                .connect()
+                .with_context(|| format!("connection {index}"))?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             client
                 .poll
@@ -135,19 +107,14 @@ impl Client {
     /// When the server changes a byte, closes a connection, or stays silent for too long.
     pub fn run(&mut self, limit: Limit) -> Result<Phase> {
         let begin = Instant::now();
-        let mut progress = Progress {
-            limit,
-            begin,
-            started: 0,
-            finished: 0,
-            latency: Histogram::new_with_bounds(1, 3_600_000_000_000, 3)?,
-        };
+        let mut progress = Progress::new(limit, begin)?;
         for index in 0..self.connections.len() {
             self.advance(index, begin, &mut progress)?;
         }
         let mut end = begin;
-        while progress.finished < progress.started {
-            self.wait()?;
+        while progress.goes_on() {
+            let replied = wait(&mut self.poll, &mut self.events, STALL)?;
+            ensure!(replied, "no reply for {STALL:?}");
             let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
             let finished = progress.finished;
             for event in &events {
@@ -170,23 +137,7 @@ impl Client {
             }
             self.events = events;
         }
-        Ok(Phase {
-            messages: progress.finished,
-            elapsed: end.duration_since(begin),
-            latency: progress.latency,
-        })
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        loop {
-            match self.poll.poll(&mut self.events, Some(STALL)) {
-                Ok(()) => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        ensure!(!self.events.is_empty(), "no reply for {STALL:?}");
-        Ok(())
+        Ok(progress.end(end))
     }
 
     /// Starts the messages that may start and hands their bytes to the kernel.
@@ -195,7 +146,7 @@ impl Client {
         while connection.starts.len() < self.depth && progress.may_start(now) {
             connection.starts.push_back(now);
             connection.started += self.size;
-            progress.started += 1;
+            progress.start();
         }
         while connection.sent < connection.started {
             let unsent = connection.started - connection.sent;
@@ -209,7 +160,12 @@ impl Client {
                 }
             }
         }
-        Ok(())
+        match connection.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                Err(error).with_context(|| format!("write to connection {index}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads and checks what has arrived; returns the time of the last read. With `closed`, reads
@@ -242,13 +198,10 @@ impl Client {
                 let Some(start) = connection.starts.pop_front() else {
                     break;
                 };
-                let nanoseconds = u64::try_from(now.duration_since(start).as_nanos())?;
-                progress.latency.saturating_record(nanoseconds);
-                progress.finished += 1;
+                progress.finish(start, now)?;
                 connection.message_end += self.size;
             }
-            // A short read drains the socket: the next bytes raise a new edge.
-            if count < self.buffer.len() && !closed {
+            if count < self.buffer.len() && connection.stream.short_read_drains() && !closed {
                 return Ok(now);
             }
         }

@@ -1,4 +1,9 @@
-//! Parts of the echo load generator: the byte stream it sends and checks, and the connections.
+//! Parts of the load generator and of the reference echo server.
 
 pub mod client;
 pub mod pattern;
+pub mod phase;
+pub mod reconnect;
+pub mod stream;
+pub mod target;
+pub mod tls;

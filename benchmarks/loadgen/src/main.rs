@@ -1,24 +1,35 @@
-//! Echo load generator: sends messages over TCP, checks every byte that comes back, prints JSON.
+//! Echo load generator: sends messages, checks every byte that comes back, prints JSON.
 
 use std::io::{BufRead, Write};
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
 use clap::Parser;
 use serde::Serialize;
 
-use loadgen::client::{Client, Limit};
+use loadgen::client::Client;
+use loadgen::phase::{Limit, Phase};
+use loadgen::reconnect::Reconnecting;
+use loadgen::stream::Connector;
+use loadgen::target::Target;
+use loadgen::tls::client_config;
 
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// Server, for example 127.0.0.1:8000
-    address: SocketAddr,
+    /// Server: tcp:, tls: or udp: with address and port, or unix: with a path
+    target: Target,
+    /// Folder with the server's certificate.pem, which tls: trusts
+    #[arg(long)]
+    certificate: Option<PathBuf>,
+    /// Connect, echo one message and close, over and over; a connection counts as a message
+    #[arg(long, conflicts_with_all = ["depth", "think_us"])]
+    reconnect: bool,
     /// Bytes per message
     #[arg(long, default_value_t = 1024)]
     size: u64,
-    /// Open connections
+    /// Connections at a time
     #[arg(long, default_value_t = 1)]
     connections: usize,
     /// Length of the measured window
@@ -72,19 +83,27 @@ fn main() -> Result<()> {
         Some(count) => Limit::Messages(count),
         None => Limit::Time(Duration::try_from_secs_f64(arguments.seconds)?),
     };
-    let mut client = Client::connect(
-        arguments.address,
-        arguments.connections,
-        arguments.size,
-        arguments.depth,
-        Duration::from_micros(arguments.think_us),
-    )?;
-    client.run(Limit::Messages(arguments.warmup))?;
+    let tls = arguments.certificate.as_deref().map(client_config);
+    let connector = Connector::new(arguments.target, tls.transpose()?);
+    let mut run: Box<dyn FnMut(Limit) -> Result<Phase>> = if arguments.reconnect {
+        let mut client = Reconnecting::new(connector, arguments.connections, arguments.size)?;
+        Box::new(move |limit| client.run(limit))
+    } else {
+        let mut client = Client::connect(
+            &connector,
+            arguments.connections,
+            arguments.size,
+            arguments.depth,
+            Duration::from_micros(arguments.think_us),
+        )?;
+        Box::new(move |limit| client.run(limit))
+    };
+    run(Limit::Messages(arguments.warmup))?;
     if arguments.barrier {
         println!("ready");
         wait_for_line()?;
     }
-    let phase = client.run(limit)?;
+    let phase = run(limit)?;
     let nanoseconds = phase.elapsed.as_nanos().max(1);
     let report = Report {
         size: arguments.size,

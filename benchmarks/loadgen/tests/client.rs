@@ -1,25 +1,28 @@
 //! The load generator against servers that echo well and badly.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use loadgen::client::{Client, Limit, Phase};
+use loadgen::client::Client;
+use loadgen::phase::{Limit, Phase};
+use loadgen::stream::Connector;
+use loadgen::target::Target;
 
 const NO_THINK: Duration = Duration::ZERO;
 
 /// Starts a server that treats every connection's reads with `reply`.
-fn serve(reply: fn(&mut TcpStream, &mut [u8], usize) -> Result<()>) -> Result<SocketAddr> {
+fn serve(reply: fn(&mut TcpStream, &mut [u8], usize) -> Result<()>) -> Result<Connector> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    let address = listener.local_addr()?;
+    let target = Target::Tcp(listener.local_addr()?);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || handle(stream, reply));
         }
     });
-    Ok(address)
+    Ok(Connector::new(target, None))
 }
 
 fn handle(
@@ -38,8 +41,8 @@ fn handle(
     }
 }
 
-fn run(address: SocketAddr, size: u64, depth: usize) -> Result<Phase> {
-    let mut client = Client::connect(address, 3, size, depth, NO_THINK)?;
+fn run(server: &Connector, size: u64, depth: usize) -> Result<Phase> {
+    let mut client = Client::connect(server, 3, size, depth, NO_THINK)?;
     client.run(Limit::Messages(20))?;
     client.run(Limit::Messages(500))
 }
@@ -50,9 +53,9 @@ fn error_of(result: Result<Phase>) -> String {
 
 #[test]
 fn a_good_echo_is_counted() -> Result<()> {
-    let address = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
+    let server = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
     for (size, depth) in [(1, 1), (64, 1), (1024, 16), (100 * 1024, 4)] {
-        let phase = run(address, size, depth)?;
+        let phase = run(&server, size, depth)?;
         assert_eq!(phase.messages, 500);
         assert_eq!(phase.latency.len(), 500);
         assert!(phase.latency.max() >= phase.latency.value_at_quantile(0.5));
@@ -62,8 +65,8 @@ fn a_good_echo_is_counted() -> Result<()> {
 
 #[test]
 fn a_time_limit_ends_the_phase_with_all_messages_back() -> Result<()> {
-    let address = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
-    let mut client = Client::connect(address, 2, 1024, 4, NO_THINK)?;
+    let server = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
+    let mut client = Client::connect(&server, 2, 1024, 4, NO_THINK)?;
     let limit = Duration::from_millis(50);
     let phase = client.run(Limit::Time(limit))?;
     assert!(phase.elapsed >= limit);
@@ -74,45 +77,45 @@ fn a_time_limit_ends_the_phase_with_all_messages_back() -> Result<()> {
 
 #[test]
 fn a_pause_separates_messages() -> Result<()> {
-    let address = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
+    let server = serve(|stream, bytes, _| Ok(stream.write_all(bytes)?))?;
     let think = Duration::from_millis(2);
-    let phase = Client::connect(address, 1, 1024, 1, think)?.run(Limit::Messages(10))?;
+    let phase = Client::connect(&server, 1, 1024, 1, think)?.run(Limit::Messages(10))?;
     assert!(phase.elapsed >= 9 * think);
     Ok(())
 }
 
 #[test]
 fn a_changed_byte_is_an_error() -> Result<()> {
-    let address = serve(|stream, bytes, position| {
+    let server = serve(|stream, bytes, position| {
         if position > 5000 {
             bytes[0] ^= 1;
         }
         Ok(stream.write_all(bytes)?)
     })?;
-    let error = error_of(run(address, 1024, 1));
+    let error = error_of(run(&server, 1024, 1));
     assert!(error.contains("echoed wrong bytes"), "{error}");
     Ok(())
 }
 
 #[test]
 fn a_lost_piece_is_an_error() -> Result<()> {
-    let address = serve(|stream, bytes, position| {
+    let server = serve(|stream, bytes, position| {
         let skip = usize::from(position > 5000);
         Ok(stream.write_all(&bytes[skip..])?)
     })?;
-    let error = error_of(run(address, 10_000, 4));
+    let error = error_of(run(&server, 10_000, 4));
     assert!(error.contains("echoed wrong bytes"), "{error}");
     Ok(())
 }
 
 #[test]
 fn a_closed_connection_is_an_error() -> Result<()> {
-    let address = serve(|stream, bytes, position| {
+    let server = serve(|stream, bytes, position| {
         stream.write_all(bytes)?;
         anyhow::ensure!(position < 5000);
         Ok(())
     })?;
-    let error = error_of(run(address, 1024, 1));
+    let error = error_of(run(&server, 1024, 1));
     let ends = ["closed", "reset", "pipe"];
     assert!(ends.iter().any(|end| error.contains(end)), "{error}");
     Ok(())

@@ -1,0 +1,173 @@
+"""Arguments, rows, and the output of other programs."""
+
+import argparse
+import textwrap
+
+import pytest
+
+from benchmarks import micro
+from benchmarks.harness import callgrind
+from benchmarks.harness.arguments import choice_of, numbers
+from benchmarks.harness.echo import echo_rows, format_size
+from benchmarks.harness.http import wrk_latency_us
+from benchmarks.harness.process import reason_of
+from benchmarks.harness.rows import GROUPS, expand, make_rows
+from benchmarks.loops import LOOPS, columns, with_variants
+from benchmarks.servers import ECHO_KINDS, ON_OWN_STREAMS, SERVERS, runs
+from benchmarks.syscalls import CASES, SUMMARY_LINE
+
+
+class TestArguments:
+    def test_choices(self):
+        assert choice_of(["a", "b", "c"])("c,a") == ["c", "a"]
+        with pytest.raises(argparse.ArgumentTypeError, match="d, e: not in a, b"):
+            choice_of(["a", "b"])("a,d,e")
+
+    def test_numbers(self):
+        assert numbers("1,20") == [1, 20]
+        for text in ("0", "1,x", ""):
+            with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+                numbers(text)
+
+
+class TestRows:
+    def test_sections_stand_for_groups(self):
+        assert expand(["micro", "tls", "echo-tls"]) == ["echo-tls", "echo-tls-streams", "micro"]
+        assert expand(["all"]) == GROUPS
+        assert set(expand(["tcp"])) < set(expand(["echo"])) < set(GROUPS)
+
+    def test_every_group_has_rows_of_its_own(self):
+        for group in set(GROUPS) - {"http"}:
+            rows, notes = make_rows([group], None, None, micro.CASES)
+            assert rows and not notes
+            assert {row.group for row in rows} == {group}
+            assert len({row.title for row in rows}) == len(rows)
+
+    def test_sizes_and_connections(self):
+        titles = [row.title for row in echo_rows("echo-tls", [64, 2048], [1, 10])]
+        assert titles == [
+            "64 B, 1 connection",
+            "64 B, 10 connections",
+            "2 KiB, 1 connection",
+            "2 KiB, 10 connections",
+        ]
+        assert format_size(1500) == "1500 B"
+
+    def test_a_datagram_holds_only_so_much(self):
+        assert [row.size for row in echo_rows("echo-udp", [64, 100 * 1024], [1])] == [64]
+
+    def test_columns_of_a_row(self):
+        everything = [*LOOPS, "hybridloop streams", "floor", "limit"]
+
+        def loops(group):
+            return {name for name in everything if echo_rows(group, [64], [1])[0].runs_on(name)}
+
+        assert loops("echo-protocol") - set(LOOPS) == {"floor", "limit"}
+        assert loops("echo-streams") - set(LOOPS) == {"hybridloop streams"}
+        assert loops("echo-tls") - set(LOOPS) == {"limit"}
+        assert loops("echo-sock") == set(LOOPS)
+
+
+def test_variants_follow_their_loop():
+    assert with_variants(["hybridloop", "asyncio"]) == [
+        "asyncio",
+        "hybridloop",
+        "hybridloop streams",
+    ]
+    assert with_variants(["uvloop"]) == ["uvloop"]
+    assert columns(["limit", "uvloop", "asyncio"]) == ["asyncio", "uvloop", "limit"]
+
+
+def test_kinds_of_servers():
+    assert set(ON_OWN_STREAMS) | set(ON_OWN_STREAMS.values()) <= set(ECHO_KINDS)
+    assert set(CASES) <= set(ECHO_KINDS)
+    for kind, own in ON_OWN_STREAMS.items():
+        assert SERVERS[kind].scheme == SERVERS[own].scheme
+        assert runs(kind, "hybridloop streams")
+    assert not runs("udp", "floor")
+    assert all(runs(kind, loop) for kind in SERVERS for loop in LOOPS)
+
+
+class TestReason:
+    def test_is_the_last_line(self):
+        assert reason_of("Traceback\n  File ...\nOSError: no such thing\n") == (
+            "OSError: no such thing"
+        )
+        assert reason_of("\n") == ""
+        assert len(reason_of("x" * 1000)) == 200
+
+    def test_an_exception_without_a_text_gets_its_place(self):
+        errors = textwrap.dedent("""\
+            Traceback (most recent call last):
+              File "/a/servers.py", line 3, in serve
+                await loop.create_unix_server()
+              File "/b/events.py", line 5, in create_unix_server
+                raise NotImplementedError
+            NotImplementedError
+            """)
+        assert reason_of(errors) == "NotImplementedError in create_unix_server()"
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (" 41.71    0.012345          24       504           epoll_wait", ("504", "epoll_wait")),
+        ("  0.10    0.000001           1        12         3 recvfrom", ("12", "recvfrom")),
+        ("------ ----------- ----------- --------- --------- ----------------", None),
+        ("% time     seconds  usecs/call     calls    errors syscall", None),
+    ],
+)
+def test_summary_of_strace(line, expected):
+    match = SUMMARY_LINE.match(line)
+    assert (match and match.groups()) == expected
+
+
+def test_latency_of_wrk():
+    output = "  Latency Distribution\n     50%  812.00us\n     99%    1.50ms\n"
+    assert wrk_latency_us(output, 50) == 812
+    assert wrk_latency_us(output, 99) == 1500
+    assert wrk_latency_us(output, 75) is None
+
+
+class TestCallgrind:
+    PROFILE = textwrap.dedent("""\
+        # callgrind format
+        events: Ir
+
+        ob=(1) /usr/lib/libpython.so
+        fl=(1) ceval.c
+        fn=(1) eval
+        10 100
+        +2 20
+        cob=(2) /usr/lib/libc.so
+        cfn=(2) recv
+        calls=3 50
+        11 30
+        cfn=(1)
+        calls=0 10
+        12 999
+
+        ob=(2)
+        fn=(2)
+        50 30
+
+        totals: 150
+        """)
+
+    def test_costs_and_calls(self, tmp_path):
+        path = tmp_path / "callgrind.out"
+        path.write_text(self.PROFILE)
+        profile = callgrind.read(path)
+        evaluate, receive = ("libpython.so", "eval"), ("libc.so", "recv")
+        assert profile.total == 150
+        assert profile.own == {evaluate: 120, receive: 30}
+        assert profile.inclusive() == {evaluate: 150, receive: 30}
+        assert profile.called == {receive: 3}
+        assert profile.by_object() == {"libpython.so": 120, "libc.so": 30}
+
+    def test_difference_of_two_runs(self, tmp_path):
+        path = tmp_path / "callgrind.out"
+        path.write_text(self.PROFILE)
+        short = callgrind.read(path)
+        path.write_text(self.PROFILE.replace("10 100", "10 1100"))
+        assert callgrind.read(path).since(short).total == 1000
