@@ -8,6 +8,7 @@ import selectors
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from . import datagrams
 from .signals import SignalMethods
 
 if TYPE_CHECKING:
@@ -101,6 +102,19 @@ class Loop(SignalMethods):
         self._ensure_fd_no_transport(sock)
         transport: SocketTransport = self._connect_stream(sock, protocol, waiter, extra, server)
         return transport
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> asyncio.DatagramTransport:
+        if not datagrams.is_native(sock):
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._ensure_fd_no_transport(sock)
+        return datagrams.connect(self, sock, protocol, address, waiter, extra)
 
     def _make_ssl_transport(
         self,

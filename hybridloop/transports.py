@@ -1,4 +1,4 @@
-"""The cold parts of the stream transport; everything that runs per packet is native."""
+"""The cold parts of transports, and the stream transport; what runs per packet is native."""
 
 from __future__ import annotations
 
@@ -20,13 +20,23 @@ _DEFAULT_HIGH_WATER = 64 * 1024
 _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
 
 
-class SocketTransport(_core.StreamTransport):
-    """A connected stream socket: TCP or Unix."""
+class ColdParts:
+    """What all transports have in Python, because it runs once per connection or less."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ()
 
-    _start_tls_compatible = True
-    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+    # What the native classes answer.
+    _loop: Any
+    _protocol: Any
+    _lost: Any
+    _closing: Any
+    _sock_fd: Any
+    _write_blocked: Any
+    is_reading: Any
+    get_write_buffer_size: Any
+    _abandon: Any
+    _force_close: Any
+    _set_limits: Any
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
@@ -46,6 +56,42 @@ class SocketTransport(_core.StreamTransport):
         if not self._lost:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._abandon()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
+        if high is None:
+            high = _DEFAULT_HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._set_limits(low, high)
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        loop: Loop | None = self._loop
+        if loop is not None:
+            if isinstance(exc, OSError):
+                if loop.get_debug():
+                    logger.debug("%r: %s", self, message, exc_info=exc)
+            else:
+                loop.call_exception_handler(
+                    {
+                        "message": message,
+                        "exception": exc,
+                        "transport": self,
+                        "protocol": self._protocol,
+                    }
+                )
+        self._force_close(exc)
+
+
+class SocketTransport(ColdParts, _core.StreamTransport):
+    """A connected stream socket: TCP or Unix."""
+
+    __slots__ = ("__weakref__",)
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
     @property
     def _sock(self) -> socket.socket | None:
@@ -91,33 +137,6 @@ class SocketTransport(_core.StreamTransport):
             except OSError:
                 return None
         return address
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
-        if high is None:
-            high = _DEFAULT_HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._set_limits(low, high)
-
-    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
-        loop: Loop | None = self._loop
-        if loop is not None:
-            if isinstance(exc, OSError):
-                if loop.get_debug():
-                    logger.debug("%r: %s", self, message, exc_info=exc)
-            else:
-                loop.call_exception_handler(
-                    {
-                        "message": message,
-                        "exception": exc,
-                        "transport": self,
-                        "protocol": self._protocol,
-                    }
-                )
-        self._force_close(exc)
 
     def _make_empty_waiter(self) -> asyncio.Future[None]:
         """A future for when all that was written is sent; until it is reset, writing is refused."""

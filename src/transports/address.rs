@@ -2,9 +2,10 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::RawFd;
 
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use socket2::SockAddr;
@@ -62,10 +63,11 @@ impl Address {
                 .into_pyobject(py)?
                 .into_any()
                 .unbind(),
-            Self::Inet(address @ SocketAddr::V6(v6)) => (
-                numeric_host(address),
+            Self::Inet(SocketAddr::V6(v6)) => (
+                numeric_host(v6.ip()),
                 v6.port(),
-                v6.flowinfo(),
+                // Rust's type keeps it as the system does, in network order.
+                u32::from_be(v6.flowinfo()),
                 v6.scope_id(),
             )
                 .into_pyobject(py)?
@@ -97,6 +99,23 @@ impl Address {
     }
 }
 
+/// An address of the system's, copied.
+pub fn from_bytes(raw: &[u8]) -> Option<SockAddr> {
+    if raw.len() > size_of::<libc::sockaddr_storage>() {
+        return None;
+    }
+    // SAFETY: the bytes fit into the zeroed storage.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            std::ptr::copy_nonoverlapping(raw.as_ptr(), storage.cast::<u8>(), raw.len());
+            *length = libc::socklen_t::try_from(raw.len()).unwrap_or_default();
+            Ok(())
+        })
+        .ok()?
+    };
+    Some(address)
+}
+
 fn ask(fd: RawFd, side: Side) -> io::Result<SockAddr> {
     // SAFETY: the system writes an address of at most the given length into the storage.
     let ((), address) = unsafe {
@@ -115,9 +134,9 @@ fn ask(fd: RawFd, side: Side) -> io::Result<SockAddr> {
     Ok(address)
 }
 
-/// The numeric host with its zone, as `getnameinfo` writes it and Python shows it.
-fn numeric_host(address: &SocketAddr) -> String {
-    let raw = SockAddr::from(*address);
+/// The address as the C library writes it, and so Python; without a zone, which has its own place.
+fn numeric_host(address: &Ipv6Addr) -> String {
+    let raw = SockAddr::from(SocketAddrV6::new(*address, 0, 0, 0));
     // NI_MAXHOST of the C library.
     let mut host = [0; 1025];
     // SAFETY: the address is valid, and the host buffer has the length given.
@@ -133,10 +152,120 @@ fn numeric_host(address: &SocketAddr) -> String {
         )
     };
     if status != 0 {
-        return address.ip().to_string();
+        return address.to_string();
     }
     // SAFETY: on success the buffer holds a terminated string.
     unsafe { CStr::from_ptr(host.as_ptr()) }
         .to_string_lossy()
         .into_owned()
+}
+
+/// The system's form of an address that a program gives for a socket of `family`, if that takes no resolving and leaves
+/// no doubt. What this does not know is Python's to look at, with its errors.
+///
+/// # Safety
+/// `address` is a live object.
+pub unsafe fn from_python(family: i32, address: *mut PyObject) -> Option<SockAddr> {
+    // SAFETY: the object is live.
+    unsafe {
+        match family {
+            libc::AF_INET | libc::AF_INET6 => inet_from_python(family, address),
+            libc::AF_UNIX if ffi::PyBytes_CheckExact(address) != 0 => {
+                let name = ffi::PyBytes_AS_STRING(address).cast();
+                let size = ffi::Py_SIZE(address).unsigned_abs();
+                unix(std::slice::from_raw_parts(name, size))
+            }
+            libc::AF_UNIX => unix(text(address)?.as_bytes()),
+            _ => None,
+        }
+    }
+}
+
+/// The characters of an exact `str` of ASCII: others depend on how the file system writes names.
+unsafe fn text<'a>(object: *mut PyObject) -> Option<&'a str> {
+    // SAFETY: checked to be an exact str; its UTF-8 form lives as long as it does.
+    unsafe {
+        if ffi::PyUnicode_CheckExact(object) == 0 {
+            return None;
+        }
+        let mut size = 0;
+        let data = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut size);
+        if data.is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        let bytes = std::slice::from_raw_parts(data.cast::<u8>(), size.unsigned_abs());
+        std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| text.is_ascii())
+    }
+}
+
+/// A whole number from 0 to `max`.
+unsafe fn number(object: *mut PyObject, max: u32) -> Option<u32> {
+    // SAFETY: checked to be an exact int.
+    unsafe {
+        if ffi::PyLong_CheckExact(object) == 0 {
+            return None;
+        }
+        let mut overflow = 0;
+        let value = ffi::PyLong_AsLongLongAndOverflow(object, &raw mut overflow);
+        u32::try_from(value)
+            .ok()
+            .filter(|&value| overflow == 0 && value <= max)
+    }
+}
+
+unsafe fn inet_from_python(family: i32, address: *mut PyObject) -> Option<SockAddr> {
+    // SAFETY: checked to be an exact tuple with that many items, which are live as long as it is.
+    unsafe {
+        if ffi::PyTuple_CheckExact(address) == 0 {
+            return None;
+        }
+        let count = ffi::PyTuple_GET_SIZE(address);
+        if count < 2 || count > if family == libc::AF_INET { 2 } else { 4 } {
+            return None;
+        }
+        let item = |index| ffi::PyTuple_GET_ITEM(address, index);
+        let host = text(item(0))?;
+        let port = u16::try_from(number(item(1), u16::MAX.into())?).ok()?;
+        if family == libc::AF_INET {
+            return Some(SocketAddrV4::new(host.parse().ok()?, port).into());
+        }
+        let more = |index, max| {
+            if index < count {
+                number(item(index), max)
+            } else {
+                Some(0)
+            }
+        };
+        let (flowinfo, scope) = (more(2, 0xF_FFFF)?, more(3, u32::MAX)?);
+        Some(SocketAddrV6::new(host.parse().ok()?, port, flowinfo.to_be(), scope).into())
+    }
+}
+
+/// The address of a path or, after a zero byte, of a name in Linux's abstract space.
+fn unix(name: &[u8]) -> Option<SockAddr> {
+    let is_path = *name.first()? != 0;
+    if is_path && name.contains(&0) || !is_path && cfg!(not(target_os = "linux")) {
+        return None;
+    }
+    let start = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+    if start + name.len() + usize::from(is_path) > size_of::<libc::sockaddr_un>() {
+        return None;
+    }
+    // SAFETY: the name fits into the zeroed storage, behind the family and before its terminating zero byte.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let storage = storage.cast::<libc::sockaddr_un>();
+            (*storage).sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or_default();
+            let path = storage.cast::<u8>().add(start);
+            std::ptr::copy_nonoverlapping(name.as_ptr(), path, name.len());
+            let size = start + name.len() + usize::from(is_path);
+            *length = libc::socklen_t::try_from(size).unwrap_or_default();
+            Ok(())
+        })
+        .ok()?
+    };
+    Some(address)
 }

@@ -6,8 +6,10 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use hybridloop_reactor::Token;
+use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
 use crate::ffi::{context, Local, Ref, Res};
@@ -258,6 +260,23 @@ impl Endpoint {
             unsafe { libc::close(fd) };
         }
     }
+}
+
+/// asyncio's base class of transports with flow control, whose objects are `header` bytes long if this Python lays them
+/// out as we do.
+pub fn base_class(py: Python<'_>, header: usize) -> PyResult<Bound<'_, PyType>> {
+    let base = py
+        .import("asyncio.transports")?
+        .getattr("_FlowControlMixin")?
+        .cast_into::<PyType>()?;
+    let size: usize = base.getattr("__basicsize__")?.extract()?;
+    if size != header {
+        return Err(PyImportError::new_err(format!(
+            "asyncio's transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
+             upgrade hybridloop"
+        )));
+    }
+    Ok(base)
 }
 
 /// What differs between kinds of transports in how they live and end.

@@ -7,7 +7,9 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use super::address::Side;
-use super::endpoint::{Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED, STARTED};
+use super::endpoint::{
+    Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED, STARTED,
+};
 use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
 use crate::event_loop::{resolve, LoopCore};
@@ -21,7 +23,10 @@ use crate::{fastcall, noargs, onearg};
 const LOST_WRITES_BEFORE_WARNING: u32 = 5;
 
 /// An exact `bytes` object with the contents of a bytes-like one: what changes later is not what was written.
-unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
+///
+/// # Safety
+/// `data` is a live object.
+pub unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
     // SAFETY: attached; the argument is live.
     unsafe {
         if ffi::PyBytes_CheckExact(data) != 0 {
@@ -47,8 +52,9 @@ fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
     Ok(())
 }
 
+/// A write after the connection was lost: asyncio warns of the sixth.
 #[cold]
-fn count_lost_write(it: &Stream) -> Res<Ref> {
+pub fn count_lost_write(it: &Endpoint) -> Res<Ref> {
     let count = it.lost_writes.get();
     if count >= LOST_WRITES_BEFORE_WARNING {
         // SAFETY: attached.
@@ -64,7 +70,7 @@ fn count_lost_write(it: &Stream) -> Res<Ref> {
 
 /// The one argument of a method, which may be named.
 #[inline]
-fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
     match (args.positional, args.keyword_count()) {
         (&[value], 0) => Ok(value),
         ([], 1) => named_argument(args, function, name),
@@ -118,8 +124,12 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
+/// What asyncio raises for data that is not bytes-like.
+///
+/// # Safety
+/// `data` is a live object.
 #[cold]
-unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
+pub unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
     // SAFETY: attached; the argument is live.
     let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), data) }
         .get_type()
@@ -276,7 +286,7 @@ unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
 ///
 /// # Safety
 /// `me` is the live object of `it`.
-pub unsafe fn debug_log(me: *mut PyObject, it: &Stream, message: &str) -> Res<()> {
+pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> Res<()> {
     // SAFETY: the loop of a transport is a LoopCore; `me` is live.
     unsafe {
         let event_loop = it.event_loop.get();

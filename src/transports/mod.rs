@@ -1,4 +1,4 @@
-//! Stream transports over sockets, and the listener that makes them.
+//! Transports over sockets, and the listener that makes streams of connections.
 //!
 //! * [`endpoint`] — what every transport has: descriptor, protocol, context, flow control, end.
 //! * [`stream`] — the object: state, lifetime, protocol.
@@ -6,10 +6,15 @@
 //! * [`read`] — from the socket to the protocol.
 //! * [`write`] — from the protocol to the socket, one system call a turn.
 //! * [`sink`] — handing bytes to native protocols.
+//! * [`datagram`] — datagram transports: state, lifetime; [`datagram_methods`], [`datagram_io`], [`datagram_queue`].
 //! * [`address`] — socket addresses and `get_extra_info()`.
 //! * [`listener`] — accepting connections.
 
 mod address;
+mod datagram;
+mod datagram_io;
+mod datagram_methods;
+mod datagram_queue;
 mod endpoint;
 mod listener;
 mod methods;
@@ -23,5 +28,6 @@ use pyo3::prelude::*;
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     stream::register(module)?;
+    datagram::register(module)?;
     listener::register(module)
 }

@@ -16,7 +16,7 @@ use pyo3::types::PyType;
 
 use super::address::{Address, Side};
 use super::endpoint::{
-    Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    self, Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
 };
 use super::sink::{self, Sink};
 use super::write::WriteQueue;
@@ -426,17 +426,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
 /// Makes `StreamTransport` and adds it to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let base = py
-        .import("asyncio.transports")?
-        .getattr("_FlowControlMixin")?
-        .cast_into::<PyType>()?;
-    let size: usize = base.getattr("__basicsize__")?.extract()?;
-    if size != std::mem::offset_of!(StreamObject, stream) {
-        return Err(PyImportError::new_err(format!(
-            "asyncio's transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
-             upgrade hybridloop"
-        )));
-    }
+    let base = endpoint::base_class(py, std::mem::offset_of!(StreamObject, stream))?;
     let slots = Slots::default()
         .add(ffi::Py_tp_traverse, traverse as *mut c_void)
         .add(ffi::Py_tp_clear, clear as *mut c_void)

@@ -1,0 +1,123 @@
+"""Protocols that write down what they see, and plain sockets to talk to them."""
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from contextlib import contextmanager
+
+import pytest
+
+
+def has_ipv6():
+    if not socket.has_ipv6:
+        return False
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+HOSTS = ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)]
+
+
+class Recorder(asyncio.DatagramProtocol):
+    """Keeps every callback as (name, arguments...) in ``calls``."""
+
+    def __init__(self):
+        self.calls = []
+        self.received = []
+        self.errors = []
+        self.transport = None
+        self.lost = False
+
+    @property
+    def names(self):
+        return [call[0] for call in self.calls]
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.calls.append(("connection_made", transport))
+
+    def datagram_received(self, data, addr):
+        self.received.append((data, addr))
+        self.calls.append(("datagram_received", data, addr))
+
+    def error_received(self, exc):
+        self.errors.append(exc)
+        self.calls.append(("error_received", exc))
+
+    def connection_lost(self, exc):
+        self.lost = True
+        self.calls.append(("connection_lost", exc))
+
+    def pause_writing(self):
+        self.calls.append(("pause_writing",))
+
+    def resume_writing(self):
+        self.calls.append(("resume_writing",))
+
+
+class Echo(Recorder):
+    def datagram_received(self, data, addr):
+        super().datagram_received(data, addr)
+        self.transport.sendto(data, addr)
+
+
+def plain_socket(host="127.0.0.1", timeout=10):
+    """A bound UDP socket that the loop does not know."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.settimeout(timeout)
+    sock.bind((host, 0))
+    return sock
+
+
+async def receive(sock, size=65536, timeout=10):
+    """A datagram on a plain socket, without keeping the loop from its work."""
+    sock.setblocking(False)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return sock.recvfrom(size)
+        except BlockingIOError:
+            assert time.monotonic() < deadline, "no datagram arrived"
+            await asyncio.sleep(0.0005)
+
+
+def unused_port(host="127.0.0.1"):
+    """A port that nobody listens on, as far as can be known."""
+    with plain_socket(host) as sock:
+        return sock.getsockname()[1]
+
+
+@contextmanager
+def unix_folder():
+    # Short: the path of a Unix socket has some hundred bytes at most.
+    with tempfile.TemporaryDirectory(prefix="hl", dir="/tmp") as folder:
+        yield folder
+
+
+def unix_datagram(path=None, timeout=10):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.settimeout(timeout)
+    if path is not None:
+        sock.bind(path)
+    return sock
+
+
+def fill(transport, data=b"x" * 1000, limit=100_000):
+    """Send on a transport until the socket takes no more; returns how many datagrams it took."""
+    for count in range(limit):
+        transport.sendto(data)
+        if transport.get_write_buffer_size():
+            return count
+    raise AssertionError("the socket never fills up")
+
+
+def abstract_name():
+    return b"\0hybridloop-" + os.urandom(8).hex().encode()
