@@ -158,6 +158,12 @@ impl LoopCore {
         self.debug.get()
     }
 
+    /// When the selector was looked at last, by the processor's counter.
+    #[inline]
+    pub fn last_poll(&self) -> u64 {
+        self.last_poll.get()
+    }
+
     #[inline]
     pub fn check_open(&self) -> Res<()> {
         if self.closed.get() {

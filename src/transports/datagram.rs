@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use hybridloop_reactor::{Event, Interest};
+use hybridloop_reactor::{ticks_in, Event, Interest};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
@@ -58,8 +58,10 @@ pub struct Datagram {
     /// The addresses of the last datagram received and of the last one sent to somebody else.
     pub from: Local<SeenAddress>,
     pub to: Local<SeenAddress>,
-    /// Events since the last look for a second datagram.
-    pub single_reads: Cell<u8>,
+    /// When the last event came, and how many have followed each other within `quick_ticks`.
+    pub last_event: Cell<u64>,
+    pub quick_events: Cell<u8>,
+    pub quick_ticks: u64,
 }
 
 impl Deref for Datagram {
@@ -240,7 +242,9 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             queue: Local::default(),
             from: Local::default(),
             to: Local::default(),
-            single_reads: Cell::new(0),
+            last_event: Cell::new(0),
+            quick_events: Cell::new(0),
+            quick_ticks: ticks_in(datagram_io::QUICK),
         });
         (*object).extra = Ref::borrowed(extra).into_ptr();
         let it = Datagram::of(me.as_ptr());

@@ -21,8 +21,10 @@ use crate::stdlib::Stdlib;
 const MAX_SIZE: usize = 256 * 1024;
 /// Datagrams received for one event, so that one busy socket does not keep the others waiting.
 const READS_PER_EVENT: usize = 16;
-/// A second datagram is looked for with every so many events; as long as there is one, with every event.
-const LOOK_AGAIN: u8 = 64;
+/// Events that follow each other so quickly, in nanoseconds, may be of datagrams that were there at once …
+pub const QUICK: u64 = 10_000;
+/// … and after so many of them a second datagram is looked for. As long as there is one, it is with every event.
+const QUICK_EVENTS: u8 = 8;
 /// Datagrams sent for one event.
 const SENDS_PER_EVENT: usize = 64;
 
@@ -35,9 +37,11 @@ const WRITE_FAILED: &str = "Fatal write error on datagram transport";
 
 /// Receives what has come in. The selector reports what is left with the next poll.
 pub fn receive(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<()> {
-    let look_for_more = it.has(BUSY) || it.single_reads.get() == 0;
-    it.single_reads
-        .set((it.single_reads.get() + 1) % LOOK_AGAIN);
+    let now = caller.core.last_poll();
+    let quick = now.wrapping_sub(it.last_event.replace(now)) < it.quick_ticks;
+    let events = if quick { it.quick_events.get() + 1 } else { 0 };
+    let look_for_more = it.has(BUSY) || events == QUICK_EVENTS;
+    it.quick_events.set(events % QUICK_EVENTS);
     let limit = if look_for_more { READS_PER_EVENT } else { 1 };
     let mut count = 0;
     while count < limit && it.wants_to_read() {
