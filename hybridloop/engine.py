@@ -455,6 +455,9 @@ class Engine:
         for handle in lost:
             failure = EngineClosedError(f"{thread.thread.name} has failed: {error!r}")
             failure.__cause__ = error
+            if handle._task is not None:
+                # Its handle says what became of it.
+                handle._task._log_destroy_pending = False  # type: ignore[attr-defined]
             handle._resolve(None, failure)
 
     def _name_what_is_left(self) -> list[str]:

@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-import subprocess
 import time
 
+import psutil
 import pytest
 
 INTERRUPTS = [SystemExit, KeyboardInterrupt]
@@ -110,9 +110,9 @@ def wait_until_asleep(process):
     """Wait until the process sits in a blocking call, which for a loop is its poll."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        listing = ["ps", "-o", "stat=", "-p", str(process.pid)]
-        if subprocess.run(listing, capture_output=True, text=True).stdout.startswith("S"):
+        if psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING:
             return
+        time.sleep(0.001)
     raise AssertionError("the process never slept")
 
 
