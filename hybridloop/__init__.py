@@ -16,6 +16,15 @@ from .engine import Engine, EngineClosedError, EngineFullError
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
 from .policy import install
+from .streams import (
+    StreamReader,
+    StreamReaderProtocol,
+    StreamWriter,
+    open_connection,
+    open_unix_connection,
+    start_server,
+    start_unix_server,
+)
 
 if TYPE_CHECKING:
     from .policy import EventLoopPolicy as EventLoopPolicy
@@ -26,11 +35,18 @@ __all__ = (
     "EngineFullError",
     "EventLoopPolicy",
     "Loop",
+    "StreamReader",
+    "StreamReaderProtocol",
+    "StreamWriter",
     "TaskHandle",
     "__version__",
     "install",
     "new_event_loop",
+    "open_connection",
+    "open_unix_connection",
     "run",
+    "start_server",
+    "start_unix_server",
 )
 
 

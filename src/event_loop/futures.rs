@@ -3,7 +3,8 @@
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject, PyTypeObject};
-use pyo3::types::PyDict;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
 
 use super::schedule::current;
 use super::LoopCore;
@@ -64,7 +65,7 @@ impl LoopCore {
     unsafe fn make_future_keywords(&self, event_loop: *mut PyObject) -> Res<Ref> {
         // SAFETY: attached; the caller's loop is live.
         let keywords = unsafe {
-            let py = pyo3::Python::assume_attached();
+            let py = Python::assume_attached();
             let keywords: Ref = PyDict::new(py).into();
             let name = ffi::PyTuple_GET_ITEM(Stdlib::get().loop_keyword.as_ptr(), 0);
             if ffi::PyDict_SetItem(keywords.as_ptr(), name, event_loop) != 0 {
@@ -76,5 +77,18 @@ impl LoopCore {
             drop(self.future_keywords.replace(Some(keywords.clone())));
         }
         Ok(keywords)
+    }
+}
+
+impl LoopCore {
+    /// Whether `object` is a loop of ours whose class has not replaced `create_future()`.
+    pub fn makes_futures_of(object: &Ref) -> Res<bool> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let core = py.get_type::<Self>();
+        let class = object.bind(py).get_type();
+        let name = Stdlib::get().names.create_future.bind(py);
+        let name = name.cast::<PyString>().map_err(PyErr::from)?;
+        Ok(class.is_subclass(&core)? && class.getattr(name)?.is(core.getattr(name)?))
     }
 }

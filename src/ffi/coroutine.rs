@@ -20,8 +20,6 @@
 //! `step` takes `&self`: it may run Python, and the collector may look at the operation meanwhile, so its state is in
 //! cells. It is never entered twice at a time.
 
-#![allow(dead_code)]
-
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_int, c_void, CStr};
 use std::mem::{offset_of, size_of};
@@ -47,7 +45,6 @@ pub enum Step {
     /// It goes on when this future is done.
     Wait(Ref),
     /// It goes on in the next turn of the loop.
-    #[allow(dead_code)]
     Yield,
 }
 

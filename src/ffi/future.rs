@@ -7,7 +7,6 @@ use super::refs::Ref;
 use crate::stdlib::Stdlib;
 
 /// Tells the task that `future` is what its coroutine waits for, as `Future.__await__` does.
-#[allow(dead_code)]
 pub fn block(future: &Ref) -> Res<()> {
     let name = &Stdlib::get().names._asyncio_future_blocking;
     // SAFETY: attached; all three are live.

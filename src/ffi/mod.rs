@@ -14,7 +14,6 @@ pub mod handle;
 pub mod local;
 pub mod refs;
 pub mod socket;
-#[allow(dead_code)]
 mod stop;
 pub mod typespec;
 

@@ -1,14 +1,31 @@
 //! Readers and writers over stream transports.
 //!
+//! * [`reader`] — `StreamReaderCore`: what feeds it, and what it knows.
+//! * [`read`] — the coroutines that read from it.
+//! * [`writer`] — `StreamWriterCore`: `write()`, `drain()`.
+//! * [`protocol`] — between them and the transport.
+//! * [`separators`] — looking for the end of a line or record.
+//! * [`buffer`] — what was received and not read.
 //! * [`stdlib_reader`] — feeding `asyncio.StreamReader` without a Python call.
 //! * [`waiter`] — futures that readers and writers wait for.
+//! * [`arguments`] — arguments of their methods.
 
+mod arguments;
+mod buffer;
+mod protocol;
+mod read;
+mod reader;
+mod separators;
 mod stdlib_reader;
 mod waiter;
+mod writer;
 
 use pyo3::prelude::*;
 
-/// Makes the native protocols known.
+/// Adds the classes to the module and makes the native protocols known.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    reader::register(module)?;
+    writer::register(module)?;
+    protocol::register(module)?;
     stdlib_reader::register(module.py())
 }

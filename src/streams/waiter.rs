@@ -1,29 +1,74 @@
 //! Futures that readers and writers wait for.
 
-use pyo3::ffi;
+use pyo3::ffi::{self, PyObject};
 
+use crate::event_loop::LoopCore;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
-fn call<const N: usize>(name: &Ref, args: [&Ref; N]) -> Res<Ref> {
-    let args = args.map(Ref::as_ptr);
-    // SAFETY: attached; the arguments are live.
+/// `owner.name(…)`
+pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> Res<Ref> {
+    // SAFETY: attached; the caller's objects are live.
     unsafe {
         Ref::new(ffi::PyObject_VectorcallMethod(
             name.as_ptr(),
-            args.as_ptr(),
+            owner_and_args.as_ptr(),
             N,
             std::ptr::null_mut(),
         ))
     }
 }
 
+fn is_cancelled(future: &Ref) -> Res<bool> {
+    let answer = call(&Stdlib::get().names.cancelled, [future.as_ptr()])?;
+    // SAFETY: `False` is always live.
+    Ok(answer.as_ptr() != unsafe { ffi::Py_False() })
+}
+
 /// `future.set_result(None)` unless it is cancelled.
 pub fn wake(future: &Ref) -> Res<()> {
-    let names = &Stdlib::get().names;
-    // SAFETY: `False` is always live.
-    if call(&names.cancelled, [future])?.as_ptr() == unsafe { ffi::Py_False() } {
-        call(&names.set_result, [future, &Ref::none()])?;
+    if !is_cancelled(future)? {
+        let none = Ref::none();
+        call(
+            &Stdlib::get().names.set_result,
+            [future.as_ptr(), none.as_ptr()],
+        )?;
     }
     Ok(())
+}
+
+/// `future.set_exception(error)` unless it is cancelled.
+pub fn fail(future: &Ref, error: *mut PyObject) -> Res<()> {
+    if !is_cancelled(future)? {
+        call(&Stdlib::get().names.set_exception, [future.as_ptr(), error])?;
+    }
+    Ok(())
+}
+
+/// The loop of a stream, and whether its futures can be made without asking it.
+#[derive(Clone)]
+pub struct EventLoop {
+    object: Ref,
+    is_core: bool,
+}
+
+impl EventLoop {
+    pub fn new(object: Ref) -> Res<Self> {
+        let is_core = LoopCore::makes_futures_of(&object)?;
+        Ok(Self { object, is_core })
+    }
+
+    pub fn object(&self) -> &Ref {
+        &self.object
+    }
+
+    /// `loop.create_future()`
+    #[inline]
+    pub fn create_future(&self) -> Res<Ref> {
+        if self.is_core {
+            // SAFETY: a live loop object of ours.
+            return unsafe { LoopCore::of(self.object.as_ptr()).new_future(self.object.as_ptr()) };
+        }
+        call(&Stdlib::get().names.create_future, [self.object.as_ptr()])
+    }
 }

@@ -96,9 +96,18 @@ fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObj
 }
 
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let data = one_argument(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe { write_data(slf, data) }
+}
+
+/// `transport.write(data)`
+///
+/// # Safety
+/// `slf` is a live stream, and `data` is live.
+pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the caller's promise.
     unsafe {
-        let data = one_argument(&args, "write", "data")?;
         if ffi::PyBytes_Check(data) == 0
             && ffi::PyByteArray_Check(data) == 0
             && ffi::PyMemoryView_Check(data) == 0

@@ -7,6 +7,7 @@
 //! * [`write`] — from the protocol to the socket, one system call a turn.
 //! * [`sink`] — handing bytes to native protocols.
 //! * [`datagram`] — datagram transports: state, lifetime; [`datagram_methods`], [`datagram_io`], [`datagram_queue`].
+//! * [`direct`] — calling streams of ours without their Python methods.
 //! * [`address`] — socket addresses and `get_extra_info()`.
 //! * [`listener`] — accepting connections.
 
@@ -15,6 +16,7 @@ mod datagram;
 mod datagram_io;
 mod datagram_methods;
 mod datagram_queue;
+pub mod direct;
 mod endpoint;
 mod listener;
 mod methods;

@@ -55,7 +55,7 @@ struct StreamObject {
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<StreamObject>() <= 16);
 
-static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+pub static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 
 /// State of one stream transport.
 pub struct Stream {

@@ -1,0 +1,238 @@
+//! `StreamProtocolCore`: what the transport and `drain()` ask of a stream's protocol.
+
+use std::cell::Cell;
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use super::reader::{to_bytes, with_bytes, StreamReaderCore};
+use super::waiter::{call, EventLoop};
+use crate::event_loop::{install, Caller};
+use crate::fastcall;
+use crate::ffi::{Args, Local, Raised, Ref, Res};
+use crate::transports::sink::{self, Sink, Source};
+
+/// Native base of `hybridloop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
+/// keeps as far as it is asked for with each message.
+#[pyclass(frozen, subclass, module = "hybridloop._core")]
+#[derive(Default)]
+pub struct StreamProtocolCore {
+    /// `pause_writing()` was called and `resume_writing()` was not.
+    pub paused: Cell<bool>,
+    pub lost: Cell<bool>,
+    /// A weak reference, so that a reader that nobody holds goes away.
+    reader: Local<Option<Ref>>,
+    pub drain_waiters: Local<Option<Ref>>,
+    pub event_loop: Local<Option<EventLoop>>,
+    /// Nobody has overridden `_drain_helper()`.
+    is_plain: Cell<bool>,
+}
+
+// Python's allocator aligns objects to 16 bytes and no more.
+const _: () = assert!(align_of::<StreamProtocolCore>() <= 16);
+
+// SAFETY: as for `LoopCore`: cells are touched by the thread that holds the loop, under the interpreter lock.
+unsafe impl Sync for StreamProtocolCore {}
+// SAFETY: as for `Sync`.
+unsafe impl Send for StreamProtocolCore {}
+
+impl StreamProtocolCore {
+    /// The state of a protocol, if it is of this class or a subclass.
+    pub fn of(object: &Ref) -> Option<&Self> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        Some(object.bind(py).cast::<Self>().ok()?.get())
+    }
+
+    /// Whether `drain()` need not ask `_drain_helper()`.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain.get()
+    }
+
+    /// The reader, while somebody holds it.
+    #[inline]
+    fn reader(&self) -> Res<Option<Ref>> {
+        let Some(weak) = self.reader.get() else {
+            return Ok(None);
+        };
+        let mut object = ptr::null_mut::<PyObject>();
+        // SAFETY: attached; gives a new reference, or null if the object is gone.
+        unsafe {
+            match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
+                0 => Ok(None),
+                1 => Ref::new(object).map(Some),
+                _ => Err(Raised),
+            }
+        }
+    }
+
+    /// `data_received(data)`
+    #[inline]
+    fn feed(&self, data: &[u8]) -> Res<()> {
+        let Some(reader) = self.reader()? else {
+            return Ok(());
+        };
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        if let Ok(core) = reader.bind(py).cast::<StreamReaderCore>() {
+            if core.get().is_plain() {
+                return core.get().feed(data);
+            }
+        }
+        let data = to_bytes(data)?;
+        let name = &crate::stdlib::Stdlib::get().names.feed_data;
+        call(name, [reader.as_ptr(), data.as_ptr()])?;
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl StreamProtocolCore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+        Self::default()
+    }
+
+    #[getter]
+    fn _paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    #[setter(_paused)]
+    fn set_paused(&self, value: bool) {
+        self.paused.set(value);
+    }
+
+    #[getter]
+    fn _connection_lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    #[setter(_connection_lost)]
+    fn set_lost(&self, value: bool) {
+        self.lost.set(value);
+    }
+
+    #[getter]
+    fn _stream_reader_wr(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, self.reader.get())
+    }
+
+    #[setter(_stream_reader_wr)]
+    fn set_reader(&self, value: &Bound<'_, PyAny>) {
+        drop(self.reader.replace(unless_none(value)));
+    }
+
+    #[getter]
+    fn _drain_waiters(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, self.drain_waiters.get())
+    }
+
+    #[setter(_drain_waiters)]
+    fn set_drain_waiters(&self, value: &Bound<'_, PyAny>) {
+        drop(self.drain_waiters.replace(unless_none(value)));
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, self.event_loop.get().map(|it| it.object().clone()))
+    }
+
+    #[setter(_loop)]
+    fn set_loop(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let it = slf.get();
+        let event_loop = EventLoop::new(value.into())?;
+        drop(it.event_loop.replace(Some(event_loop)));
+        // The base class sets this first, when it is made.
+        let helper = slf
+            .py()
+            .import("asyncio.streams")?
+            .getattr("FlowControlMixin")?
+            .getattr("_drain_helper")?;
+        it.is_plain
+            .set(slf.get_type().getattr("_drain_helper")?.is(&helper));
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.event_loop
+            .with(|it| it.as_ref().map_or(Ok(()), |it| it.object().visit(&visit)))?;
+        for slot in [&self.reader, &self.drain_waiters] {
+            slot.with(|slot| slot.as_ref().map_or(Ok(()), |it| it.visit(&visit)))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        drop(self.event_loop.take());
+        drop(self.reader.take());
+        drop(self.drain_waiters.take());
+    }
+}
+
+fn or_none(py: Python<'_>, object: Option<Ref>) -> Py<PyAny> {
+    object.map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
+}
+
+fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
+    (!object.is_none()).then(|| object.into())
+}
+
+unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let data = super::arguments::required(&args, "data_received", "data")?;
+    // SAFETY: the method descriptor has checked `self`.
+    let it = unsafe {
+        Borrowed::from_ptr(Python::assume_attached(), slf)
+            .cast_unchecked::<StreamProtocolCore>()
+            .get()
+    };
+    with_bytes(data, |data| it.feed(data))?;
+    Ok(Ref::none())
+}
+
+static SINK: Sink = Sink {
+    received,
+    failure: "Fatal error: protocol.data_received() call failed.",
+};
+
+unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+    // SAFETY: `find` has seen that it is one.
+    let it = unsafe {
+        Borrowed::from_ptr(Python::assume_attached(), source.protocol.as_ptr())
+            .cast_unchecked::<StreamProtocolCore>()
+            .get()
+    };
+    it.feed(data)
+}
+
+/// Protocols of this class whose `data_received()` nobody has overridden.
+fn find(protocol: &Ref) -> Option<&'static Sink> {
+    StreamProtocolCore::of(protocol)?;
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let core = py
+        .get_type::<StreamProtocolCore>()
+        .getattr("data_received")
+        .ok()?;
+    let own = protocol.bind(py).get_type().getattr("data_received").ok()?;
+    own.is(&core).then_some(&SINK)
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<StreamProtocolCore>()?;
+    install(
+        &module.py().get_type::<StreamProtocolCore>(),
+        [(
+            fastcall!(c"data_received", data_received),
+            "(self, data)",
+            "Feed the reader.",
+        )],
+    )?;
+    sink::register(find);
+    Ok(())
+}

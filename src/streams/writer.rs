@@ -1,0 +1,358 @@
+//! `StreamWriterCore`: writing, and waiting until there is room for more.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+use pyo3::exceptions::PyConnectionResetError;
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use super::protocol::StreamProtocolCore;
+use super::reader::{raise, StreamReaderCore};
+use super::waiter::call;
+use crate::event_loop::install;
+use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
+use crate::ffi::{Args, Local, Ref, Res};
+use crate::stdlib::Stdlib;
+use crate::transports::direct;
+use crate::{fastcall, noargs};
+
+/// Native base of `hybridloop.StreamWriter`, in front of `asyncio.StreamWriter`.
+#[pyclass(frozen, subclass, module = "hybridloop._core")]
+#[derive(Default)]
+pub struct StreamWriterCore {
+    transport: Local<Option<Ref>>,
+    /// The transport is a stream of ours: its functions can be called without asking it.
+    is_direct: Cell<bool>,
+    protocol: Local<Option<Ref>>,
+    reader: Local<Option<Ref>>,
+    event_loop: Local<Option<Ref>>,
+}
+
+// Python's allocator aligns objects to 16 bytes and no more.
+const _: () = assert!(align_of::<StreamWriterCore>() <= 16);
+
+// SAFETY: as for `LoopCore`: cells are touched by the thread that holds the loop, under the interpreter lock.
+unsafe impl Sync for StreamWriterCore {}
+// SAFETY: as for `Sync`.
+unsafe impl Send for StreamWriterCore {}
+
+impl StreamWriterCore {
+    unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
+        // SAFETY: the caller's object is a live instance; `get` of a frozen class is a fixed offset.
+        unsafe {
+            Borrowed::from_ptr(Python::assume_attached(), object)
+                .cast_unchecked::<Self>()
+                .get()
+        }
+    }
+
+    fn transport(&self) -> Ref {
+        self.transport.get().unwrap_or_else(Ref::none)
+    }
+
+    /// Raises what the reader's `exception()` gives.
+    #[inline]
+    fn check_reader(&self) -> Res<()> {
+        let Some(reader) = self.reader.get() else {
+            return Ok(());
+        };
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        if let Ok(core) = reader.bind(py).cast::<StreamReaderCore>() {
+            return core.get().check();
+        }
+        let error = call(&Stdlib::get().names.exception, [reader.as_ptr()])?;
+        if error.bind(py).is_none() {
+            Ok(())
+        } else {
+            Err(raise(&error))
+        }
+    }
+
+    #[inline]
+    fn is_closing(&self) -> Res<bool> {
+        let transport = self.transport();
+        if self.is_direct.get() {
+            // SAFETY: a live stream of ours.
+            return Ok(unsafe { direct::is_closing(&transport) });
+        }
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let answer = call(&Stdlib::get().names.is_closing, [transport.as_ptr()])?;
+        Ok(answer.bind(py).is_truthy()?)
+    }
+}
+
+fn or_none(py: Python<'_>, slot: &Local<Option<Ref>>) -> Py<PyAny> {
+    slot.get()
+        .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
+}
+
+fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
+    (!object.is_none()).then(|| object.into())
+}
+
+#[pymethods]
+impl StreamWriterCore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+        Self::default()
+    }
+
+    #[getter]
+    fn _transport(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, &self.transport)
+    }
+
+    #[setter(_transport)]
+    fn set_transport(&self, transport: &Bound<'_, PyAny>) {
+        let transport = unless_none(transport);
+        self.is_direct
+            .set(transport.as_ref().is_some_and(direct::is_stream));
+        drop(self.transport.replace(transport));
+    }
+
+    #[getter]
+    fn _protocol(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, &self.protocol)
+    }
+
+    #[setter(_protocol)]
+    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
+        drop(self.protocol.replace(unless_none(protocol)));
+    }
+
+    #[getter]
+    fn _reader(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, &self.reader)
+    }
+
+    #[setter(_reader)]
+    fn set_reader(&self, reader: &Bound<'_, PyAny>) {
+        drop(self.reader.replace(unless_none(reader)));
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Py<PyAny> {
+        or_none(py, &self.event_loop)
+    }
+
+    #[setter(_loop)]
+    fn set_loop(&self, event_loop: &Bound<'_, PyAny>) {
+        drop(self.event_loop.replace(unless_none(event_loop)));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for slot in [
+            &self.transport,
+            &self.protocol,
+            &self.reader,
+            &self.event_loop,
+        ] {
+            slot.with(|slot| slot.as_ref().map_or(Ok(()), |it| it.visit(&visit)))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        // What `__del__` looks at has been looked at: finalizers run before this.
+        drop(self.transport.take());
+        drop(self.protocol.take());
+        drop(self.reader.take());
+        drop(self.event_loop.take());
+    }
+}
+
+unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let data = super::arguments::required(&args, "write", "data")?;
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    let it = unsafe { StreamWriterCore::of(slf) };
+    let transport = it.transport();
+    if it.is_direct.get() {
+        // SAFETY: a live stream of ours.
+        return unsafe { direct::write(&transport, data) };
+    }
+    call(&Stdlib::get().names.write, [transport.as_ptr(), data])?;
+    Ok(Ref::none())
+}
+
+unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let data = super::arguments::required(&args, "writelines", "data")?;
+    // SAFETY: the method descriptor has checked `self`.
+    let transport = unsafe { StreamWriterCore::of(slf) }.transport();
+    call(&Stdlib::get().names.writelines, [transport.as_ptr(), data])?;
+    Ok(Ref::none())
+}
+
+unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    Ok(Ref::bool(
+        unsafe { StreamWriterCore::of(slf) }.is_closing()?,
+    ))
+}
+
+unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    let it = unsafe { StreamWriterCore::of(slf) };
+    // SAFETY: as above.
+    let writer = unsafe { Ref::borrowed(slf) };
+    let protocol = it.protocol.get().unwrap_or_else(Ref::none);
+    if !StreamProtocolCore::of(&protocol).is_some_and(StreamProtocolCore::is_plain) {
+        // Whose protocol has its own way of waiting.
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let drain = Stdlib::get().stream_writer_drain.bind(py);
+        return Ok(drain.call1((writer.bind(py),))?.into());
+    }
+    let drain = Drain {
+        writer,
+        protocol,
+        stage: Cell::new(Stage::Fresh),
+        waiter: Local::default(),
+    };
+    coroutine::new(drain, c"StreamWriter.drain")
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Fresh,
+    /// The transport was closing: the loop has had a turn to say what ended the connection.
+    Closing,
+    Waiting,
+}
+
+/// One call of `drain()`.
+struct Drain {
+    writer: Ref,
+    /// A `StreamProtocolCore`.
+    protocol: Ref,
+    stage: Cell<Stage>,
+    waiter: Local<Option<Ref>>,
+}
+
+static CLASS: Class = Class::new();
+
+impl Drain {
+    /// Takes its future out of those that `resume_writing()` resolves.
+    fn leave(&self) -> Res<()> {
+        let Some(waiter) = self.waiter.take() else {
+            return Ok(());
+        };
+        let waiters = StreamProtocolCore::of(&self.protocol).and_then(|it| it.drain_waiters.get());
+        if let Some(waiters) = waiters {
+            call(
+                &Stdlib::get().names.remove,
+                [waiters.as_ptr(), waiter.as_ptr()],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self) -> Res<Step> {
+        let Some(protocol) = StreamProtocolCore::of(&self.protocol) else {
+            return Ok(Step::Done(Ref::none()));
+        };
+        if protocol.lost.get() {
+            return Err(PyConnectionResetError::new_err("Connection lost").into());
+        }
+        let (true, Some(event_loop)) = (protocol.paused.get(), protocol.event_loop.get()) else {
+            return Ok(Step::Done(Ref::none()));
+        };
+        let waiter = event_loop.create_future()?;
+        if let Some(waiters) = protocol.drain_waiters.get() {
+            call(
+                &Stdlib::get().names.append,
+                [waiters.as_ptr(), waiter.as_ptr()],
+            )?;
+        }
+        drop(self.waiter.replace(Some(waiter.clone())));
+        self.stage.set(Stage::Waiting);
+        Ok(Step::Wait(waiter))
+    }
+}
+
+impl Operation for Drain {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    #[inline]
+    fn step(&self) -> Res<Step> {
+        match self.stage.get() {
+            Stage::Fresh => {
+                // SAFETY: made with a writer.
+                let writer = unsafe { StreamWriterCore::of(self.writer.as_ptr()) };
+                writer.check_reader()?;
+                if writer.is_closing()? {
+                    self.stage.set(Stage::Closing);
+                    return Ok(Step::Yield);
+                }
+                self.wait_for_room()
+            }
+            Stage::Closing => self.wait_for_room(),
+            Stage::Waiting => {
+                self.leave()?;
+                Ok(Step::Done(Ref::none()))
+            }
+        }
+    }
+
+    fn abandon(&self) {
+        if self.leave().is_err() {
+            // SAFETY: attached.
+            let py = unsafe { Python::assume_attached() };
+            PyErr::fetch(py).write_unraisable(py, Some(self.writer.bind(py)));
+        }
+    }
+
+    fn traverse(&self, visit: Visit<'_>) -> c_int {
+        let waiter = self.waiter.with(|waiter| waiter.as_ref().map(Ref::as_ptr));
+        for object in [&self.writer, &self.protocol] {
+            let stop = visit(object);
+            if stop != 0 {
+                return stop;
+            }
+        }
+        waiter.map_or(0, |waiter| {
+            // SAFETY: live as long as the operation has it; not counted, not dropped.
+            let waiter = std::mem::ManuallyDrop::new(unsafe { Ref::unowned(waiter) });
+            visit(&waiter)
+        })
+    }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    CLASS.init::<Drain>(py, c"hybridloop._core.StreamWriterCoroutine")?;
+    module.add_class::<StreamWriterCore>()?;
+    install(
+        &py.get_type::<StreamWriterCore>(),
+        [
+            (
+                fastcall!(c"write", write),
+                "(self, data)",
+                "Send bytes, with whatever else is written in this turn of the loop.",
+            ),
+            (
+                fastcall!(c"writelines", writelines),
+                "(self, data)",
+                "Send several pieces.",
+            ),
+            (
+                noargs!(c"is_closing", is_closing),
+                "(self)",
+                "Whether the transport is closed or being closed.",
+            ),
+            (
+                noargs!(c"drain", drain),
+                "(self)",
+                "Wait until there is room for more.",
+            ),
+        ],
+    )
+}
