@@ -19,7 +19,7 @@ from benchmarks.harness.environment import describe
 from benchmarks.harness.process import ROOT, Unavailable
 from benchmarks.harness.report import Report
 from benchmarks.harness.results import Result, Results, Row, Settings
-from benchmarks.harness.rows import GROUPS, SECTIONS, expand, make_rows
+from benchmarks.harness.rows import GROUPS, SECTIONS, expand, make_rows, run_commands
 from benchmarks.harness.tools import rust_binary
 from benchmarks.loops import FLOOR, LIMIT, LOOPS, REFERENCES, installed, with_variants
 from benchmarks.micro import CASES
@@ -136,7 +136,8 @@ def main() -> None:
     )
     environment = describe([name for name in loops if name in LOOPS])
     results = measure(rows, loops, arguments.repeats, settings)
-    report = Report(results, settings, arguments.repeats, environment, notes)
+    sections = list(run_commands(arguments.rows, [name for name in loops if name in LOOPS]))
+    report = Report(results, settings, arguments.repeats, environment, notes, sections)
     text = report.markdown()
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,13 @@ class Ratio:
     median: float
     low: float
     high: float
+    repeats: int
 
     @property
     def is_clear(self) -> bool:
-        """Whether every repeat says the same."""
-        return abs(self.median - 1) >= NOTHING and (self.low > 1 or self.high < 1)
+        """Whether there are several repeats, and all say the same."""
+        agree = self.repeats > 1 and (self.low > 1 or self.high < 1)
+        return agree and abs(self.median - 1) >= NOTHING
 
     @property
     def verdict(self) -> str:
@@ -43,7 +45,7 @@ def ratio(own: Result | None, base: Result | None) -> Ratio | None:
     # As many repeats as both have, in the same order.
     pairs = zip(own.samples, base.samples, strict=False)
     factors = [mine.cpu_ns / other.cpu_ns for mine, other in pairs]
-    return Ratio(statistics.median(factors), min(factors), max(factors))
+    return Ratio(statistics.median(factors), min(factors), max(factors), len(factors))
 
 
 def peers(epoll_only: bool = False) -> list[str]:

@@ -39,7 +39,7 @@ class EchoGroup:
 ECHO_GROUPS = {
     "echo-protocol": EchoGroup("Echo: Protocol", "protocol", SIZES),
     "echo-buffered": EchoGroup("Echo: BufferedProtocol", "buffered"),
-    "echo-streams": EchoGroup("Echo: streams", "streams"),
+    "echo-streams": EchoGroup("Echo: streams", "streams", SIZES),
     "echo-sock": EchoGroup("Echo: sock_recv, sock_sendall", "sock"),
     "echo-unix": EchoGroup("Echo: Protocol over a Unix socket", "unix"),
     "echo-udp": EchoGroup("Echo: datagrams over UDP", "udp", (KIB,)),

@@ -46,10 +46,10 @@ make one per read. With one connection, most of the time is the kernel's for sle
 
 `{floor}` is {floor_text}, with one recv, one call into Python and one send per message and \
 nothing else; a loop gets below it only by saving system calls. `{limit}` is {limit_text}: what \
-the kernel alone costs. `{own_streams}` are {subject}'s own streams (`hybridloop.start_server()`) \
-beside asyncio's on the loops. {ring} waits by io_uring where the kernel has it, the others by \
-epoll. {none} is a row that a loop can't do, with the reason below the table. How to run this: \
-`benchmarks/README.md`."""
+the kernel, and TLS, cost alone. `{own_streams}` are {subject}'s own streams \
+(`hybridloop.start_server()`) beside asyncio's on the loops. {ring} waits by io_uring where the \
+kernel has it, the others by epoll. {none} is a row that a loop can't do, with the reason below \
+the table. How to run this: `benchmarks/README.md`."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,17 @@ def summary(results: Results) -> Iterator[str]:
             worst = NONE
             if found.worst:
                 title, peer, factor = found.worst
-                worst = f"{factor.median:.2f} of {peer} ({title})"
-            title = TITLES[group] if subject == SUBJECT else f"{TITLES[group]}, {subject}"
+                worst = f"{factor.median:.2f} times {peer} ({title})"
             counts = " / ".join(str(count) for count in found.verdicts.values())
             body.append(
-                [title, str(found.rows), over(found.baseline), over(found.epoll), worst, counts]
+                [
+                    titled(group, subject),
+                    str(found.rows),
+                    over(found.baseline),
+                    over(found.epoll),
+                    worst,
+                    counts,
+                ]
             )
     yield (
         f"What {SUBJECT} costs relative to other loops, in CPU time: below 1 it costs less. The "
@@ -163,37 +169,45 @@ def summary(results: Results) -> Iterator[str]:
         "best and worst are meant row by row. What is measured, and how: see "
         "[Method](#method).\n"
     )
-    head = ["", "rows", f"/ {BASELINE}", "/ best epoll loop", "worst row, of any loop"]
+    head = ["", "rows", f"/ {BASELINE}", "/ best epoll loop", "worst row, to any loop"]
     yield from table([*head, "ahead / even / behind"], body)
 
 
 def losses(results: Results) -> Iterator[str]:
-    """List the rows in which a loop costs less than the subject."""
-
-    def entry(name: str, peer: str, factor: Ratio) -> str:
-        span = f"{factor.low:.2f}..{factor.high:.2f}"
-        return f"- {name}: {factor.median:.2f} ({span}) times {peer}'s CPU time"
-
-    behind: list[str] = []
-    close: list[str] = []
+    """List the rows in which a loop costs less than the subject, the worst first."""
+    behind: list[tuple[Ratio, str]] = []
+    close: list[tuple[Ratio, str]] = []
+    cannot: dict[tuple[str, str], int] = {}
     for row, cells in results.items():
         for subject in SUBJECTS:
             own = cells.get(subject)
             if own is None:
                 continue
-            suffix = "" if subject == SUBJECT else f" ({subject})"
-            name = f"{TITLES[row.group]}, {row.title}{suffix}"
+            group = titled(row.group, subject)
             if own.failure is not None:
-                behind.append(f"- {name}: {NONE}, {own.failure}")
+                cannot[group, own.failure] = cannot.get((group, own.failure), 0) + 1
             found = against_best(cells, subject, peers())
-            if found is None:
+            if found is None or found[1].median <= 1:
                 continue
-            if found[1].verdict == "behind":
-                behind.append(entry(name, *found))
-            elif found[1].median > 1:
-                close.append(entry(name, *found))
+            peer, factor = found
+            span = f"{factor.low:.2f}..{factor.high:.2f}"
+            line = f"- {group}, {row.title}: {factor.median:.2f} ({span}) times {peer}'s CPU time"
+            (behind if factor.verdict == "behind" else close).append((factor, line))
     yield f"\n## Where {SUBJECT} loses\n"
-    yield from behind or ["In no row."]
+    for (group, failure), count in cannot.items():
+        yield f"- {group}, {count} row{'s' if count > 1 else ''}: {NONE}, {failure}"
+    yield from worst_first(behind)
+    if not cannot and not behind:
+        yield "In no row."
     if close:
         yield "\nMore than the best other loop, but even by the repeats:\n"
-        yield from close
+        yield from worst_first(close)
+
+
+def worst_first(entries: list[tuple[Ratio, str]]) -> Iterator[str]:
+    for _, line in sorted(entries, key=lambda entry: -entry[0].median):
+        yield line
+
+
+def titled(group: str, subject: str) -> str:
+    return TITLES[group] if subject == SUBJECT else f"{TITLES[group]}, {subject}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from benchmarks import micro
 from benchmarks.harness.cpu import pinned
@@ -23,7 +24,9 @@ TITLES = {
     "http": "HTTP: hello",
     "micro": "Micro-benchmarks",
 }
-GROUPS = list(TITLES)
+# Tables of another command, and what it is called.
+COMMANDS = {"memory": ("Memory per idle connection", "benchmarks.memory")}
+GROUPS = [*TITLES, *(name for name, (_, module) in COMMANDS.items() if find_spec(module))]
 
 # Names for several groups.
 SECTIONS = {
@@ -34,6 +37,7 @@ SECTIONS = {
 }
 
 MICRO_TIMEOUT = 120.0
+COMMAND_TIMEOUT = 600.0
 
 
 def expand(names: Iterable[str]) -> list[str]:
@@ -92,8 +96,33 @@ def make_rows(
             rows += CONNECT_ROWS
         elif group == "micro":
             rows += [MicroRow(case) for case in cases]
+        elif group in COMMANDS:
+            continue
         elif program("wrk"):
             rows += [HttpRow(kind) for kind in HTTP_KINDS]
         else:
             notes.append("The HTTP rows were skipped: wrk is not installed (apt install wrk).")
     return rows, notes
+
+
+def run_commands(groups: Iterable[str], loops: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Run the other commands among the groups; yield a heading and what the command printed."""
+    for title, module in (COMMANDS[group] for group in groups if group in COMMANDS):
+        command = [sys.executable, "-m", module, "--loops", ",".join(loops)]
+        try:
+            result = subprocess.run(
+                command,
+                check=False,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            yield title, f"{module} was not done within {COMMAND_TIMEOUT:.0f} s."
+            continue
+        if result.returncode:
+            reason = reason_of(result.stderr) or f"exit status {result.returncode}"
+            yield title, f"{module} failed: {reason}."
+        else:
+            yield title, result.stdout

@@ -8,6 +8,11 @@ from benchmarks.harness.compare import against_best, best, peers, ratio, summari
 from benchmarks.harness.results import Result, Sample
 
 
+def same(cost):
+    """A result of two repeats that cost the same."""
+    return result(cost, cost)
+
+
 def result(*costs):
     return Result([Sample(cost) for cost in costs])
 
@@ -56,6 +61,9 @@ class TestRatio:
     def test_a_verdict_needs_all_repeats_and_one_percent(self, costs, verdict):
         assert ratio(result(*costs), result(100, 100, 100)).verdict == verdict
 
+    def test_one_repeat_is_none(self):
+        assert ratio(result(200), result(100)).verdict == "even"
+
 
 class TestBest:
     def test_is_the_cheapest_that_has_samples(self):
@@ -82,8 +90,16 @@ class TestBest:
 
 def test_summary_of_a_group():
     rows = {
-        FakeRow("small"): {"uvloop": result(10), "blazio": result(5), "hybridloop": result(8)},
-        FakeRow("large"): {"uvloop": result(10), "blazio": result(12), "hybridloop": result(9)},
+        FakeRow("small"): {
+            "uvloop": result(10, 10),
+            "blazio": result(5, 5),
+            "hybridloop": result(8, 8),
+        },
+        FakeRow("large"): {
+            "uvloop": result(10, 10),
+            "blazio": result(12, 12),
+            "hybridloop": result(9, 9),
+        },
         FakeRow("lost"): {"uvloop": result(10), "hybridloop": Result(failure="it died")},
     }
     found = summarise(rows, "hybridloop")

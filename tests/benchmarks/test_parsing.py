@@ -11,7 +11,7 @@ from benchmarks.harness.arguments import choice_of, numbers
 from benchmarks.harness.echo import echo_rows, format_size
 from benchmarks.harness.http import wrk_latency_us
 from benchmarks.harness.process import reason_of
-from benchmarks.harness.rows import GROUPS, expand, make_rows
+from benchmarks.harness.rows import COMMANDS, GROUPS, expand, make_rows, run_commands
 from benchmarks.loops import LOOPS, columns, with_variants
 from benchmarks.servers import ECHO_KINDS, ON_OWN_STREAMS, SERVERS, runs
 from benchmarks.syscalls import CASES, SUMMARY_LINE
@@ -37,7 +37,7 @@ class TestRows:
         assert set(expand(["tcp"])) < set(expand(["echo"])) < set(GROUPS)
 
     def test_every_group_has_rows_of_its_own(self):
-        for group in set(GROUPS) - {"http"}:
+        for group in set(GROUPS) - {"http"} - set(COMMANDS):
             rows, notes = make_rows([group], None, None, micro.CASES)
             assert rows and not notes
             assert {row.group for row in rows} == {group}
@@ -66,6 +66,34 @@ class TestRows:
         assert loops("echo-streams") - set(LOOPS) == {"hybridloop streams"}
         assert loops("echo-tls") - set(LOOPS) == {"limit"}
         assert loops("echo-sock") == set(LOOPS)
+
+
+class TestCommands:
+    """Other commands whose tables the report takes in."""
+
+    @pytest.fixture
+    def command(self, tmp_path, monkeypatch):
+        def add(source):
+            (tmp_path / "a_command.py").write_text(source)
+            monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+            monkeypatch.setitem(COMMANDS, "fake", ("A table", "a_command"))
+
+        return add
+
+    def test_what_it_prints_is_a_section(self, command):
+        command("import sys; print('| a |', sys.argv[1:])")
+        found = list(run_commands(["micro", "fake"], ["asyncio", "uvloop"]))
+        assert found == [("A table", "| a | ['--loops', 'asyncio,uvloop']\n")]
+
+    def test_its_failure_is_told(self, command):
+        command("raise OSError('no room')")
+        assert list(run_commands(["fake"], ["asyncio"])) == [
+            ("A table", "a_command failed: OSError: no room.")
+        ]
+
+    def test_it_has_no_rows(self, command):
+        command("")
+        assert make_rows(["fake"], None, None, []) == ([], [])
 
 
 def test_variants_follow_their_loop():

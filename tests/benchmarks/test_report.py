@@ -107,7 +107,7 @@ class TestReport:
             "2",
             "0.75 (0.65..0.85)",
             "0.75 (0.65..0.85)",
-            "1.30 of blazio (100 KiB, 1 connection)",
+            "1.30 times blazio (100 KiB, 1 connection)",
             "1 / 0 / 1",
         ]
 
@@ -125,9 +125,19 @@ class TestReport:
         assert "1.09 (0.99..1.20) times uvloop's" in lines[-1]
 
     def test_what_the_subject_cannot_do_is_a_loss(self):
-        results = {SMALL: {"uvloop": result(1), "hybridloop": result(failure="it died")}}
+        cells = {"uvloop": result(1), "hybridloop": result(failure="it died")}
+        lines = section(report({SMALL: cells}).markdown(), "Where hybridloop loses")
+        assert lines == ["- Echo: Protocol, 1 row: \N{EN DASH}, it died"]
+        lines = section(report({SMALL: cells, LARGE: cells}).markdown(), "Where hybridloop loses")
+        assert lines == ["- Echo: Protocol, 2 rows: \N{EN DASH}, it died"]
+
+    def test_the_worst_loss_comes_first(self):
+        results = {
+            FakeRow(str(cost)): {"uvloop": result(100, 100), "hybridloop": result(cost, cost)}
+            for cost in (110, 130, 120)
+        }
         lines = section(report(results).markdown(), "Where hybridloop loses")
-        assert lines == ["- Echo: Protocol, 64 B, 1 connection: \N{EN DASH}, it died"]
+        assert [line.split(":")[1].split(",")[1].strip() for line in lines] == ["130", "120", "110"]
 
     def test_without_the_subject_there_is_nothing_to_sum_up(self):
         text = report({SMALL: {"uvloop": result(1)}}).markdown()
