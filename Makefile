@@ -69,8 +69,8 @@ test: test-rust test-python ## Run every test: Rust, loom models, Python
 
 .PHONY: test-rust
 test-rust: | check-tools ## Run the tests of the crates without Python, and their loom models
-	$(CARGO) test -p hybridloop-reactor
-	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor --release --test loom \
+	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-native
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-native --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 
 .PHONY: test-python
@@ -81,7 +81,7 @@ test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor --test loom \
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor -p hybridloop-native --test loom \
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check

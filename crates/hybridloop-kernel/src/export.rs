@@ -1,0 +1,160 @@
+//! From a Rust function to an entry of a module.
+
+use std::any::Any;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::abi::{self, code, Host, RawCtx, Val};
+use crate::ctx::Ctx;
+use crate::error::{Code, Error};
+use crate::value::FromArg;
+
+/// A function with `#[kernel]`.
+pub trait Export {
+    /// Its entry in a module.
+    const KERNEL: abi::Kernel;
+}
+
+/// A call under way.
+pub struct Call<'a> {
+    ctx: &'a Ctx,
+    args: &'a [Val],
+}
+
+impl<'a> Call<'a> {
+    /// The context.
+    #[must_use]
+    pub fn ctx(&self) -> &'a Ctx {
+        self.ctx
+    }
+
+    /// Checks the number of arguments.
+    ///
+    /// # Errors
+    /// [`Code::Type`]
+    pub fn expect(&self, n: usize) -> Result<(), Error> {
+        if self.args.len() == n {
+            return Ok(());
+        }
+        Err(Error::type_error(format!(
+            "expected {n} arguments, got {}",
+            self.args.len()
+        )))
+    }
+
+    /// Converts an argument.
+    ///
+    /// # Safety
+    /// Each index at most once: an argument may be borrowed mutably.
+    ///
+    /// # Errors
+    /// As for [`FromArg::from_arg`], with the name in front.
+    pub unsafe fn arg<T: FromArg<'a>>(&self, index: usize, name: &str) -> Result<T, Error> {
+        let val = self.args.get(index).ok_or(Code::Type)?;
+        // SAFETY: the host keeps arguments valid until the kernel returns, and writable ones apart from all others.
+        unsafe { T::from_arg(self.ctx, val) }
+            .map_err(|error| Error::new(error.code(), format!("{name}: {error}")))
+    }
+}
+
+/// Runs the body of a kernel; a panic becomes an error.
+///
+/// # Safety
+/// The arguments of a [`abi::KernelFn`], as the host passes them.
+pub unsafe fn call(
+    host: *const Host,
+    raw: *mut RawCtx,
+    args: *const Val,
+    n: usize,
+    out: *mut Val,
+    body: impl FnOnce(&Call<'_>) -> Result<Val, Error>,
+) -> i32 {
+    // SAFETY: live until the kernel returns.
+    let ctx = unsafe { Ctx::new(host, raw) };
+    let args = if n == 0 {
+        &[]
+    } else {
+        // SAFETY: `n` values that live until the kernel returns.
+        unsafe { std::slice::from_raw_parts(args, n) }
+    };
+    let call = Call { ctx: &ctx, args };
+    let error = match catch_unwind(AssertUnwindSafe(|| body(&call))) {
+        Ok(Ok(val)) => {
+            // SAFETY: the host's place for the result.
+            unsafe { out.write(val) };
+            return code::OK;
+        }
+        Ok(Err(error)) => error,
+        Err(payload) => panicked(payload),
+    };
+    ctx.fail(&error)
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> Error {
+    let text = if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "the kernel panicked".to_owned()
+    };
+    // Dropping what somebody panicked with may panic itself.
+    if catch_unwind(AssertUnwindSafe(|| drop(payload))).is_err() {
+        return Code::Panic.into();
+    }
+    Error::new(Code::Panic, text)
+}
+
+/// The length of [`signature`].
+#[must_use]
+pub const fn signature_len(parts: &[&str]) -> usize {
+    let (mut len, mut i) = (1, 0);
+    while i < parts.len() {
+        len += parts[i].len();
+        i += 1;
+    }
+    len
+}
+
+/// Joins the parts of a signature to a C string.
+#[must_use]
+pub const fn signature<const N: usize>(parts: &[&str]) -> [u8; N] {
+    let mut joined = [0; N];
+    let (mut at, mut i) = (0, 0);
+    while i < parts.len() {
+        let (part, mut j) = (parts[i].as_bytes(), 0);
+        while j < part.len() {
+            joined[at] = part[j];
+            at += 1;
+            j += 1;
+        }
+        i += 1;
+    }
+    joined
+}
+
+/// Exports kernels from a library: `module!("name", [first, second]);`, once.
+#[macro_export]
+macro_rules! module {
+    ($name:literal, [$($kernel:path),+ $(,)?]) => {
+        /// The kernels of this library, for the host that loads it.
+        #[no_mangle]
+        pub extern "C" fn hybridloop_module(
+            _host_abi: u32,
+        ) -> *const $crate::abi::Module {
+            static KERNELS: &[$crate::abi::Kernel] =
+                &[$(<$kernel as $crate::Export>::KERNEL),+];
+            static MODULE: $crate::abi::Module = $crate::abi::Module {
+                size: $crate::abi::size::<$crate::abi::Module>(),
+                magic: $crate::abi::MAGIC,
+                abi: $crate::abi::ABI,
+                n: {
+                    assert!(KERNELS.len() < 65536, "too many kernels");
+                    KERNELS.len() as u32
+                },
+                name: concat!($name, "\0").as_ptr().cast(),
+                kernels: KERNELS.as_ptr(),
+            };
+            &raw const MODULE
+        }
+    };
+}

@@ -1,0 +1,45 @@
+//! Write native kernels for hybridloop in Rust.
+//!
+//! ```
+//! use hybridloop_kernel::{kernel, module, Ctx, Error};
+//!
+//! /// The sum of the squares.
+//! #[kernel(name = "demo.sum_of_squares")]
+//! fn sum_of_squares(ctx: &Ctx, values: &[f64]) -> Result<f64, Error> {
+//!     let mut sum = 0.0;
+//!     for (i, part) in values.chunks(4096).enumerate() {
+//!         ctx.check()?; // ends the kernel when the job is cancelled or its deadline passes
+//!         ctx.progress(4096 * i as u64, values.len() as u64);
+//!         sum += part.iter().map(|x| x * x).sum::<f64>();
+//!     }
+//!     Ok(sum)
+//! }
+//!
+//! module!("demo", [sum_of_squares]);
+//! ```
+//!
+//! Built as a `cdylib`, this is a library that `hybridloop.load_kernels()` loads, whatever the version of Python. A panic becomes
+//! an error of the job. `docs/kernels.md` in the repository has the whole story, `include/hybridloop.h` the C side of it.
+
+pub mod abi;
+mod ctx;
+mod error;
+mod export;
+mod memory;
+mod results;
+mod value;
+
+pub use abi::Host;
+pub use ctx::{Bus, BusWriter, Channel, Ctx};
+pub use error::{Code, Error};
+pub use export::Export;
+pub use hybridloop_kernel_macros::kernel;
+pub use memory::Memory;
+pub use results::{Array, IntoResult, Returns};
+pub use value::{Buf, Element, FromArg, Key, Value};
+
+/// What the macros expand to; not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::export::{call, signature, signature_len, Call};
+}

@@ -1,0 +1,354 @@
+//! `#[kernel]`: signatures, conversions, errors and panics, against a host that only records.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void, CStr};
+
+use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
+use hybridloop_kernel::{kernel, module, Channel, Code, Ctx, Error, Export, Key, Memory, Value};
+
+thread_local! {
+    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
+    static LIVE: RefCell<Vec<(usize, std::alloc::Layout)>> = const { RefCell::new(Vec::new()) };
+}
+
+unsafe extern "C" fn cancelled(_: *const RawCtx) -> i32 {
+    code::ECANCELED
+}
+unsafe extern "C" fn progress(_: *mut RawCtx, _: u64, _: u64) {}
+unsafe extern "C" fn alloc(_: *mut RawCtx, n: usize, align: usize) -> *mut c_void {
+    if n > 1 << 30 {
+        return std::ptr::null_mut();
+    }
+    let layout = std::alloc::Layout::from_size_align(n.max(1), align).unwrap();
+    // SAFETY: not empty.
+    let data = unsafe { std::alloc::alloc_zeroed(layout) };
+    LIVE.with_borrow_mut(|live| live.push((data.expose_provenance(), layout)));
+    data.cast()
+}
+unsafe extern "C" fn resize(ctx: *mut RawCtx, old: *mut c_void, n: usize) -> *mut c_void {
+    let layout = LIVE.with_borrow(|live| live.iter().find(|l| l.0 == old.addr()).unwrap().1);
+    // SAFETY: the old block is live.
+    unsafe {
+        let new = alloc(ctx, n, layout.align());
+        if !new.is_null() {
+            std::ptr::copy_nonoverlapping(old.cast::<u8>(), new.cast(), n.min(layout.size()));
+            free(ctx, old);
+        }
+        new
+    }
+}
+unsafe extern "C" fn free(_: *mut RawCtx, data: *mut c_void) {
+    let (_, layout) = LIVE.with_borrow_mut(|live| {
+        let at = live.iter().position(|l| l.0 == data.addr()).unwrap();
+        live.swap_remove(at)
+    });
+    // SAFETY: allocated above with that layout.
+    unsafe { std::alloc::dealloc(data.cast(), layout) };
+}
+unsafe extern "C" fn fail(_: *mut RawCtx, status: i32, text: *const c_char, n: usize) -> i32 {
+    // SAFETY: what the SDK passes.
+    let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), n) };
+    MESSAGE.with_borrow_mut(|m| *m = String::from_utf8(text.to_vec()).unwrap());
+    status
+}
+unsafe extern "C" fn no_push(
+    _: *mut RawCtx,
+    _: *const c_void,
+    _: usize,
+    _: *const c_void,
+    _: usize,
+    _: u32,
+) -> i32 {
+    code::ENOMEM
+}
+unsafe extern "C" fn no_open(
+    _: *mut RawCtx,
+    _: *const c_void,
+    _: usize,
+    _: usize,
+    _: u32,
+    _: *mut *mut c_void,
+) -> i32 {
+    code::ENOMEM
+}
+unsafe extern "C" fn no_seal(_: *mut RawCtx, _: *mut c_void, _: usize) -> i32 {
+    code::EINVAL
+}
+unsafe extern "C" fn no_abort(_: *mut RawCtx, _: *mut c_void) -> i32 {
+    code::EINVAL
+}
+unsafe extern "C" fn no_get(_: *mut RawCtx, _: *const c_void, _: usize, _: *mut abi::Buf) -> i32 {
+    code::ENOTFOUND
+}
+unsafe extern "C" fn no_emit(_: *mut RawCtx, _: *const Val) -> i32 {
+    code::OK
+}
+unsafe extern "C" fn no_chan_push(_: *mut RawCtx, _: u64, _: *const Val) -> i32 {
+    code::ECLOSED
+}
+unsafe extern "C" fn no_chan_pop(_: *mut RawCtx, _: u64, _: *mut Val) -> i32 {
+    code::EEMPTY
+}
+unsafe extern "C" fn job_id(_: *const RawCtx) -> u64 {
+    7
+}
+
+static HOST: Host = Host {
+    size: abi::size::<Host>(),
+    abi: abi::ABI,
+    cancelled,
+    progress,
+    alloc,
+    resize,
+    free,
+    fail,
+    bus_push: no_push,
+    bus_open: no_open,
+    bus_seal: no_seal,
+    bus_abort: no_abort,
+    bus_get: no_get,
+    bus_pop: no_get,
+    emit: no_emit,
+    chan_push: no_chan_push,
+    chan_pop: no_chan_pop,
+    job_id,
+};
+
+fn call<K: Export>(args: &[Val]) -> Result<Val, (i32, String)> {
+    let mut out = Val::NONE;
+    MESSAGE.with_borrow_mut(String::clear);
+    let func = K::KERNEL.func.unwrap();
+    let user = K::KERNEL.user;
+    // SAFETY: a host and values that outlive the call; this host does not look at the context.
+    let status = unsafe {
+        func(
+            &raw const HOST,
+            std::ptr::null_mut(),
+            args.as_ptr(),
+            args.len(),
+            &raw mut out,
+            user,
+        )
+    };
+    match status {
+        0 => Ok(out),
+        status => Err((status, MESSAGE.with_borrow(Clone::clone))),
+    }
+}
+
+fn signature<K: Export>() -> (String, String, String) {
+    let text = |pointer: *const c_char| {
+        // SAFETY: a constant of the kernel.
+        unsafe { CStr::from_ptr(pointer) }
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    (
+        text(K::KERNEL.name),
+        text(K::KERNEL.sig),
+        text(K::KERNEL.doc),
+    )
+}
+
+fn buffer<T>(data: &[T], fmt: &'static CStr, flags: u32) -> Val {
+    Val::buf(
+        kind::BUF,
+        abi::Buf {
+            itemsize: abi::size::<T>(),
+            fmt: fmt.as_ptr(),
+            ..abi::Buf::bytes(
+                data.as_ptr().cast(),
+                size_of_val(data),
+                flags | abi::CONTIGUOUS,
+            )
+        },
+    )
+}
+
+/// The dot product.
+///
+/// Both of one length.
+#[kernel(name = "test.dot")]
+fn dot(_ctx: &Ctx, a: &[f64], b: &[f64], #[default(1)] scale: i32) -> Result<f64, Error> {
+    if a.len() != b.len() {
+        return Err(Error::invalid("lengths differ"));
+    }
+    Ok(a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() * f64::from(scale))
+}
+
+#[kernel]
+#[allow(clippy::used_underscore_binding)]
+fn kinds<'a>(
+    ctx: &'a Ctx,
+    data: &'a [u8],
+    out: &mut [f32],
+    key: Option<Key<'_>>,
+    chan: Channel<'a>,
+    any: Value<'_>,
+    text: &str,
+) -> Result<Memory<'a, u8>, Error> {
+    assert!(
+        key.is_none() && matches!(any, Value::UInt(u64::MAX)) && text == "é" && ctx.job_id() == 7
+    );
+    assert!(chan.pop()?.is_none());
+    out[0] = 2.5;
+    let mut memory = ctx.memory(1)?;
+    memory.resize(data.len())?;
+    memory.copy_from_slice(data);
+    Ok(memory)
+}
+
+#[kernel(name = "test.panic")]
+fn panics(text: &str) {
+    let _memory_is_given_back = text.to_owned();
+    panic!("oh {text}");
+}
+
+#[kernel(name = "test.checks")]
+fn checks(ctx: &Ctx, len: usize) -> Result<String, Error> {
+    ctx.memory::<u64>(len)?;
+    ctx.check()?;
+    Ok(String::new())
+}
+
+#[kernel(name = "test.text")]
+fn text() -> String {
+    "text".to_owned()
+}
+
+module!("test", [dot, kinds, panics, checks, text]);
+
+#[test]
+fn describes_itself() {
+    let (name, signature_text, doc) = signature::<dot>();
+    assert_eq!(name, "test.dot");
+    assert_eq!(signature_text, "f64([f64] a, [f64] b, i32 scale = 1)");
+    assert_eq!(doc, "The dot product.\n\nBoth of one length.");
+    let (name, signature_text, _) = signature::<kinds>();
+    assert_eq!(name, "hybridloop-kernel.kinds");
+    assert_eq!(
+        signature_text,
+        "buf(bytes data, out [f32] out, key? key, chan chan, any any, str text)"
+    );
+    assert_eq!(signature::<panics>().1, "none(str text)");
+    // SAFETY: the module is a constant.
+    let module = unsafe { &*hybridloop_module(abi::ABI) };
+    assert_eq!(
+        (module.magic, module.abi, module.n),
+        (abi::MAGIC, abi::ABI, 5)
+    );
+}
+
+#[test]
+fn converts_arguments_and_results() {
+    let (a, b) = ([1.0, 2.0], [3.0, 4.0]);
+    let out = call::<dot>(&[buffer(&a, c"d", 0), buffer(&b, c"<d", 0), Val::i64(2)]).unwrap();
+    // SAFETY: the kind says which field it is.
+    let value = unsafe { out.u.f };
+    assert_eq!((out.kind, value.to_bits()), (kind::F64, 22_f64.to_bits()));
+
+    let mut target = [0.0_f32; 2];
+    let mut target_val = buffer(&target, c"f", abi::WRITABLE);
+    target_val.u.b.data = target.as_mut_ptr().cast_const().cast();
+    let text = "é";
+    let text_val = Val::buf(kind::STR, abi::Buf::bytes(text.as_ptr().cast(), 2, 0));
+    let out = call::<kinds>(&[
+        buffer(&a, c"d", 0),
+        target_val,
+        Val::NONE,
+        Val::chan(1),
+        Val::u64(u64::MAX),
+        text_val,
+    ])
+    .unwrap();
+    // SAFETY: the kind says which field it is, and the memory is live.
+    unsafe {
+        assert_eq!((out.kind, out.u.b.len), (kind::BUF, 16));
+        assert_eq!(*out.u.b.data.cast::<[u64; 2]>(), a.map(f64::to_bits));
+        free(std::ptr::null_mut(), out.u.b.data.cast_mut());
+    }
+    assert_eq!(target[0].to_bits(), 2.5_f32.to_bits());
+
+    let out = call::<text>(&[]).unwrap();
+    // SAFETY: as above.
+    unsafe {
+        assert_eq!((out.kind, out.u.b.len), (kind::STR, 4));
+        free(std::ptr::null_mut(), out.u.b.data.cast_mut());
+    }
+    LIVE.with_borrow(|live| assert!(live.is_empty()));
+}
+
+#[test]
+fn refuses_bad_arguments() {
+    let a = [1.0, 2.0];
+    let good = buffer(&a, c"d", 0);
+    let error = |args: &[Val]| call::<dot>(args).err().unwrap();
+    assert_eq!(
+        error(&[good]),
+        (code::ETYPE, "expected 3 arguments, got 1".into())
+    );
+    assert_eq!(
+        error(&[good, Val::i64(1), Val::i64(1)]),
+        (code::ETYPE, "b: expected a buffer, got int".into())
+    );
+    assert_eq!(
+        error(&[good, buffer(&[1_i64, 2], c"q", 0), Val::i64(1)]),
+        (
+            code::ETYPE,
+            "b: expected elements of type f64, got format \"q\"".into()
+        )
+    );
+    assert_eq!(
+        error(&[good, good, Val::i64(1 << 40)]),
+        (code::EOVERFLOW, "scale: out of range for i32".into())
+    );
+    assert_eq!(
+        error(&[good, buffer(&a[..1], c"d", 0), Val::i64(1)]),
+        (code::EINVAL, "lengths differ".into())
+    );
+    let mut strided = good;
+    // SAFETY: it is a buffer.
+    unsafe { strided.u.b.flags &= !abi::CONTIGUOUS };
+    assert_eq!(
+        error(&[strided, good, Val::i64(1)]),
+        (code::EINVAL, "a: the buffer is not C-contiguous".into())
+    );
+    let mut skewed = good;
+    // SAFETY: it is a buffer.
+    unsafe {
+        skewed.u.b.data = skewed.u.b.data.byte_add(1);
+        skewed.u.b.len = 8;
+    };
+    assert_eq!(
+        error(&[skewed, good, Val::i64(1)]),
+        (code::EINVAL, "a: the buffer is not aligned".into())
+    );
+    let mut garbage = Val::NONE;
+    garbage.kind = 99;
+    assert_eq!(error(&[garbage, good, Val::i64(1)]).0, code::ETYPE);
+}
+
+#[test]
+fn errors_and_panics_are_reported() {
+    let text = Val::buf(kind::STR, abi::Buf::bytes("no".as_ptr().cast(), 2, 0));
+    assert_eq!(
+        call::<panics>(&[text]).err().unwrap(),
+        (code::EPANIC, "oh no".into())
+    );
+    assert_eq!(
+        call::<checks>(&[Val::i64(8)]).err().unwrap(),
+        (code::ECANCELED, String::new())
+    );
+    assert_eq!(
+        call::<checks>(&[Val::i64(i64::MAX)]).err().unwrap(),
+        (code::ENOMEM, String::new())
+    );
+    LIVE.with_borrow(|live| assert!(live.is_empty()));
+    for status in -12..=3 {
+        if status != 0 {
+            assert_eq!(Code::from_status(status).status(), status);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Waiting for a key.
+
+use std::sync::Arc;
+
+use super::{Bus, Key};
+use crate::block::View;
+
+/// Whom to tell that a key was sealed.
+pub trait Notify: Send + Sync {
+    /// `view` was sealed under the key of the watch with that token. Called by the thread that seals; must not wait.
+    fn sealed(&self, token: u64, view: &View);
+}
+
+pub(super) struct Watcher {
+    pub id: u64,
+    pub notify: Arc<dyn Notify>,
+    pub token: u64,
+}
+
+impl Watcher {
+    pub fn notify(&self, view: &View) {
+        self.notify.sealed(self.token, view);
+    }
+}
+
+/// A watch on a key; dropping it takes it back. A notice that is on its way then still comes.
+#[derive(Debug)]
+pub struct Watch {
+    bus: Arc<Bus>,
+    key: Key,
+    id: Option<u64>,
+}
+
+impl Watch {
+    pub(super) fn new(bus: Arc<Bus>, key: Key, id: Option<u64>) -> Self {
+        Self { bus, key, id }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.bus.unwatch(&self.key, id);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! All interleavings of small cases. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p hybridloop-native --release --test loom`.
+#![cfg(loom)]
+
+use std::sync::Arc as StdArc;
+
+use hybridloop_native::{Budget, Bus, BusError, Key, Mailbox, Policy, Wake};
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+
+fn bus() -> StdArc<Bus> {
+    Bus::new(100, Policy::Error, Budget::new(1000))
+}
+
+fn key() -> Key {
+    Key::new(b"k").unwrap()
+}
+
+/// Whole blocks have two equal bytes.
+fn whole(data: &[u8]) -> u8 {
+    assert_eq!(data.len(), 2);
+    assert_eq!(data[0], data[1]);
+    data[0]
+}
+
+#[test]
+fn readers_see_whole_blocks_while_a_key_is_overwritten() {
+    loom::model(|| {
+        let bus = bus();
+        bus.push(key(), &[1, 1]).unwrap();
+        let writer = {
+            let bus = bus.clone();
+            thread::spawn(move || {
+                let mut writer = bus.open(key(), 2).unwrap();
+                writer.data()[0] = 2;
+                writer.data()[1] = 2;
+                writer.seal(2).unwrap();
+            })
+        };
+        let native = {
+            let bus = bus.clone();
+            thread::spawn(move || whole(&bus.get(b"k").unwrap()))
+        };
+        match bus.snapshot(b"k") {
+            Ok(view) => drop(whole(&view)),
+            Err(error) => assert_eq!(error, BusError::Busy),
+        }
+        writer.join().unwrap();
+        native.join().unwrap();
+        assert_eq!(whole(&bus.snapshot(b"k").unwrap()), 2);
+        assert_eq!(bus.stats().bytes, 2);
+    });
+}
+
+#[test]
+fn one_of_two_pops_wins() {
+    loom::model(|| {
+        let bus = bus();
+        bus.push(key(), &[1, 1]).unwrap();
+        let other = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.pop(b"k").is_some())
+        };
+        let mine = bus.pop(b"k").is_some();
+        assert!(mine != other.join().unwrap());
+        assert_eq!((bus.stats().bytes, bus.len()), (0, 0));
+    });
+}
+
+#[test]
+fn of_two_foreign_pushes_one_creates() {
+    loom::model(|| {
+        let bus = bus();
+        let other = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.put_new(&key(), &[1, 1]))
+        };
+        let mine = bus.put_new(&key(), &[2, 2]);
+        let other = other.join().unwrap();
+        for outcome in [mine, other] {
+            assert!(matches!(
+                outcome,
+                Ok(()) | Err(BusError::Exists | BusError::Busy)
+            ));
+        }
+        assert!(!(mine.is_ok() && other.is_ok()));
+        match bus.snapshot(b"k") {
+            Ok(view) => assert_eq!(whole(&view), if mine.is_ok() { 2 } else { 1 }),
+            Err(error) => assert_eq!(
+                (error, mine.is_ok(), other.is_ok()),
+                (BusError::NotFound, false, false)
+            ),
+        }
+    });
+}
+
+#[test]
+fn a_write_and_a_close_leave_nothing_behind() {
+    loom::model(|| {
+        let bus = bus();
+        let writer = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.push(key(), &[1, 1]))
+        };
+        bus.close();
+        let _ = writer.join().unwrap();
+        assert_eq!((bus.len(), bus.stats().bytes), (0, 0));
+    });
+}
+
+struct Told(Arc<Mutex<usize>>);
+impl hybridloop_native::bus::Notify for Told {
+    fn sealed(&self, _: u64, view: &hybridloop_native::View) {
+        whole(view);
+        *self.0.lock().unwrap() += 1;
+    }
+}
+
+#[test]
+fn a_watch_is_told_once_whenever_the_seal_comes() {
+    loom::model(|| {
+        let bus = bus();
+        let told = Arc::new(Mutex::new(0));
+        let writer = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.push(key(), &[1, 1]).unwrap())
+        };
+        let watch = bus.watch(key(), StdArc::new(Told(told.clone())), 0);
+        writer.join().unwrap();
+        assert_eq!(*told.lock().unwrap(), 1);
+        drop(watch);
+    });
+}
+
+/// Stands for the loop's poll: a sticky flag that ends a wait.
+#[derive(Clone, Default)]
+struct Flag(Arc<(Mutex<usize>, Condvar)>);
+
+impl Wake for Flag {
+    fn wake(&self) {
+        *self.0 .0.lock().unwrap() += 1;
+        self.0 .1.notify_one();
+    }
+}
+
+impl Flag {
+    fn wait(&self) {
+        let mut count = self.0 .0.lock().unwrap();
+        while *count == 0 {
+            count = self.0 .1.wait(count).unwrap();
+        }
+        *count -= 1;
+    }
+}
+
+#[test]
+fn no_mail_is_missed_and_its_order_is_kept() {
+    // Three preemptions find what more would, in seconds instead of minutes.
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| {
+        let flag = Flag::default();
+        let mailbox = Arc::new(Mailbox::new(Box::new(flag.clone())));
+        let workers: Vec<_> = (0..2)
+            .map(|id| {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || {
+                    mailbox.post((id, 0));
+                    if id == 0 {
+                        mailbox.post((id, 1));
+                    }
+                })
+            })
+            .collect();
+        let mut got = Vec::new();
+        while got.len() < 3 {
+            // A lost wake-up shows as a deadlock, which loom reports.
+            flag.wait();
+            mailbox.open();
+            while let Some(event) = mailbox.pop() {
+                got.push(event);
+            }
+        }
+        let first: Vec<_> = got.iter().filter(|event| event.0 == 0).collect();
+        assert_eq!(first, [&(0, 0), &(0, 1)]);
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+}
