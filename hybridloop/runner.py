@@ -60,7 +60,8 @@ def writable(file: FileDescriptorLike) -> _Ready:
     return _Ready(file, write=True)
 
 
-async def _wait(ready: _Ready) -> None:
+async def wait_ready(ready: _Ready) -> None:
+    """Wait in the running loop until a descriptor is ready."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -84,11 +85,11 @@ async def _wait_for(wanted: Any) -> Any:
     if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
         return await asyncio.sleep(wanted)
     if isinstance(wanted, _Ready):
-        return await _wait(wanted)
+        return await wait_ready(wanted)
     if inspect.isawaitable(wanted):
         return await wanted
     if hasattr(wanted, "fileno"):
-        return await _wait(readable(wanted))
+        return await wait_ready(readable(wanted))
     raise TypeError(f"a generator may yield None, seconds, an awaitable or a file, not {wanted!r}")
 
 

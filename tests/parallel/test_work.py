@@ -1,0 +1,277 @@
+"""`hybridloop.parallel`: work, callbacks, and errors by `run()`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hybridloop import parallel
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    # A test that fails must not leave its errors to the next one.
+    while True:
+        try:
+            parallel.run()
+        except BaseException:
+            continue
+        break
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def test_t1_1_callback_gets_the_result() -> None:
+    results: list[Any] = []
+    for n in range(10):
+        parallel.submit_work(pow, (n, 2), callback=results.append)
+    parallel.run()
+    assert sorted(results) == [n * n for n in range(10)]
+    parallel.submit_work(dict, None, {"a": 1}, callback=results.append)
+    parallel.submit_work(len, "one argument", callback=results.append)
+    parallel.run()
+    assert results[10:] in ([{"a": 1}, 12], [12, {"a": 1}])
+
+
+def test_t1_1_errback_gets_the_triple() -> None:
+    seen: list[Any] = []
+    error = LookupError("lost")
+    parallel.submit_work(fail, error, errback=seen.append)
+    parallel.run()
+    ((kind, value, traceback),) = seen
+    assert kind is LookupError and value is error
+    assert traceback.tb_next is not None
+
+
+def test_t1_1_one_queued_error_per_run() -> None:
+    parallel.submit_work(fail, LookupError("first"))
+    parallel.submit_work(fail, LookupError("second"))
+    messages = []
+    for _ in range(2):
+        with pytest.raises(LookupError) as caught:
+            parallel.run()
+        messages.append(str(caught.value))
+    assert sorted(messages) == ["first", "second"]
+    parallel.run()
+
+
+def test_t1_1_callback_errors_go_to_the_errback() -> None:
+    seen: list[Any] = []
+    parallel.submit_work(int, callback=lambda n: fail(OSError(n)), errback=seen.append)
+    parallel.run()
+    assert isinstance(seen[0][1], OSError)
+
+
+@pytest.mark.parametrize("where", ["callback", "errback"])
+def test_t1_1_callbacks_must_return_none(where: str) -> None:
+    if where == "callback":
+        parallel.submit_work(int, callback=lambda n: n)
+    else:
+        parallel.submit_work(fail, OSError(), errback=lambda triple: triple)
+    with pytest.raises(ValueError, match="non-None return value detected"):
+        parallel.run()
+
+
+def test_errback_that_fails_is_raised_by_run() -> None:
+    parallel.submit_work(fail, OSError(), errback=lambda triple: fail(KeyError("in errback")))
+    with pytest.raises(KeyError, match="in errback"):
+        parallel.run()
+
+
+def test_handle_carries_the_value() -> None:
+    handle = parallel.submit_work(pow, (3, 3))
+    assert handle.result(20) == 27
+
+    async def main() -> Any:
+        return await parallel.submit_work(pow, (2, 5))
+
+    assert asyncio.run(main()) == 32
+    failed = parallel.submit_work(fail, LookupError("both ways"), errback=lambda triple: None)
+    with pytest.raises(LookupError, match="both ways"):
+        failed.result(20)
+
+
+def test_coroutine_functions_are_awaited() -> None:
+    seen: list[Any] = []
+
+    async def later(value: int) -> int:
+        await asyncio.sleep(0.001)
+        return value
+
+    parallel.submit_work(later, (5,), callback=seen.append)
+    parallel.run()
+    assert seen == [5]
+
+
+def test_work_runs_in_parallel_threads() -> None:
+    seen: list[Any] = []
+    parallel.submit_work(
+        lambda: (threading.current_thread(), parallel.is_parallel_thread()), callback=seen.append
+    )
+    parallel.run()
+    ((thread, is_parallel),) = seen
+    assert thread is not threading.current_thread()
+    assert is_parallel and not parallel.is_parallel_thread()
+    assert parallel.mode() in ("parallel", "concurrent")
+
+
+def test_run_once() -> None:
+    with pytest.raises(parallel.AsyncRunCalledWithoutEventsError):
+        parallel.run_once()
+    parallel.submit_work(int)
+    parallel.submit_work(int)
+    parallel.run_once()
+    parallel.run_once()
+    with pytest.raises(parallel.AsyncRunCalledWithoutEventsError):
+        parallel.run_once()
+    parallel.submit_work(fail, OSError("once"))
+    with pytest.raises(OSError, match="once"):
+        parallel.run_once()
+    with pytest.raises(parallel.AsyncRunCalledWithoutEventsError):
+        parallel.run_once()
+
+
+def test_call_from_main_thread() -> None:
+    store: dict[str, Any] = {}
+
+    def put(key: str, value: Any) -> None:
+        store[key] = value, threading.current_thread()
+
+    parallel.submit_work(lambda: parallel.call_from_main_thread(put, ("key", 1)))
+    parallel.run()
+    assert store == {"key": (1, threading.current_thread())}
+    parallel.call_from_main_thread(put, ("direct", 2))
+    assert store["direct"] == (2, threading.current_thread())
+
+
+def test_call_from_main_thread_warns_of_a_result_and_run_raises_its_error() -> None:
+    parallel.submit_work(lambda: parallel.call_from_main_thread(int))
+    with pytest.warns(RuntimeWarning, match="drops what the function returns: 0"):
+        parallel.run()
+    parallel.submit_work(lambda: parallel.call_from_main_thread(fail, KeyError("main")))
+    with pytest.raises(KeyError, match="main"):
+        parallel.run()
+
+
+def test_call_from_main_thread_and_wait() -> None:
+    seen: list[Any] = []
+
+    def work() -> tuple[Any, str]:
+        value = parallel.call_from_main_thread_and_wait(threading.get_ident)
+        try:
+            parallel.call_from_main_thread_and_wait(fail, LookupError("from main"))
+        except LookupError as error:
+            return value, str(error)
+        return value, "nothing raised"
+
+    parallel.submit_work(work, callback=seen.append)
+    parallel.run()
+    assert seen == [(threading.get_ident(), "from main")]
+    assert parallel.call_from_main_thread_and_wait(pow, (2, 3)) == 8
+
+
+def test_t1_6_submit_timer() -> None:
+    order: list[Any] = []
+    begin = time.monotonic()
+    parallel.submit_timer(0.06, order.append, 2, callback=None)
+    parallel.submit_timer(0.02, order.append, 1)
+    parallel.run()
+    assert order == [1, 2]
+    assert time.monotonic() - begin >= 0.06
+    with pytest.raises(ValueError, match="seconds from now"):
+        parallel.submit_timer(-1, int)
+
+
+def test_t1_6_submit_io_does_not_hold_the_others() -> None:
+    release = threading.Event()
+    seen: list[Any] = []
+    parallel.submit_io(release.wait, (20,), callback=seen.append)
+    for n in range(20):
+        parallel.submit_work(seen.append, n)
+    parallel.submit_timer(0.05, release.set)
+    parallel.run()
+    assert sorted(seen[:-1]) == list(range(20))
+    assert seen[-1] is True
+
+
+def test_t1_6_submit_wait() -> None:
+    order: list[str] = []
+    event = threading.Event()
+    left, right = socket.socketpair()
+
+    async def soon() -> None:
+        await asyncio.sleep(0.001)
+
+    with left, right:
+        parallel.submit_wait(event, order.append, "event")
+        parallel.submit_wait(left, lambda: order.append(left.recv(10).decode()))
+        parallel.submit_wait(soon(), order.append, "awaitable")
+        parallel.submit_work(event.set)
+        parallel.submit_work(right.send, b"socket")
+        parallel.run()
+    assert sorted(order) == ["awaitable", "event", "socket"]
+
+
+def test_t1_6_submit_wait_timeout_and_bad_object() -> None:
+    seen: list[Any] = []
+    left, right = socket.socketpair()
+    with left, right:
+        parallel.submit_wait(left, int, timeout=0.01, errback=seen.append)
+        parallel.submit_wait(threading.Event(), int, timeout=0.01, errback=seen.append)
+        parallel.run()
+    assert [kind for kind, _, _ in seen] == [TimeoutError, TimeoutError]
+    assert "was not ready within 0.01 s" in str(seen[0][1])
+    with pytest.raises(TypeError, match=r"wait\(\), fileno\(\) or __await__\(\)"):
+        parallel.submit_wait(object(), int)
+
+
+def test_bad_function() -> None:
+    with pytest.raises(TypeError, match="a function is expected, not 5"):
+        parallel.submit_work(5)  # type: ignore[arg-type]
+
+
+def test_many_jobs() -> None:
+    total = 0
+
+    def add(n: int) -> None:
+        nonlocal total
+        total += n
+
+    def submit(n: int) -> None:
+        parallel.submit_work(lambda: parallel.call_from_main_thread(add, n))
+
+    for n in range(3000):
+        submit(n)
+    parallel.run()
+    assert total == sum(range(3000))
+
+
+def test_a_forked_child_starts_afresh() -> None:
+    parallel.submit_work(int)
+    parallel.run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            seen: list[Any] = []
+            parallel.submit_work(pow, (2, 2), callback=seen.append)
+            parallel.run()
+            status = 0 if seen == [4] else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
