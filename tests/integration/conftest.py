@@ -52,6 +52,7 @@ class Certificate:
 
     cert_file: str
     key_file: str
+    authority_file: str
     server_context: ssl.SSLContext
     client_context: ssl.SSLContext
 
@@ -62,11 +63,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     cert_file, key_file = directory / "cert.pem", directory / "key.pem"
+    authority_file = directory / "authority.pem"
     issued.private_key_pem.write_to_path(str(key_file))
     for number, blob in enumerate(issued.cert_chain_pems):
         blob.write_to_path(str(cert_file), append=number > 0)
+    authority.cert_pem.write_to_path(str(authority_file))
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issued.configure_cert(server_context)
     client_context = ssl.create_default_context()
     authority.configure_trust(client_context)
-    return Certificate(str(cert_file), str(key_file), server_context, client_context)
+    return Certificate(
+        str(cert_file), str(key_file), str(authority_file), server_context, client_context
+    )

@@ -1,0 +1,1 @@
+"""Programs and libraries that many people run, on the loop under test, with real servers."""
