@@ -6,6 +6,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use crate::ffi::future::NativeFuture;
 use crate::ffi::Ref;
 
 macro_rules! names {
@@ -61,7 +62,7 @@ pub struct Stdlib {
     pub loop_keyword: Ref,
     pub no_arguments: Ref,
     /// `_asyncio.Future`, if this Python has it.
-    pub native_future: Option<Ref>,
+    pub native_future: Option<NativeFuture>,
     /// The contents of `asyncio.futures` and `asyncio.tasks`, whose `Future` and `Task` programs may replace.
     pub futures: Ref,
     pub tasks: Ref,
@@ -96,7 +97,7 @@ impl Stdlib {
             names: Names::new(py),
             loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
             no_arguments: PyTuple::empty(py).into(),
-            native_future: take("_asyncio", &["Future"]).ok(),
+            native_future: NativeFuture::find(py),
             futures: take("asyncio.futures", &["__dict__"])?,
             tasks: take("asyncio.tasks", &["__dict__"])?,
             base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,

@@ -22,7 +22,7 @@ impl LoopCore {
         let is_native = stdlib
             .native_future
             .as_ref()
-            .is_some_and(|native| native.as_ptr() == class.as_ptr());
+            .is_some_and(|native| native.class.as_ptr() == class.as_ptr());
         // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
         unsafe {
             if !is_native {

@@ -40,8 +40,22 @@ unsafe impl Sync for StreamProtocolCore {}
 unsafe impl Send for StreamProtocolCore {}
 
 impl StreamProtocolCore {
+    /// The state of a protocol.
+    ///
+    /// # Safety
+    /// `object` is a live instance of the class or a subclass.
+    #[inline]
+    pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
+        // SAFETY: the caller's promise; `get` of a frozen class is a fixed offset.
+        unsafe {
+            Borrowed::from_ptr(Python::assume_attached(), object)
+                .cast_unchecked::<Self>()
+                .get()
+        }
+    }
+
     /// The state of a protocol, if it is of this class or a subclass.
-    pub fn of(object: &Ref) -> Option<&Self> {
+    pub fn find(object: &Ref) -> Option<&Self> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         Some(object.bind(py).cast::<Self>().ok()?.get())
@@ -185,11 +199,7 @@ fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
 unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     let data = super::arguments::required(&args, "data_received", "data")?;
     // SAFETY: the method descriptor has checked `self`.
-    let it = unsafe {
-        Borrowed::from_ptr(Python::assume_attached(), slf)
-            .cast_unchecked::<StreamProtocolCore>()
-            .get()
-    };
+    let it = unsafe { StreamProtocolCore::of(slf) };
     with_bytes(data, |data| it.feed(data))?;
     Ok(Ref::none())
 }
@@ -201,17 +211,13 @@ static SINK: Sink = Sink {
 
 unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
     // SAFETY: `find` has seen that it is one.
-    let it = unsafe {
-        Borrowed::from_ptr(Python::assume_attached(), source.protocol.as_ptr())
-            .cast_unchecked::<StreamProtocolCore>()
-            .get()
-    };
+    let it = unsafe { StreamProtocolCore::of(source.protocol.as_ptr()) };
     it.feed(data)
 }
 
 /// Protocols of this class whose `data_received()` nobody has overridden.
 fn find(protocol: &Ref) -> Option<&'static Sink> {
-    StreamProtocolCore::of(protocol)?;
+    StreamProtocolCore::find(protocol)?;
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let core = py

@@ -3,6 +3,8 @@
 use pyo3::ffi::{self, PyObject};
 
 use crate::event_loop::LoopCore;
+use crate::ffi::future::is_cancelled;
+pub use crate::ffi::future::wake;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -17,24 +19,6 @@ pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> R
             std::ptr::null_mut(),
         ))
     }
-}
-
-fn is_cancelled(future: &Ref) -> Res<bool> {
-    let answer = call(&Stdlib::get().names.cancelled, [future.as_ptr()])?;
-    // SAFETY: `False` is always live.
-    Ok(answer.as_ptr() != unsafe { ffi::Py_False() })
-}
-
-/// `future.set_result(None)` unless it is cancelled.
-pub fn wake(future: &Ref) -> Res<()> {
-    if !is_cancelled(future)? {
-        let none = Ref::none();
-        call(
-            &Stdlib::get().names.set_result,
-            [future.as_ptr(), none.as_ptr()],
-        )?;
-    }
-    Ok(())
 }
 
 /// `future.set_exception(error)` unless it is cancelled.

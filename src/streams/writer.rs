@@ -27,7 +27,11 @@ pub struct StreamWriterCore {
     /// The transport is a stream of ours: its functions can be called without asking it.
     is_direct: Cell<bool>,
     protocol: Local<Option<Ref>>,
+    /// The protocol is a `StreamProtocolCore` whose `_drain_helper()` is asyncio's.
+    is_plain: Cell<bool>,
     reader: Local<Option<Ref>>,
+    /// The reader is a `StreamReaderCore`.
+    is_core: Cell<bool>,
     event_loop: Local<Option<Ref>>,
 }
 
@@ -59,11 +63,12 @@ impl StreamWriterCore {
         let Some(reader) = self.reader.get() else {
             return Ok(());
         };
+        if self.is_core.get() {
+            // SAFETY: seen when it was set.
+            return unsafe { StreamReaderCore::of(reader.as_ptr()) }.check();
+        }
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
-        if let Ok(core) = reader.bind(py).cast::<StreamReaderCore>() {
-            return core.get().check();
-        }
         let error = call(&Stdlib::get().names.exception, [reader.as_ptr()])?;
         if error.bind(py).is_none() {
             Ok(())
@@ -123,7 +128,11 @@ impl StreamWriterCore {
 
     #[setter(_protocol)]
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
-        drop(self.protocol.replace(unless_none(protocol)));
+        let protocol = unless_none(protocol);
+        let core = protocol.as_ref().and_then(StreamProtocolCore::find);
+        self.is_plain
+            .set(core.is_some_and(StreamProtocolCore::is_plain));
+        drop(self.protocol.replace(protocol));
     }
 
     #[getter]
@@ -133,6 +142,8 @@ impl StreamWriterCore {
 
     #[setter(_reader)]
     fn set_reader(&self, reader: &Bound<'_, PyAny>) {
+        self.is_core
+            .set(reader.is_instance_of::<StreamReaderCore>());
         drop(self.reader.replace(unless_none(reader)));
     }
 
@@ -201,7 +212,7 @@ unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as above.
     let writer = unsafe { Ref::borrowed(slf) };
     let protocol = it.protocol.get().unwrap_or_else(Ref::none);
-    if !StreamProtocolCore::of(&protocol).is_some_and(StreamProtocolCore::is_plain) {
+    if !it.is_plain.get() {
         // Whose protocol has its own way of waiting.
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
@@ -237,13 +248,18 @@ struct Drain {
 static CLASS: Class = Class::new();
 
 impl Drain {
+    #[inline]
+    fn protocol(&self) -> &StreamProtocolCore {
+        // SAFETY: made with one.
+        unsafe { StreamProtocolCore::of(self.protocol.as_ptr()) }
+    }
+
     /// Takes its future out of those that `resume_writing()` resolves.
     fn leave(&self) -> Res<()> {
         let Some(waiter) = self.waiter.take() else {
             return Ok(());
         };
-        let waiters = StreamProtocolCore::of(&self.protocol).and_then(|it| it.drain_waiters.get());
-        if let Some(waiters) = waiters {
+        if let Some(waiters) = self.protocol().drain_waiters.get() {
             call(
                 &Stdlib::get().names.remove,
                 [waiters.as_ptr(), waiter.as_ptr()],
@@ -253,9 +269,7 @@ impl Drain {
     }
 
     fn wait_for_room(&self) -> Res<Step> {
-        let Some(protocol) = StreamProtocolCore::of(&self.protocol) else {
-            return Ok(Step::Done(Ref::none()));
-        };
+        let protocol = self.protocol();
         if protocol.lost.get() {
             return Err(PyConnectionResetError::new_err("Connection lost").into());
         }
