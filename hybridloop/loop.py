@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
+import socket
 from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -12,7 +13,6 @@ from . import datagrams
 from .signals import SignalMethods
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable, Coroutine
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
+_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
 class _NativeSelector:
@@ -82,6 +83,15 @@ class Loop(SignalMethods):
             return
         super().close()
         self._close_core()
+
+    async def getnameinfo(
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int = 0
+    ) -> tuple[str, str]:
+        """Like socket.getnameinfo(), without blocking the loop."""
+        if flags & _NUMERIC == _NUMERIC and not self._debug:
+            # Nothing is looked up: not worth a thread.
+            return socket.getnameinfo(sockaddr, flags)
+        return await super().getnameinfo(sockaddr, flags)
 
     def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
         self._add_callback(handle)

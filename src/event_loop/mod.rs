@@ -7,6 +7,7 @@
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
 //! * [`watch`] — one descriptor of the user: who waits for it.
+//! * [`resolver`] — `getaddrinfo`.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
@@ -17,6 +18,7 @@ mod futures;
 mod handle;
 mod python;
 mod readiness;
+mod resolver;
 mod schedule;
 mod sockets;
 mod source;
@@ -59,6 +61,7 @@ pub struct LoopCore {
     poller: Local<Option<Poller>>,
     pub registrar: Registrar,
     pub descriptors: Local<Descriptors>,
+    lookups: resolver::Lookups,
     events: Local<VecDeque<Event>>,
     /// Transports with writes of this turn to be sent.
     pub flush: Local<VecDeque<Pending>>,
@@ -107,6 +110,7 @@ impl LoopCore {
             timers: Local::default(),
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
+            lookups: resolver::Lookups::new(poller.waker()),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
             descriptors: Local::default(),
@@ -236,6 +240,7 @@ impl LoopCore {
         for source in self.descriptors.with(Descriptors::take_all) {
             source.forget();
         }
+        self.lookups.close();
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
         drop(Contexts::take_all(&self.contexts));
@@ -260,5 +265,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     schedule::add_methods(&class)?;
     descriptors::add_methods(&class)?;
     sockets::register(&class)?;
+    resolver::register(&class)?;
     Ok(())
 }

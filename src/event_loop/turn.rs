@@ -67,6 +67,9 @@ impl LoopCore {
         }
         self.drop_cancelled_timers();
         self.look_for_io(py)?;
+        if self.lookups.has_mail() {
+            self.lookups.deliver(object)?;
+        }
         if self.inbox.has_mail() {
             self.collect_mail();
         }

@@ -1,15 +1,17 @@
-//! The parts of an event loop that need no Python: readiness, timers and the cross-thread inbox.
+//! The parts of an event loop that need no Python: readiness, timers, the cross-thread inbox and name lookups.
 //!
 //! * [`Poller`] — mio's poll plus level-triggered registration for descriptors that other code owns.
 //! * [`Registry`] — I/O sources by generation-checked [`Token`], so that a late event never reaches the wrong source.
 //! * [`TimerHeap`] — deadlines in nanoseconds, first in first out among equals, lazy removal with compaction.
 //! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
+//! * [`resolver`] — `getaddrinfo` without waiting for it.
 
 mod clock;
 mod fork;
 mod inbox;
 mod poller;
 mod registry;
+pub mod resolver;
 mod sys;
 mod timer;
 
