@@ -68,8 +68,8 @@ sdist: $(VENV)/.maturin ## Build a source distribution into dist/
 test: test-rust test-python ## Run every test: Rust, loom models, Python
 
 .PHONY: test-rust
-test-rust: | check-tools ## Run the tests of the crates without Python, and their loom models
-	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-native
+test-rust: | check-tools ## Run the tests of the crates without Python, and the loom models
+	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-native -p loadgen
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-native --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 

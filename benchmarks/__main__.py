@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--cases", type=choice_of(CASES), default=list(CASES), help="micro-benchmarks")
     add("--repeats", type=int, help="samples per loop and row; default: 3")
     add("--seconds", type=float, help="window of an echo or HTTP sample; default: 0.3 s")
-    add("--quick", action="store_true", help="a first impression in about two minutes")
+    add("--quick", action="store_true", help="a first impression in a few minutes")
     add("--out", type=Path, help=f"Markdown file; default: {OUT.relative_to(ROOT)}, none if quick")
     add("--json", type=Path, help="file for every sample")
     arguments = parser.parse_args()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use loadgen::client::Client;
 use loadgen::phase::{Limit, Phase};
+use loadgen::reconnect::Reconnecting;
 use loadgen::stream::Connector;
 use loadgen::target::Target;
 
@@ -118,5 +119,28 @@ fn a_closed_connection_is_an_error() -> Result<()> {
     let error = error_of(run(&server, 1024, 1));
     let ends = ["closed", "reset", "pipe"];
     assert!(ends.iter().any(|end| error.contains(end)), "{error}");
+    Ok(())
+}
+
+#[test]
+fn short_connections_notice_a_bad_echo() -> Result<()> {
+    let changes = serve(|stream, bytes, _| {
+        bytes[0] ^= 1;
+        Ok(stream.write_all(bytes)?)
+    })?;
+    let closes = serve(|_, _, _| anyhow::bail!("enough"))?;
+    let repeats = serve(|stream, bytes, _| {
+        stream.write_all(bytes)?;
+        Ok(stream.write_all(bytes)?)
+    })?;
+    for (server, expected) in [
+        (changes, "wrong bytes"),
+        (closes, "closed without an echo"),
+        (repeats, " bytes"),
+    ] {
+        let mut client = Reconnecting::new(server, 1, 1024)?;
+        let error = error_of(client.run(Limit::Messages(10)));
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
     Ok(())
 }
