@@ -24,9 +24,23 @@ TITLES = {
     "http": "HTTP: hello",
     "micro": "Micro-benchmarks",
 }
-# Tables of another command, and what it is called.
-COMMANDS = {"memory": ("Memory per idle connection", "benchmarks.memory")}
-GROUPS = [*TITLES, *(name for name, (_, module) in COMMANDS.items() if find_spec(module))]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Another command, whose tables the report takes in, run once with each of the options."""
+
+    title: str
+    module: str
+    options: Sequence[Sequence[str]] = ((),)
+
+
+COMMANDS = {
+    "memory": Command(
+        "Memory per idle connection", "benchmarks.memory", ((), ("--tls", "--connections", "1000"))
+    )
+}
+GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(command.module))]
 
 # Names for several groups.
 SECTIONS = {
@@ -105,24 +119,26 @@ def make_rows(
     return rows, notes
 
 
-def run_commands(groups: Iterable[str], loops: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Run the other commands among the groups; yield a heading and what the command printed."""
-    for title, module in (COMMANDS[group] for group in groups if group in COMMANDS):
-        command = [sys.executable, "-m", module, "--loops", ",".join(loops)]
-        try:
-            result = subprocess.run(
-                command,
-                check=False,
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_TIMEOUT,
-            )
-        except subprocess.TimeoutExpired:
-            yield title, f"{module} was not done within {COMMAND_TIMEOUT:.0f} s."
-            continue
-        if result.returncode:
-            reason = reason_of(result.stderr) or f"exit status {result.returncode}"
-            yield title, f"{module} failed: {reason}."
-        else:
-            yield title, result.stdout
+def run_commands(groups: Iterable[str], loops: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Run the other commands among the groups; yield a heading and what they printed."""
+    for command in (COMMANDS[group] for group in groups if group in COMMANDS):
+        texts = [run_command(command.module, options, loops) for options in command.options]
+        yield command.title, "\n".join(texts)
+
+
+def run_command(module: str, options: Sequence[str], loops: Sequence[str]) -> str:
+    command = [sys.executable, "-m", module, "--loops", ",".join(loops), *options]
+    try:
+        result = subprocess.run(
+            command,
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{module} was not done within {COMMAND_TIMEOUT:.0f} s.\n"
+    if result.returncode:
+        return f"{module} failed: {reason_of(result.stderr) or result.returncode}.\n"
+    return result.stdout

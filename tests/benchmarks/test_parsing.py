@@ -11,7 +11,7 @@ from benchmarks.harness.arguments import choice_of, numbers
 from benchmarks.harness.echo import echo_rows, format_size
 from benchmarks.harness.http import wrk_latency_us
 from benchmarks.harness.process import reason_of
-from benchmarks.harness.rows import COMMANDS, GROUPS, expand, make_rows, run_commands
+from benchmarks.harness.rows import COMMANDS, GROUPS, Command, expand, make_rows, run_commands
 from benchmarks.loops import LOOPS, columns, with_variants
 from benchmarks.servers import ECHO_KINDS, ON_OWN_STREAMS, SERVERS, runs
 from benchmarks.syscalls import CASES, SUMMARY_LINE
@@ -76,20 +76,21 @@ class TestCommands:
         def add(source):
             (tmp_path / "a_command.py").write_text(source)
             monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-            monkeypatch.setitem(COMMANDS, "fake", ("A table", "a_command"))
+            fake = Command("A table", "a_command", ((), ("--more",)))
+            monkeypatch.setitem(COMMANDS, "fake", fake)
 
         return add
 
     def test_what_it_prints_is_a_section(self, command):
         command("import sys; print('| a |', sys.argv[1:])")
         found = list(run_commands(["micro", "fake"], ["asyncio", "uvloop"]))
-        assert found == [("A table", "| a | ['--loops', 'asyncio,uvloop']\n")]
+        loops = "'--loops', 'asyncio,uvloop'"
+        assert found == [("A table", f"| a | [{loops}]\n\n| a | [{loops}, '--more']\n")]
 
     def test_its_failure_is_told(self, command):
         command("raise OSError('no room')")
-        assert list(run_commands(["fake"], ["asyncio"])) == [
-            ("A table", "a_command failed: OSError: no room.")
-        ]
+        failure = "a_command failed: OSError: no room.\n"
+        assert list(run_commands(["fake"], ["asyncio"])) == [("A table", f"{failure}\n{failure}")]
 
     def test_it_has_no_rows(self, command):
         command("")
