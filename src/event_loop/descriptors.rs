@@ -23,8 +23,8 @@ use crate::{fastcall, onearg};
 pub enum Source {
     /// A transport or a listening socket.
     Native(Native),
-    /// Callbacks and `sock_*` calls of the user.
-    Watch(Watch),
+    /// Callbacks and `sock_*` calls of the user. Boxed, so that the entries of the many connections are small.
+    Watch(Box<Watch>),
 }
 
 impl Source {
@@ -81,7 +81,7 @@ impl Descriptors {
         if self.watch(fd).is_some() {
             return None;
         }
-        self.insert(fd, Source::Watch(Watch::new(fd))).1
+        self.insert(fd, Source::Watch(Box::new(Watch::new(fd)))).1
     }
 
     /// Takes the source out that `token` names.
