@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import selectors
 import socket
-from asyncio import constants, sslproto
+from asyncio import SendfileNotAvailableError, constants, sslproto
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import datagrams
@@ -175,19 +176,41 @@ class Loop(SignalMethods):
     ) -> int:
         reading = transp.is_reading()
         transp.pause_reading()
-        await transp._make_empty_waiter()
+        drained = transp._make_empty_waiter()
         try:
-            sock = transp._sock
-            if sock is None:
-                raise ConnectionError("Connection is closed by peer")
-            # A descriptor of its own: the transport's stays registered as it is.
-            with sock.dup() as own:
-                sent: int = await self.sock_sendfile(own, file, offset, count, fallback=False)
+            await drained
+            if (sock := transp._sock) is None:
+                raise ConnectionError(_CLOSED)
+            # Fails when the transport is closed meanwhile.
+            closed = transp._empty_waiter = self.create_future()
+            try:
+                # A descriptor of its own: the transport's stays registered as it is.
+                own = sock.dup()
+            except OSError as error:
+                raise SendfileNotAvailableError("no descriptor is left") from error
+            with own:
+                closed.add_done_callback(functools.partial(_end_sending, own))
+                try:
+                    sent: int = await self.sock_sendfile(own, file, offset, count, fallback=False)
+                except (OSError, SendfileNotAvailableError):
+                    if closed.done():
+                        raise ConnectionError(_CLOSED) from None
+                    raise
                 return sent
         finally:
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
+
+
+_CLOSED = "Connection is closed by peer"
+
+
+def _end_sending(sock: socket.socket, closed: asyncio.Future[None]) -> None:
+    """Nothing is sent any more after the transport was closed, and who sends gets an error."""
+    closed.exception()
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def new_event_loop() -> Loop:

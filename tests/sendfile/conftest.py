@@ -1,0 +1,27 @@
+import io
+
+import pytest
+
+from tests.transports.conftest import _clean_end, connect, connect_tcp, make_pair, opened
+
+__all__ = ["_clean_end", "connect", "connect_tcp", "make_pair", "opened"]
+
+
+@pytest.fixture(params=["file", "memory"])
+def make_file(request, tmp_path):
+    """``make_file(contents)`` opens a file on disk, or one without a descriptor."""
+    files = []
+
+    def make_file(contents):
+        if request.param == "memory":
+            file = io.BytesIO(contents)
+        else:
+            path = tmp_path / f"file{len(files)}"
+            path.write_bytes(contents)
+            file = path.open("rb")
+        files.append(file)
+        return file
+
+    yield make_file
+    for file in files:
+        file.close()
