@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
+import os
 import selectors
 import socket
 from asyncio import SendfileNotAvailableError, constants, sslproto
@@ -82,6 +84,7 @@ class Loop(SignalMethods):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        self._close_pidfds()
         super().close()
         self._close_core()
 
@@ -93,6 +96,17 @@ class Loop(SignalMethods):
             # Nothing is looked up: not worth a thread.
             return socket.getnameinfo(sockaddr, flags)
         return await super().getnameinfo(sockaddr, flags)
+
+    def _close_pidfds(self) -> None:
+        # asyncio's child watcher closes the descriptor of a child only when the child ends.
+        for watch in gc.get_referents(self):
+            if not isinstance(watch, asyncio.Handle):
+                continue
+            watcher = getattr(watch._callback, "__self__", None)
+            if type(watcher).__name__ in ("PidfdChildWatcher", "_PidfdChildWatcher"):
+                _pid, pidfd, *_ = watch._args
+                self._remove_reader(pidfd)
+                os.close(pidfd)
 
     def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
         self._add_callback(handle)

@@ -1,0 +1,228 @@
+"""`loop.close()` with something in flight: nothing stays behind, and what is dropped is named."""
+
+import asyncio
+import gc
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+import weakref
+
+import pytest
+
+from tests.conftest import name_of, open_fds
+from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
+
+
+async def server(loop, keep):
+    keep(await loop.create_server(Recorder, "127.0.0.1", 0))
+
+
+async def unix_server(loop, keep):
+    keep(await loop.create_unix_server(Recorder, "\0hybridloop-closing-test"))
+
+
+async def serving(loop, keep):
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    loop.create_task(server.serve_forever())
+    keep(socket.create_connection(server.sockets[0].getsockname()))
+    await asyncio.sleep(0.01)
+
+
+async def connection(loop, keep):
+    ours, theirs = tcp_pair()
+    keep(theirs)
+    await loop.connect_accepted_socket(Recorder, ours)
+
+
+async def transfer(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    transport, _ = await loop.connect_accepted_socket(Recorder, ours)
+    transport.write(b"x" * 4 * MIB)
+    theirs.send(b"unread")
+
+
+async def closing_transfer(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    transport, _ = await loop.connect_accepted_socket(Recorder, ours)
+    transport.write(b"x" * 4 * MIB)
+    transport.close()
+
+
+async def stream(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    reader, _writer = await asyncio.open_connection(sock=ours)
+    loop.create_task(reader.read(1))
+    await asyncio.sleep(0)
+
+
+async def datagrams(loop, keep):
+    await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+
+
+async def pipes(loop, keep):
+    reading, writing = os.pipe()
+    await loop.connect_read_pipe(Recorder, os.fdopen(reading, "rb", 0))
+    transport, _ = await loop.connect_write_pipe(Recorder, os.fdopen(writing, "wb", 0))
+    transport.write(b"x" * MIB)
+
+
+async def subprocess(loop, keep):
+    await asyncio.create_subprocess_exec(
+        sys.executable, "-S", "-c", "open(0).read()", stdin=-1, stdout=-1
+    )
+
+
+async def sock_waits(loop, keep):
+    for call in ("recv", "accept"):
+        ours, theirs = socket.socketpair()
+        if call == "accept":
+            ours.close()
+            ours = socket.create_server(("127.0.0.1", 0))
+        ours.setblocking(False)
+        keep(ours)
+        keep(theirs)
+        arguments = (ours, 10) if call == "recv" else (ours,)
+        loop.create_task(getattr(loop, f"sock_{call}")(*arguments))
+    await asyncio.sleep(0)
+
+
+async def readers(loop, keep):
+    ours, theirs = socket.socketpair()
+    keep(ours)
+    keep(theirs)
+    loop.add_reader(ours, int)
+    loop.add_writer(theirs, int)
+
+
+async def timers(loop, keep):
+    for delay in (0, 0.001, 3600):
+        loop.call_later(delay, int)
+    loop.call_soon_threadsafe(int)
+    loop.create_task(asyncio.sleep(3600))
+    await asyncio.sleep(0)
+
+
+async def executor(loop, keep):
+    loop.run_in_executor(None, time.sleep, 0.05)
+
+
+async def signals(loop, keep):
+    loop.add_signal_handler(signal.SIGUSR1, int)
+
+
+async def lookup(loop, keep):
+    loop.create_task(loop.getaddrinfo("localhost", 80))
+    await asyncio.sleep(0)
+
+
+KINDS = [
+    server,
+    unix_server,
+    serving,
+    connection,
+    transfer,
+    closing_transfer,
+    stream,
+    datagrams,
+    pipes,
+    subprocess,
+    sock_waits,
+    readers,
+    timers,
+    executor,
+    signals,
+    lookup,
+]
+
+
+def close_with(new_event_loop, kinds, patience=10):
+    """What is said and what is left when a loop is closed in the middle of it all."""
+    before, threads = open_fds(), threading.active_count()
+    kept, messages, said = [], [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ResourceWarning)
+        # As text: the warning itself holds on to what it is about.
+        warnings.showwarning = lambda message, *_: said.append(str(message))
+        loop = new_event_loop()
+        loop.set_exception_handler(lambda _, context: messages.append(context["message"]))
+        for kind in kinds:
+            loop.run_until_complete(kind(loop, kept.append))
+        loop.close()
+        while kept:
+            if isinstance(kept[-1], socket.socket):
+                kept[-1].close()
+            kept.pop()
+        gone = weakref.ref(loop)
+        del loop
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            gc.collect()
+            left = {fd: name_of(fd) for fd in open_fds() - before}
+            if not left and gone() is None and threading.active_count() <= threads:
+                break
+            time.sleep(0.002)
+    assert gone() is None
+    assert threading.active_count() <= threads
+    named = {
+        re.search(r"unclosed [a-z ]*<_?(\w+)|is still running|$", text)[0].strip() for text in said
+    }
+    return left, named, set(messages)
+
+
+@pytest.fixture(autouse=True)
+def _leftovers(clean_end, monkeypatch):
+    clean_end.expected = True  # asyncio logs what it drops
+    # asyncio's pipes raise in their finalizers when the loop is closed, and who keeps the
+    # traceback keeps the loop.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_closed_in_the_middle(loop_factory, kind):
+    left, named, messages = close_with(loop_factory, [kind])
+    assert left == {}
+    left, expected, expected_messages = close_with(asyncio.SelectorEventLoop, [kind], 0.5)
+    for fd in left:
+        os.close(fd)
+    assert messages == expected_messages
+
+    def transports(names):
+        return {name for name in names if "transport" in name or "running" in name}
+
+    def renamed(names):
+        return {name.replace("_SelectorSocket", "Socket") for name in names}
+
+    # Sockets without a Python object are not named one by one.
+    assert transports(named) == renamed(transports(expected))
+    assert "unclosed <socket" not in named or "unclosed <socket" in expected
+
+
+def test_closed_in_the_middle_of_it_all(loop_factory):
+    left, _, _ = close_with(loop_factory, KINDS)
+    assert left == {}
+    assert signal.set_wakeup_fd(-1) == -1
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_memory_of_loops_closed_in_the_middle(loop_factory):
+    """Many rounds of everything leave no more objects behind than a few."""
+    kinds = [kind for kind in KINDS if kind not in (subprocess, executor, lookup)]
+
+    def objects():
+        gc.collect()
+        return len(gc.get_objects())
+
+    for _ in range(3):
+        close_with(loop_factory, kinds)
+    before = objects()
+    for _ in range(10):
+        close_with(loop_factory, kinds)
+    assert objects() - before < 300
