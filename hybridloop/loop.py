@@ -102,7 +102,7 @@ class Loop(SignalMethods):
         for watch in gc.get_referents(self):
             if not isinstance(watch, asyncio.Handle):
                 continue
-            watcher = getattr(watch._callback, "__self__", None)
+            watcher = getattr(watch._callback, "__self__", None)  # type: ignore[attr-defined]
             if type(watcher).__name__ in ("PidfdChildWatcher", "_PidfdChildWatcher"):
                 _pid, pidfd, *_ = watch._args
                 self._remove_reader(pidfd)
