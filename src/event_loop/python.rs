@@ -164,6 +164,8 @@ impl LoopCore {
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;
+        self.maker
+            .with(|maker| objects(maker.last().map(HandleRef::as_object).into_iter(), &visit))?;
         for pending in [&self.flush, &self.again] {
             pending.with(|list| objects(list.iter().map(|it| &it.object), &visit))?;
         }

@@ -241,6 +241,11 @@ impl Maker {
         (std::mem::take(&mut self.free), self.last.take())
     }
 
+    /// The handle made last, which the collector has to see: nobody else shows this reference.
+    pub fn last(&self) -> Option<&HandleRef> {
+        self.last.as_ref()
+    }
+
     /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
     pub fn trim(&mut self) -> Option<impl Sized> {
         if self.free.iter().all(|free| free.len() <= Self::KEEP) {

@@ -198,7 +198,7 @@ def test_closed_in_the_middle(loop_factory, kind):
         return {name for name in names if "transport" in name or "running" in name}
 
     def renamed(names):
-        return {name.replace("_SelectorSocket", "Socket") for name in names}
+        return {name.replace("_Selector", "") for name in names}
 
     # Sockets without a Python object are not named one by one.
     assert transports(named) == renamed(transports(expected))
