@@ -1,0 +1,273 @@
+//! Native coroutines: what `await` and tasks can drive, without a Python frame.
+//!
+//! An [`Operation`] is the body. [`new`] wraps one into an object that is a `collections.abc.Coroutine`, so that
+//! `await`, `create_task()`, `wait_for()` and `gather()` take it. A finished call on data that is there costs no frame,
+//! no future and mostly no allocation.
+//!
+//! How to use it: implement [`Operation`] for the state of one call, with a `static` [`Class`] of its own; call
+//! [`Class::init`] at import; return `coroutine::new(operation, c"Owner.method")` from the method. Then:
+//!
+//! * the first `send(None)` runs [`Operation::step`]. [`Step::Done`] ends the coroutine with a value, an error ends it
+//!   with the exception that is set;
+//! * [`Step::Wait`] suspends it on an asyncio future (any object with `_asyncio_future_blocking`). When that is done
+//!   with a result, `step` runs again, and looks for itself at what has changed. To wait for the same future twice is
+//!   an error, as it is for futures: make a new one;
+//! * [`Step::Yield`] suspends it for one turn of the loop, as `sleep(0)` does;
+//! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was
+//!   dropped while it waited, run [`Operation::abandon`], which undoes what `step` has set up; then the coroutine ends;
+//! * the operation is dropped as soon as the coroutine ends.
+//!
+//! `step` takes `&self`: it may run Python, and the collector may look at the operation meanwhile, so its state is in
+//! cells. It is never entered twice at a time.
+
+mod slots;
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::{c_int, CStr};
+use std::mem::size_of;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyValueError};
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::prelude::*;
+
+use super::fastcall::{Raised, Res};
+use super::local::Local;
+use super::refs::Ref;
+
+/// What one step of an operation came to.
+pub enum Step {
+    /// The coroutine returns this.
+    Done(Ref),
+    /// It goes on when this future is done.
+    Wait(Ref),
+    /// It goes on in the next turn of the loop.
+    Yield,
+}
+
+/// Shows one object to the collector; what it returns is to be returned if it is not 0.
+pub type Visit<'a> = &'a mut dyn FnMut(&Ref) -> c_int;
+
+/// The body of a native coroutine.
+pub trait Operation: Sized + Send + 'static {
+    /// The Python class of these coroutines.
+    fn class() -> &'static Class;
+
+    /// Goes as far as it can. It may run Python.
+    fn step(&self) -> Res<Step>;
+
+    /// The coroutine ends without having returned or raised by itself. An exception may be set; it stays.
+    fn abandon(&self) {}
+
+    /// Shows the objects of the operation to the collector.
+    fn traverse(&self, visit: Visit<'_>) -> c_int;
+}
+
+/// How many dead coroutines of a class are kept to be used again.
+const SPARES: usize = 64;
+
+/// The memory of a dead coroutine: its type is still counted, the operation is gone.
+struct Spare(*mut PyObject);
+
+// SAFETY: memory that nobody else knows.
+unsafe impl Send for Spare {}
+
+/// The Python class of one kind of coroutine.
+pub struct Class {
+    ty: AtomicPtr<PyTypeObject>,
+    spares: Local<Vec<Spare>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Fresh,
+    Running,
+    Waiting,
+    Finished,
+}
+
+#[repr(C)]
+struct CoroutineObject<T> {
+    ob_base: PyObject,
+    weakrefs: *mut PyObject,
+    name: Cell<&'static CStr>,
+    state: Cell<State>,
+    /// What it was suspended on.
+    future: Local<Option<Ref>>,
+    operation: UnsafeCell<Option<T>>,
+}
+
+impl Class {
+    pub const fn new() -> Self {
+        Self {
+            ty: AtomicPtr::new(ptr::null_mut()),
+            spares: Local::new(Vec::new()),
+        }
+    }
+
+    /// Makes the Python class, at import. `name` has the module in front.
+    pub fn init<T: Operation>(&self, py: Python<'_>, name: &'static CStr) -> PyResult<()> {
+        const { assert!(align_of::<CoroutineObject<T>>() <= 16) };
+        if !self.ty.load(Ordering::Relaxed).is_null() {
+            return Ok(());
+        }
+        let slots = slots::all::<T>();
+        // SAFETY: the layout begins with that of `object`.
+        let class = unsafe { slots.build(py, name, size_of::<CoroutineObject<T>>(), 0, None)? };
+        self.ty.store(class.into_ptr().cast(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A coroutine that runs `operation`. `name` is its qualified name: `Owner.method`.
+#[inline]
+pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+    let class = T::class();
+    let ty = class.ty.load(Ordering::Relaxed);
+    // Free-threaded builds would need a lock for the spares.
+    let spare = if cfg!(Py_GIL_DISABLED) {
+        None
+    } else {
+        class.spares.with(Vec::pop)
+    };
+    // SAFETY: the type was made at import; the fields are written before anybody else sees the object.
+    unsafe {
+        let object = match spare {
+            Some(Spare(object)) => {
+                // The type is counted anew.
+                ffi::PyObject_Init(object, ty);
+                object
+            }
+            None => {
+                let alloc = (*ty).tp_alloc;
+                let Some(alloc) = alloc else {
+                    return Err(PyImportError::new_err("coroutines cannot be allocated").into());
+                };
+                let object = Ref::new(alloc(ty, 0))?.into_ptr();
+                ffi::PyObject_GC_UnTrack(object.cast());
+                object
+            }
+        };
+        let this = object.cast::<CoroutineObject<T>>();
+        (&raw mut (*this).weakrefs).write(ptr::null_mut());
+        (&raw mut (*this).name).write(Cell::new(name));
+        (&raw mut (*this).state).write(Cell::new(State::Fresh));
+        (&raw mut (*this).future).write(Local::new(None));
+        (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
+        ffi::PyObject_GC_Track(object.cast());
+        Ref::new(object)
+    }
+}
+
+/// The coroutine behind an object.
+unsafe fn of<'a, T>(object: *mut PyObject) -> &'a CoroutineObject<T> {
+    // SAFETY: slots and methods of the type get objects of the type.
+    unsafe { &*object.cast::<CoroutineObject<T>>() }
+}
+
+/// How a suspended or finished coroutine answers.
+enum Answer {
+    Yielded(Ref),
+    Returned(Ref),
+}
+
+impl<T: Operation> CoroutineObject<T> {
+    fn operation(&self) -> Option<&T> {
+        // SAFETY: it is taken out only by `finish`, which nothing calls while the operation is in use.
+        unsafe { (*self.operation.get()).as_ref() }
+    }
+
+    /// Ends the coroutine: drops the operation.
+    #[inline]
+    fn finish(&self) {
+        self.state.set(State::Finished);
+        // SAFETY: the operation is not in use: `state` was not `Running`, or the caller is who was running it.
+        let operation = unsafe { (*self.operation.get()).take() };
+        drop(operation);
+        drop(self.future.take());
+    }
+
+    /// Runs the operation until it ends or waits.
+    #[inline]
+    fn resume(&self) -> Res<Answer> {
+        match self.state.get() {
+            State::Fresh | State::Waiting => {}
+            State::Running => return Err(already_executing()),
+            State::Finished => return Err(reused()),
+        }
+        self.state.set(State::Running);
+        let waited = self.future.take();
+        let step = match self.operation() {
+            Some(operation) => operation.step(),
+            None => return Err(reused()),
+        };
+        match step {
+            Ok(Step::Done(value)) => {
+                self.finish();
+                Ok(Answer::Returned(value))
+            }
+            Ok(Step::Wait(future)) => match self.suspend(&future, waited.as_ref()) {
+                Ok(()) => Ok(Answer::Yielded(future)),
+                Err(raised) => {
+                    self.end_abandoned();
+                    Err(raised)
+                }
+            },
+            Ok(Step::Yield) => {
+                self.state.set(State::Waiting);
+                Ok(Answer::Yielded(Ref::none()))
+            }
+            Err(raised) => {
+                self.finish_raised();
+                Err(raised)
+            }
+        }
+    }
+
+    fn suspend(&self, future: &Ref, waited: Option<&Ref>) -> Res<()> {
+        if waited.is_some_and(|waited| waited.as_ptr() == future.as_ptr()) {
+            return Err(PyRuntimeError::new_err("await wasn't used with future").into());
+        }
+        super::future::block(future)?;
+        drop(self.future.replace(Some(future.clone())));
+        self.state.set(State::Waiting);
+        Ok(())
+    }
+
+    /// Ends with the exception that is set.
+    #[cold]
+    fn finish_raised(&self) {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let error = PyErr::fetch(py);
+        self.finish();
+        error.restore(py);
+    }
+
+    /// Undoes what the operation has set up, and ends; an exception that is set stays.
+    #[cold]
+    fn end_abandoned(&self) {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let error = PyErr::take(py);
+        self.state.set(State::Running);
+        if let Some(operation) = self.operation() {
+            operation.abandon();
+        }
+        self.finish();
+        if let Some(error) = error {
+            error.restore(py);
+        }
+    }
+}
+
+#[cold]
+fn already_executing() -> Raised {
+    PyValueError::new_err("coroutine already executing").into()
+}
+
+#[cold]
+fn reused() -> Raised {
+    PyRuntimeError::new_err("cannot reuse already awaited coroutine").into()
+}
