@@ -1,5 +1,11 @@
 //! Where native kernels run, without Python.
 //!
+//! What loom explores, [`bus`], [`Mailbox`] and [`Idle`], builds with `--cfg loom`; the rest does not.
+//!
+//! * `Engine` — workers that run kernels, and a bus.
+//! * `Job`, `Event`, `Outcome` — a call from the queue to its end, and what is told of it on the way.
+//! * `Registry`, `Kernel`, `load`, `Signature` — kernels by name, from libraries or addresses, and what they take.
+//! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
 //! * [`Mailbox`] — events from workers to a loop, in order, with one wake-up for many.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
@@ -13,10 +19,52 @@
 mod block;
 mod budget;
 pub mod bus;
+mod idle;
 mod mailbox;
 mod sync;
+
+#[cfg(not(loom))]
+mod call;
+#[cfg(not(loom))]
+mod channel;
+#[cfg(not(loom))]
+mod engine;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod fork;
+#[cfg(not(loom))]
+mod job;
+#[cfg(not(loom))]
+mod loader;
+#[cfg(not(loom))]
+mod pool;
+#[cfg(not(loom))]
+mod queue;
+#[cfg(not(loom))]
+mod registry;
+#[cfg(not(loom))]
+mod signature;
+#[cfg(not(loom))]
+mod trampoline;
+#[cfg(not(loom))]
+mod value;
 
 pub use block::{Block, Draft, Format, View, ALIGN};
 pub use budget::{Budget, Charge};
 pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
+pub use idle::Idle;
 pub use mailbox::{Mailbox, Wake};
+
+#[cfg(not(loom))]
+pub use {
+    channel::{Arrival, Channel, ChannelError, Order},
+    engine::{Config, Engine, Stats},
+    error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
+    hybridloop_kernel::{abi, Code},
+    job::{Event, Job, KernelError, Options, Outcome, State},
+    loader::{load, symbol},
+    registry::{Kernel, Registry},
+    signature::{Param, Scalar, Signature, Type},
+    value::{Arg, Buffer, Value},
+};

@@ -2,14 +2,17 @@
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    Mutex, MutexGuard,
+    atomic::{fence, AtomicBool, AtomicU64, Ordering},
+    Condvar, Mutex, MutexGuard,
 };
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::AtomicUsize;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    Mutex, MutexGuard,
+    atomic::{fence, AtomicBool, AtomicU64, Ordering},
+    Condvar, Mutex, MutexGuard,
 };
 
 use std::sync::{PoisonError, TryLockError};
@@ -26,6 +29,11 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
         Err(TryLockError::WouldBlock) => None,
     }
+}
+
+/// Waits for a notice; gives the lock back.
+pub(crate) fn wait<'a, T>(cond: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    cond.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(not(loom))]

@@ -4,7 +4,9 @@
 
 use std::sync::Arc as StdArc;
 
-use hybridloop_native::{Budget, Bus, BusError, Key, Mailbox, Policy, Wake};
+use hybridloop_native::{Budget, Bus, BusError, Idle, Key, Mailbox, Policy, Wake};
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -187,4 +189,58 @@ fn no_mail_is_missed_and_its_order_is_kept() {
             worker.join().unwrap();
         }
     });
+}
+
+/// Workers that take from a queue and sleep when it is empty; work that nobody takes shows as a deadlock.
+fn no_job_is_left(workers: usize, producers: usize) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3 - workers);
+    builder.check(move || {
+        let idle = Arc::new(Idle::new());
+        let (queue, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(2)));
+        let work = {
+            let (idle, queue, left) = (idle.clone(), queue.clone(), left.clone());
+            move || loop {
+                let taken = queue.fetch_update(AcqRel, Acquire, |n| n.checked_sub(1));
+                if let Ok(before) = taken {
+                    if before > 1 {
+                        idle.notify();
+                    }
+                    if left.fetch_sub(1, AcqRel) == 1 {
+                        idle.close();
+                    }
+                } else if !idle.sleep(|| queue.load(Acquire) > 0) {
+                    break;
+                }
+            }
+        };
+        let mut threads: Vec<_> = (0..workers).map(|_| thread::spawn(work.clone())).collect();
+        let produce = |n| {
+            for _ in 0..n {
+                queue.fetch_add(1, AcqRel);
+                idle.notify();
+            }
+        };
+        if producers == 2 {
+            let (idle, queue) = (idle.clone(), queue.clone());
+            threads.push(thread::spawn(move || {
+                queue.fetch_add(1, AcqRel);
+                idle.notify();
+            }));
+        }
+        produce(3 - producers);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn no_job_is_left_while_the_only_worker_sleeps() {
+    no_job_is_left(1, 2);
+}
+
+#[test]
+fn no_job_is_left_while_two_workers_sleep() {
+    no_job_is_left(2, 1);
 }

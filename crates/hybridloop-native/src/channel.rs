@@ -1,0 +1,202 @@
+//! Channels between kernels and Python, which copy what is pushed.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use crate::sync::{lock, Mutex};
+use crate::value::Value;
+
+/// In which order values leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// What came first.
+    #[default]
+    Fifo,
+    /// What came last.
+    Lifo,
+}
+
+/// Why a channel refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelError {
+    /// It is closed.
+    Closed,
+    /// It holds as many values as it may.
+    Full,
+}
+
+/// Whom to tell that a channel has something.
+pub trait Arrival: Send + Sync {
+    /// The channel with that number was empty and is not any more, or it was closed. Must not wait.
+    fn arrived(&self, channel: u64);
+}
+
+struct Inner {
+    values: VecDeque<Value>,
+    arrival: Option<Arc<dyn Arrival>>,
+    closed: bool,
+}
+
+/// A list that any thread pushes to and takes from, without a lock in user code.
+pub struct Channel {
+    id: u64,
+    order: Order,
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+impl Channel {
+    /// A channel for at most `limit` values.
+    #[must_use]
+    pub fn new(order: Order, limit: usize) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            order,
+            limit,
+            inner: Mutex::new(Inner {
+                values: VecDeque::new(),
+                arrival: None,
+                closed: false,
+            }),
+        })
+    }
+
+    /// Its number, unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Adds a value.
+    ///
+    /// # Errors
+    /// [`ChannelError`]
+    pub fn push(&self, value: Value) -> Result<(), ChannelError> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            return Err(ChannelError::Closed);
+        }
+        if inner.values.len() >= self.limit {
+            return Err(ChannelError::Full);
+        }
+        inner.values.push_back(value);
+        let arrival = if inner.values.len() == 1 {
+            inner.arrival.clone()
+        } else {
+            None
+        };
+        drop(inner);
+        if let Some(arrival) = arrival {
+            arrival.arrived(self.id);
+        }
+        Ok(())
+    }
+
+    /// Takes a value; `None` if there is none now.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] if there is none and none will come.
+    pub fn pop(&self) -> Result<Option<Value>, ChannelError> {
+        let mut inner = lock(&self.inner);
+        let value = match self.order {
+            Order::Fifo => inner.values.pop_front(),
+            Order::Lifo => inner.values.pop_back(),
+        };
+        if value.is_none() && inner.closed {
+            return Err(ChannelError::Closed);
+        }
+        Ok(value)
+    }
+
+    /// How many values are in it.
+    pub fn len(&self) -> usize {
+        lock(&self.inner).values.len()
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whom to tell when there is something, at once if there is; `None` for nobody any more.
+    pub fn on_arrival(&self, arrival: Option<Arc<dyn Arrival>>) {
+        let mut inner = lock(&self.inner);
+        let now = arrival
+            .clone()
+            .filter(|_| !inner.values.is_empty() || inner.closed);
+        let old = std::mem::replace(&mut inner.arrival, arrival);
+        drop(inner);
+        drop(old);
+        if let Some(now) = now {
+            now.arrived(self.id);
+        }
+    }
+
+    /// Refuses what comes later; what is in it can still be taken.
+    pub fn close(&self) {
+        let mut inner = lock(&self.inner);
+        inner.closed = true;
+        let arrival = inner.arrival.clone();
+        drop(inner);
+        if let Some(arrival) = arrival {
+            arrival.arrived(self.id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Channel({}, {:?})", self.id, self.order)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Channel, ChannelError, Order};
+    use crate::value::Value;
+
+    fn ints(channel: &Channel) -> Vec<i64> {
+        std::iter::from_fn(|| match channel.pop() {
+            Ok(Some(Value::Int(i))) => Some(i),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn keeps_its_order_and_its_limit() {
+        for (order, expected) in [(Order::Fifo, [1, 2, 3]), (Order::Lifo, [3, 2, 1])] {
+            let channel = Channel::new(order, 3);
+            for i in 1..4 {
+                channel.push(Value::Int(i)).unwrap();
+            }
+            assert_eq!(channel.push(Value::None), Err(ChannelError::Full));
+            assert_eq!(ints(&channel), expected);
+            assert!(matches!(channel.pop(), Ok(None)));
+            channel.push(Value::Int(4)).unwrap();
+            channel.close();
+            assert_eq!(channel.push(Value::None), Err(ChannelError::Closed));
+            assert_eq!(ints(&channel), [4]);
+            assert!(matches!(channel.pop(), Err(ChannelError::Closed)));
+        }
+    }
+
+    #[test]
+    fn takes_from_many_threads_what_many_push() {
+        let (channel, each) = (Channel::new(Order::Lifo, usize::MAX), 1000);
+        std::thread::scope(|scope| {
+            for id in 0..4 {
+                let channel = &channel;
+                scope.spawn(move || {
+                    for i in 0..each {
+                        channel.push(Value::Int(id * each + i)).unwrap();
+                    }
+                });
+            }
+        });
+        let mut all = ints(&channel);
+        all.sort_unstable();
+        assert_eq!(all, (0..4 * each).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,418 @@
+//! One call of a kernel, from the queue to its outcome.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use hybridloop_kernel::Code;
+
+use crate::bus::{Bus, Key};
+use crate::mailbox::Mailbox;
+use crate::pool::Shared;
+use crate::registry::Kernel;
+use crate::value::{Arg, Value};
+
+/// What a mailbox carries.
+#[derive(Debug)]
+pub enum Event {
+    /// [`Job::take_progress`] has news.
+    Progress(Arc<Job>),
+    /// The kernel has emitted a value.
+    Item(Arc<Job>, Value),
+    /// The job has an outcome, and its buffers are no longer used. Comes after everything else of the job.
+    Done(Arc<Job>),
+    /// Every job of the batch with that number is done.
+    Batch(u64),
+    /// The key of a watch was sealed.
+    Sealed(u64, crate::block::View),
+    /// A channel has something.
+    Arrived(u64),
+}
+
+impl crate::bus::Notify for Mailbox<Event> {
+    fn sealed(&self, token: u64, view: &crate::block::View) {
+        self.post(Event::Sealed(token, view.clone()));
+    }
+}
+
+impl crate::channel::Arrival for Mailbox<Event> {
+    fn arrived(&self, channel: u64) {
+        self.post(Event::Arrived(channel));
+    }
+}
+
+/// An error of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelError {
+    /// What kind of error.
+    pub code: Code,
+    /// The kernel's words, or the code's.
+    pub message: String,
+}
+
+impl KernelError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+/// How a job has ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The kernel's result.
+    Value(Value),
+    /// The kernel failed.
+    Error(KernelError),
+    /// It was cancelled, before or while it ran.
+    Cancelled,
+    /// Its deadline passed, before or while it ran.
+    TimedOut,
+    /// The engine was closed before it ran.
+    Closed,
+}
+
+const QUEUED: u8 = 0;
+const RUNNING: u8 = 1;
+const DONE: u8 = 2;
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waiting for a worker.
+    Queued,
+    /// The kernel runs.
+    Running,
+    /// It has an outcome.
+    Done,
+}
+
+/// How to run a job.
+#[derive(Default)]
+pub struct Options {
+    /// Who is told; nobody, if one only waits.
+    pub mailbox: Option<Arc<Mailbox<Event>>>,
+    /// From then on it counts as timed out.
+    pub deadline: Option<Instant>,
+    /// Higher ones run first.
+    pub priority: i32,
+    /// Whether [`Event::Progress`] is posted.
+    pub progress: bool,
+    /// The result is sealed on the bus under this key as well.
+    pub key: Option<Key>,
+}
+
+/// Counts the jobs of a batch.
+pub(crate) struct Batch {
+    pub id: u64,
+    pub remaining: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Listeners {
+    done: bool,
+    more: Vec<Arc<Mailbox<Event>>>,
+}
+
+/// See the [module's documentation](self). A handle on it keeps the keys that belong to it.
+pub struct Job {
+    id: u64,
+    kernel: Arc<Kernel>,
+    state: AtomicU8,
+    cancelled: AtomicBool,
+    deadline: Option<Instant>,
+    priority: i32,
+    key: Option<Key>,
+    args: Mutex<Vec<Arg>>,
+    wants_progress: bool,
+    has_progress: AtomicBool,
+    done: AtomicU64,
+    total: AtomicU64,
+    outcome: OnceLock<Outcome>,
+    mailbox: Option<Arc<Mailbox<Event>>>,
+    batch: Option<Arc<Batch>>,
+    listeners: Mutex<Listeners>,
+    finished: Condvar,
+    keys: Mutex<Vec<Key>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        kernel: Arc<Kernel>,
+        args: Vec<Arg>,
+        options: Options,
+        batch: Option<Arc<Batch>>,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            kernel,
+            state: AtomicU8::new(QUEUED),
+            cancelled: AtomicBool::new(false),
+            deadline: options.deadline,
+            priority: options.priority,
+            key: options.key,
+            args: Mutex::new(args),
+            wants_progress: options.progress && options.mailbox.is_some(),
+            has_progress: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            outcome: OnceLock::new(),
+            mailbox: options.mailbox,
+            batch,
+            listeners: Mutex::default(),
+            finished: Condvar::new(),
+            keys: Mutex::default(),
+            shared,
+        })
+    }
+
+    /// Its number, unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What it runs.
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            QUEUED => State::Queued,
+            RUNNING => State::Running,
+            _ => State::Done,
+        }
+    }
+
+    /// How it has ended; `None` as long as it has not.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.get()
+    }
+
+    pub(crate) fn priority(&self) -> i32 {
+        self.priority
+    }
+
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// Asks it to end. A job that waits ends here and now; a running kernel is told, and the job ends when the kernel
+    /// returns. `false` if it is done already.
+    pub fn cancel(self: &Arc<Self>) -> bool {
+        self.cancelled.store(true, Ordering::Release);
+        self.end_if_queued(Outcome::Cancelled) || self.state() == State::Running
+    }
+
+    /// Ends a job that waits and whose deadline has passed; a running kernel notices by itself.
+    pub fn expire(self: &Arc<Self>) -> bool {
+        self.is_late() && self.end_if_queued(Outcome::TimedOut)
+    }
+
+    pub(crate) fn end_if_queued(self: &Arc<Self>, outcome: Outcome) -> bool {
+        let ends = self.transition(QUEUED, DONE);
+        if ends {
+            self.shared.left_queue();
+            self.finish(outcome);
+        }
+        ends
+    }
+
+    fn transition(&self, from: u8, to: u8) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Why it should end, if it should.
+    pub(crate) fn interruption(&self) -> Option<Outcome> {
+        if self.cancelled.load(Ordering::Acquire) {
+            Some(Outcome::Cancelled)
+        } else if self.is_late() {
+            Some(Outcome::TimedOut)
+        } else {
+            None
+        }
+    }
+
+    /// A worker takes it; `false` if it has ended meanwhile.
+    pub(crate) fn start(&self) -> bool {
+        let starts = self.transition(QUEUED, RUNNING);
+        if starts {
+            self.shared.left_queue();
+        }
+        starts
+    }
+
+    pub(crate) fn take_args(&self) -> Vec<Arg> {
+        let mut args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *args)
+    }
+
+    /// The outcome, once. Arguments are let go before anybody is told.
+    pub(crate) fn finish(self: &Arc<Self>, outcome: Outcome) {
+        drop(self.take_args());
+        self.shared.release_buffers(self);
+        if self.outcome.set(outcome).is_err() {
+            return;
+        }
+        self.state.store(DONE, Ordering::Release);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.done = true;
+        let more = std::mem::take(&mut listeners.more);
+        drop(listeners);
+        self.finished.notify_all();
+        if let Some(mailbox) = &self.mailbox {
+            match &self.batch {
+                None => mailbox.post(Event::Done(self.clone())),
+                Some(batch) => {
+                    if batch.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        mailbox.post(Event::Batch(batch.id));
+                    }
+                }
+            }
+        }
+        for mailbox in more {
+            mailbox.post(Event::Done(self.clone()));
+        }
+    }
+
+    /// Posts [`Event::Done`] to another mailbox; at once if it is done.
+    pub fn subscribe(self: &Arc<Self>, mailbox: Arc<Mailbox<Event>>) {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !listeners.done {
+            listeners.more.push(mailbox);
+            return;
+        }
+        drop(listeners);
+        mailbox.post(Event::Done(self.clone()));
+    }
+
+    /// Blocks until it is done, at most until `until`.
+    pub fn wait(self: &Arc<Self>, until: Option<Instant>) -> Option<&Outcome> {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !listeners.done {
+            // A job that waits in the queue has nobody else to watch its deadline.
+            let own = self.deadline.filter(|_| self.state() == State::Queued);
+            let next = match (until, own) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let Some(next) = next else {
+                listeners = self
+                    .finished
+                    .wait(listeners)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let now = Instant::now();
+            if now < next {
+                let waited = self.finished.wait_timeout(listeners, next - now);
+                listeners = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            drop(listeners);
+            self.expire();
+            if until.is_some_and(|until| now >= until) {
+                return self.outcome();
+            }
+            listeners = self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(listeners);
+        self.outcome()
+    }
+
+    pub(crate) fn progress(self: &Arc<Self>, done: u64, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.done.store(done, Ordering::Release);
+        if self.wants_progress && !self.has_progress.swap(true, Ordering::AcqRel) {
+            if let Some(mailbox) = &self.mailbox {
+                mailbox.post(Event::Progress(self.clone()));
+            }
+        }
+    }
+
+    /// How far it is and how far it goes; the next change posts [`Event::Progress`] again.
+    pub fn take_progress(&self) -> (u64, u64) {
+        self.has_progress.swap(false, Ordering::AcqRel);
+        let done = self.done.load(Ordering::Acquire);
+        (done, self.total.load(Ordering::Relaxed))
+    }
+
+    /// `false` if nobody listens.
+    pub(crate) fn emit(self: &Arc<Self>, value: Value) -> bool {
+        let Some(mailbox) = &self.mailbox else {
+            return false;
+        };
+        mailbox.post(Event::Item(self.clone(), value));
+        true
+    }
+
+    /// The key goes with the last handle on the job.
+    pub(crate) fn own_key(&self, key: Key) {
+        self.keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(key);
+    }
+
+    fn bus(&self) -> &Arc<Bus> {
+        &self.shared.bus
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let keys = self.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // In the child of a fork the bus belongs to the parent, and its locks may be held by threads that are not here.
+        for key in std::mem::take(keys) {
+            if self.shared.is_here() {
+                self.bus().pop(key.as_bytes());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Job({}, '{}', {:?})",
+            self.id,
+            self.kernel.name(),
+            self.state()
+        )
+    }
+}

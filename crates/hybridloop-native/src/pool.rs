@@ -1,0 +1,310 @@
+//! The threads that run kernels.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::budget::Budget;
+use crate::bus::Bus;
+use crate::call;
+use crate::channel::Order;
+use crate::error::SubmitError;
+use crate::fork::Process;
+use crate::idle::Idle;
+use crate::job::{Job, Outcome};
+use crate::queue::JobQueue;
+use crate::value::Arg;
+
+/// What jobs, workers and the engine share.
+pub(crate) struct Shared {
+    process: Process,
+    queue: JobQueue<Arc<Job>>,
+    idle: Idle,
+    queued: AtomicUsize,
+    max_queue: usize,
+    closed: AtomicBool,
+    /// What each worker runs.
+    running: Vec<Mutex<Option<Arc<Job>>>>,
+    live: Mutex<usize>,
+    ended: Condvar,
+    /// Memory that live jobs write to: where it begins and ends, and whose it is.
+    written: Mutex<HashMap<u64, Vec<(usize, usize)>>>,
+    is_written: AtomicBool,
+    pub bus: Arc<Bus>,
+    pub memory: Arc<Budget>,
+    pub job_memory: usize,
+    pub completed: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where an argument's memory begins and ends.
+fn extent(arg: &Arg) -> Option<(usize, usize)> {
+    match arg {
+        Arg::Buffer(buffer) if !buffer.is_empty() => {
+            let start = buffer.as_ptr().addr();
+            Some((start, start.saturating_add(buffer.len())))
+        }
+        _ => None,
+    }
+}
+
+fn overlap(a: (usize, usize), b: (usize, usize)) -> bool {
+    a.0 < b.1 && b.0 < a.1
+}
+
+impl Shared {
+    pub fn is_here(&self) -> bool {
+        self.process.is_here()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// A job is no longer waiting.
+    pub fn left_queue(&self) {
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Refuses arguments that share memory of which one part is written.
+    pub fn check_buffers(
+        &self,
+        args: &[Arg],
+        out: &dyn Fn(usize) -> bool,
+        name: &dyn Fn(usize) -> String,
+    ) -> Result<(), SubmitError> {
+        for (i, arg) in args.iter().enumerate() {
+            let Some(mine) = extent(arg) else { continue };
+            if out(i) {
+                let others = args.iter().enumerate().filter(|(j, _)| *j != i);
+                for (_, other) in others {
+                    if extent(other).is_some_and(|other| overlap(mine, other)) {
+                        return Err(SubmitError::BufferInUse {
+                            name: name(i),
+                            job: None,
+                        });
+                    }
+                }
+            }
+            if self.is_written.load(Ordering::Acquire) {
+                for (job, ranges) in &*lock(&self.written) {
+                    if ranges.iter().any(|range| overlap(mine, *range)) {
+                        return Err(SubmitError::BufferInUse {
+                            name: name(i),
+                            job: Some(*job),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn claim_buffers(&self, job: u64, ranges: Vec<(usize, usize)>) {
+        let mut written = lock(&self.written);
+        written.insert(job, ranges);
+        self.is_written.store(true, Ordering::Release);
+    }
+
+    pub fn release_buffers(&self, job: &Job) {
+        if self.is_written.load(Ordering::Acquire) {
+            let mut written = lock(&self.written);
+            written.remove(&job.id());
+            self.is_written
+                .store(!written.is_empty(), Ordering::Release);
+        }
+    }
+
+    pub fn extents(args: &[Arg], out: &dyn Fn(usize) -> bool) -> Vec<(usize, usize)> {
+        let args = args.iter().enumerate();
+        args.filter(|(i, _)| out(*i))
+            .filter_map(|(_, arg)| extent(arg))
+            .collect()
+    }
+}
+
+pub(crate) struct Pool {
+    pub shared: Arc<Shared>,
+    started: Mutex<bool>,
+    is_started: AtomicBool,
+}
+
+impl Pool {
+    pub fn new(
+        threads: usize,
+        order: Order,
+        max_queue: usize,
+        bus: Arc<Bus>,
+        memory: Arc<Budget>,
+        job_memory: usize,
+    ) -> Self {
+        let shared = Shared {
+            process: Process::current(),
+            queue: JobQueue::new(order),
+            idle: Idle::new(),
+            queued: AtomicUsize::new(0),
+            max_queue,
+            closed: AtomicBool::new(false),
+            running: (0..threads.max(1)).map(|_| Mutex::new(None)).collect(),
+            live: Mutex::new(0),
+            ended: Condvar::new(),
+            written: Mutex::default(),
+            is_written: AtomicBool::new(false),
+            bus,
+            memory,
+            job_memory,
+            completed: AtomicU64::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+            started: Mutex::new(false),
+            is_started: AtomicBool::new(false),
+        }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.shared.running.len()
+    }
+
+    pub fn running(&self) -> usize {
+        self.shared
+            .running
+            .iter()
+            .filter(|slot| lock(slot).is_some())
+            .count()
+    }
+
+    /// Makes room for `n` jobs and sees to it that there are workers.
+    pub fn admit(&self, n: usize) -> Result<(), SubmitError> {
+        let shared = &self.shared;
+        if !shared.is_here() {
+            return Err(SubmitError::Forked);
+        }
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(SubmitError::Closed);
+        }
+        if !self.is_started.load(Ordering::Acquire) {
+            self.start()?;
+        }
+        let fits = |queued: usize| queued.checked_add(n).filter(|sum| *sum <= shared.max_queue);
+        match shared
+            .queued
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+        {
+            Ok(_) => Ok(()),
+            Err(_) => Err(SubmitError::QueueFull(shared.max_queue)),
+        }
+    }
+
+    /// Queues jobs that were admitted.
+    pub fn submit<'a>(&self, jobs: impl Iterator<Item = &'a Arc<Job>>) {
+        for job in jobs {
+            self.shared.queue.push(job.priority(), job.clone());
+            self.shared.idle.notify();
+        }
+        // The engine was closed meanwhile: nobody else will take these.
+        if self.shared.closed.load(Ordering::SeqCst) {
+            self.drain();
+        }
+    }
+
+    fn start(&self) -> Result<(), SubmitError> {
+        let mut started = lock(&self.started);
+        if *started {
+            return Ok(());
+        }
+        for index in 0..self.threads() {
+            let shared = self.shared.clone();
+            *lock(&shared.live) += 1;
+            let spawned = std::thread::Builder::new()
+                .name(format!("hybridloop-{index}"))
+                .spawn(move || work(&shared, index));
+            if let Err(error) = spawned {
+                *lock(&self.shared.live) -= 1;
+                if index == 0 {
+                    return Err(SubmitError::Thread(error.to_string()));
+                }
+                break;
+            }
+        }
+        *started = true;
+        self.is_started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn drain(&self) {
+        while let Some(job) = self.shared.queue.pop() {
+            job.end_if_queued(Outcome::Closed);
+        }
+    }
+
+    /// Ends what waits, tells what runs, and waits at most so long for it. Gives the names of the kernels that still run: they
+    /// go on by themselves.
+    pub fn close(&self, timeout: Duration) -> Vec<String> {
+        let shared = &self.shared;
+        if !shared.is_here() {
+            return Vec::new();
+        }
+        shared.closed.store(true, Ordering::SeqCst);
+        self.drain();
+        for slot in &shared.running {
+            let job = lock(slot).clone();
+            if let Some(job) = job {
+                job.cancel();
+            }
+        }
+        shared.idle.close();
+        let until = Instant::now().checked_add(timeout);
+        let mut live = lock(&shared.live);
+        while *live > 0 {
+            let left = until.map_or(Duration::from_secs(3600), |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                break;
+            }
+            live = shared
+                .ended
+                .wait_timeout(live, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        drop(live);
+        let names = shared.running.iter().filter_map(|slot| {
+            let job = lock(slot).clone()?;
+            Some(job.kernel().name().to_owned())
+        });
+        names.collect()
+    }
+}
+
+fn work(shared: &Arc<Shared>, index: usize) {
+    let slot = &shared.running[index];
+    loop {
+        let Some(job) = shared.queue.pop() else {
+            if !shared.idle.sleep(|| !shared.queue.is_empty()) {
+                break;
+            }
+            continue;
+        };
+        if !shared.queue.is_empty() {
+            // Whoever woke this worker relies on it to wake the next.
+            shared.idle.notify();
+        }
+        *lock(slot) = Some(job.clone());
+        if job.start() {
+            if shared.closed.load(Ordering::SeqCst) {
+                job.cancel();
+            }
+            call::run(&job);
+            shared.completed.fetch_add(1, Ordering::Relaxed);
+        }
+        *lock(slot) = None;
+    }
+    *lock(&shared.live) -= 1;
+    shared.ended.notify_all();
+}

@@ -1,0 +1,242 @@
+//! Kernels by name.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::ffi::{c_void, CStr};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hybridloop_kernel::abi;
+
+use crate::error::RegistryError;
+use crate::signature::Signature;
+use crate::trampoline::Trampoline;
+
+pub(crate) enum Target {
+    /// A function that takes the host's table.
+    Native {
+        func: abi::KernelFn,
+        user: *mut c_void,
+        drop: Option<unsafe extern "C" fn(*mut c_void)>,
+    },
+    /// A plain C function.
+    Plain(Trampoline),
+}
+
+/// A function that workers can run.
+pub struct Kernel {
+    name: String,
+    doc: String,
+    text: Option<String>,
+    signature: Option<Signature>,
+    pub(crate) target: Target,
+    /// What has to live as long as the function may be called.
+    _keep: Option<Box<dyn Any + Send + Sync>>,
+}
+
+// SAFETY: its function may be called by any thread, which is what a kernel is; `user` is the kernel's own.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+impl Kernel {
+    /// A kernel by its entry, from a module's table or a capsule.
+    ///
+    /// # Errors
+    /// [`RegistryError::Name`], [`RegistryError::Signature`], [`RegistryError::Module`]
+    ///
+    /// # Safety
+    /// The entry is what the header says, and what it points to lives as long as `keep`, or for ever.
+    pub unsafe fn from_entry(
+        entry: *const abi::Kernel,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Arc<Self>, RegistryError> {
+        // SAFETY: as the caller promises; the size comes first in every version.
+        let (size, entry) = unsafe { ((*entry).size, entry.read()) };
+        if size < abi::size::<abi::Kernel>() {
+            return Err(RegistryError::Module(format!(
+                "the entry of a kernel has {size} bytes, which is too few"
+            )));
+        }
+        // SAFETY: C strings that live as long as the entry.
+        let (name, text, doc) =
+            unsafe { (string(entry.name), string(entry.sig), string(entry.doc)) };
+        let name = check_name(&name.unwrap_or_default())?;
+        let Some(func) = entry.func else {
+            return Err(RegistryError::Module(format!(
+                "kernel '{name}' has no function"
+            )));
+        };
+        let signature = text.as_deref().map(parse).transpose()?;
+        Ok(Arc::new(Self {
+            name,
+            doc: doc.unwrap_or_default(),
+            text,
+            signature,
+            target: Target::Native {
+                func,
+                user: entry.user,
+                drop: entry.drop,
+            },
+            _keep: keep,
+        }))
+    }
+
+    /// A kernel of a plain C function, by its address.
+    ///
+    /// # Errors
+    /// [`RegistryError::Name`], [`RegistryError::Signature`]
+    ///
+    /// # Safety
+    /// At the address is a function of that signature that any thread may call, and it stays there as long as `keep`, or for
+    /// ever.
+    pub unsafe fn from_address(
+        name: &str,
+        address: *const c_void,
+        signature: &str,
+        doc: &str,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Arc<Self>, RegistryError> {
+        let name = check_name(name)?;
+        let parsed = parse(signature)?;
+        let error = |reason| RegistryError::Signature {
+            signature: signature.to_owned(),
+            reason,
+        };
+        if address.is_null() {
+            return Err(RegistryError::Symbol(format!(
+                "kernel '{name}': the address is null"
+            )));
+        }
+        let trampoline = Trampoline::new(address, &parsed).map_err(error)?;
+        Ok(Arc::new(Self {
+            name,
+            doc: doc.to_owned(),
+            text: Some(signature.to_owned()),
+            signature: Some(parsed),
+            target: Target::Plain(trampoline),
+            _keep: keep,
+        }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its documentation; empty if it has none.
+    pub fn doc(&self) -> &str {
+        &self.doc
+    }
+
+    /// Its signature as it was written; `None` if it checks its arguments itself.
+    pub fn signature_text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Its signature.
+    pub fn signature(&self) -> Option<&Signature> {
+        self.signature.as_ref()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Target::Native {
+            user,
+            drop: Some(drop),
+            ..
+        } = self.target
+        {
+            // SAFETY: the entry's own function, once, after the last call.
+            unsafe { drop(user) };
+        }
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernel('{}')", self.name)
+    }
+}
+
+fn check_name(name: &str) -> Result<String, RegistryError> {
+    if name.is_empty()
+        || name.len() > 255
+        || name.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
+        let reason = format!("{name:?} is empty, longer than 255 bytes, or has spaces");
+        return Err(RegistryError::Name(reason));
+    }
+    Ok(name.to_owned())
+}
+
+fn parse(text: &str) -> Result<Signature, RegistryError> {
+    Signature::parse(text).map_err(|reason| RegistryError::Signature {
+        signature: text.to_owned(),
+        reason,
+    })
+}
+
+/// # Safety
+/// A C string, or null.
+unsafe fn string(pointer: *const std::ffi::c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: as the caller promises.
+    let text = unsafe { CStr::from_ptr(pointer) };
+    Some(text.to_string_lossy().into_owned())
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub struct Registry(RwLock<BTreeMap<String, Arc<Kernel>>>);
+
+impl Registry {
+    /// A registry without kernels.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kernel.
+    ///
+    /// # Errors
+    /// [`RegistryError::Exists`] unless it may `replace` another of that name.
+    pub fn add(&self, kernel: Arc<Kernel>, replace: bool) -> Result<(), RegistryError> {
+        self.add_all(vec![kernel], replace)
+    }
+
+    /// Adds all of them, or none.
+    ///
+    /// # Errors
+    /// As for [`Registry::add`].
+    pub fn add_all(&self, kernels: Vec<Arc<Kernel>>, replace: bool) -> Result<(), RegistryError> {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !replace {
+            if let Some(kernel) = kernels.iter().find(|kernel| map.contains_key(&kernel.name)) {
+                return Err(RegistryError::Exists(kernel.name.clone()));
+            }
+        }
+        let old: Vec<_> = kernels
+            .into_iter()
+            .filter_map(|kernel| map.insert(kernel.name.clone(), kernel))
+            .collect();
+        drop(map);
+        drop(old);
+        Ok(())
+    }
+
+    /// The kernel of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Kernel>> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.get(name).cloned()
+    }
+
+    /// All kernels, by name.
+    pub fn all(&self) -> Vec<Arc<Kernel>> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().cloned().collect()
+    }
+}

@@ -1,0 +1,661 @@
+//! Signatures: `"f64([f64] values, i64 start = 0)"`, or in C's words `"double(double *, size_t)"`.
+
+use std::fmt;
+
+use crate::error::{ArgumentError, ArgumentErrorKind};
+use crate::value::Arg;
+
+/// Numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Scalar {
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    F32,
+    F64,
+}
+
+impl Scalar {
+    /// The size in bytes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Bool | Self::I8 | Self::U8 => 1,
+            Self::I16 | Self::U16 => 2,
+            Self::I32 | Self::U32 | Self::F32 => 4,
+            Self::I64 | Self::U64 | Self::F64 => 8,
+        }
+    }
+
+    /// The least and the greatest integer.
+    fn range(self) -> (i128, i128) {
+        let bits = 8 * self.size();
+        if matches!(self, Self::I8 | Self::I16 | Self::I32 | Self::I64) {
+            (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        } else {
+            (0, (1 << bits) - 1)
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::I8 => "i8",
+            Self::I16 => "i16",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::U8 => "u8",
+            Self::U16 => "u16",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        }
+    }
+
+    /// Whether elements of that format are such numbers. Every buffer consists of bytes.
+    fn fits(self, format: &[u8], itemsize: usize) -> bool {
+        if self.size() == 1 && self != Self::Bool {
+            return true;
+        }
+        let code = match format {
+            [b'@' | b'=', code] | [code] => *code,
+            [b'<', code] if cfg!(target_endian = "little") => *code,
+            [b'>' | b'!', code] if cfg!(target_endian = "big") => *code,
+            _ => return false,
+        };
+        let codes: &[u8] = match self {
+            Self::Bool => b"?",
+            Self::F32 => b"f",
+            Self::F64 => b"d",
+            Self::I16 | Self::I32 | Self::I64 | Self::I8 => b"hilqn",
+            _ => b"HILQN",
+        };
+        itemsize == self.size() && codes.contains(&code)
+    }
+}
+
+/// What a parameter or a result can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Nothing; a result only.
+    None,
+    /// A number.
+    Scalar(Scalar),
+    /// The address of numbers, or of anything.
+    Pointer(Option<Scalar>),
+    /// Contiguous numbers with their count.
+    Slice(Scalar),
+    /// Any buffer.
+    Buf,
+    /// Text.
+    Str,
+    /// A key of the bus.
+    Key,
+    /// A channel.
+    Chan,
+    /// Anything.
+    Any,
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Scalar(scalar) => f.write_str(scalar.name()),
+            Self::Pointer(None) => f.write_str("void*"),
+            Self::Pointer(Some(scalar)) => write!(f, "{}*", scalar.name()),
+            Self::Slice(Scalar::U8) => f.write_str("bytes"),
+            Self::Slice(scalar) => write!(f, "[{}]", scalar.name()),
+            Self::Buf => f.write_str("buf"),
+            Self::Str => f.write_str("str"),
+            Self::Key => f.write_str("key"),
+            Self::Chan => f.write_str("chan"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+/// A parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Its name; `arg0` and so on if it has none.
+    pub name: String,
+    /// Its type.
+    pub ty: Type,
+    /// Whether the kernel writes to it.
+    pub out: bool,
+    /// Whether it may be None.
+    pub optional: bool,
+    /// What it is when it is left out.
+    pub default: Option<Arg>,
+}
+
+/// What a kernel takes and gives.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// The result.
+    pub result: Type,
+    /// The parameters.
+    pub params: Vec<Param>,
+}
+
+impl Signature {
+    /// Reads a signature.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parser = Parser { rest: text.trim() };
+        let (result, ..) = parser.ty()?;
+        parser.expect("(")?;
+        let mut params: Vec<Param> = Vec::new();
+        while !parser.take(")") {
+            if !params.is_empty() {
+                parser.expect(",")?;
+            }
+            let param = parser.param(params.len())?;
+            if param.ty == Type::None {
+                if params.is_empty() && parser.take(")") {
+                    break;
+                }
+                return Err("a parameter cannot be void".into());
+            }
+            if param.default.is_none() && params.last().is_some_and(|last| last.default.is_some()) {
+                return Err(format!(
+                    "'{}' needs a default, since the one before has one",
+                    param.name
+                ));
+            }
+            params.push(param);
+        }
+        if !parser.rest.is_empty() {
+            return Err(format!("unexpected {:?} at the end", parser.rest));
+        }
+        Ok(Self { result, params })
+    }
+
+    /// The place of the parameter that `out=` goes to: the only one that is written to.
+    pub fn out_index(&self) -> Option<usize> {
+        let mut places = self
+            .params
+            .iter()
+            .enumerate()
+            .filter(|(_, param)| param.out);
+        let (index, _) = places.next()?;
+        places.next().is_none().then_some(index)
+    }
+
+    /// Puts `out` in its place, fills in what is left out, and checks each argument.
+    ///
+    /// # Errors
+    /// [`ArgumentError`], which names the argument.
+    pub fn bind(
+        &self,
+        kernel: &str,
+        args: &mut Vec<Arg>,
+        out: Option<Arg>,
+    ) -> Result<(), ArgumentError> {
+        let error = |message| ArgumentError {
+            kind: ArgumentErrorKind::Type,
+            message,
+        };
+        if let Some(out) = out {
+            match self.out_index() {
+                Some(index) if index <= args.len() => args.insert(index, out),
+                Some(index) => {
+                    return Err(error(format!(
+                        "{kernel}(): {index} arguments have to come before out="
+                    )));
+                }
+                None => {
+                    return Err(error(format!(
+                        "{kernel}() has no single parameter for out="
+                    )))
+                }
+            }
+        }
+        if args.len() > self.params.len() {
+            let (most, given) = (self.params.len(), args.len());
+            return Err(error(format!(
+                "{kernel}() takes at most {most} arguments, got {given}"
+            )));
+        }
+        for param in &self.params[args.len()..] {
+            match (&param.default, param.optional) {
+                (Some(default), _) => args.push(default.clone()),
+                (None, true) => args.push(Arg::None),
+                (None, false) => {
+                    return Err(error(format!(
+                        "{kernel}(): argument '{}' is missing",
+                        param.name
+                    )));
+                }
+            }
+        }
+        for (param, arg) in self.params.iter().zip(args) {
+            param.check(kernel, arg)?;
+        }
+        Ok(())
+    }
+}
+
+impl Param {
+    fn check(&self, kernel: &str, arg: &Arg) -> Result<(), ArgumentError> {
+        if self.optional && matches!(arg, Arg::None) {
+            return Ok(());
+        }
+        let fail = |kind, reason: String| {
+            Err(ArgumentError {
+                kind,
+                message: format!("{kernel}(): argument '{}': {reason}", self.name),
+            })
+        };
+        let mismatch = || {
+            let reason = format!("expected {}, got {}", self.ty, arg.describe());
+            fail(ArgumentErrorKind::Type, reason)
+        };
+        match (self.ty, arg) {
+            (Type::Any, _)
+            | (Type::Pointer(None), Arg::None)
+            | (Type::Scalar(Scalar::Bool), Arg::Bool(_))
+            | (Type::Str, Arg::Str(_))
+            | (Type::Key, Arg::Key(_) | Arg::Str(_))
+            | (Type::Chan, Arg::Channel(_))
+            | (
+                Type::Scalar(Scalar::F32 | Scalar::F64),
+                Arg::Float(_) | Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_),
+            ) => Ok(()),
+            (Type::Scalar(scalar), Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_))
+                if scalar != Scalar::Bool =>
+            {
+                let value = match arg {
+                    Arg::Int(value) => i128::from(*value),
+                    Arg::UInt(value) => i128::from(*value),
+                    _ => 0,
+                };
+                let (least, greatest) = scalar.range();
+                if (least..=greatest).contains(&value) {
+                    return Ok(());
+                }
+                let reason = format!("{value} is out of range for {}", scalar.name());
+                fail(ArgumentErrorKind::Overflow, reason)
+            }
+            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::Buffer(buffer)) => {
+                if self.out && !buffer.writable {
+                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
+                }
+                if !buffer.contiguous && self.ty != Type::Buf {
+                    return fail(
+                        ArgumentErrorKind::Value,
+                        "the buffer is not C-contiguous".into(),
+                    );
+                }
+                self.check_elements(buffer.format.to_bytes(), buffer.itemsize, buffer.as_ptr())
+                    .or_else(|(kind, reason)| fail(kind, reason))
+            }
+            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::View(view)) => {
+                if self.out {
+                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
+                }
+                self.check_elements(view.format().to_bytes(), view.itemsize(), view.as_ptr())
+                    .or_else(|(kind, reason)| fail(kind, reason))
+            }
+            _ => mismatch(),
+        }
+    }
+
+    fn check_elements(
+        &self,
+        format: &[u8],
+        itemsize: usize,
+        data: *const u8,
+    ) -> Result<(), (ArgumentErrorKind, String)> {
+        let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
+            return Ok(());
+        };
+        if !scalar.fits(format, itemsize) {
+            let format = String::from_utf8_lossy(format);
+            let reason = format!(
+                "expected elements of type {}, got format '{format}'",
+                scalar.name()
+            );
+            return Err((ArgumentErrorKind::Type, reason));
+        }
+        if !data.addr().is_multiple_of(scalar.size()) {
+            return Err((ArgumentErrorKind::Value, "the buffer is not aligned".into()));
+        }
+        Ok(())
+    }
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Parser<'a> {
+    fn take(&mut self, token: &str) -> bool {
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest.trim_start();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn expect(&mut self, token: &str) -> Result<(), String> {
+        if self.take(token) {
+            return Ok(());
+        }
+        let rest: String = self.rest.chars().take(20).collect();
+        Err(format!("expected '{token}' at {rest:?}"))
+    }
+
+    /// The next word, which stays.
+    fn word(&self) -> &'a str {
+        let end = self
+            .rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(self.rest.len());
+        &self.rest[..end]
+    }
+
+    /// A type, and whether it was said to be written to, or constant.
+    fn ty(&mut self) -> Result<(Type, bool), String> {
+        let mut words: Vec<&str> = Vec::new();
+        let mut out = false;
+        if self.rest.starts_with("out [") || self.word() == "out" && !self.rest.starts_with("out(")
+        {
+            self.take("out");
+            out = true;
+        }
+        if self.take("[") {
+            let element = self.ty()?.0;
+            self.expect("]")?;
+            return match element {
+                Type::Scalar(scalar) => Ok((Type::Slice(scalar), out)),
+                other => Err(format!("a slice of {other}")),
+            };
+        }
+        while is_type_word(self.word()) {
+            let word = self.word();
+            self.take(word);
+            if word != "const" && word != "signed" {
+                words.push(word);
+            }
+        }
+        if words.is_empty() {
+            return Err(format!(
+                "unknown type at {:?}",
+                self.rest.chars().take(20).collect::<String>()
+            ));
+        }
+        let name = words.join(" ");
+        let mut ty = named(&name).ok_or_else(|| format!("unknown type '{name}'"))?;
+        if self.take("*") {
+            ty = match ty {
+                Type::None => Type::Pointer(None),
+                Type::Scalar(scalar) => Type::Pointer(Some(scalar)),
+                other => return Err(format!("a pointer to {other}")),
+            };
+            while self.word() == "const" || self.word() == "restrict" {
+                let word = self.word();
+                self.take(word);
+            }
+            if self.rest.starts_with('*') {
+                return Err("a pointer to a pointer".into());
+            }
+        }
+        Ok((ty, out))
+    }
+
+    fn param(&mut self, index: usize) -> Result<Param, String> {
+        let (ty, out) = self.ty()?;
+        if out && !matches!(ty, Type::Pointer(_) | Type::Slice(_) | Type::Buf) {
+            return Err(format!("'out' for {ty}, which is not memory"));
+        }
+        let optional = self.take("?");
+        let name = self.word();
+        self.take(name);
+        let default = if self.take("=") {
+            let end = self.rest.find([',', ')']).unwrap_or(self.rest.len());
+            let (text, rest) = self.rest.split_at(end);
+            self.rest = rest;
+            Some(literal(text.trim())?)
+        } else {
+            None
+        };
+        let param = Param {
+            name: if name.is_empty() {
+                format!("arg{index}")
+            } else {
+                name.to_owned()
+            },
+            ty,
+            out,
+            optional,
+            default,
+        };
+        if let Some(default) = &param.default {
+            param
+                .check("default", default)
+                .map_err(|error| error.message)?;
+        }
+        Ok(param)
+    }
+}
+
+fn literal(text: &str) -> Result<Arg, String> {
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    Ok(match (text, quoted) {
+        ("true" | "True", _) => Arg::Bool(true),
+        ("false" | "False", _) => Arg::Bool(false),
+        ("none" | "None", _) => Arg::None,
+        (_, Some(inner)) if !inner.contains(['"', '\\']) => Arg::Str(inner.into()),
+        _ => {
+            let integer = text.parse().map(Arg::Int).ok();
+            let float = || text.parse().map(Arg::Float).ok();
+            let value = integer.or_else(float);
+            return value.ok_or_else(|| format!("bad default {text:?}"));
+        }
+    })
+}
+
+fn is_type_word(word: &str) -> bool {
+    matches!(word, "const" | "signed" | "unsigned" | "long" | "short") || named(word).is_some()
+}
+
+#[allow(clippy::match_same_arms, reason = "an arm for each width of a word")]
+fn named(name: &str) -> Option<Type> {
+    use Scalar::{Bool, F32, F64, I16, I32, I64, I8, U16, U32, U64, U8};
+    let scalar = match name {
+        "bool" | "_Bool" => Bool,
+        "i8" | "int8_t" | "char" => I8,
+        "i16" | "int16_t" | "short" | "short int" => I16,
+        "i32" | "int32_t" | "int" => I32,
+        "i64" | "int64_t" | "long long" | "long long int" => I64,
+        "u8" | "uint8_t" | "unsigned char" => U8,
+        "u16" | "uint16_t" | "unsigned short" | "unsigned short int" => U16,
+        "u32" | "uint32_t" | "unsigned" | "unsigned int" => U32,
+        "u64" | "uint64_t" | "unsigned long long" | "unsigned long long int" => U64,
+        "isize" | "ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int"
+            if cfg!(target_pointer_width = "64") =>
+        {
+            I64
+        }
+        "usize" | "size_t" | "uintptr_t" | "unsigned long" | "unsigned long int"
+            if cfg!(target_pointer_width = "64") =>
+        {
+            U64
+        }
+        "isize" | "ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int" => I32,
+        "usize" | "size_t" | "uintptr_t" | "unsigned long" | "unsigned long int" => U32,
+        "f32" | "float" => F32,
+        "f64" | "double" => F64,
+        "none" | "void" => return Some(Type::None),
+        "bytes" => return Some(Type::Slice(U8)),
+        "buf" => return Some(Type::Buf),
+        "str" => return Some(Type::Str),
+        "key" => return Some(Type::Key),
+        "chan" => return Some(Type::Chan),
+        "any" => return Some(Type::Any),
+        _ => return None,
+    };
+    Some(Type::Scalar(scalar))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Scalar, Signature, Type};
+    use crate::error::ArgumentErrorKind as Kind;
+    use crate::value::{Arg, Buffer};
+
+    #[test]
+    fn reads_both_spellings() {
+        let signature = Signature::parse("i64(f64*, usize n, i32 = -3)").unwrap();
+        assert_eq!(signature.result, Type::Scalar(Scalar::I64));
+        let c = Signature::parse("long long ( const double *x , size_t n, int level)").unwrap();
+        for (a, b) in signature.params.iter().zip(&c.params) {
+            assert_eq!((a.ty, a.out), (b.ty, b.out));
+        }
+        assert_eq!(
+            (c.params[0].name.as_str(), signature.params[0].name.as_str()),
+            ("x", "arg0")
+        );
+        assert!(matches!(signature.params[2].default, Some(Arg::Int(-3))));
+        let own = Signature::parse(
+            "buf(bytes data, out [f32] target, key? key, chan c, any a, str text = \"x\")",
+        )
+        .unwrap();
+        assert_eq!((own.params.len(), own.out_index()), (6, Some(1)));
+        assert!(Signature::parse("void(void)").unwrap().params.is_empty());
+        assert!(Signature::parse("none()").is_ok());
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read() {
+        for text in [
+            "",
+            "f64",
+            "f64(",
+            "f64(x)",
+            "f64(f64,)",
+            "f64(f64**)",
+            "f64([str])",
+            "f64(out i32)",
+            "f64() x",
+            "f64(void, i32)",
+            "f64(i8 x = 300)",
+            "f64(i8 x = 1, i8 y)",
+            "f64(i32 x = oops)",
+            "double double(int)",
+            "é(i32)",
+            "f64(é)",
+        ] {
+            assert!(Signature::parse(text).is_err(), "{text}");
+        }
+    }
+
+    fn bind(signature: &str, args: Vec<Arg>, out: Option<Arg>) -> Result<Vec<Arg>, (Kind, String)> {
+        let mut args = args;
+        match Signature::parse(signature)
+            .unwrap()
+            .bind("k", &mut args, out)
+        {
+            Ok(()) => Ok(args),
+            Err(error) => Err((error.kind, error.message)),
+        }
+    }
+
+    #[test]
+    fn binds_and_checks() {
+        let data = [0_u64; 4];
+        // SAFETY: nothing runs.
+        let buffer = unsafe { Buffer::new(0, data.as_ptr().cast(), 32) };
+        let mut doubles = buffer.clone();
+        (doubles.format, doubles.itemsize) = (c"<d".into(), 8);
+        let mut writable = doubles.clone();
+        writable.writable = true;
+        let arg = |buffer: &Buffer| Arg::Buffer(buffer.clone());
+
+        let bound = bind(
+            "f64([f64] a, out [f64] b, i8 n = 5)",
+            vec![arg(&doubles)],
+            Some(arg(&writable)),
+        )
+        .unwrap();
+        assert!(matches!(
+            bound[..],
+            [_, Arg::Buffer(Buffer { writable: true, .. }), Arg::Int(5)]
+        ));
+        let error = |signature, args, out| bind(signature, args, out).unwrap_err();
+        let text = |kind, text: &str| (kind, text.to_owned());
+        assert_eq!(
+            error("f64([f64] a)", vec![arg(&buffer)], None),
+            text(
+                Kind::Type,
+                "k(): argument 'a': expected elements of type f64, got format 'B'"
+            )
+        );
+        assert_eq!(
+            error("f64(out [f64] a)", vec![arg(&doubles)], None),
+            text(Kind::Value, "k(): argument 'a': the buffer is read-only")
+        );
+        let mut strided = doubles.clone();
+        strided.contiguous = false;
+        assert_eq!(
+            error("f64(f64* a)", vec![arg(&strided)], None),
+            text(
+                Kind::Value,
+                "k(): argument 'a': the buffer is not C-contiguous"
+            )
+        );
+        assert!(bind("f64(buf a)", vec![arg(&strided)], None).is_ok());
+        assert_eq!(
+            error("f64(i8 a)", vec![Arg::Int(128)], None).0,
+            Kind::Overflow
+        );
+        assert_eq!(
+            error("f64(u64 a)", vec![Arg::Int(-1)], None).0,
+            Kind::Overflow
+        );
+        assert!(bind(
+            "f64(u64 a, f32 b, bool c)",
+            vec![Arg::UInt(u64::MAX), Arg::Int(1), Arg::Bool(true)],
+            None
+        )
+        .is_ok());
+        assert_eq!(
+            error("f64(i8 a)", vec![Arg::Float(1.0)], None),
+            text(Kind::Type, "k(): argument 'a': expected i8, got float")
+        );
+        assert_eq!(
+            error("f64(i8 a)", vec![], None),
+            text(Kind::Type, "k(): argument 'a' is missing")
+        );
+        assert_eq!(
+            error("f64(i8 a)", vec![Arg::None, Arg::None], None),
+            text(Kind::Type, "k() takes at most 1 arguments, got 2")
+        );
+        assert_eq!(
+            error("f64(i8 a)", vec![], Some(Arg::None)).1,
+            "k() has no single parameter for out="
+        );
+        // SAFETY: nothing runs.
+        let mut skewed = unsafe { Buffer::new(0, data.as_ptr().cast::<u8>().wrapping_add(1), 8) };
+        (skewed.format, skewed.itemsize) = (c"d".into(), 8);
+        assert_eq!(
+            error("f64(f64* a)", vec![arg(&skewed)], None).1,
+            "k(): argument 'a': the buffer is not aligned"
+        );
+    }
+}

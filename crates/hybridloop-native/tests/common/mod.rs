@@ -1,0 +1,118 @@
+//! What the tests of the engine share.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{mpsc, Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hybridloop_native::{load, symbol, Arg, Buffer, Event, Kernel, Mailbox, Wake};
+
+/// No wait takes longer, unless something is broken.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+pub fn soon() -> Option<Instant> {
+    Some(Instant::now() + LIMIT)
+}
+
+/// Compiles `tests/kernels/plain.c` to a shared library.
+pub fn library(name: &str, options: &[&str]) -> PathBuf {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut build = cc::Build::new();
+    build
+        .host(&triple)
+        .target(&triple)
+        .opt_level(1)
+        .cargo_metadata(false);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::temp_dir().join(format!("hybridloop-{}-{name}.so", std::process::id()));
+    let status = build
+        .get_compiler()
+        .to_command()
+        .args([
+            "-std=c99", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-I",
+        ])
+        .arg(root.join("../../include"))
+        .args(options)
+        .arg("-o")
+        .arg(&target)
+        .arg(root.join("tests/kernels/plain.c"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    target
+}
+
+pub fn kernels() -> Vec<Arc<Kernel>> {
+    static PATH: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut path = PATH.lock().unwrap();
+    let path = path.get_or_insert_with(|| library("good", &[]));
+    // SAFETY: the library of the tests.
+    unsafe { load(path) }.unwrap()
+}
+
+pub fn kernel(name: &str) -> Arc<Kernel> {
+    kernels()
+        .into_iter()
+        .find(|kernel| kernel.name() == name)
+        .unwrap()
+}
+
+pub fn plain(name: &str, signature: &str) -> Arc<Kernel> {
+    static PATH: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut path = PATH.lock().unwrap();
+    let path = path.get_or_insert_with(|| library("plain", &[]));
+    // SAFETY: the library of the tests, and its signature.
+    unsafe {
+        let address = symbol(Some(path.as_os_str()), name).unwrap();
+        Kernel::from_address(name, address, signature, "", None).unwrap()
+    }
+}
+
+/// Elements as an argument; they outlive the job.
+pub fn buffer<T: 'static + Sync>(data: &'static [T], format: &'static std::ffi::CStr) -> Buffer {
+    // SAFETY: static memory.
+    let mut buffer = unsafe { Buffer::new(1, data.as_ptr().cast(), size_of_val(data)) };
+    (buffer.format, buffer.itemsize) = (format.into(), size_of::<T>());
+    buffer
+}
+
+pub fn ints(data: &'static [i64]) -> Arg {
+    Arg::Buffer(buffer(data, c"q"))
+}
+
+pub struct Signal(Mutex<mpsc::Sender<()>>);
+impl Wake for Signal {
+    fn wake(&self) {
+        // Nobody listens any more when a test has ended.
+        let _ = self.0.lock().unwrap().send(());
+    }
+}
+
+/// A mailbox, and what tells of mail.
+pub fn mailbox() -> (Arc<Mailbox<Event>>, mpsc::Receiver<()>) {
+    let (sender, receiver) = mpsc::channel();
+    (
+        Arc::new(Mailbox::new(Box::new(Signal(Mutex::new(sender))))),
+        receiver,
+    )
+}
+
+/// All events up to and with the first that `last` picks.
+pub fn events(
+    mailbox: &Mailbox<Event>,
+    wake: &mpsc::Receiver<()>,
+    last: impl Fn(&Event) -> bool,
+) -> Vec<Event> {
+    let mut all = Vec::new();
+    loop {
+        wake.recv_timeout(LIMIT).unwrap();
+        mailbox.open();
+        while let Some(event) = mailbox.pop() {
+            let is_last = last(&event);
+            all.push(event);
+            if is_last {
+                return all;
+            }
+        }
+    }
+}
