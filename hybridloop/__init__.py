@@ -16,6 +16,7 @@ from .engine import Engine, EngineClosedError, EngineFullError
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
 from .policy import install
+from .stats import LoopStats
 from .streams import (
     StreamReader,
     StreamReaderProtocol,
@@ -35,6 +36,7 @@ __all__ = (
     "EngineFullError",
     "EventLoopPolicy",
     "Loop",
+    "LoopStats",
     "StreamReader",
     "StreamReaderProtocol",
     "StreamWriter",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import datagrams
 from .signals import SignalMethods
+from .stats import LoopStats
 
 if TYPE_CHECKING:
     import ssl
@@ -87,6 +88,10 @@ class Loop(SignalMethods):
         self._close_pidfds()
         super().close()
         self._close_core()
+
+    def stats(self) -> LoopStats:
+        """What the loop has done so far, and what is open now. Cheap; works in any state."""
+        return LoopStats(*self._stats())
 
     async def getnameinfo(
         self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int = 0

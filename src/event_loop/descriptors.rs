@@ -122,6 +122,14 @@ impl Descriptors {
         }
     }
 
+    /// Every I/O object.
+    pub fn natives(&self) -> impl Iterator<Item = &Native> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Native(native) => Some(native),
+            Source::Watch(_) => None,
+        })
+    }
+
     /// What an event on a watched descriptor calls for, with references of its own.
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {

@@ -10,6 +10,7 @@
 //! * [`resolver`] — `getaddrinfo`.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
+//! * [`stats`] — what the loop has done.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
 mod descriptors;
@@ -22,6 +23,7 @@ mod resolver;
 mod schedule;
 mod sockets;
 mod source;
+mod stats;
 mod turn;
 mod watch;
 
@@ -62,6 +64,7 @@ pub struct LoopCore {
     pub registrar: Registrar,
     pub descriptors: Local<Descriptors>,
     lookups: resolver::Lookups,
+    pub stats: stats::Stats,
     events: Local<VecDeque<Event>>,
     /// Transports with writes of this turn to be sent.
     pub flush: Local<VecDeque<Pending>>,
@@ -111,6 +114,7 @@ impl LoopCore {
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
             lookups: resolver::Lookups::new(poller.waker()),
+            stats: stats::Stats::default(),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
             descriptors: Local::default(),

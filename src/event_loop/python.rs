@@ -6,6 +6,7 @@
 use hybridloop_reactor::ticks_in;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
+use pyo3::types::PyTuple;
 use pyo3::PyTraverseError;
 
 use super::{turn, LoopCore};
@@ -39,6 +40,11 @@ impl LoopCore {
     /// Cancels what waits and closes the selector; called at the end of `close()`.
     fn _close_core(slf: &Bound<'_, Self>) {
         slf.get().shut();
+    }
+
+    /// The fields of `LoopStats`.
+    fn _stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.stats_tuple(py)
     }
 
     /// Wakes the loop from any thread.

@@ -114,7 +114,7 @@ impl Operation for SocketCall {
         let tried = match (self.kind, fd) {
             // A closed socket raises what its methods do.
             (Kind::Recv | Kind::RecvInto, Some(fd)) if fd >= 0 => self.receive(core, fd)?,
-            (Kind::SendAll, Some(fd)) if fd >= 0 => self.send(fd)?,
+            (Kind::SendAll, Some(fd)) if fd >= 0 => self.send(core, fd)?,
             (Kind::SendAll, _) => self.send_by_method()?,
             _ => self.call_method(core, fd)?,
         };
@@ -218,6 +218,7 @@ impl SocketCall {
                 size,
                 asked,
             }) => {
+                core.stats.received(size);
                 if let (Some(known), true) = (known, 0 < size && size < asked) {
                     core.found_dry(known, true);
                 }
@@ -309,7 +310,7 @@ impl SocketCall {
         }))
     }
 
-    fn send(&self, fd: RawFd) -> Res<Tried> {
+    fn send(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
         let data = match self.data.take() {
             Some(data) => data,
             // SAFETY: the argument is live.
@@ -330,6 +331,7 @@ impl SocketCall {
                     _ => return Err(errors::os_error(&error).into()),
                 }
             };
+            core.stats.sent(n);
             if n == left.len() {
                 return Ok(Tried::Done(Ref::none()));
             }

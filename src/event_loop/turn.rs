@@ -30,7 +30,9 @@ pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
     // A loop that starts to run looks for I/O first.
     core.polls_skipped.set(u32::MAX - 1);
+    core.stats.run_begins();
     let result = run_turns(py, core, object);
+    core.stats.run_ends();
     core.rest();
     result
 }
@@ -65,6 +67,7 @@ impl LoopCore {
         if self.inbox.has_mail() {
             self.collect_mail();
         }
+        self.stats.turn();
         self.drop_cancelled_timers();
         self.look_for_io(py)?;
         if self.lookups.has_mail() {
@@ -87,6 +90,7 @@ impl LoopCore {
             let Some(handle) = self.ready.with(VecDeque::pop_front) else {
                 break;
             };
+            self.stats.callback();
             errors::contain(object, self.run_handle(object, handle))?;
         }
         Ok(())
@@ -128,11 +132,13 @@ impl LoopCore {
             || self.events.with(|events| !events.is_empty());
         if busy {
             let skipped = self.polls_skipped.get() + 1;
-            if skipped < self.poll_skip_turns.get()
-                && ticks().wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get()
-            {
-                self.polls_skipped.set(skipped);
-                return Ok(());
+            if skipped < self.poll_skip_turns.get() {
+                let now = ticks();
+                if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
+                    self.polls_skipped.set(skipped);
+                    self.stats.poll_skipped(now);
+                    return Ok(());
+                }
             }
             return self.poll_now(py);
         }
@@ -155,6 +161,7 @@ impl LoopCore {
         if !self.inbox.sleep() {
             return self.poll_now(py);
         }
+        self.stats.polling(true);
         let result = py.detach(|| self.poll(wait));
         self.inbox.awake();
         self.polled(py, result)
@@ -162,6 +169,7 @@ impl LoopCore {
 
     /// Polls without waiting, and without giving the interpreter away for it.
     fn poll_now(&self, py: Python<'_>) -> Res<()> {
+        self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
         self.polled(py, result)
     }
@@ -175,7 +183,9 @@ impl LoopCore {
 
     fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> Res<()> {
         self.polls_skipped.set(0);
-        self.last_poll.set(ticks());
+        let now = ticks();
+        self.last_poll.set(now);
+        self.stats.polled(now);
         match result {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
@@ -190,6 +200,7 @@ impl LoopCore {
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let more = self.again.with(|again| again.len());
         while let Some(event) = self.events.with(VecDeque::pop_front) {
+            self.stats.callback();
             errors::contain(object, self.dispatch_event(py, object, event))?;
         }
         for _ in 0..more {

@@ -73,6 +73,7 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
                 scratch.resize(MAX_SIZE, 0);
             }
             let (n, length) = recvfrom(fd, &mut scratch[..MAX_SIZE], &mut from)?;
+            core.stats.received(n);
             Ok((length, core.spare_bytes.make(&scratch[..n])))
         });
     let (called, name) = match received {
@@ -223,7 +224,17 @@ pub unsafe fn send(it: &Datagram, object: *mut PyObject, data: &[u8], target: &T
         Target::Python(address) => return unsafe { send_by_python(it, object, address) },
     };
     match send_to(it.fd.get(), data, address) {
-        Ok(()) => Sent::Done,
+        Ok(()) => {
+            it.event_loop.with(|event_loop| {
+                if let Some(event_loop) = event_loop {
+                    // SAFETY: the loop of a transport is a LoopCore.
+                    unsafe { LoopCore::of(event_loop.as_ptr()) }
+                        .stats
+                        .sent(data.len());
+                }
+            });
+            Sent::Done
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
         Err(error) => Sent::Failed(errors::os_error(&error)),
     }

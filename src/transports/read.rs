@@ -105,7 +105,10 @@ fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink
     }
     let received = receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE);
     let n = match received {
-        Ok(n @ 1..) => n,
+        Ok(n @ 1..) => {
+            caller.core.stats.received(n);
+            n
+        }
         end => {
             drop(caller.core.scratch.replace(scratch));
             return match end {
@@ -143,7 +146,10 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
         });
     let (n, data) = match read {
         Ok((0, _)) => return Ok(Outcome::End),
-        Ok((n, data)) => (n, data?),
+        Ok((n, data)) => {
+            core.stats.received(n);
+            (n, data?)
+        }
         Err(error) => return read_failed(me, error),
     };
     it.set(CORKED, true);
@@ -220,7 +226,11 @@ fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<O
     drop(buffer);
     let n = match read {
         Ok(0) => return Ok(Outcome::End),
-        Ok(n) => n,
+        Ok(n) => {
+            // SAFETY: the loop of a transport is a LoopCore.
+            unsafe { LoopCore::of(event_loop) }.stats.received(n);
+            n
+        }
         Err(error) => return read_failed(me, error),
     };
     it.set(CORKED, true);

@@ -145,6 +145,8 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
         let sent = it.queue.with(|queue| send(fd, queue));
         match sent {
             Ok(Sent { bytes, all }) => {
+                // SAFETY: the loop of a transport is a LoopCore.
+                unsafe { LoopCore::of(event_loop) }.stats.sent(bytes);
                 let (done, left) = it.queue.with(|queue| (queue.advance(bytes), queue.size()));
                 drop(done);
                 if left == 0 {

@@ -1,0 +1,169 @@
+//! What a loop has done: counters that are always on, so they cost next to nothing.
+//!
+//! Time is taken where the loop reads the processor's counter anyway, once a turn. So the longest stretch of work is told
+//! by the turn, not by the callback.
+
+use std::cell::Cell;
+
+use hybridloop_reactor::{ticks, ticks_in};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::source::Native;
+use super::LoopCore;
+use crate::ffi::handle::CANCELLED;
+
+#[derive(Default)]
+pub struct Stats {
+    turns: Cell<u64>,
+    callbacks: Cell<u64>,
+    polls: Cell<u64>,
+    polls_skipped: Cell<u64>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    /// When the run under way began, in ticks; 0 while the loop does not run.
+    running_since: Cell<u64>,
+    /// When it began to wait; 0 while it does not.
+    waiting_since: Cell<u64>,
+    /// When the work under way began.
+    working_since: Cell<u64>,
+    ran: Cell<u64>,
+    waited: Cell<u64>,
+    longest: Cell<u64>,
+}
+
+#[inline]
+fn add(counter: &Cell<u64>, n: u64) {
+    counter.set(counter.get().wrapping_add(n));
+}
+
+impl Stats {
+    #[inline]
+    pub fn turn(&self) {
+        add(&self.turns, 1);
+    }
+
+    #[inline]
+    pub fn callback(&self) {
+        add(&self.callbacks, 1);
+    }
+
+    /// A busy turn did not look for I/O; the counter stands at `now`.
+    #[inline]
+    pub fn poll_skipped(&self, now: u64) {
+        add(&self.polls_skipped, 1);
+        self.work_done(now);
+    }
+
+    /// A poll begins.
+    #[inline]
+    pub fn polling(&self, waits: bool) {
+        let now = ticks();
+        add(&self.polls, 1);
+        self.work_done(now);
+        if waits {
+            self.waiting_since.set(now);
+        }
+    }
+
+    /// A poll is over; the counter stands at `now`.
+    #[inline]
+    pub fn polled(&self, now: u64) {
+        let since = self.waiting_since.replace(0);
+        if since != 0 {
+            add(&self.waited, now.wrapping_sub(since));
+        }
+        self.working_since.set(now);
+    }
+
+    #[inline]
+    fn work_done(&self, now: u64) {
+        let took = now.wrapping_sub(self.working_since.replace(now));
+        if took > self.longest.get() {
+            self.longest.set(took);
+        }
+    }
+
+    pub fn run_begins(&self) {
+        let now = ticks();
+        self.running_since.set(now);
+        self.working_since.set(now);
+    }
+
+    pub fn run_ends(&self) {
+        let now = ticks();
+        self.work_done(now);
+        let since = self.running_since.replace(0);
+        add(&self.ran, now.wrapping_sub(since));
+    }
+
+    /// Bytes came in.
+    #[inline]
+    pub fn received(&self, n: usize) {
+        add(&self.bytes_in, n as u64);
+    }
+
+    /// Bytes went out.
+    #[inline]
+    pub fn sent(&self, n: usize) {
+        add(&self.bytes_out, n as u64);
+    }
+
+    /// Seconds of the longest stretch of work.
+    fn longest(&self) -> f64 {
+        let under_way = if self.running_since.get() == 0 || self.waiting_since.get() != 0 {
+            0
+        } else {
+            ticks().wrapping_sub(self.working_since.get())
+        };
+        ratio(self.longest.get().max(under_way), ticks_in(1_000_000_000))
+    }
+
+    /// The share of its running time that the loop did not spend waiting.
+    fn busy(&self) -> f64 {
+        let now = ticks();
+        let under_way = |since: &Cell<u64>| match since.get() {
+            0 => 0,
+            since => now.wrapping_sub(since),
+        };
+        let ran = self.ran.get() + under_way(&self.running_since);
+        let waited = self.waited.get() + under_way(&self.waiting_since);
+        if ran == 0 {
+            0.0
+        } else {
+            1.0 - ratio(waited.min(ran), ran)
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
+impl LoopCore {
+    /// The fields of `hybridloop.stats.LoopStats`, in order.
+    pub fn stats_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let timers = self
+            .timers
+            .with(|timers| timers.iter().filter(|timer| !timer.has(CANCELLED)).count());
+        let is_transport = |native: &Native| !native.kind.is_reader;
+        let transports = self
+            .descriptors
+            .with(|all| all.natives().filter(|native| is_transport(native)).count());
+        let it = &self.stats;
+        (
+            it.turns.get(),
+            it.callbacks.get(),
+            it.polls.get(),
+            it.polls_skipped.get(),
+            timers,
+            transports,
+            it.bytes_in.get(),
+            it.bytes_out.get(),
+            it.longest(),
+            it.busy(),
+        )
+            .into_pyobject(py)
+    }
+}
