@@ -24,7 +24,7 @@ const READS_PER_EVENT: usize = 16;
 /// Events that follow each other so quickly, in nanoseconds, may be of datagrams that were there at once …
 pub const QUICK: u64 = 10_000;
 /// … and after so many of them a second datagram is looked for. As long as there is one, it is with every event.
-const QUICK_EVENTS: u8 = 8;
+const QUICK_EVENTS: u8 = 2;
 /// Datagrams sent for one event.
 const SENDS_PER_EVENT: usize = 64;
 
