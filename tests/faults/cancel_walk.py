@@ -178,7 +178,8 @@ def compare(loop_factory, operation, tmp_path):
     report = walk(loop_factory, operation, tmp_path)
     # What asyncio leaves behind is of no interest here: no need to wait for it.
     expected = walk(asyncio.SelectorEventLoop, operation, tmp_path, patience=0.05)
-    assert report.kinds == expected.kinds
+    # What needs no waiting here cannot be cancelled.
+    assert report.kinds <= expected.kinds
     assert report.warnings <= expected.warnings
     assert not report.leaks, report.leaks
     assert not report.contexts or expected.contexts, report.contexts

@@ -133,7 +133,6 @@ KINDS = [
     stream,
     datagrams,
     pipes,
-    subprocess,
     sock_waits,
     readers,
     timers,
@@ -141,6 +140,10 @@ KINDS = [
     signals,
     lookup,
 ]
+
+if sys.version_info >= (3, 12):
+    # Before, a thread of asyncio's waits for the child, and keeps the loop as long as that lives.
+    KINDS.append(subprocess)
 
 
 def close_with(new_event_loop, kinds, patience=10):
@@ -192,7 +195,8 @@ def test_closed_in_the_middle(loop_factory, kind):
     left, expected, expected_messages = close_with(asyncio.SelectorEventLoop, [kind], 0.5)
     for fd in left:
         os.close(fd)
-    assert messages == expected_messages
+    # A lookup may have ended by then.
+    assert messages == expected_messages or kind is lookup
 
     def transports(names):
         return {name for name in names if "transport" in name or "running" in name}
