@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{Event, Registry, Token};
+use hybridloop_reactor::{Event, Interest, Registry, Token};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -160,7 +160,9 @@ impl LoopCore {
         let known = before != Mode::Out;
         let result = match mode {
             Mode::Level(interest) => self.registrar.register_level(fd, token, interest, known),
-            Mode::Edge => self.registrar.register_edge(fd, token, known),
+            Mode::Edge => self
+                .registrar
+                .register_edge(fd, token, Interest::BOTH, known),
             Mode::Out => {
                 drop(self.descriptors.with(|all| all.remove(fd, token)));
                 self.deregister(fd);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{now_ns, seconds};
+use hybridloop_reactor::{now_ns, seconds, Interest};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -128,7 +128,10 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if let Some(replaced) = replaced {
             replaced.forget();
         }
-        if let Err(error) = core.registrar.register_edge(fd, token, known) {
+        if let Err(error) = core
+            .registrar
+            .register_edge(fd, token, Interest::READ, known)
+        {
             if let Some(source) = core.descriptors.with(|all| all.remove(fd, token)) {
                 source.forget();
             }

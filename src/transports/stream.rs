@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use hybridloop_reactor::Event;
+use hybridloop_reactor::{Event, Interest};
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
@@ -40,6 +41,9 @@ const IN_FLUSH_LIST: u32 = FIRST_OWN_FLAG << 5;
 const IN_AGAIN_LIST: u32 = FIRST_OWN_FLAG << 6;
 /// The protocol is a `BufferedProtocol`.
 pub const BUFFERED: u32 = FIRST_OWN_FLAG << 7;
+/// Whether it can be written is watched only while writes wait: a Unix socket tells of it whenever the peer has read.
+const WATCHES_ON_DEMAND: u32 = FIRST_OWN_FLAG << 8;
+const WATCHES_WRITES: u32 = FIRST_OWN_FLAG << 9;
 
 #[repr(C)]
 struct StreamObject {
@@ -184,12 +188,39 @@ impl Stream {
         let Some(token) = self.token() else {
             return Ok(());
         };
+        let is_tcp = self.peer.with(|peer| matches!(peer, Address::Inet(_)));
+        self.set(WATCHES_ON_DEMAND, !is_tcp);
+        self.set(WATCHES_WRITES, is_tcp || self.has(BLOCKED));
         core.registrar
-            .register_edge(fd, token, false)
+            .register_edge(fd, token, self.interest(), false)
             .map_err(|error| errors::os_error(&error))?;
         self.set(STARTED, true);
         self.update_hold(me);
         Ok(())
+    }
+
+    fn interest(&self) -> Interest {
+        Interest {
+            readable: true,
+            writable: self.has(WATCHES_WRITES),
+        }
+    }
+
+    /// Has an event tell when the socket can be written, or no longer.
+    pub fn watch_writes(&self, core: &LoopCore, wanted: bool) -> io::Result<()> {
+        if !self.is(
+            WATCHES_ON_DEMAND | STARTED | LOST,
+            WATCHES_ON_DEMAND | STARTED,
+        ) || self.has(WATCHES_WRITES) == wanted
+        {
+            return Ok(());
+        }
+        let Some(token) = self.token() else {
+            return Ok(());
+        };
+        self.set(WATCHES_WRITES, wanted);
+        core.registrar
+            .register_edge(self.fd.get(), token, self.interest(), true)
     }
 }
 
@@ -342,8 +373,13 @@ unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.note_ready(event);
-    if event.writable && it.has_blocked_writes() {
-        write::flush(caller.event_loop, me, it)?;
+    if event.writable {
+        if it.has_blocked_writes() {
+            write::flush(caller.event_loop, me, it)?;
+        } else {
+            // If that fails, it goes on being told.
+            let _ = it.watch_writes(caller.core, false);
+        }
     }
     if event.readable && it.wants_to_read() {
         read::read(caller, me, it)?;

@@ -162,6 +162,11 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
         }
     }
     it.set(BLOCKED, true);
+    // SAFETY: the loop of a transport is a LoopCore.
+    let core = unsafe { LoopCore::of(event_loop) };
+    if let Err(error) = it.watch_writes(core, true) {
+        return failed(me, it, error);
+    }
     it.update_hold(me.as_ptr());
     pause_protocol(event_loop, me, it)?;
     // What is left may be little enough for a protocol that was paused.

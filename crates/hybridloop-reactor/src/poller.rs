@@ -31,6 +31,12 @@ impl Interest {
         readable: true,
         writable: true,
     };
+
+    /// Reading alone.
+    pub const READ: Self = Self {
+        readable: true,
+        writable: false,
+    };
 }
 
 /// One source that became ready. Errors and hang-ups count for both directions, so that whoever waits finds out.
@@ -75,15 +81,21 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// Registers `fd` for both directions, once for its lifetime: one event per change of readiness.
+    /// Registers `fd` for as long as it lives: one event per change of readiness.
     ///
     /// `known` tells that the descriptor has a registration already.
     ///
     /// # Errors
     /// Those of the system's selector: a closed descriptor, one that can't be polled, a poller that is gone.
-    pub fn register_edge(&self, fd: RawFd, token: Token, known: bool) -> io::Result<()> {
+    pub fn register_edge(
+        &self,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        known: bool,
+    ) -> io::Result<()> {
         self.process.check()?;
-        sys::register(self.selector, fd, token.0, Interest::BOTH, true, known)
+        sys::register(self.selector, fd, token.0, interest, true, known)
     }
 
     /// Registers `fd` for as long as it is ready: an event per poll.
@@ -209,7 +221,9 @@ mod tests {
         let (edge, mut edge_peer) = UnixStream::pair().unwrap();
         let (mut level, mut level_peer) = UnixStream::pair().unwrap();
         let (a, b) = (registry.insert(()), registry.insert(()));
-        registrar.register_edge(edge.as_raw_fd(), a, false).unwrap();
+        registrar
+            .register_edge(edge.as_raw_fd(), a, Interest::BOTH, false)
+            .unwrap();
         let read = Interest {
             readable: true,
             writable: false,
@@ -244,12 +258,18 @@ mod tests {
         let token = registry.insert(());
         let (left, _peer) = UnixStream::pair().unwrap();
         let fd = left.as_raw_fd();
-        registrar.register_edge(fd, token, true).unwrap();
-        registrar.register_edge(fd, token, false).unwrap();
+        registrar
+            .register_edge(fd, token, Interest::BOTH, true)
+            .unwrap();
+        registrar
+            .register_edge(fd, token, Interest::BOTH, false)
+            .unwrap();
         registrar.deregister(fd).unwrap();
         registrar.deregister(fd).unwrap();
         drop(left);
-        assert!(registrar.register_edge(fd, token, false).is_err());
+        assert!(registrar
+            .register_edge(fd, token, Interest::BOTH, false)
+            .is_err());
     }
 
     #[test]
