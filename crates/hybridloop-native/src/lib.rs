@@ -24,6 +24,8 @@ mod mailbox;
 mod sync;
 
 #[cfg(not(loom))]
+mod builtin;
+#[cfg(not(loom))]
 mod call;
 #[cfg(not(loom))]
 mod channel;

@@ -384,12 +384,16 @@ impl<'a> Parser<'a> {
                 other => Err(format!("a slice of {other}")),
             };
         }
-        while is_type_word(self.word()) {
+        // "unsigned long" is one type; in "key key" the second word is a name.
+        loop {
             let word = self.word();
-            self.take(word);
-            if word != "const" && word != "signed" {
-                words.push(word);
+            let joined = [&words[..], &[word]].concat().join(" ");
+            match word {
+                "const" | "signed" => {}
+                _ if named(&joined).is_some() => words.push(word),
+                _ => break,
             }
+            self.take(word);
         }
         if words.is_empty() {
             return Err(format!(
@@ -470,10 +474,6 @@ fn literal(text: &str) -> Result<Arg, String> {
     })
 }
 
-fn is_type_word(word: &str) -> bool {
-    matches!(word, "const" | "signed" | "unsigned" | "long" | "short") || named(word).is_some()
-}
-
 #[allow(clippy::match_same_arms, reason = "an arm for each width of a word")]
 fn named(name: &str) -> Option<Type> {
     use Scalar::{Bool, F32, F64, I16, I32, I64, I8, U16, U32, U64, U8};
@@ -539,6 +539,10 @@ mod tests {
         assert_eq!((own.params.len(), own.out_index()), (6, Some(1)));
         assert!(Signature::parse("void(void)").unwrap().params.is_empty());
         assert!(Signature::parse("none()").is_ok());
+        let named_as_types =
+            Signature::parse("bool(key key, unsigned long str, signed char any)").unwrap();
+        assert_eq!(named_as_types.params[0].name, "key");
+        assert_eq!(named_as_types.params[1].ty, Type::Scalar(Scalar::U64));
     }
 
     #[test]
