@@ -9,10 +9,10 @@ import gc
 import os
 import selectors
 import socket
-from asyncio import SendfileNotAvailableError, constants, sslproto
+from asyncio import SendfileNotAvailableError, constants
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from . import datagrams
+from . import _core, datagrams
 from .signals import SignalMethods
 from .stats import LoopStats
 
@@ -160,18 +160,48 @@ class Loop(SignalMethods):
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> asyncio.Transport:
-        ssl_protocol = sslproto.SSLProtocol(
+        # Python may have been built without ssl.
+        from .tls import make_protocol
+
+        ssl_protocol = make_protocol(
             self,
             protocol,
             sslcontext,
-            waiter,  # type: ignore[arg-type]
+            waiter,
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
         return ssl_protocol._app_transport
+
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
+        """Upgrade a connection to TLS, and return the transport to use from now on."""
+        upgrade = super().start_tls
+        if isinstance(transport, _core.StreamTransport):
+            from .tls import start_tls
+
+            upgrade = functools.partial(start_tls, self)
+        return await upgrade(
+            transport,
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
 
     def _start_serving(
         self,

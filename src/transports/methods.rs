@@ -269,6 +269,12 @@ unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
+unsafe fn send_gathered(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: as for `write`.
+    unsafe { flush_now(&Ref::borrowed(slf), Stream::of(slf))? };
+    Ok(Ref::none())
+}
+
 unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).connection_lost(slf, error)? };
@@ -485,6 +491,7 @@ pub fn methods() -> Vec<ffi::PyMethodDef> {
         onearg!(c"_adopt_socket", adopt_socket).def(c"_adopt_socket($self, sock, /)\n--\n\nMake a Python socket the owner of the descriptor, if there is none yet."),
         onearg!(c"_start", start).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
         onearg!(c"_force_close", force_close).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
+        noargs!(c"_send_gathered", send_gathered).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
         onearg!(c"_call_connection_lost", call_connection_lost).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
     ]

@@ -5,6 +5,7 @@
 //! * [`methods`] — what Python calls on it.
 //! * [`read`] — from the socket to the protocol.
 //! * [`write`] — from the protocol to the socket, one system call a turn.
+//! * [`tls`] — TLS on top of streams.
 //! * [`sink`] — handing bytes to native protocols.
 //! * [`datagram`] — datagram transports: state, lifetime; [`datagram_methods`], [`datagram_io`], [`datagram_queue`].
 //! * [`direct`] — calling streams of ours without their Python methods.
@@ -23,6 +24,7 @@ mod methods;
 mod read;
 pub mod sink;
 pub mod stream;
+pub mod tls;
 mod write;
 
 use pyo3::prelude::*;
@@ -31,5 +33,6 @@ use pyo3::prelude::*;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     stream::register(module)?;
     datagram::register(module)?;
-    listener::register(module)
+    listener::register(module)?;
+    tls::register(module)
 }

@@ -82,6 +82,12 @@ impl Deref for Stream {
     }
 }
 
+/// Whether an object is a stream transport.
+pub fn is_stream(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the object is live; the class was made at import.
+    unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), STREAM_TYPE.load(Ordering::Relaxed)) != 0 }
+}
+
 /// What a new stream is made of.
 pub struct Parts {
     pub fd: RawFd,

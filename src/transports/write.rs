@@ -173,6 +173,46 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     resume_protocol(event_loop, me, it)
 }
 
+/// Whether nothing is to be said about a write, as there is when the stream is closing.
+#[inline]
+pub fn takes_writes(it: &Stream) -> bool {
+    !it.has(LOST | CLOSING | EOF_WRITTEN)
+        && it.lost_writes.get() == 0
+        && it.empty_waiter.with(|waiter| waiter.is_none())
+}
+
+/// Sends bytes from where they are; only what the socket does not take is copied and queued. False, with nothing done, if
+/// other bytes come first.
+pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -> Res<bool> {
+    if it.has(BLOCKED) || it.queue.with(|queue| !queue.is_empty()) {
+        return Ok(false);
+    }
+    let sent = loop {
+        // SAFETY: the slice is valid for the call.
+        let sent = unsafe { libc::send(it.fd.get(), data.as_ptr().cast(), data.len(), SEND_FLAGS) };
+        match usize::try_from(sent).map_err(|_| io::Error::last_os_error()) {
+            Ok(sent) if sent == data.len() => return Ok(true),
+            Ok(sent) => break sent,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
+            Err(error) => return failed(me, it, error).map(|()| true),
+        }
+    };
+    let rest = &data[sent..];
+    // SAFETY: attached; CPython copies the bytes.
+    let rest = unsafe {
+        Ref::new(ffi::PyBytes_FromStringAndSize(
+            rest.as_ptr().cast(),
+            rest.len().cast_signed(),
+        ))?
+    };
+    it.queue.with(|queue| queue.push(rest));
+    it.set(BLOCKED, true);
+    it.update_hold(me.as_ptr());
+    pause_protocol(event_loop, me, it)?;
+    Ok(true)
+}
+
 /// What one system call did.
 struct Sent {
     bytes: usize,

@@ -1,4 +1,4 @@
-"""TLS over the native transports: CPython's own protocol on top of ours."""
+"""TLS connections from the handshake to the end, on the native path and on asyncio's."""
 
 import asyncio
 import socket
@@ -6,95 +6,10 @@ import ssl
 import struct
 
 import pytest
-import trustme
 
-from .support import MIB, Recorder, others_done, tcp_pair
+from tests.transports.support import MIB, Recorder, others_done, tcp_pair
 
-
-@pytest.fixture(scope="session")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="session")
-def server_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="session")
-def client_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
-
-
-@pytest.fixture
-def distrusting_context():
-    """A client that knows another authority only."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trustme.CA().configure_trust(context)
-    return context
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
-
-
-@pytest.fixture
-def serve(loop, server_context):
-    """``address, protocols = await serve(factory)`` with TLS."""
-    servers, protocols = [], []
-
-    async def serve(kind=Echo, **options):
-        def factory():
-            protocols.append(kind())
-            return protocols[-1]
-
-        server = await loop.create_server(
-            factory, "127.0.0.1", 0, **{"ssl": server_context, **options}
-        )
-        servers.append(server)
-        return server.sockets[0].getsockname(), protocols
-
-    yield serve
-    for server in servers:
-        server.close()
-    for protocol in protocols:
-        if protocol.transport is not None and not protocol.lost:
-            protocol.transport.abort()
-    for _ in range(5):
-        loop.run_until_complete(asyncio.sleep(0))
-
-
-@pytest.fixture
-def dial(loop, client_context):
-    transports = []
-
-    async def dial(address, factory=Recorder, **options):
-        transport, protocol = await loop.create_connection(
-            factory,
-            *address,
-            **{"ssl": client_context, "server_hostname": "localhost", **options},
-        )
-        transports.append((transport, protocol))
-        return transport, protocol
-
-    yield dial
-    for transport, protocol in transports:
-        if not protocol.lost:
-            transport.abort()
-    for _ in range(5):
-        loop.run_until_complete(asyncio.sleep(0))
-
-
-@pytest.fixture
-def quiet(loop, asyncio_log):
-    """For tests where the other end fails its handshake: asyncio may log that."""
-    loop.set_exception_handler(lambda loop, context: None)
+from .support import Echo
 
 
 async def test_echo(loop, serve, dial, eventually):

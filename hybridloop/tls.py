@@ -1,0 +1,166 @@
+"""TLS on native streams: asyncio's own protocol, with the work per record done natively."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio import sslproto
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+
+if TYPE_CHECKING:
+    from .loop import Loop
+    from .transports import SocketTransport
+
+# What a connection that does not use them has of asyncio's buffers.
+_NO_BIO = ssl.MemoryBIO()
+
+# As `_ssl` names the libraries that an error may come from.
+_LIBRARIES = {
+    2: "SYS",
+    3: "BN",
+    4: "RSA",
+    6: "EVP",
+    9: "PEM",
+    11: "X509",
+    13: "ASN1",
+    15: "CRYPTO",
+    16: "EC",
+    20: "SSL",
+    32: "BIO",
+    57: "PROV",
+}
+
+
+def make_error(
+    library: int, reason: int, text: str, verified: int, verified_text: str
+) -> ssl.SSLError:
+    """The exception that `_ssl` raises for an error of OpenSSL."""
+    if not reason:
+        return ssl.SSLError(ssl.SSL_ERROR_SSL, "A failure in the SSL library occurred")
+    name = text.upper().replace(" ", "_").replace("-", "_")
+    owner = _LIBRARIES.get(library)
+    kind = ssl.SSLCertVerificationError if verified else ssl.SSLError
+    if verified:
+        text += f": {verified_text}"
+    error = kind(ssl.SSL_ERROR_SSL, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
+    error.library = owner  # type: ignore[assignment]
+    error.reason = name
+    if isinstance(error, ssl.SSLCertVerificationError):
+        error.verify_code = verified
+        error.verify_message = verified_text
+    return error
+
+
+class SSLTransport(sslproto._SSLProtocolTransport):
+    """What the application's protocol gets: asyncio's transport with a native `write()`."""
+
+    __slots__ = ("_ssl_protocol",)
+
+
+_core.TlsCore._install_transport(SSLTransport)
+
+
+class TlsProtocol(_core.TlsCore, sslproto.SSLProtocol):
+    """asyncio's TLS protocol on a native stream.
+
+    Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
+    the stream receives and what the application writes goes through the core.
+    """
+
+    # The core takes data from where the stream has read it to, so there is no buffer to allocate.
+    max_size = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_native = self._attach(self._sslobj)  # type: ignore[attr-defined]
+        self._incoming = self._outgoing = _NO_BIO
+
+    def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
+        if self._app_transport is None and not self._app_transport_created:
+            self._app_transport = SSLTransport(self._loop, self)
+            self._app_transport_created = True
+        transport: sslproto._SSLProtocolTransport = super()._get_app_transport()  # type: ignore[misc]
+        return transport
+
+    def _abort(self, *args: Any) -> None:
+        # asyncio has sent by now what was written before.
+        self._send_gathered()
+        super()._abort(*args)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The stream is gone."""
+        super().connection_lost(exc)
+        self._discard()
+
+
+async def start_tls(
+    loop: Loop,
+    transport: SocketTransport,
+    protocol: asyncio.BaseProtocol,
+    sslcontext: ssl.SSLContext,
+    **options: Any,
+) -> asyncio.Transport | None:
+    """What `loop.start_tls()` does on a native stream."""
+    if not isinstance(sslcontext, ssl.SSLContext):
+        # asyncio knows what to say.
+        return await asyncio.BaseEventLoop.start_tls(
+            loop, transport, protocol, sslcontext, **options
+        )
+    waiter = loop.create_future()
+    ssl_protocol = make_protocol(
+        loop, protocol, sslcontext, waiter, call_connection_made=False, **options
+    )
+    # Nothing may be read before the new protocol knows its transport.
+    transport.pause_reading()
+    transport.set_protocol(ssl_protocol)
+    steps = [
+        loop.call_soon(ssl_protocol.connection_made, transport),
+        loop.call_soon(transport.resume_reading),
+    ]
+    try:
+        await waiter
+    except BaseException:
+        transport.close()
+        for step in steps:
+            step.cancel()
+        raise
+    return ssl_protocol._app_transport
+
+
+class FallbackProtocol(sslproto.SSLProtocol):
+    """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
+
+    def _abort(self, *args: Any) -> None:
+        self._send_gathered()
+        super()._abort(*args)
+
+    def _fatal_error(self, exc: BaseException, *args: Any) -> None:
+        self._send_gathered()
+        super()._fatal_error(exc, *args)
+
+    def _send_gathered(self) -> None:
+        transport: Any = self._transport
+        if transport is not None:
+            transport._send_gathered()
+
+
+def make_protocol(
+    loop: asyncio.AbstractEventLoop,
+    app_protocol: asyncio.BaseProtocol,
+    context: ssl.SSLContext | None,
+    waiter: asyncio.Future[None] | None,
+    server_side: bool,
+    server_hostname: str | None,
+    **options: Any,
+) -> sslproto.SSLProtocol:
+    """A protocol for a native stream; asyncio's where Python's OpenSSL is out of reach."""
+    args = (loop, app_protocol, context, waiter, server_side, server_hostname)
+    if TlsProtocol._is_available():
+        protocol = TlsProtocol(*args, **options)
+        if protocol.is_native:
+            return protocol
+        # A context with SSL objects of its own kind.
+        protocol._app_transport._closed = True
+    return FallbackProtocol(*args, **options)  # type: ignore[arg-type]

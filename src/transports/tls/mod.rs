@@ -1,0 +1,20 @@
+//! TLS: what runs per record. The rest is asyncio's own `SSLProtocol`, which `hybridloop.tls` puts on top.
+//!
+//! * [`openssl`] — the functions of the OpenSSL that Python uses, found at run time.
+//! * [`wire`] — where an `SSL` reads from and writes to.
+//! * [`protocol`] — `TlsCore`: the attributes that asyncio's protocol and the core share.
+//! * [`incoming`] — from the stream to the application's protocol.
+//! * [`outgoing`] — from the application to the stream.
+
+mod incoming;
+mod openssl;
+mod outgoing;
+mod protocol;
+mod wire;
+
+use pyo3::prelude::*;
+
+/// Adds the class to the module, and makes TLS protocols known to streams.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    protocol::register(module)
+}

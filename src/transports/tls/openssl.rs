@@ -1,0 +1,264 @@
+//! The OpenSSL that Python's own `_ssl` uses, and the `SSL*` inside of Python's objects.
+//!
+//! Nothing is linked: the functions are looked up in `_ssl` and what it depends on, at the first TLS connection. If one is
+//! missing, as in a Python with `_ssl` built in, or if Python's objects are laid out in another way, TLS is left to asyncio.
+
+use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void, CStr, CString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use crate::ffi::Ref;
+
+macro_rules! opaque {
+    ($($name:ident),*) => { $(
+        #[repr(C)]
+        pub struct $name { _private: [u8; 0] }
+    )* };
+}
+
+opaque!(Ssl, SslCtx, Bio, BioMethod);
+
+pub type BioRead = unsafe extern "C" fn(*mut Bio, *mut c_char, usize, *mut usize) -> c_int;
+pub type BioWrite = unsafe extern "C" fn(*mut Bio, *const c_char, usize, *mut usize) -> c_int;
+pub type BioCtrl = unsafe extern "C" fn(*mut Bio, c_int, c_long, *mut c_void) -> c_long;
+pub type BioDestroy = unsafe extern "C" fn(*mut Bio) -> c_int;
+
+macro_rules! functions {
+    ($($name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
+        /// OpenSSL's functions, by their own names.
+        #[allow(non_snake_case)]
+        pub struct OpenSsl {
+            /// Where data of an `SSL` comes from and goes to.
+            pub method: *mut BioMethod,
+            $(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?),*
+        }
+
+        impl OpenSsl {
+            /// # Safety
+            /// `library` is a handle of `dlopen`, of a library that depends on OpenSSL.
+            unsafe fn look_up(library: *mut c_void) -> Option<Self> {
+                Some(Self {
+                    method: ptr::null_mut(),
+                    $($name: {
+                        let name = concat!(stringify!($name), "\0");
+                        // SAFETY: the handle is open, the name ends in a zero byte.
+                        let found = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
+                        if found.is_null() {
+                            return None;
+                        }
+                        // SAFETY: this is the signature in OpenSSL's headers since 1.1.1.
+                        unsafe {
+                            std::mem::transmute::<
+                                *mut c_void,
+                                unsafe extern "C" fn($($arg),*) $(-> $ret)?,
+                            >(found)
+                        }
+                    }),*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    SSL_read_ex: fn(*mut Ssl, *mut c_void, usize, *mut usize) -> c_int;
+    SSL_write_ex: fn(*mut Ssl, *const c_void, usize, *mut usize) -> c_int;
+    SSL_want: fn(*const Ssl) -> c_int;
+    SSL_get_shutdown: fn(*const Ssl) -> c_int;
+    SSL_get_SSL_CTX: fn(*const Ssl) -> *mut SslCtx;
+    SSL_set_bio: fn(*mut Ssl, *mut Bio, *mut Bio);
+    SSL_get_verify_result: fn(*const Ssl) -> c_long;
+    X509_verify_cert_error_string: fn(c_long) -> *const c_char;
+    BIO_get_new_index: fn() -> c_int;
+    BIO_meth_new: fn(c_int, *const c_char) -> *mut BioMethod;
+    BIO_meth_set_read_ex: fn(*mut BioMethod, BioRead) -> c_int;
+    BIO_meth_set_write_ex: fn(*mut BioMethod, BioWrite) -> c_int;
+    BIO_meth_set_ctrl: fn(*mut BioMethod, BioCtrl) -> c_int;
+    BIO_meth_set_destroy: fn(*mut BioMethod, BioDestroy) -> c_int;
+    BIO_new: fn(*const BioMethod) -> *mut Bio;
+    BIO_free: fn(*mut Bio) -> c_int;
+    BIO_up_ref: fn(*mut Bio) -> c_int;
+    BIO_set_data: fn(*mut Bio, *mut c_void);
+    BIO_get_data: fn(*mut Bio) -> *mut c_void;
+    BIO_set_init: fn(*mut Bio, c_int);
+    BIO_set_flags: fn(*mut Bio, c_int);
+    ERR_peek_last_error: fn() -> c_ulong;
+    ERR_clear_error: fn();
+    ERR_reason_error_string: fn(c_ulong) -> *const c_char;
+    OpenSSL_version: fn(c_int) -> *const c_char;
+    OpenSSL_version_num: fn() -> c_ulong;
+}
+
+// SAFETY: pointers to functions, and to a table of functions that is complete before it is shared.
+unsafe impl Send for OpenSsl {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for OpenSsl {}
+
+/// What `SSL_want` says when more has to come in, or to go out, first.
+pub const SSL_READING: c_int = 3;
+pub const SSL_WRITING: c_int = 2;
+/// The peer has sent `close_notify`.
+pub const SSL_RECEIVED_SHUTDOWN: c_int = 2;
+const ERR_LIB_SSL: c_uint = 20;
+const SSL_R_CERTIFICATE_VERIFY_FAILED: c_uint = 134;
+
+static OPENSSL: OnceLock<Option<OpenSsl>> = OnceLock::new();
+
+impl OpenSsl {
+    /// The functions, once [`probe`] has found them.
+    #[inline]
+    pub fn get() -> Option<&'static Self> {
+        OPENSSL.get().and_then(Option::as_ref)
+    }
+}
+
+/// Whether TLS can be native in this Python. The first call finds out.
+pub fn probe(py: Python<'_>) -> bool {
+    if OPENSSL.get().is_none() {
+        // Whatever is not as expected leaves TLS to asyncio.
+        let found = find(py).unwrap_or_default();
+        // Another thread has found the same.
+        let _ = OPENSSL.set(found);
+    }
+    OpenSsl::get().is_some()
+}
+
+fn find(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
+    let module = py.import("_ssl")?;
+    let path: PathBuf = module.getattr("__file__")?.extract()?;
+    let path = CString::new(path.into_os_string().into_vec())?;
+    // SAFETY: the path ends in a zero byte. The library is loaded already and stays so.
+    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    if library.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: just opened.
+    let Some(mut openssl) = (unsafe { OpenSsl::look_up(library) }) else {
+        return Ok(None);
+    };
+    // SAFETY: returns a string constant.
+    let version = unsafe { CStr::from_ptr((openssl.OpenSSL_version)(0)) };
+    let expected: String = module.getattr("OPENSSL_VERSION")?.extract()?;
+    if version.to_str() != Ok(expected.as_str()) {
+        return Ok(None);
+    }
+    if !knows_layout(py, &openssl)? {
+        return Ok(None);
+    }
+    openssl.method = super::wire::method(&openssl);
+    Ok((!openssl.method.is_null()).then_some(openssl))
+}
+
+/// Makes an `SSLObject` as asyncio does, and looks whether what it is made of lies where [`inside`] expects it.
+fn knows_layout(py: Python<'_>, openssl: &OpenSsl) -> PyResult<bool> {
+    let ssl = py.import("ssl")?;
+    let context = ssl
+        .getattr("SSLContext")?
+        .call1((ssl.getattr("PROTOCOL_TLS_SERVER")?,))?;
+    let bio = || ssl.getattr("MemoryBIO")?.call0();
+    let object = context.call_method1("wrap_bio", (bio()?, bio()?, true))?;
+    Ok(inside(openssl, &object)?.is_some())
+}
+
+/// How CPython has laid out `_ssl._SSLSocket` since 3.6.
+#[repr(C)]
+struct SslSocketObject {
+    ob_base: pyo3::ffi::PyObject,
+    socket: *mut PyObject,
+    ssl: *mut Ssl,
+    context: *mut PyObject,
+}
+
+#[repr(C)]
+struct SslContextObject {
+    ob_base: pyo3::ffi::PyObject,
+    ctx: *mut SslCtx,
+}
+
+/// The `SSL*` of an `ssl.SSLObject`, with the object that owns it; `None` if it is not what CPython makes.
+pub fn inside(openssl: &OpenSsl, object: &Bound<'_, PyAny>) -> PyResult<Option<(*mut Ssl, Ref)>> {
+    let py = object.py();
+    let module = py.import("_ssl")?;
+    let ours = py.import("ssl")?.getattr("SSLObject")?;
+    let owner = object.getattr("_sslobj")?;
+    let context = owner.getattr("context")?;
+    let fits = |ty: &Bound<'_, PyAny>, size: usize| -> PyResult<bool> {
+        Ok(ty.getattr("__basicsize__")?.extract::<usize>()? >= size)
+    };
+    let class = object.get_type();
+    // A subclass may do as it likes, except with what is not called any more.
+    let same = |name: &str| -> PyResult<bool> {
+        Ok(class.getattr(name)?.is(ours.getattr(name)?.as_any()))
+    };
+    if !object.is_instance(&ours)?
+        || !same("read")?
+        || !same("write")?
+        || !owner.get_type().is(module.getattr("_SSLSocket")?.as_any())
+        || !fits(owner.get_type().as_any(), size_of::<SslSocketObject>())?
+        || !context.is_instance(&module.getattr("_SSLContext")?)?
+        || !fits(&module.getattr("_SSLContext")?, size_of::<SslContextObject>())?
+        // Its exceptions are kept where only `_ssl` looks.
+        || !context.getattr("_msg_callback")?.is_none()
+    {
+        return Ok(None);
+    }
+    // SAFETY: both objects are live, of these types, and at least as large.
+    unsafe {
+        let words = owner.as_ptr().cast::<SslSocketObject>();
+        let ctx = (*context.as_ptr().cast::<SslContextObject>()).ctx;
+        if (*words).context != context.as_ptr()
+            || !(*words).socket.is_null()
+            || (*words).ssl.is_null()
+            || ctx.is_null()
+            || (openssl.SSL_get_SSL_CTX)((*words).ssl) != ctx
+        {
+            return Ok(None);
+        }
+        Ok(Some(((*words).ssl, owner.into())))
+    }
+}
+
+/// Takes the last error of this thread off OpenSSL's queue, and gives what `hybridloop.tls` makes an exception of:
+/// library, reason, text, result of the verification and its text.
+pub fn take_error(openssl: &OpenSsl, ssl: *mut Ssl) -> (c_uint, c_uint, String, c_long, String) {
+    // SAFETY: plain calls; strings are constants of OpenSSL or null.
+    unsafe {
+        let text = |text: *const c_char| {
+            if text.is_null() {
+                String::new()
+            } else {
+                CStr::from_ptr(text).to_string_lossy().into_owned()
+            }
+        };
+        let code = (openssl.ERR_peek_last_error)();
+        let reason_text = text((openssl.ERR_reason_error_string)(code));
+        (openssl.ERR_clear_error)();
+        // The code fits 32 bits.
+        #[allow(clippy::cast_possible_truncation)]
+        let code = code as c_uint;
+        let (library, reason) = if (openssl.OpenSSL_version_num)() >= 0x3000_0000 {
+            ((code >> 23) & 0xFF, code & 0x7F_FFFF)
+        } else {
+            (code >> 24, code & 0xFFF)
+        };
+        let verified = if library == ERR_LIB_SSL && reason == SSL_R_CERTIFICATE_VERIFY_FAILED {
+            (openssl.SSL_get_verify_result)(ssl)
+        } else {
+            0
+        };
+        let verified_text = text((openssl.X509_verify_cert_error_string)(verified));
+        (library, reason, reason_text, verified, verified_text)
+    }
+}
+
+/// An error that only a defect could raise.
+#[cold]
+pub fn not_attached() -> PyErr {
+    PyRuntimeError::new_err("this TLS connection has no SSL object")
+}
