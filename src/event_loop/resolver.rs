@@ -328,6 +328,10 @@ unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
 
 /// What is used of `socket`.
 struct Module {
+    module: Ref,
+    /// The contents of `asyncio.base_events`, and its name for the module.
+    user_contents: Ref,
+    socket: Ref,
     contents: Ref,
     native_contents: Ref,
     name: Ref,
@@ -390,6 +394,9 @@ impl Module {
                 .getattr("__self__")
                 .is_ok_and(|owner| owner.is(&native));
         Ok(Self {
+            module: module.clone().into_any().into(),
+            user_contents: py.import("asyncio.base_events")?.dict().into_any().into(),
+            socket: PyString::intern(py, "socket").into(),
             contents: module.dict().into_any().into(),
             native_contents: native.dict().into_any().into(),
             name: PyString::intern(py, "getaddrinfo").into(),
@@ -404,10 +411,10 @@ impl Module {
         })
     }
 
-    /// Whether `socket.getaddrinfo` is Python's own.
+    /// Whether the `socket.getaddrinfo` that asyncio would call is Python's own.
     fn is_original(&self) -> bool {
-        let same = |contents, function: &Ref| match current(contents, &self.name) {
-            Ok(found) => std::ptr::eq(found.as_ptr(), function.as_ptr()),
+        let same = |contents, name, object: &Ref| match current(contents, name) {
+            Ok(found) => std::ptr::eq(found.as_ptr(), object.as_ptr()),
             Err(Raised) => {
                 // SAFETY: attached.
                 unsafe { ffi::PyErr_Clear() };
@@ -415,7 +422,9 @@ impl Module {
             }
         };
         self.functions.as_ref().is_some_and(|[function, native]| {
-            same(&self.contents, function) && same(&self.native_contents, native)
+            same(&self.contents, &self.name, function)
+                && same(&self.native_contents, &self.name, native)
+                && same(&self.user_contents, &self.socket, &self.module)
         })
     }
 }
