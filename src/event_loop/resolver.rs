@@ -328,7 +328,7 @@ unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
 
 /// What is used of `socket`.
 struct Module {
-    module: Ref,
+    whole: Ref,
     /// The contents of `asyncio.base_events`, and its name for the module.
     user_contents: Ref,
     socket: Ref,
@@ -394,7 +394,7 @@ impl Module {
                 .getattr("__self__")
                 .is_ok_and(|owner| owner.is(&native));
         Ok(Self {
-            module: module.clone().into_any().into(),
+            whole: module.clone().into_any().into(),
             user_contents: py.import("asyncio.base_events")?.dict().into_any().into(),
             socket: PyString::intern(py, "socket").into(),
             contents: module.dict().into_any().into(),
@@ -424,7 +424,7 @@ impl Module {
         self.functions.as_ref().is_some_and(|[function, native]| {
             same(&self.contents, &self.name, function)
                 && same(&self.native_contents, &self.name, native)
-                && same(&self.user_contents, &self.socket, &self.module)
+                && same(&self.user_contents, &self.socket, &self.whole)
         })
     }
 }
