@@ -9,7 +9,7 @@ import gc
 import os
 import selectors
 import socket
-from asyncio import SendfileNotAvailableError, constants
+from asyncio import SendfileNotAvailableError, base_events, constants
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import _core, datagrams
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+_getnameinfo = socket.getnameinfo
 
 
 class _NativeSelector:
@@ -97,10 +98,22 @@ class Loop(SignalMethods):
         self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int = 0
     ) -> tuple[str, str]:
         """Like socket.getnameinfo(), without blocking the loop."""
-        if flags & _NUMERIC == _NUMERIC and not self._debug:
+        if (
+            self._debug
+            or type(flags) is not int
+            or vars(base_events)["socket"] is not socket
+            or socket.getnameinfo is not _getnameinfo
+        ):
+            return await super().getnameinfo(sockaddr, flags)
+        if flags & _NUMERIC == _NUMERIC:
             # Nothing is looked up: not worth a thread.
             return socket.getnameinfo(sockaddr, flags)
-        return await super().getnameinfo(sockaddr, flags)
+        # This checks the arguments, and gives the address in a form that any thread can use.
+        host, port = socket.getnameinfo(sockaddr, flags & ~socket.NI_NAMEREQD | _NUMERIC)
+        rest: tuple[int, ...] = sockaddr[2:]
+        flowinfo, scope_id, *_ = (*rest, 0, 0)
+        names: tuple[str, str] = await self._look_up_names(host, port, flowinfo, scope_id, flags)
+        return names
 
     def _close_pidfds(self) -> None:
         # asyncio's child watcher closes the descriptor of a child only when the child ends.

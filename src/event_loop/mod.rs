@@ -7,7 +7,7 @@
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
 //! * [`watch`] — one descriptor of the user: who waits for it.
-//! * [`resolver`] — `getaddrinfo`.
+//! * [`resolver`] — `getaddrinfo` and `getnameinfo`.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`stats`] — what the loop has done.

@@ -214,7 +214,20 @@ async def test_members_of_enumerations(loop):
     assert kind is socket.SocketKind.SOCK_STREAM
 
 
-@pytest.mark.parametrize("flags", [0, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        0,
+        socket.NI_NUMERICHOST | socket.NI_NUMERICSERV,
+        socket.NI_NUMERICHOST,
+        socket.NI_NUMERICSERV,
+        socket.NI_NAMEREQD,
+        socket.NI_NAMEREQD | socket.NI_DGRAM,
+        socket.NI_NUMERICHOST | socket.NI_NAMEREQD,
+        1.5,
+        None,
+    ],
+)
 @pytest.mark.parametrize(
     "address",
     [

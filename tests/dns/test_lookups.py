@@ -329,3 +329,26 @@ def test_a_loop_with_lookups_is_collected(loop_factory):
     del loop, lookup
     gc.collect()
     assert gone() is None
+
+
+async def test_getnameinfo_needs_no_executor(loop):
+    with ThreadPoolExecutor(1) as executor:
+        loop.set_default_executor(executor)
+        with mock.patch.object(executor, "submit", side_effect=AssertionError):
+            assert await loop.getnameinfo(("127.0.0.1", 80)) == socket.getnameinfo(
+                ("127.0.0.1", 80), 0
+            )
+
+
+async def test_getnameinfo_that_was_replaced_is_called(loop):
+    with mock.patch.object(socket, "getnameinfo", return_value=("theirs", "1")):
+        assert await loop.getnameinfo(("127.0.0.1", 80)) == ("theirs", "1")
+
+
+async def test_getnameinfo_cancelled(loop):
+    task = asyncio.ensure_future(loop.getnameinfo(("127.0.0.1", 80)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await loop.getnameinfo(("127.0.0.1", 80)) == socket.getnameinfo(("127.0.0.1", 80), 0)

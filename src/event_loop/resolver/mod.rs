@@ -1,23 +1,27 @@
-//! `getaddrinfo`: literal addresses at once, names on the resolver's own threads.
+//! `getaddrinfo` and `getnameinfo`: literal addresses at once, names on the resolver's own threads.
+//!
+//! * [`answers`] — what `socket` makes of the system's answers.
 //!
 //! What is not plain goes the way of asyncio, in the executor: debug mode, which logs slow lookups, arguments of unusual
 //! types, and a `socket.getaddrinfo` that somebody has replaced.
 
+mod answers;
+
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::{c_char, c_int, CStr, CString};
-use std::io;
+use std::ffi::{c_char, c_int, CString};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use hybridloop_reactor::resolver::{self, Address, Answer, Failure, Found, Query};
+use hybridloop_reactor::resolver::{self, Answer, Failure, Found, NameQuery, Names, Query};
 use hybridloop_reactor::{Inbox, WakeHandle};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
 
-use super::schedule::{current, install, ASYNCIO};
+use self::answers::{decoded, error_of, list, module};
+use super::schedule::{install, ASYNCIO};
 use super::watch::resolve;
 use super::{errors, LoopCore};
 use crate::fastcall;
@@ -55,10 +59,31 @@ impl Mailbox {
     }
 }
 
+/// What a lookup comes to.
+enum Reply {
+    Addresses(Answer),
+    Names(Result<Names, Failure>),
+}
+
+impl Reply {
+    /// What the coroutine returns or raises.
+    fn outcome(self, py: Python<'_>) -> Res<Step> {
+        let failure = match self {
+            Self::Addresses(Ok(found)) => return Ok(Step::Done(list(py, &found)?)),
+            Self::Names(Ok(names)) => {
+                let pair = (decoded(py, &names.host)?, decoded(py, &names.service)?);
+                return Ok(Step::Done(pair.into_pyobject(py)?.into_any().into()));
+            }
+            Self::Addresses(Err(failure)) | Self::Names(Err(failure)) => failure,
+        };
+        Err(error_of(py, &failure)?.into())
+    }
+}
+
 /// What the thread and the coroutine of a lookup share.
 #[derive(Default)]
 struct Slot {
-    answer: Mutex<Option<Answer>>,
+    answer: Mutex<Option<Reply>>,
     given_up: AtomicBool,
 }
 
@@ -106,7 +131,7 @@ impl Lookups {
             .with(|waiting| waiting.values().try_for_each(visit))
     }
 
-    fn start(&self, query: Query, slot: &Arc<Slot>) -> Res<u64> {
+    fn start(&self, ask: impl FnOnce() -> Reply + Send + 'static, slot: &Arc<Slot>) -> Res<u64> {
         let number = self.last.get() + 1;
         self.last.set(number);
         let (slot, mailbox) = (Arc::clone(slot), Arc::clone(&self.mailbox));
@@ -114,8 +139,8 @@ impl Lookups {
             if slot.given_up.load(Ordering::Relaxed) {
                 return;
             }
-            let answer = query.ask();
-            *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+            let reply = ask();
+            *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
             mailbox.deliver(number);
         };
         resolver::spawn(Box::new(job))
@@ -124,14 +149,24 @@ impl Lookups {
     }
 }
 
-/// One call of `getaddrinfo`.
+/// One call of `getaddrinfo` or `getnameinfo`.
 struct Lookup {
     event_loop: Ref,
+    request: Request,
+    under_way: Local<Option<(u64, Arc<Slot>)>>,
+}
+
+enum Request {
+    Addresses(Arguments),
+    Names(NameQuery),
+}
+
+/// Those of `getaddrinfo`.
+struct Arguments {
     host: Ref,
     port: Ref,
     /// Family, type, protocol and flags.
     hints: [c_int; 4],
-    under_way: Local<Option<(u64, Arc<Slot>)>>,
 }
 
 static CLASS: Class = Class::new();
@@ -152,19 +187,29 @@ impl Operation for Lookup {
                     .unwrap_or_else(PoisonError::into_inner)
                     .take();
                 match answer {
-                    Some(Ok(found)) => return Ok(Step::Done(list(py, &found)?)),
-                    Some(Err(failure)) => return Err(error_of(py, &failure)?.into()),
+                    Some(reply) => return reply.outcome(py),
                     None => (number, slot),
                 }
             }
             None => {
-                self.audit()?;
-                let query = match self.query(py)? {
-                    Ok(found) => return Ok(Step::Done(list(py, &found)?)),
-                    Err(query) => query,
-                };
                 let slot = Arc::default();
-                (self.lookups().start(query, &slot)?, slot)
+                let number = match &self.request {
+                    Request::Addresses(arguments) => {
+                        arguments.audit()?;
+                        let query = match arguments.query(py)? {
+                            Ok(found) => return Ok(Step::Done(list(py, &found)?)),
+                            Err(query) => query,
+                        };
+                        self.lookups()
+                            .start(move || Reply::Addresses(query.ask()), &slot)?
+                    }
+                    Request::Names(query) => {
+                        let query = query.clone();
+                        self.lookups()
+                            .start(move || Reply::Names(query.ask()), &slot)?
+                    }
+                };
+                (number, slot)
             }
         };
         // The answer is delivered by this thread, so there is time to wait for it.
@@ -193,11 +238,15 @@ impl Operation for Lookup {
     }
 
     fn traverse(&self, visit: Visit<'_>) -> c_int {
-        [&self.event_loop, &self.host, &self.port]
-            .into_iter()
-            .map(visit)
-            .find(|stop| *stop != 0)
-            .unwrap_or(0)
+        let stop = visit(&self.event_loop);
+        match &self.request {
+            Request::Addresses(arguments) if stop == 0 => [&arguments.host, &arguments.port]
+                .into_iter()
+                .map(visit)
+                .find(|stop| *stop != 0)
+                .unwrap_or(0),
+            _ => stop,
+        }
     }
 }
 
@@ -206,7 +255,9 @@ impl Lookup {
         // SAFETY: the operation holds the loop, and that of a call is a LoopCore.
         &unsafe { LoopCore::of(self.event_loop.as_ptr()) }.lookups
     }
+}
 
+impl Arguments {
     /// Tells audit hooks, as the function of `socket` does.
     fn audit(&self) -> Res<()> {
         let [family, kind, protocol, _] = self.hints;
@@ -326,169 +377,6 @@ unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
     }
 }
 
-/// What is used of `socket`.
-struct Module {
-    whole: Ref,
-    /// The contents of `asyncio.base_events`, and its name for the module.
-    user_contents: Ref,
-    socket: Ref,
-    contents: Ref,
-    native_contents: Ref,
-    name: Ref,
-    /// The functions that the resolver stands in for.
-    functions: Option<[Ref; 2]>,
-    gaierror: Ref,
-    families: Enumeration,
-    kinds: Enumeration,
-}
-
-/// Numbers that `socket` shows as members of an enumeration.
-struct Enumeration {
-    known: Vec<(c_int, Ref)>,
-    converter: Ref,
-    class: Ref,
-}
-
-impl Enumeration {
-    fn new(module: &Bound<'_, PyModule>, class: &str, names: &[&str]) -> PyResult<Self> {
-        let mut known = Vec::new();
-        for name in names {
-            if let Ok(member) = module.getattr(*name) {
-                known.push((member.extract()?, member.into()));
-            }
-        }
-        Ok(Self {
-            known,
-            converter: module.getattr("_intenum_converter")?.into(),
-            class: module.getattr(class)?.into(),
-        })
-    }
-
-    fn member(&self, py: Python<'_>, number: c_int) -> PyResult<Ref> {
-        if let Some((_, member)) = self.known.iter().find(|(known, _)| *known == number) {
-            return Ok(member.clone());
-        }
-        Ok(self
-            .converter
-            .bind(py)
-            .call1((number, self.class.bind(py)))?
-            .into())
-    }
-}
-
-static MODULE: OnceLock<Module> = OnceLock::new();
-
-impl Module {
-    fn new(py: Python<'_>) -> PyResult<Self> {
-        let module = py.import("socket")?;
-        let native = py.import("_socket")?;
-        let (function, native_function) = (
-            module.getattr("getaddrinfo")?,
-            native.getattr("getaddrinfo")?,
-        );
-        // One that was replaced before this package was imported is no less replaced.
-        let original = function
-            .getattr("__globals__")
-            .is_ok_and(|globals| globals.is(module.dict()))
-            && native_function
-                .getattr("__self__")
-                .is_ok_and(|owner| owner.is(&native));
-        Ok(Self {
-            whole: module.clone().into_any().into(),
-            user_contents: py.import("asyncio.base_events")?.dict().into_any().into(),
-            socket: PyString::intern(py, "socket").into(),
-            contents: module.dict().into_any().into(),
-            native_contents: native.dict().into_any().into(),
-            name: PyString::intern(py, "getaddrinfo").into(),
-            functions: original.then(|| [function.into(), native_function.into()]),
-            gaierror: module.getattr("gaierror")?.into(),
-            families: Enumeration::new(&module, "AddressFamily", &["AF_INET", "AF_INET6"])?,
-            kinds: Enumeration::new(
-                &module,
-                "SocketKind",
-                &["SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW"],
-            )?,
-        })
-    }
-
-    /// Whether the `socket.getaddrinfo` that asyncio would call is Python's own.
-    fn is_original(&self) -> bool {
-        let same = |contents, name, object: &Ref| match current(contents, name) {
-            Ok(found) => std::ptr::eq(found.as_ptr(), object.as_ptr()),
-            Err(Raised) => {
-                // SAFETY: attached.
-                unsafe { ffi::PyErr_Clear() };
-                false
-            }
-        };
-        self.functions.as_ref().is_some_and(|[function, native]| {
-            same(&self.contents, &self.name, function)
-                && same(&self.native_contents, &self.name, native)
-                && same(&self.user_contents, &self.socket, &self.whole)
-        })
-    }
-}
-
-fn module(py: Python<'_>) -> PyResult<&'static Module> {
-    if let Some(module) = MODULE.get() {
-        return Ok(module);
-    }
-    let made = Module::new(py)?;
-    Ok(MODULE.get_or_init(|| made))
-}
-
-/// The list that `socket.getaddrinfo` returns.
-fn list(py: Python<'_>, found: &[Found]) -> PyResult<Ref> {
-    let module = module(py)?;
-    let list = PyList::empty(py);
-    for entry in found {
-        let name = match &entry.canonical_name {
-            Some(name) => decoded(py, name)?,
-            None => PyString::intern(py, ""),
-        };
-        list.append((
-            module.families.member(py, entry.family)?.bind(py),
-            module.kinds.member(py, entry.kind)?.bind(py),
-            entry.protocol,
-            name,
-            address(py, entry)?,
-        ))?;
-    }
-    Ok(list.into_any().into())
-}
-
-fn decoded<'py>(py: Python<'py>, text: &CStr) -> PyResult<Bound<'py, PyString>> {
-    PyString::from_bytes(py, text.to_bytes())
-}
-
-fn address<'py>(py: Python<'py>, entry: &Found) -> PyResult<Bound<'py, PyTuple>> {
-    match &entry.address {
-        Address::V4 { host, port } => (host, *port).into_pyobject(py),
-        Address::V6 {
-            host,
-            port,
-            flow,
-            scope,
-        } => (host, *port, *flow, *scope).into_pyobject(py),
-        Address::Other(data) => (entry.family, PyBytes::new(py, data)).into_pyobject(py),
-    }
-}
-
-/// `socket.gaierror`, or an `OSError` for an error of the system.
-fn error_of(py: Python<'_>, failure: &Failure) -> PyResult<PyErr> {
-    if failure.code == libc::EAI_SYSTEM {
-        return Ok(errors::os_error(&io::Error::from_raw_os_error(
-            failure.errno,
-        )));
-    }
-    let message = decoded(py, &failure.message)?;
-    let error = module(py)?
-        .gaierror
-        .bind(py)
-        .call1((failure.code, message))?;
-    Ok(PyErr::from_value(error))
-}
-
 /// `getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0)`.
 unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     const PARAMETERS: [Parameter; 6] = [
@@ -520,15 +408,42 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             ) {
                 let operation = Lookup {
                     event_loop: Ref::borrowed(slf),
-                    host: Ref::borrowed(host),
-                    port: Ref::borrowed(port),
-                    hints: [family, kind, protocol, flags],
+                    request: Request::Addresses(Arguments {
+                        host: Ref::borrowed(host),
+                        port: Ref::borrowed(port),
+                        hints: [family, kind, protocol, flags],
+                    }),
                     under_way: Local::default(),
                 };
                 return coroutine::new(operation, c"Loop.getaddrinfo");
             }
         }
         inherited(slf, &args)
+    }
+}
+
+/// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is in numbers.
+unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[host, service, flow, scope, flags] = args.positional else {
+        return Err(PyTypeError::new_err("_look_up_names() takes five arguments").into());
+    };
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let py = Python::assume_attached();
+        LoopCore::of(slf).check_open()?;
+        let borrowed = |object| Bound::from_borrowed_ptr(py, object);
+        let operation = Lookup {
+            event_loop: Ref::borrowed(slf),
+            request: Request::Names(NameQuery {
+                host: text(&borrowed(host))?.unwrap_or_default(),
+                service: text(&borrowed(service))?.unwrap_or_default(),
+                flow: borrowed(flow).extract()?,
+                scope: borrowed(scope).extract()?,
+                flags: borrowed(flags).extract()?,
+            }),
+            under_way: Local::default(),
+        };
+        coroutine::new(operation, c"Loop.getnameinfo")
     }
 }
 
@@ -562,10 +477,17 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
     module(class.py())?;
     install(
         class,
-        [(
-            fastcall!(c"getaddrinfo", getaddrinfo),
-            ASYNCIO,
-            "Like socket.getaddrinfo(), without blocking the loop.",
-        )],
+        [
+            (
+                fastcall!(c"getaddrinfo", getaddrinfo),
+                ASYNCIO,
+                "Like socket.getaddrinfo(), without blocking the loop.",
+            ),
+            (
+                fastcall!(c"_look_up_names", look_up_names),
+                "(self, host, port, flowinfo, scope_id, flags, /)",
+                "Names of an address in numbers.",
+            ),
+        ],
     )
 }
