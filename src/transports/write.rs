@@ -161,6 +161,13 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
             Err(error) => return failed(me, it, error),
         }
     }
+    block(event_loop, me, it)?;
+    // What is left may be little enough for a protocol that was paused.
+    resume_protocol(event_loop, me, it)
+}
+
+/// The socket is full: what is queued waits for an event.
+fn block(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     it.set(BLOCKED, true);
     // SAFETY: the loop of a transport is a LoopCore.
     let core = unsafe { LoopCore::of(event_loop) };
@@ -168,9 +175,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
         return failed(me, it, error);
     }
     it.update_hold(me.as_ptr());
-    pause_protocol(event_loop, me, it)?;
-    // What is left may be little enough for a protocol that was paused.
-    resume_protocol(event_loop, me, it)
+    pause_protocol(event_loop, me, it)
 }
 
 /// Whether nothing is to be said about a write, as there is when the stream is closing.
@@ -191,8 +196,14 @@ pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -
         // SAFETY: the slice is valid for the call.
         let sent = unsafe { libc::send(it.fd.get(), data.as_ptr().cast(), data.len(), SEND_FLAGS) };
         match usize::try_from(sent).map_err(|_| io::Error::last_os_error()) {
-            Ok(sent) if sent == data.len() => return Ok(true),
-            Ok(sent) => break sent,
+            Ok(sent) => {
+                // SAFETY: the loop of a transport is a LoopCore.
+                unsafe { LoopCore::of(event_loop) }.stats.sent(sent);
+                if sent == data.len() {
+                    return Ok(true);
+                }
+                break sent;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
             Err(error) => return failed(me, it, error).map(|()| true),
@@ -207,9 +218,7 @@ pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -
         ))?
     };
     it.queue.with(|queue| queue.push(rest));
-    it.set(BLOCKED, true);
-    it.update_hold(me.as_ptr());
-    pause_protocol(event_loop, me, it)?;
+    block(event_loop, me, it)?;
     Ok(true)
 }
 
