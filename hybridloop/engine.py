@@ -93,15 +93,36 @@ class _GilThread:
                 else:
                     if not self.stopping:
                         _logger.warning("the loop of %s was stopped; it goes on", self.thread.name)
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                # Closing the runner cancels what is left and closes the loop.
-                runner.get_loop()
+            self._finish()
         except BaseException as error:
             _logger.critical("%s has failed", self.thread.name, exc_info=error)
             self.engine._thread_failed(self, error)
         finally:
             if not loop.is_closed():
                 loop.close()
+
+    def _finish(self) -> None:
+        """End what tasks have started and left, as `asyncio.Runner` does.
+
+        The executor is left to the closing of the loop, which does not wait for it: at the end of
+        the process no thread can be started to do that.
+        """
+        loop = self.loop
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        for task in left:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                loop.call_exception_handler(
+                    {
+                        "message": "unhandled exception while the engine was closing",
+                        "exception": error,
+                        "task": task,
+                    }
+                )
+        loop.run_until_complete(loop.shutdown_asyncgens())
 
     def stop(self) -> None:
         self.stopping = True

@@ -587,3 +587,22 @@ def test_nothing_is_left_of_many_engines() -> None:
             for _ in range(10):
                 engine.spawn(value(1))
     assert (descriptors(), threading.active_count()) == before
+
+
+def test_what_tasks_have_left_behind_is_cancelled_at_the_end() -> None:
+    ended: list[str] = []
+    kept: list[asyncio.Task[None]] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("child")
+
+    async def parent() -> None:
+        kept.append(asyncio.ensure_future(child()))
+        await asyncio.sleep(0)
+
+    with Engine() as engine:
+        engine.spawn(parent()).result(20)
+    assert ended == ["child"]

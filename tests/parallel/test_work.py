@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -275,3 +277,19 @@ def test_a_forked_child_starts_afresh() -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_process_ends_with_work_under_way() -> None:
+    script = (
+        "import asyncio\n"
+        "from hybridloop import parallel\n"
+        "async def in_executor():\n"
+        "    await asyncio.to_thread(int)\n"
+        "parallel.submit_work(in_executor)\n"
+        "parallel.run()\n"
+        "parallel.submit_timer(60, print, 'never')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
