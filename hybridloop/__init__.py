@@ -16,7 +16,7 @@ from .engine import Engine, EngineClosedError, EngineFullError
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
 from .policy import install
-from .stats import LoopStats
+from .stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
 from .streams import (
     StreamReader,
     StreamReaderProtocol,
@@ -31,16 +31,20 @@ if TYPE_CHECKING:
     from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
+    "BusStats",
     "Engine",
     "EngineClosedError",
     "EngineFullError",
+    "EngineStats",
     "EventLoopPolicy",
     "Loop",
     "LoopStats",
+    "NativeStats",
     "StreamReader",
     "StreamReaderProtocol",
     "StreamWriter",
     "TaskHandle",
+    "ThreadStats",
     "__version__",
     "install",
     "new_event_loop",

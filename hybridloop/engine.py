@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .handle import TaskHandle
 from .loop import new_event_loop
+from .stats import EngineStats, ThreadStats
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -310,15 +311,26 @@ class Engine:
                 coro.close()
                 raise
 
-    def stats(self) -> dict[str, Any]:
-        """Counts of now: `spawned`, `pending`, and `running` for each thread."""
+    def stats(self) -> EngineStats:
+        """What runs on each thread, what waits, and what the loops have done. Works in any state,
+        in any thread.
+        """
         with self._lock:
-            return {
-                "spawned": self._spawned,
-                "pending": self._pending_count,
-                "running": [thread.load for thread in self._threads],
-                "tasks_per_thread": self._tasks_per_thread,
-            }
+            spawned, pending = self._spawned, self._pending_count
+            counts = [(thread, thread.load, len(thread.pinned)) for thread in self._threads]
+        places = self._tasks_per_thread
+        threads = (
+            ThreadStats(
+                thread.thread.name,
+                running,
+                pinned,
+                running / places,
+                thread.failed,
+                thread.loop.stats(),
+            )
+            for thread, running, pinned in counts
+        )
+        return EngineStats(tuple(threads), places, spawned, pending, self._max_pending)
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
         """Take no more tasks, wait for those there are, and end the threads.

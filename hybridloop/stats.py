@@ -1,8 +1,10 @@
-"""What a loop has done."""
+"""Snapshots of what loops and engines have done and have to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+__all__ = ["BusStats", "EngineStats", "LoopStats", "NativeStats", "ThreadStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ class LoopStats:
     polls_skipped: int
     """How often a busy loop has put that off; see `poll_skip_interval`."""
 
+    ready: int
+    """Callbacks that wait for their turn now."""
+
     timers: int
     """Timers scheduled now, without those that were cancelled."""
 
@@ -45,5 +50,124 @@ class LoopStats:
     longer than that. It is told by the turn because a look at the clock for each callback would
     cost more than many a callback does."""
 
-    busy: float
-    """The share of the time it has run that the loop did not wait for I/O, from 0.0 to 1.0."""
+    running_seconds: float
+    """Seconds that the loop has run, waiting for I/O included."""
+
+    busy_seconds: float
+    """Seconds of these in which it did not wait for I/O."""
+
+    @property
+    def busy(self) -> float:
+        """The share of the time it has run that the loop did not wait for I/O, from 0.0 to 1.0."""
+        return self.busy_seconds / self.running_seconds if self.running_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStats:
+    """One thread of an `Engine`."""
+
+    name: str
+    """The name of the thread: `hybridloop-gil-0` and so on."""
+
+    running: int
+    """Spawned tasks that run on it or are on their way, `tasks_per_thread` at most."""
+
+    pending: int
+    """Tasks that wait for a place on this thread and no other (`spawn(…, thread=…)`)."""
+
+    load: float
+    """The share of its places that are taken, from 0.0 to 1.0."""
+
+    failed: bool
+    """Whether its loop has failed; it takes no more tasks."""
+
+    loop: LoopStats
+    """What its loop has done."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeStats:
+    """The native workers of an `Engine`, or of the process."""
+
+    workers: int
+    """Threads that run kernels; they start with the first job."""
+
+    busy: int
+    """Of these, the ones that run a kernel now."""
+
+    queued: int
+    """Jobs that wait for a worker."""
+
+    done: int
+    """Jobs whose kernel has returned a value."""
+
+    failed: int
+    """Jobs whose kernel has reported an error."""
+
+    cancelled: int
+    """Jobs that were cancelled, or were too late."""
+
+    memory: int
+    """Bytes of results and of blocks on the bus that are alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusStats:
+    """The memory bus of an `Engine`, or of the process."""
+
+    keys: int
+    """Keys now."""
+
+    bytes: int
+    """Bytes under these keys."""
+
+    capacity: int
+    """Bytes there is room for."""
+
+    writes: int
+    """Blocks that were put on the bus."""
+
+    reads: int
+    """Reads that found their key."""
+
+    evictions: int
+    """Blocks that had to make room for others."""
+
+    refused: int
+    """Calls from Python that were refused because a kernel was writing the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of an `Engine`, as `engine.stats()` takes it."""
+
+    threads: tuple[ThreadStats, ...]
+    """Its Python threads, in the order of their numbers."""
+
+    tasks_per_thread: int
+    """How many spawned tasks one thread runs at the same time."""
+
+    spawned: int
+    """Tasks that were spawned so far."""
+
+    pending: int
+    """Tasks that wait for a place, in all."""
+
+    max_pending: int
+    """How many may wait."""
+
+    native: NativeStats | None = None
+    """Its native workers."""
+
+    bus: BusStats | None = None
+    """Its memory bus."""
+
+    @property
+    def running(self) -> int:
+        """Tasks that run, in all."""
+        return sum(thread.running for thread in self.threads)
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks can run at the same time, on the threads that work."""
+        return self.tasks_per_thread * sum(not thread.failed for thread in self.threads)

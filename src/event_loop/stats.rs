@@ -119,8 +119,8 @@ impl Stats {
         ratio(self.longest.get().max(under_way), ticks_in(1_000_000_000))
     }
 
-    /// The share of its running time that the loop did not spend waiting.
-    fn busy(&self) -> f64 {
+    /// Seconds that the loop has run, and of these the ones in which it did not wait.
+    fn times(&self) -> (f64, f64) {
         let now = ticks();
         let under_way = |since: &Cell<u64>| match since.get() {
             0 => 0,
@@ -128,11 +128,11 @@ impl Stats {
         };
         let ran = self.ran.get() + under_way(&self.running_since);
         let waited = self.waited.get() + under_way(&self.waiting_since);
-        if ran == 0 {
-            0.0
-        } else {
-            1.0 - ratio(waited.min(ran), ran)
-        }
+        let second = ticks_in(1_000_000_000);
+        (
+            ratio(ran, second),
+            ratio(ran.saturating_sub(waited), second),
+        )
     }
 }
 
@@ -152,17 +152,20 @@ impl LoopCore {
             .descriptors
             .with(|all| all.natives().filter(|native| is_transport(native)).count());
         let it = &self.stats;
+        let (running_seconds, busy_seconds) = it.times();
         (
             it.turns.get(),
             it.callbacks.get(),
             it.polls.get(),
             it.polls_skipped.get(),
+            self.ready.with(|ready| ready.len()),
             timers,
             transports,
             it.bytes_in.get(),
             it.bytes_out.get(),
             it.longest(),
-            it.busy(),
+            running_seconds,
+            busy_seconds,
         )
             .into_pyobject(py)
     }

@@ -20,13 +20,16 @@ def test_a_new_loop_has_done_nothing(loop):
         "callbacks": 0,
         "polls": 0,
         "polls_skipped": 0,
+        "ready": 0,
         "timers": 0,
         "transports": 0,
         "bytes_in": 0,
         "bytes_out": 0,
         "longest_turn": 0.0,
-        "busy": 0.0,
+        "running_seconds": 0.0,
+        "busy_seconds": 0.0,
     }
+    assert stats.busy == 0.0
 
 
 def test_is_immutable(loop):
@@ -72,6 +75,21 @@ def spin(loop, turns):
 
     loop.call_soon(callback, turns - 1)
     loop.run_forever()
+
+
+def test_counts_what_is_ready(loop):
+    def look():
+        seen.append(loop.stats().ready)
+
+    seen = []
+    loop.call_soon(look)
+    for _ in range(10):
+        loop.call_soon(int)
+    assert loop.stats().ready == 11
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == [11]
+    assert loop.stats().ready == 0
 
 
 def test_counts_scheduled_timers(loop):
@@ -207,6 +225,8 @@ def test_the_share_of_work(loop):
     loop.run_until_complete(asyncio.sleep(0))
     assert idle < loop.stats().busy <= 1.0
     assert loop.stats().busy > 0.25
+    assert 0.4 < loop.stats().running_seconds < 30
+    assert 0.2 < loop.stats().busy_seconds < loop.stats().running_seconds
     before = loop.stats()
     time.sleep(0.01)
     assert loop.stats() == before, "time does not run while the loop does not"
