@@ -11,10 +11,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._core import __version__
+from ._core import Kernel, NativeBuffer, __version__
 from .engine import Engine, EngineClosedError, EngineFullError
+from .errors import (
+    BufferInUseError,
+    BusBusyError,
+    BusClosedError,
+    BusError,
+    BusFullError,
+    BusKeyError,
+    BusKeyExistsError,
+    KernelAbiError,
+    KernelExistsError,
+    KernelLibraryError,
+    KernelRegistrationError,
+    KernelSignatureError,
+    KernelSymbolError,
+    NativeClosedError,
+    NativeKernelError,
+    NativeQueueFullError,
+)
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
+from .native import configure, kernels
 from .policy import install
 from .stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
 from .streams import (
@@ -31,14 +50,32 @@ if TYPE_CHECKING:
     from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
+    "BufferInUseError",
+    "BusBusyError",
+    "BusClosedError",
+    "BusError",
+    "BusFullError",
+    "BusKeyError",
+    "BusKeyExistsError",
     "BusStats",
     "Engine",
     "EngineClosedError",
     "EngineFullError",
     "EngineStats",
     "EventLoopPolicy",
+    "Kernel",
+    "KernelAbiError",
+    "KernelExistsError",
+    "KernelLibraryError",
+    "KernelRegistrationError",
+    "KernelSignatureError",
+    "KernelSymbolError",
     "Loop",
     "LoopStats",
+    "NativeBuffer",
+    "NativeClosedError",
+    "NativeKernelError",
+    "NativeQueueFullError",
     "NativeStats",
     "StreamReader",
     "StreamReaderProtocol",
@@ -46,7 +83,9 @@ __all__ = (
     "TaskHandle",
     "ThreadStats",
     "__version__",
+    "configure",
     "install",
+    "kernels",
     "new_event_loop",
     "open_connection",
     "open_unix_connection",

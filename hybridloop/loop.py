@@ -13,6 +13,7 @@ from asyncio import SendfileNotAvailableError, base_events, constants
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import _core, datagrams
+from .native import NativeMethods
 from .signals import SignalMethods
 from .stats import LoopStats
 
@@ -70,7 +71,7 @@ def _closed_if_cancelled(create: Any) -> Any:
     return create_server
 
 
-class Loop(SignalMethods):
+class Loop(NativeMethods, SignalMethods):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
     Whatever runs once per connection or less is inherited from CPython, so it always fits the

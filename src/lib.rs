@@ -5,9 +5,11 @@
 //! * [`event_loop`] — `LoopCore`: turns, callbacks, timers, descriptors.
 //! * [`transports`] — streams over sockets, and the listener that makes them.
 //! * [`streams`] — readers and writers over them.
+//! * [`native`] — kernels on threads of their own, and the memory bus.
 
 mod event_loop;
 mod ffi;
+mod native;
 mod stdlib;
 mod streams;
 mod transports;
@@ -18,7 +20,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     use super::{
-        event_loop, ffi, stdlib, streams, transports, Bound, PyModule, PyModuleMethods, PyResult,
+        event_loop, ffi, native, stdlib, streams, transports, Bound, PyModule, PyModuleMethods,
+        PyResult,
     };
 
     #[pymodule_init]
@@ -29,6 +32,7 @@ mod _core {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
         transports::register(module)?;
-        streams::register(module)
+        streams::register(module)?;
+        native::register(module)
     }
 }

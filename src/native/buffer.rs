@@ -1,0 +1,249 @@
+//! `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use hybridloop_native::View;
+use pyo3::exceptions::{PyBufferError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::pyclass::CompareOp;
+use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
+
+/// Immutable memory that a kernel or the bus has given. It exports a read-only buffer without a copy, to `memoryview`, numpy and
+/// others, and counts against the limits of its engine until the last view of it is gone.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct NativeBuffer {
+    view: View,
+    dims: Dims,
+}
+
+/// Elements along each dimension, and bytes from one to the next: what a `Py_buffer` points to.
+enum Dims {
+    One([isize; 2]),
+    Many { ndim: usize, both: Box<[isize]> },
+}
+
+impl Dims {
+    fn new(view: &View) -> Self {
+        let itemsize = view.itemsize().cast_signed();
+        let Some(shape) = view.shape() else {
+            return Self::One([view.len().cast_signed() / itemsize.max(1), itemsize]);
+        };
+        // What is in memory fits an isize.
+        #[allow(clippy::cast_possible_truncation)]
+        let mut both: Vec<isize> = shape.iter().map(|&n| n as isize).collect();
+        let mut stride = itemsize;
+        let mut strides = vec![itemsize; shape.len()];
+        for (i, count) in both.iter().enumerate().rev() {
+            strides[i] = stride;
+            stride = stride.saturating_mul(*count);
+        }
+        both.extend(strides);
+        Self::Many {
+            ndim: shape.len(),
+            both: both.into(),
+        }
+    }
+
+    fn shape(&self) -> &[isize] {
+        match self {
+            Self::One(both) => &both[..1],
+            Self::Many { ndim, both } => &both[..*ndim],
+        }
+    }
+
+    fn strides(&self) -> &[isize] {
+        match self {
+            Self::One(both) => &both[1..],
+            Self::Many { ndim, both } => &both[*ndim..],
+        }
+    }
+}
+
+impl NativeBuffer {
+    pub fn new(view: View) -> Self {
+        let dims = Dims::new(&view);
+        Self { view, dims }
+    }
+
+    /// The memory.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    fn is_bytes(&self) -> bool {
+        self.view.format().to_bytes() == b"B" && matches!(self.dims, Dims::One(_))
+    }
+}
+
+fn memoryview<'py>(buffer: &Bound<'py, NativeBuffer>) -> PyResult<Bound<'py, PyMemoryView>> {
+    PyMemoryView::from(buffer.as_any())
+}
+
+const F_CONTIGUOUS: c_int = ffi::PyBUF_F_CONTIGUOUS & !ffi::PyBUF_STRIDES;
+
+#[pymethods]
+impl NativeBuffer {
+    /// Its length in bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.view.len()
+    }
+
+    /// The format of an element in the notation of the `struct` module; "B" for plain bytes.
+    #[getter]
+    fn format(&self) -> std::borrow::Cow<'_, str> {
+        self.view.format().to_string_lossy()
+    }
+
+    /// The size of an element in bytes.
+    #[getter]
+    fn itemsize(&self) -> usize {
+        self.view.itemsize()
+    }
+
+    /// Elements along each dimension.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.dims.shape())
+    }
+
+    /// A copy of its bytes.
+    fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.view)
+    }
+
+    /// Its elements as a list, or as lists of lists.
+    fn tolist<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        memoryview(slf)?.call_method0("tolist")
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        self.tobytes(py)
+    }
+
+    fn __len__(&self) -> usize {
+        self.dims.shape().first().map_or(1, |n| n.unsigned_abs())
+    }
+
+    /// An element, or a memoryview of some.
+    fn __getitem__<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        memoryview(slf)?.get_item(key)
+    }
+
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(memoryview(slf)?.try_iter()?.into_any())
+    }
+
+    fn __richcmp__<'py>(
+        slf: &Bound<'py, Self>,
+        other: &Bound<'py, PyAny>,
+        op: CompareOp,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let negated = match op {
+            CompareOp::Eq => false,
+            CompareOp::Ne => true,
+            _ => return Ok(py.NotImplemented().into_bound(py)),
+        };
+        let this = slf.get();
+        let bytes = if this.is_bytes() {
+            other.cast::<PyBytes>().ok()
+        } else {
+            None
+        };
+        if let Some(bytes) = bytes {
+            let equal = *bytes.as_bytes() == *this.view;
+            return Ok((equal != negated).into_pyobject(py)?.to_owned().into_any());
+        }
+        // SAFETY: attached; the object is live.
+        if unsafe { ffi::PyObject_CheckBuffer(other.as_ptr()) } == 0 {
+            return Ok(py.NotImplemented().into_bound(py));
+        }
+        memoryview(slf)?.rich_compare(other, op)
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        // A memoryview asks its object, so it cannot be asked. Numbers of other formats are equal without having equal bytes.
+        if !matches!(self.view.format().to_bytes(), b"B" | b"b" | b"c") {
+            return Err(PyValueError::new_err(
+                "hashing is restricted to formats 'B', 'b' or 'c', as it is for a memoryview",
+            ));
+        }
+        self.tobytes(py).hash()
+    }
+
+    fn __repr__(&self) -> String {
+        let (format, len) = (self.format(), self.view.len());
+        if self.is_bytes() {
+            return format!("<NativeBuffer of {len} bytes>");
+        }
+        format!(
+            "<NativeBuffer of {len} bytes, format '{format}', shape {:?}>",
+            self.dims.shape()
+        )
+    }
+
+    unsafe fn __getbuffer__(
+        slf: &Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let fail = |reason| {
+            // SAFETY: CPython passes a place for a view; on failure its object is to be null.
+            unsafe { (*view).obj = ptr::null_mut() };
+            Err(PyBufferError::new_err(reason))
+        };
+        if flags & ffi::PyBUF_WRITABLE == ffi::PyBUF_WRITABLE {
+            return fail("a NativeBuffer is read-only");
+        }
+        let (shape, strides) = (this.dims.shape(), this.dims.strides());
+        let is_flat = shape.iter().filter(|&&n| n > 1).count() <= 1;
+        if flags & F_CONTIGUOUS != 0
+            && flags & ffi::PyBUF_ANY_CONTIGUOUS != ffi::PyBUF_ANY_CONTIGUOUS
+            && !is_flat
+        {
+            return fail("a NativeBuffer is not Fortran contiguous");
+        }
+        let with = |flag| flags & flag == flag;
+        // SAFETY: CPython passes a place for a view. What it points to lies in the object, which does not change and which the
+        // view holds.
+        unsafe {
+            (*view).obj = slf.clone().into_ptr();
+            (*view).buf = this.view.as_ptr().cast_mut().cast::<c_void>();
+            (*view).len = this.view.len().cast_signed();
+            (*view).readonly = 1;
+            (*view).itemsize = this.view.itemsize().cast_signed();
+            (*view).format = if with(ffi::PyBUF_FORMAT) {
+                this.view.format().as_ptr().cast_mut()
+            } else {
+                ptr::null_mut()
+            };
+            // Without a shape it is so many bytes.
+            let has_shape = with(ffi::PyBUF_ND);
+            (*view).ndim = if has_shape {
+                c_int::try_from(shape.len()).unwrap_or(0)
+            } else {
+                1
+            };
+            (*view).shape = if has_shape {
+                shape.as_ptr().cast_mut()
+            } else {
+                ptr::null_mut()
+            };
+            (*view).strides = if with(ffi::PyBUF_STRIDES) {
+                strides.as_ptr().cast_mut()
+            } else {
+                ptr::null_mut()
+            };
+            (*view).suboffsets = ptr::null_mut();
+            (*view).internal = ptr::null_mut();
+        }
+        Ok(())
+    }
+}

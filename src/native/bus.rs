@@ -1,0 +1,183 @@
+//! `Bus`: Python's side of the memory bus, which creates and reads, and never changes or removes.
+
+use std::sync::Arc;
+
+use hybridloop_native::{BusError, Engine, Key};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+use super::buffer::NativeBuffer;
+use super::engine::bus_stats;
+use super::exceptions::bus_error;
+use crate::ffi::buffer::Buffer;
+
+/// Immutable blocks of bytes under keys, shared with native kernels.
+///
+/// Kernels create, overwrite, read and take away. Python creates what is not there and reads what is not being written, and
+/// never changes or removes anything. A key is a str or bytes of 1 to 255 bytes; a str is its UTF-8.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Bus {
+    engine: Arc<Engine>,
+}
+
+/// A key as bytes.
+pub enum KeyBytes<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> KeyBytes<'a> {
+    pub fn of(key: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = key.cast::<PyString>() {
+            return Ok(Self::Text(text.to_str()?));
+        }
+        if let Ok(bytes) = key.cast::<PyBytes>() {
+            return Ok(Self::Bytes(bytes.as_bytes()));
+        }
+        Err(PyTypeError::new_err(format!(
+            "a key of the bus is a str or bytes, not {}",
+            key.get_type().name()?
+        )))
+    }
+
+    pub fn as_slice(&self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Bus {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// The bus, if this process has made it: else threads that are not here may hold its locks for ever.
+    fn bus(&self) -> Result<&Arc<hybridloop_native::Bus>, BusError> {
+        if self.engine.is_here() {
+            Ok(self.engine.bus())
+        } else {
+            Err(BusError::Closed)
+        }
+    }
+
+    fn put(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<Result<(), BusError>> {
+        let bytes = KeyBytes::of(key)?;
+        // SAFETY: the object is live.
+        let buffer = unsafe { Buffer::readable(data.as_ptr()) }?;
+        let data = buffer.as_slice();
+        let size = size.unwrap_or(data.len());
+        let Some(data) = data.get(..size) else {
+            return Err(PyValueError::new_err(format!(
+                "size is {size}, but there are only {} bytes",
+                data.len()
+            )));
+        };
+        Ok(self
+            .bus()
+            .and_then(|bus| bus.put_new(&Key::new(bytes.as_slice())?, data)))
+    }
+}
+
+#[pymethods]
+impl Bus {
+    /// Create `key` with a copy of `data`, or of its first `size` bytes.
+    ///
+    /// Raises `BusKeyExistsError` if the key is there, and changes nothing then; `BusBusyError` while a kernel writes it;
+    /// `BusFullError` if there is no room.
+    #[pyo3(signature = (key, data, size=None))]
+    fn push(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<()> {
+        self.put(key, data, size)?
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    /// As `push()`, but False, instead of an exception, if the key is there or is being written.
+    #[pyo3(signature = (key, data, size=None))]
+    fn try_push(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<bool> {
+        match self.put(key, data, size)? {
+            Ok(()) => Ok(true),
+            Err(BusError::Exists | BusError::Busy) => Ok(false),
+            Err(error) => Err(bus_error(key.py(), &error, Some(key))),
+        }
+    }
+
+    /// What is under `key`, without a copy. It stays as it is, whatever happens to the key.
+    ///
+    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it.
+    fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
+        let bytes = KeyBytes::of(key)?;
+        self.bus()
+            .and_then(|bus| bus.snapshot(bytes.as_slice()))
+            .map(NativeBuffer::new)
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    /// Another name of `get()`: Python never removes anything.
+    fn pop(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
+        self.get(key)
+    }
+
+    /// Whether a kernel is writing `key` now.
+    fn busy(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let bytes = KeyBytes::of(key)?;
+        self.bus()
+            .map(|bus| bus.is_busy(bytes.as_slice()))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let bytes = KeyBytes::of(key)?;
+        Ok(self.bus().is_ok_and(|bus| bus.contains(bytes.as_slice())))
+    }
+
+    fn __len__(&self) -> usize {
+        self.bus().map_or(0, |bus| bus.len())
+    }
+
+    /// The keys, in no order: str where they are UTF-8, else bytes.
+    fn keys<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        let keys = self.bus().map(|bus| bus.keys()).unwrap_or_default();
+        let to_python = |key: &Key| match std::str::from_utf8(key.as_bytes()) {
+            Ok(text) => PyString::new(py, text).into_any(),
+            Err(_) => PyBytes::new(py, key.as_bytes()).into_any(),
+        };
+        keys.iter().map(to_python).collect()
+    }
+
+    /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`, how
+    /// often Python was refused because of a native write.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.bus().map(|bus| bus.stats()).unwrap_or_default();
+        bus_stats(py, stats)
+    }
+
+    fn __repr__(&self) -> String {
+        match self.bus() {
+            Ok(bus) => {
+                let stats = bus.stats();
+                format!(
+                    "<Bus of {} keys, {} of {} bytes>",
+                    stats.keys, stats.bytes, stats.capacity
+                )
+            }
+            Err(_) => "<Bus of the parent process>".to_owned(),
+        }
+    }
+}

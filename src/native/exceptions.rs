@@ -1,0 +1,119 @@
+//! The exceptions of `hybridloop.errors`, and which of them what goes wrong before a kernel runs becomes.
+
+#![allow(dead_code, reason = "for jobs")]
+
+use hybridloop_native::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
+use pyo3::exceptions::{
+    PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+macro_rules! exceptions {
+    ($($field:ident: $name:literal),* $(,)?) => {
+        /// Classes that are plain Python.
+        pub struct Exceptions { $(pub $field: Py<PyType>),* }
+
+        impl Exceptions {
+            fn new(py: Python<'_>) -> PyResult<Self> {
+                let module = py.import("hybridloop.errors")?;
+                Ok(Self { $($field: module.getattr($name)?.cast_into()?.unbind()),* })
+            }
+        }
+    };
+}
+
+exceptions! {
+    kernel_error: "NativeKernelError",
+    queue_full: "NativeQueueFullError",
+    closed: "NativeClosedError",
+    buffer_in_use: "BufferInUseError",
+    registration: "KernelRegistrationError",
+    exists: "KernelExistsError",
+    signature: "KernelSignatureError",
+    library: "KernelLibraryError",
+    symbol: "KernelSymbolError",
+    abi: "KernelAbiError",
+    bus: "BusError",
+    bus_key: "BusKeyError",
+    bus_key_exists: "BusKeyExistsError",
+    bus_busy: "BusBusyError",
+    bus_full: "BusFullError",
+    bus_closed: "BusClosedError",
+}
+
+impl Exceptions {
+    /// The classes, looked up on first use.
+    pub fn get(py: Python<'_>) -> PyResult<&'static Self> {
+        static CLASSES: PyOnceLock<Exceptions> = PyOnceLock::new();
+        CLASSES.get_or_try_init(py, || Self::new(py))
+    }
+}
+
+/// An exception of one of the classes with a message.
+pub fn raise(
+    py: Python<'_>,
+    class: impl FnOnce(&'static Exceptions) -> &'static Py<PyType>,
+    message: impl std::fmt::Display,
+) -> PyErr {
+    match Exceptions::get(py) {
+        Ok(classes) => PyErr::from_type(class(classes).bind(py).clone(), (message.to_string(),)),
+        Err(error) => error,
+    }
+}
+
+/// Why a kernel cannot be registered.
+pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
+    raise(
+        py,
+        |classes| match error {
+            RegistryError::Exists(_) => &classes.exists,
+            RegistryError::Signature { .. } => &classes.signature,
+            RegistryError::Symbol(_) => &classes.symbol,
+            RegistryError::Abi { .. } => &classes.abi,
+            RegistryError::Library(_) | RegistryError::Module(_) => &classes.library,
+            _ => &classes.registration,
+        },
+        error,
+    )
+}
+
+/// Why a job is not taken. `key` is the key that its result was to have.
+pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
+    match error {
+        SubmitError::Argument(argument) => {
+            let message = argument.message.clone();
+            match argument.kind {
+                ArgumentErrorKind::Type => PyTypeError::new_err(message),
+                ArgumentErrorKind::Value => PyValueError::new_err(message),
+                ArgumentErrorKind::Overflow => PyOverflowError::new_err(message),
+            }
+        }
+        SubmitError::BufferInUse { .. } => raise(py, |classes| &classes.buffer_in_use, error),
+        SubmitError::QueueFull(_) => raise(py, |classes| &classes.queue_full, error),
+        SubmitError::Key(reason) => bus_error(py, reason, key),
+        SubmitError::Closed | SubmitError::Forked => raise(py, |classes| &classes.closed, error),
+        _ => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// Why the bus refuses, with the key as the caller has given it.
+pub fn bus_error(py: Python<'_>, error: &BusError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
+    let key = || key.map_or_else(|| py.None(), |key| key.clone().unbind());
+    let about_key =
+        |class: fn(&'static Exceptions) -> &'static Py<PyType>| match Exceptions::get(py) {
+            Ok(classes) => PyErr::from_type(class(classes).bind(py).clone(), (key(),)),
+            Err(error) => error,
+        };
+    match error {
+        BusError::NotFound => PyKeyError::new_err((key(),)),
+        BusError::Exists => about_key(|classes| &classes.bus_key_exists),
+        BusError::Busy => about_key(|classes| &classes.bus_busy),
+        BusError::Memory => PyMemoryError::new_err(error.to_string()),
+        BusError::BadKey(_) | BusError::ReservedKey => raise(py, |classes| &classes.bus_key, error),
+        BusError::Capacity { .. } => raise(py, |classes| &classes.bus_full, error),
+        BusError::Closed => raise(py, |classes| &classes.bus_closed, error),
+        _ => raise(py, |classes| &classes.bus, error),
+    }
+}

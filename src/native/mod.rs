@@ -1,0 +1,27 @@
+//! Native kernels: what Python sees of the crate `hybridloop-native`.
+//!
+//! * [`engine`] — `NativeEngine`: workers and a bus; the one of the process.
+//! * [`kernel`] — `Kernel`, and the registry of kernels by name.
+//! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
+//! * [`bus`] — `Bus`: Python's side of the memory bus.
+//! * [`value`] — results, and what channels carry, as Python objects.
+//! * [`exceptions`] — the classes of `hybridloop.errors`.
+
+mod buffer;
+mod bus;
+mod engine;
+mod exceptions;
+mod kernel;
+mod value;
+
+use pyo3::prelude::*;
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<engine::NativeEngine>()?;
+    module.add_class::<kernel::Kernel>()?;
+    module.add_class::<buffer::NativeBuffer>()?;
+    module.add_class::<bus::Bus>()?;
+    kernel::register(module)?;
+    engine::register(module)
+}

@@ -1,0 +1,158 @@
+"""The engine of native kernels: its sizes, the one of the process, its end, and forks."""
+
+import os
+
+import pytest
+
+import hybridloop
+from hybridloop._core import NativeEngine
+from hybridloop.native import parse_size
+
+pytestmark = pytest.mark.improves_on_asyncio
+
+
+def test_says_what_it_does(engine):
+    assert engine.stats() == {
+        "threads": 2,
+        "queued": 0,
+        "running": 0,
+        "completed": 0,
+        "memory": 0,
+        "bus": dict.fromkeys(("keys", "bytes", "writes", "reads", "pops", "evictions", "busy"), 0)
+        | {"capacity": 256 << 20},
+    }
+    assert engine.is_here
+    assert repr(engine) == "<NativeEngine native_threads=2>"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"native_threads": 0},
+        {"max_native_queue": 0},
+        {"native_queue": "random"},
+        {"bus_policy": "drop"},
+    ],
+)
+def test_refuses_sizes_that_make_no_sense(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        NativeEngine(**arguments)
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        hybridloop.configure(**arguments)
+
+
+@pytest.mark.parametrize("name", ["native_threads", "bus_capacity", "memory"])
+def test_refuses_negative_sizes(name):
+    with pytest.raises(OverflowError):
+        NativeEngine(**{name: -1})
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_refuses_a_bad_timeout(engine, timeout):
+    with pytest.raises(ValueError, match="timeout"):
+        engine.close(timeout)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(17, 17), ("17", 17), ("256MiB", 256 << 20), ("1.5 kib", 1536), ("2GB", 2 * 10**9)],
+)
+def test_sizes_have_units(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1", "1 XiB", "1e3"])
+def test_refuses_sizes_it_cannot_read(text):
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size(text)
+
+
+def test_is_empty_and_closed_after_its_end():
+    engine = NativeEngine()
+    engine.bus.push("key", b"value")
+    view = engine.bus.get("key")
+    assert engine.close() == []
+    assert len(engine.bus) == 0
+    assert view == b"value"
+    with pytest.raises(hybridloop.BusClosedError):
+        engine.bus.push("key", b"value")
+    assert engine.close() == []
+
+
+def test_loops_share_the_engine_of_the_process_unless_they_have_their_own(loop_factory, engine):
+    with_own, one, another = loop_factory(), loop_factory(), loop_factory()
+    try:
+        with_own.native_engine = engine
+        assert with_own.bus is engine.bus
+        assert one.native_engine is another.native_engine
+        assert one.bus is another.bus is not engine.bus
+        with pytest.raises(TypeError, match="NativeEngine"):
+            one.native_engine = "engine"
+    finally:
+        for loop in (with_own, one, another):
+            loop.close()
+
+
+def test_the_engine_of_the_process_takes_sizes_until_it_is_in_use(run_script):
+    done = run_script(
+        """
+        import hybridloop
+        hybridloop.configure(native_threads=3, bus_capacity="1MiB")
+        hybridloop.configure(native_threads=5, bus_capacity="1MiB")
+        loop = new_event_loop()
+        stats = loop.native_engine.stats()
+        print(stats["threads"], stats["bus"]["capacity"])
+        try:
+            hybridloop.configure(native_threads=3)
+        except RuntimeError as error:
+            print(error)
+        loop.close()
+        """
+    )
+    first, second = done.stdout.splitlines()
+    assert first == f"5 {1 << 20}"
+    assert "in use already" in second
+
+
+def test_a_child_gets_an_engine_of_its_own(run_script):
+    done = run_script(
+        """
+        import hybridloop
+        hybridloop.configure(native_threads=3)
+        loop = new_event_loop()
+        loop.bus.push("parents", b"1")
+        engine = loop.native_engine
+        if (pid := os.fork()) == 0:
+            assert not engine.is_here
+            assert engine.stats() == {}
+            assert len(engine.bus) == 0 and "parents" not in engine.bus
+            try:
+                engine.bus.push("childs", b"1")
+            except hybridloop.BusClosedError:
+                pass
+            else:
+                raise AssertionError("pushed to the bus of the parent")
+            assert engine.close() == []
+            own = new_event_loop()
+            assert own.native_engine is not engine
+            assert own.native_engine.stats()["threads"] == 3
+            own.bus.push("parents", b"2")
+            own.close()
+            print("child", flush=True)
+            del engine, loop, own
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert loop.bus.keys() == ["parents"] and loop.bus.get("parents") == b"1"
+        print("parent")
+        loop.close()
+        """
+    )
+    assert done.stdout.split() == ["child", "parent"]
+
+
+def test_fork_is_what_the_engine_looks_at(engine):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if not engine.is_here else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert engine.is_here
