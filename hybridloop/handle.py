@@ -15,7 +15,7 @@ from .runner import drive
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from .engine import Engine
+    from .engine.placement import Placement
 
 _T = TypeVar("_T")
 
@@ -42,12 +42,12 @@ class TaskHandle(Generic[_T]):
         "_context",
         "_coroutine",
         "_done",
-        "_engine",
         "_exception",
         "_finished",
         "_lock",
         "_loop",
         "_name",
+        "_placement",
         "_result",
         "_retrieved",
         "_task",
@@ -56,7 +56,7 @@ class TaskHandle(Generic[_T]):
 
     def __init__(
         self,
-        engine: Engine,
+        placement: Placement,
         coroutine: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
         context: Context,
         name: str | None,
@@ -64,7 +64,7 @@ class TaskHandle(Generic[_T]):
         self._retrieved = True
         if not asyncio.iscoroutine(coroutine) and not inspect.isgenerator(coroutine):
             raise TypeError(f"a coroutine or a generator is expected, not {coroutine!r}")
-        self._engine = engine
+        self._placement = placement
         # Kept to the end for its name; it is empty once it has run.
         self._coroutine = coroutine
         self._context = context
@@ -111,17 +111,22 @@ class TaskHandle(Generic[_T]):
         return self._done and isinstance(self._exception, asyncio.CancelledError)
 
     def cancel(self, msg: str | None = None) -> bool:
-        """Cancel the task: one that waits for a place never runs; `False` if it has ended."""
+        """Cancel the task: one that waits for a place never runs; `False` if it has ended.
+
+        Also `False` in a forked child, where the task does not exist.
+        """
+        if self._placement.is_inherited():
+            return False
         with self._lock:
             if self._done:
                 return False
             loop = self._loop
         if loop is None:
-            if self._engine._forget(self):
+            if self._placement.forget(self):
                 self._resolve(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
                 return True
             # It is on its way to its thread, or there already.
-            loop = self._loop or self._engine._loop_of(self)
+            loop = self._loop or self._placement.loop_of(self)
         try:
             loop.call_soon_threadsafe(self._cancel_task, msg)
         except RuntimeError:
@@ -137,7 +142,8 @@ class TaskHandle(Generic[_T]):
         """Wait up to `timeout` seconds in a thread without a running loop; return the result.
 
         Raises what the coroutine has raised, `TimeoutError` when the time is over,
-        `asyncio.InvalidStateError` in a thread whose loop the wait would block.
+        `asyncio.InvalidStateError` in a thread whose loop the wait would block, and
+        `EngineClosedError` in a forked child for a task that had not ended before.
         """
         self._wait_blocking(timeout)
         return self._outcome()
@@ -152,6 +158,8 @@ class TaskHandle(Generic[_T]):
 
     def add_done_callback(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
         """Call `callback(handle)` when the task has ended: in the thread that ends it, or now."""
+        if not self._done:
+            self._placement.check_process()
         with self._lock:
             if not self._done:
                 if self._callbacks is None:
@@ -162,6 +170,7 @@ class TaskHandle(Generic[_T]):
 
     def __await__(self) -> Generator[Any, None, _T]:
         if not self._done:
+            self._placement.check_process()
             yield from self._wait().__await__()
         return self._outcome()
 
@@ -187,6 +196,7 @@ class TaskHandle(Generic[_T]):
     def _wait_blocking(self, timeout: float | None) -> None:
         if self._done:
             return
+        self._placement.check_process()
         if asyncio._get_running_loop() is not None:
             raise asyncio.InvalidStateError(
                 "the task is not done, and waiting would block the running loop; use 'await handle'"

@@ -1,0 +1,255 @@
+"""`Engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Coroutine, Generator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..handle import TaskHandle
+from ..stats import EngineStats, ThreadStats
+from .errors import EngineClosedError, EngineFullError
+from .placement import Placement
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_T = TypeVar("_T")
+
+# Of the time that close() has, the last quarter and at most this many seconds are for tasks to end
+# after they were cancelled.
+_CANCEL_TIME = 1.0
+
+# How long the end of the process waits for an engine that nobody has closed.
+_EXIT_TIME = 1.0
+
+_started: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """Several threads with a loop each, and one place to hand them coroutines.
+
+    ::
+
+        with hybridloop.Engine(gil_threads=2, tasks_per_thread=500) as engine:
+            handle = engine.spawn(fetch("https://example.com"))
+            page = handle.result()
+
+    Args:
+        gil_threads: Python threads, each with a `hybridloop.Loop`.
+        tasks_per_thread: how many spawned tasks one thread runs at the same time.
+        max_pending: how many more may wait for a place, in all.
+    """
+
+    def __init__(
+        self, gil_threads: int = 1, tasks_per_thread: int = 1000, *, max_pending: int = 100_000
+    ) -> None:
+        for name, value, least in (
+            ("gil_threads", gil_threads, 1),
+            ("tasks_per_thread", tasks_per_thread, 1),
+            ("max_pending", max_pending, 0),
+        ):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        self._gil_threads = gil_threads
+        self._placement = Placement(tasks_per_thread, max_pending)
+        self._threads = self._placement.threads
+        # Guards what follows; not held while anything is waited for.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._closing = False
+        # close() has come to its end.
+        self._ended = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._placement.open else "not started"
+        return f"<Engine gil_threads={self._gil_threads} {state}>"
+
+    def __del__(self) -> None:
+        placement = getattr(self, "_placement", None)
+        if placement is not None and placement.open and not placement.is_inherited():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            placement.abandon()
+
+    def start(self) -> Engine:
+        """Start the threads; does nothing if they run. `EngineClosedError` after `close()`."""
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the engine is closed; make a new one")
+            if not self._placement.open:
+                self._placement.start(self._gil_threads)
+                _started.add(self)
+        return self
+
+    setup = start
+
+    def spawn(
+        self,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
+        *,
+        thread: int | None = None,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+    ) -> TaskHandle[_T]:
+        """Run a coroutine, or a generator as `hybridloop.runner` does, on one of the threads.
+
+        It goes to the thread with the least to do, or to number `thread`, and stays there. It runs
+        in `context`, or a copy of the caller's. May be called in any thread.
+
+        Raises `EngineFullError` if there is neither a place nor room to wait for one; the coroutine
+        is untouched then. `EngineClosedError` unless the engine is open, `IndexError` for a thread
+        that there is not, `TypeError` for anything but a coroutine or generator.
+        """
+        if context is None:
+            context = contextvars.copy_context()
+        handle = TaskHandle(self._placement, coro, context, name)
+        self._placement.place(handle, thread)
+        return handle
+
+    async def spawn_wait(
+        self,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
+        *,
+        thread: int | None = None,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+    ) -> TaskHandle[_T]:
+        """As `spawn()`, but wait for room instead of raising `EngineFullError`.
+
+        If the wait is cancelled, the coroutine is closed.
+        """
+        while True:
+            try:
+                return self.spawn(coro, thread=thread, context=context, name=name)
+            except EngineFullError:
+                pass
+            try:
+                await self._placement.wait_for_room()
+            except asyncio.CancelledError:
+                coro.close()
+                raise
+
+    def stats(self) -> EngineStats:
+        """What runs on each thread, what waits, and what the loops have done. Works in any state,
+        in any thread.
+        """
+        placement = self._placement
+        # In a forked child nobody changes the counts, and nobody may ever release the lock.
+        with nullcontext() if placement.is_inherited() else placement.lock:
+            spawned, pending = placement.spawned, placement.pending_count
+            counts = [(thread, thread.load, len(thread.pinned)) for thread in placement.threads]
+        places = placement.tasks_per_thread
+        threads = (
+            ThreadStats(
+                thread.thread.name,
+                running,
+                pinned,
+                running / places,
+                thread.failed,
+                thread.loop.stats(),
+            )
+            for thread, running, pinned in counts
+        )
+        return EngineStats(tuple(threads), places, spawned, pending, placement.max_pending)
+
+    def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
+        """Take no more tasks, wait for those there are, and end the threads.
+
+        After `timeout` seconds, or at once with `cancel`, tasks that have not ended are cancelled;
+        the last quarter of the time, at most a second, is theirs to end in. What is still there
+        when the time is over is left to itself, its handle gets `EngineClosedError`, and a
+        `ResourceWarning` names it, as does the list returned. `RuntimeError` in a thread of the
+        engine. One that was interrupted goes on when it is called again; while another thread
+        closes the engine, and after that, nothing is done.
+        """
+        self._refuse_own_threads()
+        if self._placement.is_inherited():
+            # The threads are the parent's, and so may be the owners of the locks.
+            self._closed = True
+            return []
+        with self._lock:
+            if self._ended or self._closing:
+                return []
+            self._closed = self._closing = True
+        try:
+            left = self._end(timeout, cancel)
+            self._ended = True
+        finally:
+            self._closing = False
+        if left:
+            warnings.warn(
+                f"the engine was closed with work left: {'; '.join(left)}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        return left
+
+    async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
+        """As `close()`, without blocking the running loop."""
+        self._refuse_own_threads()
+        return await asyncio.to_thread(self.close, timeout, cancel=cancel)
+
+    def __enter__(self) -> Engine:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(cancel=error is not None)
+
+    async def __aenter__(self) -> Engine:
+        return self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(cancel=error is not None)
+
+    def _end(self, timeout: float | None, cancel: bool) -> list[str]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        placement = self._placement
+        placement.refuse()
+        if not cancel:
+            patience = None
+            if timeout is not None:
+                patience = timeout - min(timeout / 4, _CANCEL_TIME)
+            cancel = not placement.wait_idle(patience)
+        if cancel:
+            placement.cancel_everything()
+            placement.wait_idle(_left(deadline))
+        placement.stop()
+        for thread in self._threads:
+            thread.thread.join(_left(deadline))
+        return placement.resolve_what_is_left()
+
+    def _refuse_own_threads(self) -> None:
+        if any(thread.thread is threading.current_thread() for thread in self._threads):
+            raise RuntimeError("an engine cannot be closed by one of its own threads")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the engines that nobody has closed, while Python still runs."""
+    for engine in list(_started):
+        if not engine._ended and not engine._placement.is_inherited():
+            warnings.warn(f"unclosed {engine!r}", ResourceWarning, source=engine, stacklevel=1)
+            engine.close(_EXIT_TIME, cancel=True)

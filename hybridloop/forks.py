@@ -1,0 +1,21 @@
+"""Tells the process that started something from the children it has forked."""
+
+from __future__ import annotations
+
+import os
+
+_forks = 0
+
+
+def _count() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count)
+
+
+def generation() -> int:
+    """How many forks lie between the first process and this one."""
+    return _forks
