@@ -172,6 +172,7 @@ def test_in_a_forked_child_handles_say_what_is_wrong(engine: Engine) -> None:
     done = engine.spawn(value(5))
     done.result(20)
     open_ended = engine.spawn(asyncio.sleep(60))
+    until(lambda: engine.stats().running == 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
