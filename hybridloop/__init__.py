@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._core import Kernel, NativeBuffer, __version__
+from ._core import Channel, Kernel, NativeBuffer, __version__
 from .engine import Engine, EngineClosedError, EngineFullError
 from .errors import (
     BufferInUseError,
@@ -21,6 +21,8 @@ from .errors import (
     BusFullError,
     BusKeyError,
     BusKeyExistsError,
+    ChannelClosedError,
+    ChannelFullError,
     KernelAbiError,
     KernelExistsError,
     KernelLibraryError,
@@ -58,6 +60,9 @@ __all__ = (
     "BusKeyError",
     "BusKeyExistsError",
     "BusStats",
+    "Channel",
+    "ChannelClosedError",
+    "ChannelFullError",
     "Engine",
     "EngineClosedError",
     "EngineFullError",

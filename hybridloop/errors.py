@@ -97,3 +97,11 @@ class BusFullError(BusError):
 
 class BusClosedError(BusError):
     """The bus is closed, or belongs to the parent of this process."""
+
+
+class ChannelFullError(Exception):
+    """A channel holds as many values as it may."""
+
+
+class ChannelClosedError(Exception):
+    """A channel is closed, and nothing is in it any more."""

@@ -90,6 +90,7 @@ class Loop(NativeMethods, SignalMethods):
         self._close_pidfds()
         super().close()
         self._close_core()
+        self._close_courier()
 
     def stats(self) -> LoopStats:
         """What the loop has done so far, and what is open now. Cheap; works in any state."""

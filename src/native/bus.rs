@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::buffer::NativeBuffer;
+use super::courier::{Courier, Watch};
 use super::engine::bus_stats;
 use super::exceptions::bus_error;
 use crate::ffi::buffer::Buffer;
@@ -132,6 +133,40 @@ impl Bus {
     /// Another name of `get()`: Python never removes anything.
     fn pop(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         self.get(key)
+    }
+
+    /// Wait until `key` is sealed and nobody writes it, and return what is under it. Raises `TimeoutError` after `timeout` seconds,
+    /// `BusClosedError` if the bus is closed.
+    #[pyo3(signature = (key, timeout=None))]
+    fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = KeyBytes::of(key)?;
+        slf.get()
+            .bus()
+            .and_then(|_| Key::new(bytes.as_slice()))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("wait_for_key", (slf, key, timeout))
+    }
+
+    /// Tell `future` when `key` is sealed.
+    fn _watch(
+        &self,
+        key: &Bound<'_, PyAny>,
+        courier: Py<Courier>,
+        future: Py<PyAny>,
+    ) -> PyResult<Watch> {
+        let bytes = KeyBytes::of(key)?;
+        let (bus, key) = self
+            .bus()
+            .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
+        let token = courier.get().expect(future);
+        let watch = bus.watch(key, courier.get().mail().clone(), token);
+        Ok(Watch::of_key(courier, token, watch))
     }
 
     /// Whether a kernel is writing `key` now.

@@ -41,6 +41,8 @@ exceptions! {
     bus_busy: "BusBusyError",
     bus_full: "BusFullError",
     bus_closed: "BusClosedError",
+    channel_full: "ChannelFullError",
+    channel_closed: "ChannelClosedError",
 }
 
 impl Exceptions {

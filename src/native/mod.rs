@@ -4,11 +4,15 @@
 //! * [`kernel`] — `Kernel`, and the registry of kernels by name.
 //! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
 //! * [`bus`] — `Bus`: Python's side of the memory bus.
+//! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
+//! * [`courier`] — news from the bus and from channels for an event loop.
 //! * [`value`] — results, and what channels carry, as Python objects.
 //! * [`exceptions`] — the classes of `hybridloop.errors`.
 
 mod buffer;
 mod bus;
+mod channel;
+mod courier;
 mod engine;
 mod exceptions;
 mod kernel;
@@ -22,6 +26,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<kernel::Kernel>()?;
     module.add_class::<buffer::NativeBuffer>()?;
     module.add_class::<bus::Bus>()?;
+    module.add_class::<channel::Channel>()?;
+    module.add_class::<courier::Courier>()?;
+    module.add_class::<courier::Watch>()?;
     kernel::register(module)?;
     engine::register(module)
 }

@@ -1,7 +1,5 @@
 //! Results, and what channels carry, as Python objects.
 
-#![allow(dead_code, reason = "for jobs")]
-
 use std::sync::Arc;
 
 use hybridloop_native::{Budget, Draft, Value, View};

@@ -119,6 +119,11 @@ impl Channel {
         self.len() == 0
     }
 
+    /// Whether it refuses what comes.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.inner).closed
+    }
+
     /// Whom to tell when there is something, at once if there is; `None` for nobody any more.
     pub fn on_arrival(&self, arrival: Option<Arc<dyn Arrival>>) {
         let mut inner = lock(&self.inner);

@@ -431,10 +431,16 @@ impl Bus {
     }
 
     /// Tells `notify` at once if `key` is sealed and not busy, else when it is sealed next, or when the write that is open ends
-    /// without a result and leaves what was there. It is told once; dropping the watch takes it back.
+    /// without a result and leaves what was there; or that the bus is closed. It is told once; dropping the watch takes it back.
     pub fn watch(self: &Arc<Self>, key: Key, notify: Arc<dyn Notify>, token: u64) -> Watch {
         let now = self.tick();
         let mut shard = lock(self.shard(key.as_bytes()));
+        // Under the lock: `close` sets the flag before it empties the shards.
+        if self.closed.load(Ordering::Acquire) {
+            drop(shard);
+            notify.closed(token);
+            return Watch::new(self.clone(), key, None);
+        }
         let ready = if shard.is_busy(key.as_bytes()) {
             None
         } else {
@@ -482,7 +488,9 @@ impl Bus {
             for view in views {
                 self.removed(Some(view));
             }
-            drop(watchers);
+            for watcher in watchers {
+                watcher.close();
+            }
         }
     }
 }

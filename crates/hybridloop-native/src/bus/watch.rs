@@ -9,6 +9,9 @@ use crate::block::View;
 pub trait Notify: Send + Sync {
     /// `view` was sealed under the key of the watch with that token. Called by the thread that seals; must not wait.
     fn sealed(&self, token: u64, view: &View);
+
+    /// The bus was closed, and nothing will be sealed under the key of that watch. Must not wait either.
+    fn closed(&self, _token: u64) {}
 }
 
 pub(super) struct Watcher {
@@ -20,6 +23,10 @@ pub(super) struct Watcher {
 impl Watcher {
     pub fn notify(&self, view: &View) {
         self.notify.sealed(self.token, view);
+    }
+
+    pub fn close(&self) {
+        self.notify.closed(self.token);
     }
 }
 

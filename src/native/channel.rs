@@ -1,0 +1,217 @@
+//! `Channel`: a list that kernels and Python push to and take from, which copies what is pushed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hybridloop_native::{Arrival, Budget, ChannelError, Order, Value};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::courier::{Courier, Mail, Notice, Watch};
+use super::exceptions::raise;
+use super::value::{from_python, to_python};
+
+/// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
+#[derive(Default)]
+pub struct Waiters(Mutex<Vec<(u64, Arc<Mail>)>>);
+
+impl Waiters {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mail>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn remove(&self, token: u64) {
+        let mut waiters = self.lock();
+        let at = waiters.iter().position(|waiter| waiter.0 == token);
+        let removed = at.map(|at| waiters.swap_remove(at));
+        drop(waiters);
+        drop(removed);
+    }
+}
+
+impl Arrival for Waiters {
+    fn arrived(&self, _channel: u64) {
+        let waiters = std::mem::take(&mut *self.lock());
+        for (token, mail) in waiters {
+            mail.post(Notice::Arrived(token));
+        }
+    }
+}
+
+/// A list that any thread pushes to and takes from: kernels, through `chan_push()` and `chan_pop()`, and Python.
+///
+/// It copies what is pushed and owns the copy: None, bool, int of 64 bits, float, str, and whatever has bytes, which come out
+/// as a `NativeBuffer`. With order "lifo" what came last leaves first.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Channel {
+    inner: Arc<hybridloop_native::Channel>,
+    waiters: Arc<Waiters>,
+    order: Order,
+    limit: Option<usize>,
+    budget: Arc<Budget>,
+}
+
+fn error(py: Python<'_>, error: ChannelError) -> PyErr {
+    match error {
+        ChannelError::Closed => raise(py, |c| &c.channel_closed, "the channel is closed"),
+        ChannelError::Full => raise(py, |c| &c.channel_full, "the channel is full"),
+    }
+}
+
+impl Channel {
+    /// What an argument of a kernel refers to.
+    pub fn channel(&self) -> &Arc<hybridloop_native::Channel> {
+        &self.inner
+    }
+
+    /// Everything that is in it, in the order in which it leaves; what comes meanwhile stays.
+    fn take_all(&self) -> Vec<Value> {
+        let count = self.inner.len();
+        std::iter::from_fn(|| self.inner.pop().ok().flatten())
+            .take(count)
+            .collect()
+    }
+}
+
+#[pymethods]
+impl Channel {
+    #[new]
+    #[pyo3(signature = (order="fifo", limit=None))]
+    fn new(order: &str, limit: Option<usize>) -> PyResult<Self> {
+        let order = match order {
+            "fifo" => Order::Fifo,
+            "lifo" => Order::Lifo,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "order must be 'fifo' or 'lifo', not '{other}'"
+                )))
+            }
+        };
+        if limit == Some(0) {
+            return Err(PyValueError::new_err("limit must be at least 1, not 0"));
+        }
+        let channel = hybridloop_native::Channel::new(order, limit.unwrap_or(usize::MAX));
+        let waiters = Arc::new(Waiters::default());
+        channel.on_arrival(Some(waiters.clone()));
+        Ok(Self {
+            inner: channel,
+            waiters,
+            order,
+            limit,
+            budget: Budget::new(usize::MAX),
+        })
+    }
+
+    /// Add a copy of `value`.
+    ///
+    /// Raises `TypeError`, which names the type, for what it cannot copy; `OverflowError` for an int of more than 64 bits;
+    /// `ChannelFullError` if it holds as many values as it may; `ChannelClosedError` if it is closed.
+    fn push(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let copy = from_python(value, &self.budget)?;
+        self.inner
+            .push(copy)
+            .map_err(|reason| error(value.py(), reason))
+    }
+
+    /// Take a value; `default` if there is none now. Raises `ChannelClosedError` if there is none and none will come.
+    #[pyo3(signature = (default=None))]
+    fn pop<'py>(
+        &self,
+        py: Python<'py>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.inner.pop() {
+            Ok(Some(value)) => to_python(py, value),
+            Ok(None) => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
+            Err(reason) => Err(error(py, reason)),
+        }
+    }
+
+    /// Take all values that are in it now, in the order in which they leave.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for value in self.take_all() {
+            list.append(to_python(py, value)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Drop all values that are in it now; return how many these were.
+    fn flush(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.take_all().len())
+    }
+
+    /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody else
+    /// may have taken it when this returns.
+    #[pyo3(signature = (timeout=None))]
+    fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("wait_for_arrival", (slf, timeout))
+    }
+
+    /// Take a value as soon as there is one; wait at most `timeout` seconds, then raise `TimeoutError`. Raises
+    /// `ChannelClosedError` if there is none and none will come.
+    #[pyo3(signature = (timeout=None))]
+    fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("take_from", (slf, timeout))
+    }
+
+    /// Refuse what comes later. What is in it can still be taken.
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    /// Tell `future` when there is something to take.
+    fn _watch(&self, courier: Py<Courier>, future: Py<PyAny>) -> Watch {
+        let token = courier.get().expect(future);
+        let mail = courier.get().mail().clone();
+        self.waiters.lock().push((token, mail));
+        Watch::of_channel(courier, token, self.waiters.clone())
+    }
+
+    /// Whether nothing can be pushed any more.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    /// "fifo" or "lifo".
+    #[getter]
+    fn order(&self) -> &'static str {
+        match self.order {
+            Order::Fifo => "fifo",
+            Order::Lifo => "lifo",
+        }
+    }
+
+    /// How many values it may hold; None for as many as there is memory for.
+    #[getter]
+    fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    /// A channel is something even if nothing is in it.
+    #[allow(clippy::unused_self)]
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __aiter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py()
+            .import("hybridloop.waiting")?
+            .call_method1("next_of", (slf,))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Channel {} of {} values>", self.order(), self.inner.len())
+    }
+}
