@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._core import Channel, Kernel, NativeBuffer, __version__
-from .engine import Engine, EngineClosedError, EngineFullError
+from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .errors import (
     BufferInUseError,
     BusBusyError,
@@ -66,6 +66,7 @@ __all__ = (
     "Engine",
     "EngineClosedError",
     "EngineFullError",
+    "EngineServer",
     "EngineStats",
     "EventLoopPolicy",
     "Kernel",

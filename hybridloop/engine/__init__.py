@@ -13,5 +13,6 @@ from __future__ import annotations
 from ..handle import TaskHandle
 from .engine import Engine
 from .errors import EngineClosedError, EngineFullError
+from .serve import EngineServer
 
-__all__ = ["Engine", "EngineClosedError", "EngineFullError", "TaskHandle"]
+__all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineServer", "TaskHandle"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import socket
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,7 @@ from ..handle import TaskHandle
 from ..stats import EngineStats, ThreadStats
 from .errors import EngineClosedError, EngineFullError
 from .placement import Placement
+from .serve import BACKLOG, EngineServer, Kind, bind, find_kind, make_server, share
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -138,6 +140,71 @@ class Engine:
                 coro.close()
                 raise
 
+    def serve(
+        self,
+        app: Callable[..., Any] | str,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        sock: socket.socket | None = None,
+        kind: Kind = "auto",
+        threads: Sequence[int] | None = None,
+        backlog: int = BACKLOG,
+        graceful_timeout: float | None = 30.0,
+        **options: Any,
+    ) -> EngineServer:
+        """Accept connections on the threads of the engine, each with a listener of its own.
+
+        Args:
+            app: a protocol factory as for `loop.create_server()`, or an ASGI application, or the
+                name of one (`"package.module:app"`), which uvicorn serves.
+            host: a name or an address to listen on; every interface for `None`.
+            port: 0 for a free one, which `addresses` of the result tells.
+            sock: a listening stream socket instead, which the threads share; it stays the caller's.
+            kind: `"protocol"` or `"asgi"` where `app` does not show what it is.
+            threads: the numbers of the threads to serve on; all by default.
+            backlog: connections that the system keeps until they are accepted.
+            graceful_timeout: seconds that open connections have at the end, to end by themselves;
+                `None` for as long as they take.
+            options: for `loop.create_server()`, such as `ssl`, or for `uvicorn.Config`.
+
+        Returns when connections are accepted on every thread. Raises `OSError` if the address
+        cannot be had, `RuntimeError` if the application does not start, `ImportError` without
+        uvicorn, `EngineClosedError` unless the engine is open. Not for a thread with a running
+        loop, which it would block; there use `aserve()`.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("serve() would block the running loop; use 'await engine.aserve()'")
+        infos = [] if sock is not None else socket.getaddrinfo(**_listening(host, port))
+        server = self._begin_serving(
+            app, infos, sock, kind, threads, backlog, graceful_timeout, options
+        )
+        server._wait_started()
+        return server
+
+    async def aserve(
+        self,
+        app: Callable[..., Any] | str,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        sock: socket.socket | None = None,
+        kind: Kind = "auto",
+        threads: Sequence[int] | None = None,
+        backlog: int = BACKLOG,
+        graceful_timeout: float | None = 30.0,
+        **options: Any,
+    ) -> EngineServer:
+        """As `serve()`, without blocking the running loop, in tasks of the engine as well."""
+        infos: Sequence[Any] = []
+        if sock is None:
+            infos = await asyncio.get_running_loop().getaddrinfo(**_listening(host, port))
+        server = self._begin_serving(
+            app, infos, sock, kind, threads, backlog, graceful_timeout, options
+        )
+        await server._await_started()
+        return server
+
     def stats(self) -> EngineStats:
         """What runs on each thread, what waits, and what the loops have done. Works in any state,
         in any thread.
@@ -171,7 +238,7 @@ class Engine:
         engine. One that was interrupted goes on when it is called again; while another thread
         closes the engine, and after that, nothing is done.
         """
-        self._refuse_own_threads()
+        self._refuse_own_threads("closed")
         if self._placement.is_inherited():
             # The threads are the parent's, and so may be the owners of the locks.
             self._closed = True
@@ -195,7 +262,7 @@ class Engine:
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
         """As `close()`, without blocking the running loop."""
-        self._refuse_own_threads()
+        self._refuse_own_threads("closed")
         return await asyncio.to_thread(self.close, timeout, cancel=cancel)
 
     def __enter__(self) -> Engine:
@@ -220,15 +287,45 @@ class Engine:
     ) -> None:
         await self.aclose(cancel=error is not None)
 
+    def _begin_serving(
+        self,
+        app: Any,
+        infos: Sequence[Any],
+        sock: socket.socket | None,
+        kind: Kind,
+        threads: Sequence[int] | None,
+        backlog: int,
+        graceful_timeout: float | None,
+        options: dict[str, Any],
+    ) -> EngineServer:
+        if kind == "auto":
+            kind = find_kind(app)
+        elif kind not in ("protocol", "asgi"):
+            raise ValueError(f"kind must be 'auto', 'protocol' or 'asgi', not {kind!r}")
+        if self._closed:
+            raise EngineClosedError("the engine is closed; make a new one")
+        numbers = range(self._gil_threads) if threads is None else sorted(set(threads))
+        if not numbers:
+            raise ValueError("threads must name a thread at least")
+        self._placement.check_threads(numbers)
+        if sock is not None:
+            sockets = share(sock, len(numbers))
+        else:
+            sockets = bind(infos, len(numbers), backlog)
+        options["backlog"] = backlog
+        return make_server(self._placement, app, sockets, numbers, kind, graceful_timeout, options)
+
     def _end(self, timeout: float | None, cancel: bool) -> list[str]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = patience_end = None
+        if timeout is not None:
+            deadline = time.monotonic() + timeout
+            patience_end = deadline - min(timeout / 4, _CANCEL_TIME)
         placement = self._placement
+        placement.stop_serving()
+        # What comes over connections that are still there may spawn tasks.
+        cancel = cancel or not placement.wait_served(_left(patience_end))
         placement.refuse()
-        if not cancel:
-            patience = None
-            if timeout is not None:
-                patience = timeout - min(timeout / 4, _CANCEL_TIME)
-            cancel = not placement.wait_idle(patience)
+        cancel = cancel or not placement.wait_idle(_left(patience_end))
         if cancel:
             placement.cancel_everything()
             placement.wait_idle(_left(deadline))
@@ -237,9 +334,21 @@ class Engine:
             thread.thread.join(_left(deadline))
         return placement.resolve_what_is_left()
 
-    def _refuse_own_threads(self) -> None:
+    def _refuse_own_threads(self, what: str) -> None:
         if any(thread.thread is threading.current_thread() for thread in self._threads):
-            raise RuntimeError("an engine cannot be closed by one of its own threads")
+            raise RuntimeError(f"an engine cannot be {what} by one of its own threads")
+
+
+def _listening(host: str | None, port: int | None) -> dict[str, Any]:
+    """The arguments for `getaddrinfo()`."""
+    if port is None:
+        raise TypeError("a host and a port, or sock, are needed to serve")
+    return {
+        "host": host or None,
+        "port": port,
+        "type": socket.SOCK_STREAM,
+        "flags": socket.AI_PASSIVE,
+    }
 
 
 def _left(deadline: float | None) -> float | None:

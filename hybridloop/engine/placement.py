@@ -13,10 +13,11 @@ from .errors import EngineClosedError, EngineFullError
 from .threads import GilThread, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from ..handle import TaskHandle
     from ..loop import Loop
+    from .serve import EngineServer
 
 
 class Placement:
@@ -39,6 +40,8 @@ class Placement:
         self.pending_count = 0
         self.room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self.spawned = 0
+        # Those that have not ended.
+        self.servers: set[EngineServer] = set()
         self.open = False
         # Nobody holds the engine: the threads end with their last task.
         self.abandoned = False
@@ -76,8 +79,7 @@ class Placement:
         """Send a task to a thread, or to the end of a queue."""
         self.check_process()
         with self.lock:
-            if not self.open:
-                raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
+            self._check_open()
             target = self._least_loaded() if index is None else self._numbered(index)
             if target.load >= self.tasks_per_thread:
                 if self.pending_count >= self.max_pending:
@@ -96,12 +98,19 @@ class Placement:
         if wake:
             target.call(target.receive)
 
+    def check_threads(self, indexes: Iterable[int]) -> None:
+        """Raise what `place()` would for any of the threads."""
+        self.check_process()
+        with self.lock:
+            self._check_open()
+            for index in indexes:
+                self._numbered(index)
+
     def serve(self, handle: TaskHandle[Any], index: int) -> None:
         """Send a task to a thread beside those that are counted."""
         self.check_process()
         with self.lock:
-            if not self.open:
-                raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
+            self._check_open()
             target = self._numbered(index)
             target.services += 1
         target.call(target.start_service, handle)
@@ -164,6 +173,7 @@ class Placement:
     def service_ended(self, thread: GilThread) -> None:
         with self.lock:
             thread.services -= 1
+            self.idle.notify_all()
             self._tell_if_idle()
 
     def thread_failed(self, thread: GilThread, error: BaseException) -> None:
@@ -197,6 +207,14 @@ class Placement:
             while self.room_waiters:
                 self._tell_room()
 
+    def stop_serving(self) -> None:
+        for server in list(self.servers):
+            server._stop()
+
+    def wait_served(self, timeout: float | None) -> bool:
+        with self.lock:
+            return self.idle.wait_for(self._has_served, timeout)
+
     def wait_idle(self, timeout: float | None) -> bool:
         with self.lock:
             return self.idle.wait_for(self._is_idle, timeout)
@@ -222,6 +240,7 @@ class Placement:
         """
         self.open = False
         self.abandoned = True
+        self.stop_serving()
         for thread in self.threads:
             thread.call(self._stop_if_abandoned)
 
@@ -239,6 +258,10 @@ class Placement:
 
     # What follows is called with the lock held.
 
+    def _check_open(self) -> None:
+        if not self.open:
+            raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
+
     def _least_loaded(self) -> GilThread:
         alive = [thread for thread in self.threads if not thread.failed]
         if not alive:
@@ -254,12 +277,13 @@ class Placement:
         return thread
 
     def _is_idle(self) -> bool:
-        alive: Sequence[GilThread] = [thread for thread in self.threads if not thread.failed]
+        alive = [thread for thread in self.threads if not thread.failed]
         if not alive:
             return True
-        return self.pending_count == 0 and not any(
-            thread.load or thread.services for thread in alive
-        )
+        return self.pending_count == 0 and not any(it.load or it.services for it in alive)
+
+    def _has_served(self) -> bool:
+        return not any(it.services for it in self.threads if not it.failed)
 
     def _tell_if_idle(self) -> None:
         if self._is_idle():

@@ -1,0 +1,100 @@
+"""What serves an ASGI application on one thread: uvicorn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .services import Service
+
+if TYPE_CHECKING:
+    import socket
+
+    import uvicorn
+
+
+class AsgiService(Service):
+    """A `uvicorn.Server`, with the lifespan of the application around it."""
+
+    def __init__(
+        self,
+        app: Any,
+        sockets: Sequence[socket.socket],
+        graceful_timeout: float | None,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(sockets, graceful_timeout)
+        self.server = _make_server(self, app, options)
+
+    async def run(self) -> None:
+        server = self.server
+        try:
+            # uvicorn says with SystemExit that it cannot start, which would go to the loop.
+            try:
+                await server.serve(sockets=list(self.sockets))
+            except SystemExit as error:
+                raise RuntimeError(_NOT_STARTED) from error
+            if not server.started:
+                raise RuntimeError(_NOT_STARTED)
+        except GeneratorExit:
+            # The loop has failed, and all that is on it with it.
+            raise
+        except BaseException:
+            self._abort()
+            await self._end_at_once()
+            raise
+        self._abort()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
+
+    def _abort(self) -> None:
+        for connection in list(self.server.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _end_at_once(self) -> None:
+        server = self.server
+        for listening in getattr(server, "servers", ()):
+            listening.close()
+        for task in list(server.server_state.tasks):
+            task.cancel()
+        if server.started:
+            await server.lifespan.shutdown()
+
+
+_NOT_STARTED = "the application did not start; the logger 'uvicorn.error' tells why"
+
+
+def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvicorn.Server:
+    try:
+        import uvicorn
+        from uvicorn.importer import import_from_string
+    except ImportError as error:
+        raise ImportError(
+            "serving ASGI applications needs uvicorn: pip install 'hybridloop[asgi]'"
+        ) from error
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                service.has_started()
+
+    settings: dict[str, Any] = {
+        # Logging is the program's; connections end by the engine's timeout.
+        "log_config": None,
+        "timeout_graceful_shutdown": service.graceful_timeout,
+        **options,
+    }
+    if isinstance(app, str):
+        app = import_from_string(app)
+    config = uvicorn.Config(app, **settings)
+    try:
+        config.load()
+    except SystemExit as error:
+        raise RuntimeError(_NOT_STARTED) from error
+    return Server(config)
