@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CARGO ?= cargo
+MIRI ?= cargo +nightly miri
 PORT ?= 8000
 # For example: make test PYTEST_ARGS="-k timers -x"
 PYTEST_ARGS ?=
@@ -72,6 +73,31 @@ test-rust: | check-tools ## Run the tests of the crates without Python, and the 
 	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-native -p loadgen
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-native --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
+
+.PHONY: test-stress
+test-stress: | check-tools ## Run the tests of the memory bus that take long, optimized
+	CARGO_PROFILE_RELEASE_LTO=off $(CARGO) test -p hybridloop-native --release --test bus -- --ignored
+
+# The standard library is instrumented as well, or else every lock would look like a race. A child of a fork may start threads.
+.PHONY: test-tsan
+test-tsan: | check-tools ## Run the tests of the crates without Python under ThreadSanitizer
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || { \
+		echo "ThreadSanitizer needs the source of Rust's standard library: rustup component add rust-src" >&2; exit 1; }
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread TSAN_OPTIONS="die_after_fork=0 $(TSAN_OPTIONS)" $(CARGO) test \
+		-p hybridloop-reactor -p hybridloop-native --lib --tests --target-dir "$(TARGET_DIR)/tsan" \
+		-Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')"
+
+# What calls C, and what waits for sockets, Miri cannot run; kernels in Rust stand for those in C.
+.PHONY: test-miri
+test-miri: | check-tools ## Run the tests of the crates without Python under Miri, which checks each use of memory
+	@$(MIRI) --version >/dev/null 2>&1 || { \
+		echo "Miri is not there: rustup toolchain install nightly --component miri,rust-src" >&2; exit 1; }
+	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
+		-p hybridloop-kernel --test kernel
+	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
+		-p hybridloop-native --lib --test bus --test sdk
+	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
+		-p hybridloop-reactor --lib -- inbox registry timer --skip many_due
 
 .PHONY: test-python
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")

@@ -266,7 +266,8 @@ fn converts_arguments_and_results() {
     // SAFETY: the kind says which field it is, and the memory is live.
     unsafe {
         assert_eq!((out.kind, out.u.b.len), (kind::BUF, 16));
-        assert_eq!(*out.u.b.data.cast::<[u64; 2]>(), a.map(f64::to_bits));
+        let data = out.u.b.data.cast::<[u64; 2]>();
+        assert_eq!(data.read_unaligned(), a.map(f64::to_bits));
         free(std::ptr::null_mut(), out.u.b.data.cast_mut());
     }
     assert_eq!(target[0].to_bits(), 2.5_f32.to_bits());

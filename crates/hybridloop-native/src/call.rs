@@ -83,10 +83,14 @@ impl Call<'_> {
         Ok(key)
     }
 
+    /// Keeps a view until the kernel returns.
     fn pin(&self, view: View) -> abi::Buf {
-        let buf = describe(&view);
-        lock(&self.held).views.push(view);
-        buf
+        let mut held = lock(&self.held);
+        held.views.push(view);
+        // Only from where it stays: to move a box, such as that of a format, ends what was borrowed from it.
+        held.views
+            .last()
+            .map_or(abi::Buf::bytes(ptr::null(), 0, 0), describe)
     }
 }
 
@@ -341,8 +345,11 @@ unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
         Ok(Some(Value::UInt(value))) => Val::u64(value),
         Ok(Some(Value::Float(value))) => Val::f64(value),
         Ok(Some(Value::Str(text))) => {
+            let mut held = lock(&call.held);
+            held.texts.push(text);
+            // As in `pin`.
+            let text: &str = held.texts.last().map_or("", |text| text);
             let buf = abi::Buf::bytes(text.as_ptr().cast(), text.len(), abi::CONTIGUOUS);
-            lock(&call.held).texts.push(text);
             Val::buf(kind::STR, buf)
         }
         Ok(Some(Value::Buffer(view))) => Val::buf(kind::BUF, call.pin(view)),

@@ -282,10 +282,19 @@ fn verify(block: &[u8]) {
     );
 }
 
-/// 8 native writers, 2 native takers and 4 foreign readers: no block is ever torn, no byte is lost.
 #[test]
 fn blocks_are_never_torn() {
-    let seconds = std::env::var("STRESS_SECONDS").map_or(1.0, |text| text.parse().unwrap());
+    write_and_read_for(1.0);
+}
+
+#[test]
+#[ignore = "takes ten seconds: make test-stress"]
+fn blocks_are_never_torn_in_ten_seconds() {
+    write_and_read_for(10.0);
+}
+
+/// 8 native writers, 2 native takers and 4 foreign readers: no block is ever torn, no byte is lost.
+fn write_and_read_for(seconds: f64) {
     let (writers, sizes) = if cfg!(miri) {
         (2, 16..48)
     } else {
@@ -355,8 +364,9 @@ fn blocks_are_never_torn() {
             });
         }
     });
-    assert!(busy.load(Ordering::Relaxed) > 0);
-    assert!(cfg!(miri) || read.load(Ordering::Relaxed) > 0);
+    // Miri is too slow to see everything happen.
+    let seen = busy.load(Ordering::Relaxed) > 0 && read.load(Ordering::Relaxed) > 0;
+    assert!(cfg!(miri) || seen);
     assert!(keys.iter().all(|key| !bus.is_busy(key.as_bytes())));
     for key in &keys {
         bus.pop(key.as_bytes());
