@@ -1,4 +1,4 @@
-"""Run a program on hybridloop: `python -m hybridloop app.py …` or `… -m package …`."""
+"""The command line: `python -m hybridloop app.py …`, `… -m package …` and `… top …`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import hybridloop
 _USAGE = """\
 usage: python -m hybridloop PROGRAM.py [ARGUMENT ...]
        python -m hybridloop -m MODULE [ARGUMENT ...]
+       python -m hybridloop top [PID|URL|PATH] [--once] [--json]
 
-Runs a Python program with hybridloop as the loop of asyncio.run() and asyncio.new_event_loop().
+Runs a Python program with hybridloop as the loop of asyncio.run() and asyncio.new_event_loop(),
+or shows what the loops of a running program do (top --help tells more). A program whose file is
+called just "top" is run as ./top.
 """
 
 
@@ -23,6 +26,10 @@ def main(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"hybridloop {hybridloop.__version__}")
         return 0
+    if argv[0] == "top":
+        from .observe.top import main as top
+
+        return top(argv[1:])
     hybridloop.install()
     if argv[0] == "-m":
         sys.argv = argv[1:]

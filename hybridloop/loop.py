@@ -12,7 +12,7 @@ import socket
 from asyncio import SendfileNotAvailableError, base_events, constants
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from . import _core, datagrams
+from . import _core, datagrams, live
 from .native import NativeMethods
 from .signals import SignalMethods
 from .stats import LoopStats
@@ -80,6 +80,7 @@ class Loop(NativeMethods, SignalMethods):
 
     def __init__(self) -> None:
         super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
+        live.add_loop(self)
 
     def close(self) -> None:
         """Close the loop. Callbacks that have not run are dropped."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import live
 from ..handle import TaskHandle
 from ..stats import EngineStats, ThreadStats
 from .errors import EngineClosedError, EngineFullError
@@ -22,6 +23,8 @@ from .serve import BACKLOG, EngineServer, Kind, bind, find_kind, make_server, sh
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from ..loop import Loop
 
 _T = TypeVar("_T")
 
@@ -90,6 +93,7 @@ class Engine:
             if not self._placement.open:
                 self._placement.start(self._gil_threads)
                 _started.add(self)
+                live.add_engine(self)
         return self
 
     setup = start
@@ -227,6 +231,9 @@ class Engine:
             for thread, running, pinned in counts
         )
         return EngineStats(tuple(threads), places, spawned, pending, placement.max_pending)
+
+    def _live_loops(self) -> list[Loop]:
+        return [thread.loop for thread in self._threads if not thread.loop.is_closed()]
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
         """Take no more tasks, wait for those there are, and end the threads.

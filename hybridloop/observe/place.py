@@ -1,0 +1,96 @@
+"""Where a process tells its statistics: a Unix socket named by its number.
+
+It is `hybridloop/PID.sock` in `$XDG_RUNTIME_DIR`, or `/tmp/hybridloop-UID/PID.sock` where there is
+no such folder. The folder belongs to the user and is closed to others; one that is not is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["candidates", "connect", "folder_to_serve_in", "remove_dead", "served"]
+
+_TIMEOUT = 5.0
+
+
+def folder_to_serve_in() -> Path:
+    """The folder for this process, made if need be; `PermissionError` if it is not safe."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_private(Path(runtime), os.geteuid()):
+        folder = Path(runtime, "hybridloop")
+    else:
+        folder = Path(f"/tmp/hybridloop-{os.geteuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_private(folder, os.geteuid()):
+        raise PermissionError(f"{folder} is not a folder that only this user can open")
+    return folder
+
+
+def candidates(user: int) -> list[Path]:
+    """The folders where processes of a user may serve."""
+    paths = [Path(f"/run/user/{user}/hybridloop"), Path(f"/tmp/hybridloop-{user}")]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        paths.insert(0, Path(runtime, "hybridloop"))
+    return [path for path in dict.fromkeys(paths) if _is_private(path, user)]
+
+
+def served(user: int) -> list[tuple[int, Path]]:
+    """The numbers and sockets of the user's processes that tell their statistics."""
+    found = {}
+    for folder in candidates(user):
+        for number, path in _sockets(folder):
+            if number not in found and not _is_dead(path):
+                found[number] = path
+    return sorted(found.items())
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove what processes that were killed have left behind."""
+    for _, path in _sockets(folder):
+        if _is_dead(path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def connect(path: Path) -> socket.socket:
+    """A connection to who serves there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(_TIMEOUT)
+        sock.connect(str(path))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _sockets(folder: Path) -> Iterator[tuple[int, Path]]:
+    with contextlib.suppress(OSError):
+        for path in folder.glob("*.sock"):
+            if path.stem.isdecimal() and path.is_socket():
+                yield int(path.stem), path
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether nobody listens; a process of another namespace of numbers may."""
+    try:
+        connect(path).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_private(path: Path, user: int) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o077

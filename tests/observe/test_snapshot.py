@@ -1,0 +1,181 @@
+"""`observe.snapshot()`: every live loop and engine of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import hybridloop
+from hybridloop import Engine, live, observe
+from hybridloop.observe import ProcessStats
+
+
+def known() -> set[int]:
+    return {number for number, _ in live.loops()}
+
+
+@contextlib.contextmanager
+def running(loop: asyncio.AbstractEventLoop, name: str) -> Iterator[None]:
+    """The loop runs in a thread."""
+    thread = threading.Thread(target=loop.run_forever, name=name)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+        yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def test_a_loop_is_known_until_it_is_closed() -> None:
+    before = known()
+    loop = hybridloop.new_event_loop()
+    try:
+        (number,) = known() - before
+        assert number > max(before, default=0)
+        (info,) = (it for it in observe.snapshot().loops if it.number == number)
+        assert (info.thread, info.running, info.tasks) == ("", False, 0)
+        assert info.stats == loop.stats()
+    finally:
+        loop.close()
+    assert known() == before
+    assert number not in [it.number for it in observe.snapshot().loops]
+
+
+def test_a_loop_is_not_kept() -> None:
+    before = known()
+    loop = hybridloop.new_event_loop()
+    loop.close()
+    assert loop in live._loops.values()
+    del loop
+    gc.collect()
+    assert known() == before
+
+
+def test_the_thread_and_the_tasks() -> None:
+    loop = hybridloop.new_event_loop()
+    other = hybridloop.new_event_loop()
+    try:
+        with running(loop, "the thread"):
+            futures = [
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(1000), loop) for _ in range(5)
+            ]
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+            infos = {it.number: it for it in observe.snapshot().loops}
+            ours, idle = (
+                infos[next(number for number, it in live.loops() if it is which)]
+                for which in (loop, other)
+            )
+            assert (ours.thread, ours.running, ours.tasks) == ("the thread", True, 5)
+            assert (idle.thread, idle.running, idle.tasks) == ("", False, 0)
+            assert ours.stats.timers == 5
+            uncounted = {it.number: it.tasks for it in observe.snapshot(tasks=False).loops}
+            assert set(uncounted.values()) == {None}
+            for future in futures:
+                future.cancel()
+        (stopped,) = (it for it in observe.snapshot().loops if it.number == ours.number)
+        assert (stopped.thread, stopped.running) == ("the thread", False)
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()
+        other.close()
+
+
+def test_a_loop_that_makes_tasks_all_the_time() -> None:
+    """Their set changes while it is looked at."""
+    loop = hybridloop.new_event_loop()
+    end = threading.Event()
+
+    async def make() -> int:
+        made = 0
+        while not end.is_set():
+            tasks = [asyncio.ensure_future(asyncio.sleep(0)) for _ in range(2000)]
+            made += len(tasks)
+            await asyncio.wait(tasks)
+        return made
+
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(loop.run_until_complete, make())
+        try:
+            counts = []
+            for _ in range(20):
+                (info,) = (it for it in observe.snapshot().loops if it.running)
+                assert info.tasks is not None
+                counts.append(info.tasks)
+        finally:
+            end.set()
+            assert future.result(60) > 0
+            loop.close()
+    assert max(counts) <= 2001
+
+
+def test_an_engine() -> None:
+    with Engine(gil_threads=2, tasks_per_thread=3) as engine:
+        handle = engine.spawn(asyncio.sleep(1000))
+        snapshot = observe.snapshot()
+        (info,) = snapshot.engines
+        assert info.stats.running == 1
+        threads = {it.thread for it in snapshot.loops if it.thread.startswith("hybridloop-gil-")}
+        assert threads <= {"hybridloop-gil-0", "hybridloop-gil-1"}
+        handle.cancel()
+    assert observe.snapshot().engines == ()
+    with Engine() as engine:
+        assert observe.snapshot().engines[0].number > info.number
+
+
+def test_an_engine_that_did_not_start() -> None:
+    engine = Engine()
+    assert observe.snapshot().engines == ()
+    engine.close()
+
+
+def test_survives_json() -> None:
+    with Engine(gil_threads=1) as engine:
+        engine.spawn(asyncio.sleep(0)).result()
+        snapshot = observe.snapshot()
+    assert snapshot.pid == os.getpid()
+    text = json.dumps(snapshot.as_dict())
+    assert ProcessStats.from_dict(json.loads(text)) == snapshot
+    # One of a later version may tell more, one of an earlier version less.
+    data = json.loads(text)
+    data["more"] = data["loops"][0]["stats"]["more"] = 1
+    del data["loops"][0]["stats"]["ready"]
+    assert ProcessStats.from_dict(data).loops[0].stats.ready == 0
+
+
+@pytest.mark.parametrize(
+    "data", [None, [], {}, {"format": 0}, {"format": 1}, {"format": 1, "loops": 5}]
+)
+def test_other_data_is_refused(data: object) -> None:
+    with pytest.raises(ValueError):
+        ProcessStats.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_a_forked_child_starts_anew() -> None:
+    loop = hybridloop.new_event_loop()
+    try:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                before = len(observe.snapshot().loops)
+                own = hybridloop.new_event_loop()
+                os.write(write, f"{before} {len(observe.snapshot().loops)}".encode())
+                own.close()
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read) as pipe:
+            assert pipe.read() == "0 1"
+        os.waitpid(pid, 0)
+        assert loop in [it for _, it in live.loops()]
+    finally:
+        loop.close()
