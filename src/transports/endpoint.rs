@@ -287,6 +287,11 @@ pub trait Transport: Deref<Target = Endpoint> {
     /// Drops what was to be sent.
     fn discard(&self);
 
+    /// Sends what was gathered, as far as the socket takes it at once.
+    fn send_gathered(&self, _me: *mut PyObject) -> Res<()> {
+        Ok(())
+    }
+
     /// The descriptor is about to be closed.
     fn before_close(&self) {}
 
@@ -336,6 +341,11 @@ pub trait Transport: Deref<Target = Endpoint> {
 
     /// Ends the connection without sending what is left; `connection_lost(error)` follows.
     fn force_close(&self, me: *mut PyObject, error: &Ref) -> Res<()> {
+        if self.lost_writes.get() > 0 {
+            return Ok(());
+        }
+        // What was written before and merely gathered counts as sent. If that fails, the connection ends by it.
+        self.send_gathered(me)?;
         if self.lost_writes.get() > 0 {
             return Ok(());
         }

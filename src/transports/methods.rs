@@ -196,7 +196,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// Sends what the protocol has written so far, if the socket takes it.
-fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
+pub fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
     if it.has(BLOCKED) {
         return Ok(());
     }
@@ -255,10 +255,7 @@ unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
 unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe {
-        let it = Stream::of(slf);
-        // What was written before and merely gathered counts as sent.
-        flush_now(&Ref::borrowed(slf), it)?;
-        it.force_close(slf, &Ref::none())?;
+        Stream::of(slf).force_close(slf, &Ref::none())?;
     }
     Ok(Ref::none())
 }
@@ -412,8 +409,13 @@ unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             .set(Bound::from_borrowed_ptr(py, low).extract()?);
         it.high_water
             .set(Bound::from_borrowed_ptr(py, high).extract()?);
-        if let Some(event_loop) = it.event_loop.get() {
+        let Some(event_loop) = it.event_loop.get() else {
+            return Ok(Ref::none());
+        };
+        if it.has(BLOCKED) {
             write::pause_protocol(event_loop.as_ptr(), &Ref::borrowed(slf), it)?;
+        } else if it.queue.with(|queue| queue.size()) > it.high_water.get() {
+            write::flush(event_loop.as_ptr(), &Ref::borrowed(slf), it)?;
         }
     }
     Ok(Ref::none())

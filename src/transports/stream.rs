@@ -187,7 +187,9 @@ impl Stream {
 
     /// Registers the descriptor with the selector, once for its lifetime, and lets reading begin.
     pub fn start(&self, core: &LoopCore, me: *mut PyObject) -> Res<()> {
-        if self.has(STARTED | LOST) || self.is_closing() {
+        // What a protocol wrote before it closed has still to be sent.
+        let is_over = self.is_closing() && self.queue.with(|queue| queue.is_empty());
+        if self.has(STARTED | LOST) || is_over {
             return Ok(());
         }
         let fd = self.fd.get();
@@ -237,6 +239,11 @@ impl Transport for Stream {
 
     fn discard(&self) {
         drop(self.queue.take());
+    }
+
+    fn send_gathered(&self, me: *mut PyObject) -> Res<()> {
+        // SAFETY: the caller holds the object.
+        methods::flush_now(&unsafe { Ref::borrowed(me) }, self)
     }
 
     fn before_close(&self) {
@@ -379,6 +386,10 @@ unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.note_ready(event);
+    // Reading comes first, as in asyncio: what a peer has said before it went is not lost to a write that fails.
+    if event.readable && it.wants_to_read() {
+        read::read(caller, me, it)?;
+    }
     if event.writable {
         if it.has_blocked_writes() {
             write::flush(caller.event_loop, me, it)?;
@@ -386,9 +397,6 @@ unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
             // If that fails, it goes on being told.
             let _ = it.watch_writes(caller.core, false);
         }
-    }
-    if event.readable && it.wants_to_read() {
-        read::read(caller, me, it)?;
     }
     Ok(())
 }
@@ -407,6 +415,9 @@ unsafe fn flush(caller: Caller<'_>, me: &Ref) -> Res<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.set(IN_FLUSH_LIST, false);
+    if it.has_blocked_writes() {
+        return Ok(());
+    }
     write::flush(caller.event_loop, me, it)
 }
 

@@ -140,6 +140,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
         return Ok(());
     }
+    let mut progress = false;
     loop {
         let fd = it.fd.get();
         let sent = it.queue.with(|queue| send(fd, queue));
@@ -149,6 +150,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
                 unsafe { LoopCore::of(event_loop) }.stats.sent(bytes);
                 let (done, left) = it.queue.with(|queue| (queue.advance(bytes), queue.size()));
                 drop(done);
+                progress |= bytes > 0;
                 if left == 0 {
                     return drained(event_loop, me, it);
                 }
@@ -161,9 +163,13 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
             Err(error) => return failed(me, it, error),
         }
     }
+    progress &= it.has(PROTOCOL_PAUSED);
     block(event_loop, me, it)?;
-    // What is left may be little enough for a protocol that was paused.
-    resume_protocol(event_loop, me, it)
+    if progress {
+        // What is left may be little enough.
+        resume_protocol(event_loop, me, it)?;
+    }
+    Ok(())
 }
 
 /// The socket is full: what is queued waits for an event.

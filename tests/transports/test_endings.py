@@ -1,0 +1,89 @@
+"""Connections that end with something still to be read or sent."""
+
+import asyncio
+
+from .support import MIB, Recorder, others_done
+
+
+async def test_closed_by_pause_writing_of_connection_made(loop, connect):
+    """What was written before the transport had begun leaves all the same."""
+
+    class Closing(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(b"x" * 4 * MIB)
+
+        def pause_writing(self):
+            super().pause_writing()
+            self.transport.close()
+
+    _, peer = await connect(Closing())
+    assert await peer.read_to_end() == b"x" * 4 * MIB
+
+
+async def test_last_words_of_a_peer_that_goes_while_we_write(loop, connect, eventually):
+    """They are read although writing fails, as a refusal that comes in the middle of an upload."""
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    transport.write(b"x" * 8 * MIB)
+    assert transport.get_write_buffer_size() > 0
+    peer.send(b"too large")
+    peer.close()
+    await eventually(lambda: protocol.lost)
+    assert protocol.data == b"too large"
+    assert isinstance(protocol.lost_exception, ConnectionError)
+
+
+async def test_written_before_eof_received_raises(loop, connect, eventually, unhandled):
+    class Raising(Recorder):
+        def eof_received(self):
+            self.transport.write(b"farewell")
+            raise ArithmeticError
+
+    protocol = Raising()
+    _, peer = await connect(protocol)
+    peer.sock.shutdown(1)
+    assert await peer.read_to_end() == b"farewell"
+    await eventually(lambda: protocol.lost)
+    assert isinstance(protocol.lost_exception, ArithmeticError)
+    assert [context["message"] for context in unhandled] == [
+        "Fatal error: protocol.eof_received() call failed."
+    ]
+
+
+async def test_written_before_a_fatal_error_elsewhere(loop, connect, eventually):
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    transport.write(b"farewell")
+    transport._force_close(OSError("from above"))
+    assert await peer.read_to_end() == b"farewell"
+    await eventually(lambda: protocol.lost)
+    assert str(protocol.lost_exception) == "from above"
+
+
+async def test_lower_limits_after_a_small_write(loop, connect):
+    """What the socket takes does not pause the protocol, however low the limit is."""
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    transport.write(b"small")
+    transport.set_write_buffer_limits(0)
+    assert await peer.read(5) == b"small"
+    await others_done()
+    assert protocol.names == ["connection_made"]
+
+
+async def test_higher_limits_in_pause_writing(loop, connect):
+    """They resume the protocol when something has left, not at once."""
+
+    class Generous(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            self.transport.set_write_buffer_limits(64 * MIB)
+
+    protocol = Generous()
+    transport, peer = await connect(protocol)
+    transport.write(b"x" * 4 * MIB)
+    await asyncio.sleep(0)
+    assert protocol.names[1:] == ["pause_writing"]
+    assert await peer.read(4 * MIB) == b"x" * 4 * MIB
+    assert protocol.names[1:] == ["pause_writing", "resume_writing"]
