@@ -35,7 +35,7 @@ from .errors import (
 )
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
-from .native import configure, kernels
+from .native import configure, kernels, load_kernels, register_kernel
 from .policy import install
 from .stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
 from .streams import (
@@ -92,9 +92,11 @@ __all__ = (
     "configure",
     "install",
     "kernels",
+    "load_kernels",
     "new_event_loop",
     "open_connection",
     "open_unix_connection",
+    "register_kernel",
     "run",
     "start_server",
     "start_unix_server",

@@ -147,7 +147,7 @@ typedef struct hl_kernel {
     const char *doc;  /* or NULL */
     hl_fn fn;
     void *user;           /* passed to fn */
-    void (*drop)(void *); /* called with user when the kernel is gone for good; or NULL */
+    void (*drop)(void *); /* called with user when every kernel made of this entry is gone: only for entries in capsules; or NULL */
 } hl_kernel;
 
 /* size, magic and abi have their places in every ABI. */

@@ -20,6 +20,10 @@ pub fn registry() -> &'static Registry {
 }
 
 impl Kernel {
+    pub fn new(kernel: Arc<hybridloop_native::Kernel>) -> Self {
+        Self(kernel)
+    }
+
     /// The kernel that `target` is or names.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! * [`engine`] — `NativeEngine`: workers and a bus; the one of the process.
 //! * [`kernel`] — `Kernel`, and the registry of kernels by name.
+//! * [`targets`] — what can be registered as a kernel.
 //! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
 //! * [`bus`] — `Bus`: Python's side of the memory bus.
 //! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
@@ -16,6 +17,7 @@ mod courier;
 mod engine;
 mod exceptions;
 mod kernel;
+mod targets;
 mod value;
 
 use pyo3::prelude::*;
@@ -30,5 +32,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<courier::Courier>()?;
     module.add_class::<courier::Watch>()?;
     kernel::register(module)?;
+    targets::register(module)?;
     engine::register(module)
 }

@@ -1,5 +1,10 @@
 """Fixtures of the tests of native kernels."""
 
+import itertools
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from hybridloop._core import NativeEngine
@@ -16,3 +21,34 @@ def engine():
 @pytest.fixture
 def bus(engine):
     return engine.bus
+
+
+HERE = Path(__file__).parent
+INCLUDE = HERE.parent.parent / "include"
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory):
+    """Compile a C file of `kernels/` to a shared library; give its path."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    numbers = itertools.count()
+
+    def compile_c(source, **defines):
+        target = tmp_path_factory.mktemp("lib") / f"lib{source}{next(numbers)}.so"
+        command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+        command += [f"-I{INCLUDE}", *(f"-D{name}={value}" for name, value in defines.items())]
+        subprocess.run([*command, "-o", target, HERE / "kernels" / f"{source}.c"], check=True)
+        return target
+
+    return compile_c
+
+
+@pytest.fixture
+def name():
+    """A name for a kernel or a module that no other test uses."""
+    return f"test{next(names)}"
+
+
+names = itertools.count()

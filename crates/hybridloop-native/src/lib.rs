@@ -66,7 +66,7 @@ pub use {
     hybridloop_kernel::{abi, Code},
     job::{Event, Job, KernelError, Options, Outcome, State},
     loader::{load, symbol},
-    registry::{Kernel, Registry},
+    registry::{Kernel, Overrides, Registry},
     signature::{Param, Scalar, Signature, Type},
     value::{Arg, Buffer, Value},
 };

@@ -10,6 +10,14 @@ use libloading::Library;
 use crate::error::RegistryError;
 use crate::registry::Kernel;
 
+/// What the system says, which libloading keeps to itself unless it is asked.
+fn reason(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    }
+}
+
 /// Opens a library and reads its kernels. It is never closed: code of it may be running at any time.
 ///
 /// # Errors
@@ -22,8 +30,9 @@ pub unsafe fn load(path: impl AsRef<OsStr>) -> Result<Vec<Arc<Kernel>>, Registry
     let path = path.as_ref();
     let name = path.to_string_lossy();
     // SAFETY: as the caller promises.
-    let library = unsafe { Library::new(path) }
-        .map_err(|error| RegistryError::Library(format!("cannot load {name}: {error}")))?;
+    let library = unsafe { Library::new(path) }.map_err(|error| {
+        RegistryError::Library(format!("cannot load {name}: {}", reason(&error)))
+    })?;
     let library = ManuallyDrop::new(library);
     // SAFETY: the symbol has one type in every version.
     let export = unsafe { library.get::<abi::ModuleFn>(abi::MODULE_SYMBOL) }.map_err(|_| {
@@ -47,8 +56,9 @@ pub unsafe fn symbol(
     let name = path.map_or("this process".into(), OsStr::to_string_lossy);
     let library = match path {
         // SAFETY: as the caller promises.
-        Some(path) => unsafe { Library::new(path) }
-            .map_err(|error| RegistryError::Library(format!("cannot load {name}: {error}")))?,
+        Some(path) => unsafe { Library::new(path) }.map_err(|error| {
+            RegistryError::Library(format!("cannot load {name}: {}", reason(&error)))
+        })?,
         None => libloading::os::unix::Library::this().into(),
     };
     let library = ManuallyDrop::new(library);

@@ -4,7 +4,8 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CStr};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use hybridloop_kernel::abi;
 
@@ -17,10 +18,76 @@ pub(crate) enum Target {
     Native {
         func: abi::KernelFn,
         user: *mut c_void,
-        drop: Option<unsafe extern "C" fn(*mut c_void)>,
+        /// Given back with the last kernel that has it.
+        data: Option<Arc<UserData>>,
     },
     /// A plain C function.
     Plain(Trampoline),
+}
+
+/// What an entry says otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overrides<'a> {
+    /// Another name.
+    pub name: Option<&'a str>,
+    /// The signature of an entry that has none; one that has one knows best what it takes.
+    pub signature: Option<&'a str>,
+    /// Another documentation.
+    pub doc: Option<&'a str>,
+}
+
+/// The data of an entry that wants it back. One entry may make several kernels.
+pub(crate) struct UserData {
+    entry: usize,
+    user: *mut c_void,
+    drop: unsafe extern "C" fn(*mut c_void),
+    /// Whether a kernel of it was ever registered: what was refused may be offered again.
+    is_used: AtomicBool,
+}
+
+// SAFETY: the data of a kernel, which any thread may run.
+unsafe impl Send for UserData {}
+// SAFETY: as above.
+unsafe impl Sync for UserData {}
+
+/// The data in use, by the address of its entry.
+static DATA: Mutex<BTreeMap<usize, Weak<UserData>>> = Mutex::new(BTreeMap::new());
+
+impl UserData {
+    fn of(address: *const abi::Kernel, entry: &abi::Kernel) -> Option<Arc<Self>> {
+        let drop = entry.drop?;
+        let address = address.addr();
+        let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = data.get(&address).and_then(Weak::upgrade);
+        Some(found.unwrap_or_else(|| {
+            let new = Arc::new(Self {
+                entry: address,
+                user: entry.user,
+                drop,
+                is_used: AtomicBool::new(false),
+            });
+            data.insert(address, Arc::downgrade(&new));
+            new
+        }))
+    }
+}
+
+impl Drop for UserData {
+    fn drop(&mut self) {
+        let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have taken the place meanwhile.
+        if data
+            .get(&self.entry)
+            .is_some_and(|found| found.strong_count() == 0)
+        {
+            data.remove(&self.entry);
+        }
+        std::mem::drop(data);
+        if *self.is_used.get_mut() {
+            // SAFETY: the entry's own function, once, after the last call.
+            unsafe { (self.drop)(self.user) };
+        }
+    }
 }
 
 /// A function that workers can run.
@@ -51,23 +118,54 @@ impl Kernel {
         entry: *const abi::Kernel,
         keep: Option<Box<dyn Any + Send + Sync>>,
     ) -> Result<Arc<Self>, RegistryError> {
+        // SAFETY: as the caller promises.
+        unsafe { Self::from_entry_as(entry, &Overrides::default(), keep) }
+    }
+
+    /// As [`Kernel::from_entry`], with what the entry says otherwise.
+    ///
+    /// # Errors
+    /// As for [`Kernel::from_entry`]; [`RegistryError::Signature`] if there would be two.
+    ///
+    /// # Safety
+    /// As for [`Kernel::from_entry`].
+    pub unsafe fn from_entry_as(
+        address: *const abi::Kernel,
+        overrides: &Overrides<'_>,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Arc<Self>, RegistryError> {
         // SAFETY: as the caller promises; the size comes first in every version.
-        let (size, entry) = unsafe { ((*entry).size, entry.read()) };
+        let size = unsafe { (*address).size };
         if size < abi::size::<abi::Kernel>() {
             return Err(RegistryError::Module(format!(
                 "the entry of a kernel has {size} bytes, which is too few"
             )));
         }
-        // SAFETY: C strings that live as long as the entry.
-        let (name, text, doc) =
-            unsafe { (string(entry.name), string(entry.sig), string(entry.doc)) };
-        let name = check_name(&name.unwrap_or_default())?;
+        // SAFETY: large enough; C strings that live as long as the entry.
+        let (entry, name, text, doc) = unsafe {
+            let entry = address.read();
+            let texts = (string(entry.name), string(entry.sig), string(entry.doc));
+            (entry, texts.0, texts.1, texts.2)
+        };
+        let name = check_name(overrides.name.unwrap_or(&name.unwrap_or_default()))?;
+        let text = match (text, overrides.signature) {
+            (Some(text), Some(signature)) if text != signature => {
+                return Err(RegistryError::Signature {
+                    signature: signature.to_owned(),
+                    reason: format!("kernel '{name}' says itself that it is {text:?}"),
+                });
+            }
+            (text, signature) => text.or_else(|| signature.map(str::to_owned)),
+        };
         let Some(func) = entry.func else {
             return Err(RegistryError::Module(format!(
                 "kernel '{name}' has no function"
             )));
         };
         let signature = text.as_deref().map(parse).transpose()?;
+        // What a library says once is true for ever, because it is never unloaded.
+        let data = keep.as_ref().and_then(|_| UserData::of(address, &entry));
+        let doc = overrides.doc.map(str::to_owned).or(doc);
         Ok(Arc::new(Self {
             name,
             doc: doc.unwrap_or_default(),
@@ -76,7 +174,7 @@ impl Kernel {
             target: Target::Native {
                 func,
                 user: entry.user,
-                drop: entry.drop,
+                data,
             },
             _keep: keep,
         }))
@@ -119,6 +217,15 @@ impl Kernel {
         }))
     }
 
+    fn use_data(&self) {
+        if let Target::Native {
+            data: Some(data), ..
+        } = &self.target
+        {
+            data.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -137,20 +244,6 @@ impl Kernel {
     /// Its signature.
     pub fn signature(&self) -> Option<&Signature> {
         self.signature.as_ref()
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        if let Target::Native {
-            user,
-            drop: Some(drop),
-            ..
-        } = self.target
-        {
-            // SAFETY: the entry's own function, once, after the last call.
-            unsafe { drop(user) };
-        }
     }
 }
 
@@ -219,8 +312,14 @@ impl Registry {
                 return Err(RegistryError::Exists(kernel.name.clone()));
             }
         }
+        let mut names: Vec<&str> = kernels.iter().map(|kernel| kernel.name()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(RegistryError::Exists(twice[0].to_owned()));
+        }
         let old: Vec<_> = kernels
             .into_iter()
+            .inspect(|kernel| kernel.use_data())
             .filter_map(|kernel| map.insert(kernel.name.clone(), kernel))
             .collect();
         drop(map);
