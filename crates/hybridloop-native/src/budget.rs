@@ -1,7 +1,8 @@
 //! Memory limits.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+
+use crate::sync::{AtomicUsize, Ordering};
 
 /// So many bytes and no more.
 #[derive(Debug)]

@@ -19,6 +19,7 @@
 mod block;
 mod budget;
 pub mod bus;
+mod fork;
 mod idle;
 mod mailbox;
 mod sync;
@@ -33,8 +34,6 @@ mod channel;
 mod engine;
 #[cfg(not(loom))]
 mod error;
-#[cfg(not(loom))]
-mod fork;
 #[cfg(not(loom))]
 mod job;
 #[cfg(not(loom))]

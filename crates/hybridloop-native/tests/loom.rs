@@ -70,6 +70,74 @@ fn one_of_two_pops_wins() {
 }
 
 #[test]
+fn a_view_outlives_a_pop_and_an_overwrite_at_the_same_time() {
+    loom::model(|| {
+        let bus = bus();
+        bus.push(key(), &[1, 1]).unwrap();
+        let view = bus.snapshot(b"k").unwrap();
+        let writer = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.push(key(), &[2, 2]).unwrap())
+        };
+        let taker = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.pop(b"k").map(|view| whole(&view)))
+        };
+        let seen = bus.get(b"k").map(|view| whole(&view));
+        writer.join().unwrap();
+        let left = bus.get(b"k").map(|view| whole(&view));
+        let taken = taker.join().unwrap();
+        assert_eq!(whole(&view), 1);
+        // The pop came before the write or after it.
+        assert!(matches!(taken, Some(1 | 2)));
+        if taken == Some(1) {
+            assert_eq!(left, Some(2));
+        }
+        assert_eq!(bus.len(), usize::from(taken == Some(1)));
+        assert_eq!(bus.stats().bytes, 2 * bus.len());
+        assert!(seen.is_some() || taken.is_some());
+    });
+}
+
+#[test]
+fn eviction_spares_what_is_read_meanwhile() {
+    // Two preemptions, for time's sake: every step of a write and of an eviction takes a lock.
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(|| {
+        let memory = Budget::new(1000);
+        let bus = Bus::new(4, Policy::Evict, memory.clone());
+        bus.push(key(), &[1, 1]).unwrap();
+        let other = Key::new(b"other").unwrap();
+        bus.push(other, &[2, 2]).unwrap();
+        let reader = {
+            let bus = bus.clone();
+            thread::spawn(move || {
+                let view = bus.get(b"k");
+                if let Some(view) = &view {
+                    assert_eq!(whole(view), 1);
+                }
+                view
+            })
+        };
+        let pushed = bus.push(Key::new(b"new").unwrap(), &[3, 3]);
+        let view = reader.join().unwrap();
+        match pushed {
+            Ok(()) => assert_eq!(whole(&bus.get(b"new").unwrap()), 3),
+            Err(error) => assert!(matches!(error, BusError::Capacity { .. })),
+        }
+        // Nothing is lost from the books, and what is viewed is whole whether or not it is still there.
+        assert_eq!(bus.stats().bytes, 2 * bus.len());
+        assert!(bus.stats().bytes <= 4);
+        if let Some(view) = view {
+            assert_eq!(whole(&view), 1);
+        }
+        bus.close();
+        assert_eq!((bus.stats().bytes, memory.used()), (0, 0));
+    });
+}
+
+#[test]
 fn of_two_foreign_pushes_one_creates() {
     loom::model(|| {
         let bus = bus();

@@ -11,76 +11,30 @@
 //! reads keeps the block alive. That a key is busy is a rule, not a lock. Locks cover a few instructions on a map, never a
 //! copy; the foreign side gives up rather than wait for one.
 
+mod error;
 mod key;
 mod shard;
+mod stats;
 mod watch;
+mod writer;
 
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use error::BusError;
 pub use key::Key;
 use shard::{Hasher, Removed, Shard};
+pub use stats::BusStats;
+use stats::Counters;
 use watch::Watcher;
 pub use watch::{Notify, Watch};
+pub use writer::Writer;
 
 use crate::block::{Draft, View};
 use crate::budget::Budget;
+use crate::fork::Process;
 use crate::sync::{lock, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
-
-/// Why the bus refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BusError {
-    /// A key is empty or longer than [`Key::MAX`].
-    BadKey(usize),
-    /// Keys that begin with `job:` belong to jobs.
-    ReservedKey,
-    /// The key is there, and the foreign side does not overwrite.
-    Exists,
-    /// A native write of the key is open.
-    Busy,
-    /// There is nothing under the key.
-    NotFound,
-    /// More bytes than the bus has left.
-    Capacity {
-        /// Bytes that were asked for.
-        wanted: usize,
-        /// Bytes that are taken.
-        used: usize,
-        /// Bytes in all.
-        capacity: usize,
-    },
-    /// The system, or the engine's budget, has no memory left.
-    Memory,
-    /// The bus is closed.
-    Closed,
-}
-
-impl fmt::Display for BusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadKey(0) => f.write_str("a key must not be empty"),
-            Self::BadKey(len) => write!(f, "a key has at most {} bytes, not {len}", Key::MAX),
-            Self::ReservedKey => f.write_str("keys that begin with 'job:' belong to jobs"),
-            Self::Exists => f.write_str("the key exists"),
-            Self::Busy => f.write_str("the key is being written"),
-            Self::NotFound => f.write_str("no such key"),
-            Self::Capacity {
-                wanted,
-                used,
-                capacity,
-            } => write!(
-                f,
-                "{wanted} bytes do not fit on the bus: {used} of {capacity} bytes are taken"
-            ),
-            Self::Memory => f.write_str("out of memory"),
-            Self::Closed => f.write_str("the bus is closed"),
-        }
-    }
-}
-
-impl std::error::Error for BusError {}
 
 /// What to do when the bus is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -90,30 +44,6 @@ pub enum Policy {
     Error,
     /// Drop what was read or written longest ago; never what is being written or viewed.
     Evict,
-}
-
-/// What has happened on a bus, and what is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct BusStats {
-    pub keys: usize,
-    pub bytes: usize,
-    pub capacity: usize,
-    pub writes: u64,
-    pub reads: u64,
-    pub pops: u64,
-    pub evictions: u64,
-    /// Foreign calls that were refused because of a native write.
-    pub busy: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    writes: AtomicU64,
-    reads: AtomicU64,
-    pops: AtomicU64,
-    evictions: AtomicU64,
-    busy: AtomicU64,
 }
 
 /// See the [module's documentation](self).
@@ -128,6 +58,8 @@ pub struct Bus {
     clock: AtomicU64,
     closed: AtomicBool,
     counters: Counters,
+    /// In the child of a fork, threads that are not there may hold the locks.
+    process: Process,
 }
 
 #[cfg(not(loom))]
@@ -154,6 +86,7 @@ impl Bus {
             clock: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
+            process: Process::current(),
         })
     }
 
@@ -313,6 +246,9 @@ impl Bus {
 
     /// Ends an open write that leaves nothing.
     fn abort(&self, key: &Key) {
+        if !self.process.is_here() {
+            return;
+        }
         let rest = lock(self.shard(key.as_bytes())).end(key);
         if let Some((view, watchers)) = rest {
             tell(&watchers, &view);
@@ -458,6 +394,9 @@ impl Bus {
     }
 
     fn unwatch(&self, key: &Key, id: u64) {
+        if !self.process.is_here() {
+            return;
+        }
         // Taken out under the lock, dropped after it.
         let watcher = lock(self.shard(key.as_bytes())).unwatch(key, id);
         drop(watcher);
@@ -482,6 +421,9 @@ impl Bus {
 
     /// Empties the bus and refuses what comes later. Views stay valid.
     pub fn close(&self) {
+        if !self.process.is_here() {
+            return;
+        }
         self.closed.store(true, Ordering::Release);
         for shard in &self.shards {
             let (views, watchers) = lock(shard).clear();
@@ -507,48 +449,5 @@ impl fmt::Debug for Bus {
         f.debug_struct("Bus")
             .field("stats", &self.stats())
             .finish_non_exhaustive()
-    }
-}
-
-/// A key that is being written; aborted unless sealed.
-#[derive(Debug)]
-pub struct Writer {
-    bus: Arc<Bus>,
-    key: Key,
-    draft: Option<Draft>,
-    reserved: usize,
-}
-
-impl Writer {
-    /// What is written; zero at first.
-    pub fn data(&mut self) -> &mut [u8] {
-        self.draft.as_deref_mut().unwrap_or_default()
-    }
-
-    /// Publishes the first `len` bytes, or all if there are fewer.
-    ///
-    /// # Errors
-    /// [`BusError::Closed`]
-    pub fn seal(mut self, len: usize) -> Result<(), BusError> {
-        let Some(mut draft) = self.draft.take() else {
-            return Err(BusError::Closed);
-        };
-        let len = len.min(draft.len());
-        // Should shrinking fail, which it has no reason to, the view below is still that short.
-        draft.resize(len);
-        self.bus.space.release(self.reserved - len);
-        let view = View::new(draft.seal());
-        let view = view.clone().part(0, len).unwrap_or(view);
-        self.bus.publish(&self.key, view, true)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let Some(draft) = self.draft.take() {
-            drop(draft);
-            self.bus.abort(&self.key);
-            self.bus.space.release(self.reserved);
-        }
     }
 }
