@@ -115,6 +115,16 @@ lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | ch
 	$(PY) -m mypy.stubtest hybridloop \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
 
+# Free-threaded Pythons need not be here to see whether the code for them compiles: PyO3 is told about one.
+.PHONY: lint-free-threaded
+lint-free-threaded: | check-lint-tools ## Check the Rust code as it is compiled for free-threaded Python 3.14
+	@mkdir -p "$(TARGET_DIR)/free-threaded"
+	@printf '%s\n' implementation=CPython version=3.14 shared=true abi3=false pointer_width=64 \
+		build_flags=Py_GIL_DISABLED suppress_build_script_link_lines=true \
+		> "$(TARGET_DIR)/free-threaded/python.txt"
+	PYO3_CONFIG_FILE="$(abspath $(TARGET_DIR))/free-threaded/python.txt" $(CARGO) clippy -p hybridloop \
+		--target-dir "$(TARGET_DIR)/free-threaded" -- -D warnings
+
 .PHONY: format
 format: $(VENV)/.extra-lint | check-lint-tools ## Format the Rust and Python code
 	$(CARGO) fmt --all

@@ -16,6 +16,11 @@ pub fn soon() -> Option<Instant> {
 
 /// Compiles `tests/kernels/plain.c` to a shared library.
 pub fn library(name: &str, options: &[&str]) -> PathBuf {
+    compile(name, "tests/kernels/plain.c", "../../include", options)
+}
+
+/// Compiles a file to a shared library, with the header in the directory `include`.
+pub fn compile(name: &str, source: &str, include: &str, options: &[&str]) -> PathBuf {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = cc::Build::new();
     build
@@ -31,11 +36,11 @@ pub fn library(name: &str, options: &[&str]) -> PathBuf {
         .args([
             "-std=c99", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-I",
         ])
-        .arg(root.join("../../include"))
+        .arg(root.join(include))
         .args(options)
         .arg("-o")
         .arg(&target)
-        .arg(root.join("tests/kernels/plain.c"))
+        .arg(root.join(source))
         .status()
         .unwrap();
     assert!(status.success());
