@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::schedule::current;
 use super::LoopCore;
-use crate::ffi::{Raised, Ref, Res};
+use crate::ffi::{future, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
 impl LoopCore {
@@ -25,15 +25,65 @@ impl LoopCore {
             .is_some_and(|native| native.class.as_ptr() == class.as_ptr());
         // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
         unsafe {
-            if !is_native {
-                let args = [ptr::null_mut(), event_loop];
-                return Ref::new(ffi::PyObject_Vectorcall(
-                    class.as_ptr(),
-                    args.as_ptr().add(1),
-                    ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-                    stdlib.loop_keyword.as_ptr(),
-                ));
+            if is_native {
+                return self.new_native_future(event_loop, &class);
             }
+            let args = [ptr::null_mut(), event_loop];
+            Ref::new(ffi::PyObject_Vectorcall(
+                class.as_ptr(),
+                args.as_ptr().add(1),
+                ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                stdlib.loop_keyword.as_ptr(),
+            ))
+        }
+    }
+
+    /// A future for a coroutine of ours to wait for, of the native class whatever `asyncio.futures.Future` is now.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core.
+    #[inline]
+    pub unsafe fn new_waiter(&self, event_loop: *mut PyObject) -> Res<Ref> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &Stdlib::get().native_future {
+                Some(native) => self.new_native_future(event_loop, &native.class),
+                None => self.new_future(event_loop),
+            }
+        }
+    }
+
+    /// Takes a future that has just been given the result `None` by the loop: once it has been looked at, and nobody
+    /// holds it, it can serve again.
+    #[inline]
+    pub fn has_served(&self, future: Ref) {
+        if !self.is_debug() && self.is_running() && future::native(&future).is_some() {
+            self.spare_futures.keep(future);
+        }
+    }
+
+    #[inline]
+    unsafe fn new_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> Res<Ref> {
+        if !self.is_debug() {
+            if let Some(future) = self.spare_futures.take() {
+                return Ok(future);
+            }
+            if self.spare_futures.is_ignorant() {
+                // SAFETY: the caller's loop is live; the example is for this alone.
+                unsafe {
+                    let example = self.make_native_future(event_loop, class)?;
+                    self.spare_futures.learn(&example)?;
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.make_native_future(event_loop, class) }
+    }
+
+    unsafe fn make_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> Res<Ref> {
+        let stdlib = Stdlib::get();
+        // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
+        unsafe {
             // A call would make a dictionary of the keyword each time.
             let keywords = match self.future_keywords.get() {
                 Some(keywords) => keywords,

@@ -185,7 +185,7 @@ impl SocketCall {
                 Some(fd) if fd >= 0 => fd,
                 _ => file_descriptor(socket)?,
             };
-            let future = core.new_future(self.event_loop.as_ptr())?;
+            let future = core.new_waiter(self.event_loop.as_ptr())?;
             core.wait_for(socket, fd, self.kind.writes(), future.clone())?;
             drop(self.waiter.replace(Some((fd, future.clone()))));
             Ok(Step::Wait(future))

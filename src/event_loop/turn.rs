@@ -56,6 +56,7 @@ impl LoopCore {
     /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
     fn rest(&self) {
         drop(Contexts::take_all(&self.contexts));
+        drop(self.spare_futures.take_all());
         if self.inbox.has_mail() {
             self.collect_mail();
         }

@@ -1,16 +1,16 @@
 //! One descriptor of the user: who waits for it, and how it is registered for that.
 
 use std::os::fd::RawFd;
-use std::ptr;
 
 use hybridloop_reactor::{Event, Interest};
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::{errors, LoopCore};
+use crate::ffi::future::set_none;
 use crate::ffi::handle::{HandleRef, CANCELLED};
-use crate::ffi::{Raised, Ref, Res};
+use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
 /// One direction of a watched descriptor.
@@ -143,6 +143,7 @@ impl Ready {
         }
         for waiter in self.waiters.into_iter().flatten() {
             errors::contain(object, resolve(&waiter))?;
+            core.has_served(waiter);
         }
         for handle in self.callbacks.into_iter().flatten() {
             if !handle.has(CANCELLED) {
@@ -155,20 +156,7 @@ impl Ready {
 
 /// `future.set_result(None)` unless it is done.
 pub fn resolve(future: &Ref) -> Res<()> {
-    // SAFETY: attached; futures are live.
-    let set = unsafe {
-        let args = [future.as_ptr(), ffi::Py_None()];
-        Ref::new(ffi::PyObject_VectorcallMethod(
-            Stdlib::get().names.set_result.as_ptr(),
-            args.as_ptr(),
-            args.len(),
-            ptr::null_mut(),
-        ))
-    };
-    match set {
-        Ok(_) => Ok(()),
-        Err(Raised) => unless_done(future),
-    }
+    set_none(future).or_else(|_| unless_done(future))
 }
 
 /// Raises what is set, unless it says no more than that the future was done before.

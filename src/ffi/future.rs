@@ -54,7 +54,7 @@ impl NativeFuture {
     }
 
     #[inline]
-    fn is_class_of(&self, object: &Ref) -> bool {
+    pub fn is_class_of(&self, object: &Ref) -> bool {
         // SAFETY: the object is live.
         unsafe { ffi::Py_TYPE(object.as_ptr()).cast() == self.class.as_ptr() }
     }
@@ -62,7 +62,7 @@ impl NativeFuture {
 
 /// What is known of exactly this object's class.
 #[inline]
-fn native(future: &Ref) -> Option<&'static NativeFuture> {
+pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
     let native = Stdlib::get().native_future.as_ref()?;
     native.is_class_of(future).then_some(native)
 }
@@ -88,7 +88,7 @@ pub fn block(future: &Ref) -> Res<()> {
 
 /// `future.set_result(None)`
 #[inline]
-fn set_none(future: &Ref) -> Res<()> {
+pub fn set_none(future: &Ref) -> Res<()> {
     // SAFETY: attached; all are live.
     unsafe {
         let args: [*mut PyObject; 2] = [future.as_ptr(), ffi::Py_None()];

@@ -14,6 +14,7 @@ pub mod handle;
 pub mod local;
 pub mod refs;
 pub mod socket;
+pub mod spare_futures;
 mod stop;
 pub mod typespec;
 

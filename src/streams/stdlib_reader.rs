@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 use super::waiter;
-use crate::event_loop::Caller;
+use crate::event_loop::{Caller, LoopCore};
 use crate::ffi::attributes::{count, Attribute};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -233,7 +233,7 @@ impl Known {
     }
 
     /// `protocol.data_received(data)`; `false` if that is to be called instead.
-    fn feed(&self, protocol: &Ref, data: &[u8]) -> Res<bool> {
+    fn feed(&self, core: &LoopCore, protocol: &Ref, data: &[u8]) -> Res<bool> {
         if !self.knows_protocol(protocol)? {
             return Ok(false);
         }
@@ -257,6 +257,7 @@ impl Known {
         if waiter.as_ptr() != none {
             self.waiter.set(&reader, none)?;
             waiter::wake(&waiter)?;
+            core.has_served(waiter);
         }
         self.pause(&reader, size)?;
         Ok(true)
@@ -340,12 +341,12 @@ static SINK: Sink = Sink {
     failure: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
     let known = KNOWN
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(Raised::from)?;
-    if known.feed(source.protocol, data)? {
+    if known.feed(caller.core, source.protocol, data)? {
         return Ok(());
     }
     // SAFETY: attached; the name and the protocol are live.

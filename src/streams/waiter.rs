@@ -51,8 +51,19 @@ impl EventLoop {
     pub fn create_future(&self) -> Res<Ref> {
         if self.is_core {
             // SAFETY: a live loop object of ours.
-            return unsafe { LoopCore::of(self.object.as_ptr()).new_future(self.object.as_ptr()) };
+            return unsafe { LoopCore::of(self.object.as_ptr()).new_waiter(self.object.as_ptr()) };
         }
         call(&Stdlib::get().names.create_future, [self.object.as_ptr()])
+    }
+
+    /// Resolves a future of [`EventLoop::create_future`] with `None`, unless it is cancelled.
+    #[inline]
+    pub fn wake(&self, future: Ref) -> Res<()> {
+        wake(&future)?;
+        if self.is_core {
+            // SAFETY: a live loop object of ours.
+            unsafe { LoopCore::of(self.object.as_ptr()) }.has_served(future);
+        }
+        Ok(())
     }
 }
