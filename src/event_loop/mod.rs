@@ -40,13 +40,12 @@ use pyo3::prelude::*;
 
 use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
+use crate::ffi::future_words::Futures;
 use crate::ffi::handle::{HandleRef, Maker};
-use crate::ffi::spare_futures::SpareFutures;
 use crate::ffi::{fastcall, Local, Ref, Res};
 pub use descriptors::{file_descriptor, Descriptors, Source};
 pub use schedule::install;
 pub use source::{Caller, Kind, Native, Pending};
-pub use watch::resolve;
 
 /// Native state of one event loop.
 ///
@@ -89,7 +88,7 @@ pub struct LoopCore {
     slow_callback_duration: Local<Option<Ref>>,
     task_factory: Local<Option<Ref>>,
     current_handle: Local<Option<Ref>>,
-    pub spare_futures: SpareFutures,
+    pub futures: Futures,
     /// Keyword arguments of every future.
     future_keywords: Local<Option<Ref>>,
     /// The class of stream transports, a subclass of `StreamTransport` made in Python.
@@ -137,7 +136,7 @@ impl LoopCore {
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
             current_handle: Local::default(),
-            spare_futures: SpareFutures::default(),
+            futures: Futures::default(),
             future_keywords: Local::default(),
             transport_class: Local::default(),
         })
@@ -252,7 +251,7 @@ impl LoopCore {
         drop(handles);
         drop(Contexts::take_all(&self.contexts));
         drop(self.future_keywords.take());
-        drop(self.spare_futures.take_all());
+        drop(self.futures.take_all());
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());

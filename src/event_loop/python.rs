@@ -179,7 +179,7 @@ impl LoopCore {
             .with(|contexts| objects(contexts.iter(), &visit))?;
         self.descriptors.with(|all| all.traverse(&visit))?;
         self.lookups.each(|future| future.visit(&visit))?;
-        self.spare_futures.each(|future| future.visit(&visit))?;
+        self.futures.each(|future| future.visit(&visit))?;
         for slot in [
             &self.slow_callback_duration,
             &self.task_factory,

@@ -57,18 +57,19 @@ impl LoopCore {
     /// is noticed by the socket object, and registered anew.
     ///
     /// # Safety
-    /// `socket` is a live object whose descriptor is `fd`.
+    /// `socket` is a live object whose descriptor is `fd`, and `known`, if it is given, has just been looked up.
     pub unsafe fn wait_for(
         &self,
         socket: *mut PyObject,
         fd: RawFd,
+        known: Option<Known>,
         write: bool,
         future: Ref,
     ) -> Res<()> {
         self.check_open()?;
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(known) = self.known_socket(socket, fd) {
+            if let Some(known) = known {
                 let left = self
                     .descriptors
                     .with(|all| match all.watch_of(known.token) {
@@ -125,11 +126,8 @@ impl LoopCore {
         let found = self.descriptors.with(|all| {
             let watch = all.watch(fd)?;
             let before = watch.mode();
-            let waiters = &mut watch.direction(write).waiters;
-            let at = waiters
-                .iter()
-                .position(|waiter| ptr::eq(waiter.as_ptr(), future.as_ptr()))?;
-            Some((before, waiters.remove(at)))
+            let removed = watch.direction(write).waiters.remove(future)?;
+            Some((before, removed))
         });
         match found {
             Some((before, _future)) if matches!(before, Mode::Level(_)) => self.rearm(fd, before),

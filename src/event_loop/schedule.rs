@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use hybridloop_reactor::{deadline_ns, now_ns, seconds};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -107,7 +108,7 @@ unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a
     let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
     let mut context = ptr::null_mut();
     for (name, value) in args.keywords() {
-        if is_name(name, &names.context) {
+        if is_context(name) {
             context = value;
         } else if callback.is_null() && is_name(name, &names.callback) {
             callback = value;
@@ -135,6 +136,25 @@ unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a
 fn is_name(name: *mut PyObject, wanted: &Ref) -> bool {
     // SAFETY: both are live strings; comparing exact strings does not raise.
     name == wanted.as_ptr() || unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
+}
+
+/// The name that asyncio's C code passes: always the same object, and not the interned one.
+static CONTEXT: AtomicPtr<PyObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether a keyword's name is `context`. The first such name that is not interned is kept, to be known by its address.
+#[inline]
+fn is_context(name: *mut PyObject) -> bool {
+    let interned = &Stdlib::get().names.context;
+    if name == interned.as_ptr() || name == CONTEXT.load(Ordering::Relaxed) {
+        return true;
+    }
+    let equal = is_name(name, interned);
+    if equal && CONTEXT.load(Ordering::Relaxed).is_null() {
+        // SAFETY: the name is live, and the reference to it is never given back.
+        let kept = unsafe { Ref::borrowed(name) }.into_ptr();
+        CONTEXT.store(kept, Ordering::Relaxed);
+    }
+    equal
 }
 
 unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {

@@ -14,6 +14,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice, PyType};
 
+use super::readiness::Known;
 use super::schedule::{install, ASYNCIO};
 use super::{errors, file_descriptor, LoopCore};
 use crate::fastcall;
@@ -84,15 +85,15 @@ struct SocketCall {
     /// What is sent of the data of `sock_sendall`.
     sent: Cell<usize>,
     /// The data of `sock_sendall` while it waits.
-    data: Local<Option<Buffer>>,
+    data: Local<Option<Box<Buffer>>>,
     waiter: Local<Option<(RawFd, Ref)>>,
 }
 
 /// What a try came to.
 enum Tried {
     Done(Ref),
-    /// It would block.
-    Wait,
+    /// It would block. What is known of the socket, if no Python has run since that was looked up.
+    Wait(Option<Known>),
 }
 
 static CLASS: Class = Class::new();
@@ -120,7 +121,7 @@ impl Operation for SocketCall {
         };
         match tried {
             Tried::Done(result) => Ok(Step::Done(result)),
-            Tried::Wait => self.wait(core, fd),
+            Tried::Wait(known) => self.wait(core, fd, known),
         }
     }
 
@@ -177,7 +178,7 @@ impl SocketCall {
         Ok(())
     }
 
-    fn wait(&self, core: &LoopCore, fd: Option<RawFd>) -> Res<Step> {
+    fn wait(&self, core: &LoopCore, fd: Option<RawFd>, known: Option<Known>) -> Res<Step> {
         let socket = self.socket.as_ptr();
         // SAFETY: the operation holds the socket and the loop.
         unsafe {
@@ -185,8 +186,9 @@ impl SocketCall {
                 Some(fd) if fd >= 0 => fd,
                 _ => file_descriptor(socket)?,
             };
+            let known = known.or_else(|| core.known_socket(socket, fd));
             let future = core.new_waiter(self.event_loop.as_ptr())?;
-            core.wait_for(socket, fd, self.kind.writes(), future.clone())?;
+            core.wait_for(socket, fd, known, self.kind.writes(), future.clone())?;
             drop(self.waiter.replace(Some((fd, future.clone()))));
             Ok(Step::Wait(future))
         }
@@ -228,7 +230,7 @@ impl SocketCall {
                 if let Some(known) = known {
                     core.found_dry(known, false);
                 }
-                Ok(Tried::Wait)
+                Ok(Tried::Wait(known))
             }
             Err(error) => Err(errors::os_error(&error).into()),
         }
@@ -270,7 +272,7 @@ impl SocketCall {
                     scratch.resize(SHARED_READ, 0);
                 }
                 let n = receive(fd, scratch.as_mut_ptr(), asked)?;
-                Ok((n, core.spare_bytes.make(&scratch[..n])))
+                Ok((n, core.spare_bytes.lend(&scratch[..n])))
             });
         Ok(Some(match received {
             Ok((size, result)) => Ok(Received {
@@ -311,13 +313,21 @@ impl SocketCall {
     }
 
     fn send(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
-        let data = match self.data.take() {
-            Some(data) => data,
-            // SAFETY: the argument is live.
-            None => unsafe { Buffer::readable(self.argument(0))? },
+        let object = self.argument(0);
+        let mut view = self.data.take();
+        // SAFETY: the operation holds the argument.
+        let is_bytes = unsafe { ffi::PyBytes_CheckExact(object) } != 0;
+        if view.is_none() && !is_bytes {
+            // SAFETY: as above.
+            view = Some(Box::new(unsafe { Buffer::readable(object)? }));
+        }
+        let data = match &view {
+            Some(view) => view.as_slice(),
+            // SAFETY: an exact `bytes`, which does not change.
+            None => unsafe { bytes_of(object) },
         };
         loop {
-            let left = &data.as_slice()[self.sent.get()..];
+            let left = &data[self.sent.get()..];
             // SAFETY: the slice is valid for the call.
             let n = unsafe { libc::send(fd, left.as_ptr().cast(), left.len(), SEND_FLAGS) };
             let Ok(n) = usize::try_from(n) else {
@@ -325,8 +335,8 @@ impl SocketCall {
                 match error.kind() {
                     io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::WouldBlock => {
-                        drop(self.data.replace(Some(data)));
-                        return Ok(Tried::Wait);
+                        drop(self.data.replace(view));
+                        return Ok(Tried::Wait(None));
                     }
                     _ => return Err(errors::os_error(&error).into()),
                 }
@@ -352,7 +362,7 @@ impl SocketCall {
             let rest = view.get_item(rest)?;
             match self.socket.bind(py).call_method1("send", (rest,)) {
                 Ok(n) => self.sent.set(self.sent.get().saturating_add(n.extract()?)),
-                Err(error) if would_block(py, &error) => return Ok(Tried::Wait),
+                Err(error) if would_block(py, &error) => return Ok(Tried::Wait(None)),
                 Err(error) => return Err(error.into()),
             }
             if self.sent.get() >= size {
@@ -373,7 +383,7 @@ impl SocketCall {
             Kind::RecvFrom | Kind::RecvFromInto | Kind::Accept
         );
         if reads && known.is_some_and(|known| known.dry) {
-            return Ok(Tried::Wait);
+            return Ok(Tried::Wait(None));
         }
         let args: Vec<_> = self
             .args
@@ -393,10 +403,19 @@ impl SocketCall {
                 if let (true, Some(known)) = (reads, known) {
                     core.found_dry(known, false);
                 }
-                Ok(Tried::Wait)
+                Ok(Tried::Wait(None))
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The contents of an exact `bytes` object.
+unsafe fn bytes_of<'a>(object: *mut PyObject) -> &'a [u8] {
+    // SAFETY: the caller's object is live while the slice is used.
+    unsafe {
+        let data = ffi::PyBytes_AS_STRING(object).cast();
+        std::slice::from_raw_parts(data, ffi::Py_SIZE(object).unsigned_abs())
     }
 }
 
@@ -552,7 +571,9 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     unsafe {
         let fd = file_descriptor(socket)?;
         let write = write == ffi::Py_True();
-        LoopCore::of(slf).wait_for(socket, fd, write, Ref::borrowed(future))?;
+        let core = LoopCore::of(slf);
+        let known = core.known_socket(socket, fd);
+        core.wait_for(socket, fd, known, write, Ref::borrowed(future))?;
     }
     Ok(Ref::none())
 }

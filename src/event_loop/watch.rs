@@ -4,14 +4,10 @@ use std::os::fd::RawFd;
 
 use hybridloop_reactor::{Event, Interest};
 use pyo3::ffi::PyObject;
-use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 use super::{errors, LoopCore};
-use crate::ffi::future::set_none;
 use crate::ffi::handle::{HandleRef, CANCELLED};
-use crate::ffi::{Ref, Res};
-use crate::stdlib::Stdlib;
+use crate::ffi::{future, Ref, Res};
 
 /// One direction of a watched descriptor.
 #[derive(Default)]
@@ -19,7 +15,53 @@ pub struct Direction {
     /// Set by `add_reader`/`add_writer`: runs as long as the descriptor is ready.
     pub callback: Option<HandleRef>,
     /// Futures of `sock_*` calls, resolved at the next readiness.
-    pub waiters: Vec<Ref>,
+    pub waiters: Waiters,
+}
+
+/// Futures in the order in which they came: mostly one.
+#[derive(Default)]
+pub struct Waiters {
+    first: Option<Ref>,
+    more: Vec<Ref>,
+}
+
+impl Waiters {
+    #[inline]
+    pub fn push(&mut self, future: Ref) {
+        if self.first.is_none() {
+            self.first = Some(future);
+        } else {
+            self.more.push(future);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Takes one out; the others keep their order.
+    pub fn remove(&mut self, future: &Ref) -> Option<Ref> {
+        let is_it = |waiter: &Ref| waiter.as_ptr() == future.as_ptr();
+        if self.first.as_ref().is_some_and(is_it) {
+            let next = (!self.more.is_empty()).then(|| self.more.remove(0));
+            return std::mem::replace(&mut self.first, next);
+        }
+        let at = self.more.iter().position(is_it)?;
+        Some(self.more.remove(at))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Ref> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
+impl IntoIterator for Waiters {
+    type Item = Ref;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Ref>, std::vec::IntoIter<Ref>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.more)
+    }
 }
 
 /// What the user waits for on one descriptor.
@@ -90,7 +132,7 @@ impl Watch {
                     .callback
                     .iter()
                     .map(HandleRef::as_object)
-                    .chain(&direction.waiters)
+                    .chain(direction.waiters.iter())
             })
             .chain(&self.socket)
     }
@@ -112,7 +154,7 @@ impl Watch {
                     std::mem::take(&mut direction.waiters),
                 )
             } else {
-                (None, Vec::new())
+                (None, Waiters::default())
             }
         };
         let (reader, readers) = take(event.readable, &mut self.read);
@@ -131,7 +173,7 @@ impl Watch {
 /// What a watched descriptor has ready, out of the table.
 pub struct Ready {
     callbacks: [Option<HandleRef>; 2],
-    waiters: [Vec<Ref>; 2],
+    waiters: [Waiters; 2],
     stale: Option<(RawFd, Mode)>,
 }
 
@@ -142,8 +184,10 @@ impl Ready {
             errors::contain(object, core.rearm(fd, before))?;
         }
         for waiter in self.waiters.into_iter().flatten() {
-            errors::contain(object, resolve(&waiter))?;
-            core.has_served(waiter);
+            // SAFETY: the loop object of this core.
+            errors::contain(object, unsafe {
+                core.resolve(object, waiter, future::resolve)
+            })?;
         }
         for handle in self.callbacks.into_iter().flatten() {
             if !handle.has(CANCELLED) {
@@ -152,23 +196,4 @@ impl Ready {
         }
         Ok(())
     }
-}
-
-/// `future.set_result(None)` unless it is done.
-pub fn resolve(future: &Ref) -> Res<()> {
-    set_none(future).or_else(|_| unless_done(future))
-}
-
-/// Raises what is set, unless it says no more than that the future was done before.
-#[cold]
-fn unless_done(future: &Ref) -> Res<()> {
-    // SAFETY: attached.
-    let py = unsafe { Python::assume_attached() };
-    let error = PyErr::fetch(py);
-    let name = &Stdlib::get().names.done;
-    let name = name.bind(py).cast::<PyString>().map_err(PyErr::from)?;
-    if future.bind(py).call_method0(name)?.is_truthy()? {
-        return Ok(());
-    }
-    Err(error.into())
 }

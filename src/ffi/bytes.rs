@@ -1,5 +1,6 @@
 //! `bytes` objects for data that protocols mostly look at and drop.
 
+use std::collections::VecDeque;
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
@@ -12,40 +13,69 @@ use super::refs::Ref;
 const MIN_SIZE: usize = 256;
 /// What is worth keeping.
 const MAX_SIZE: usize = 256 * 1024;
+/// The same for objects that are lent: from where Python's small-object allocator ends to where copying costs more.
+const MIN_LENT: usize = 480;
+const MAX_LENT: usize = 4096;
+/// How many are lent at a time.
+const LENT: usize = 32;
 
 /// The object that data was last handed over in, used again for the next data of the same size if nobody kept it.
 ///
 /// A message of a kibibyte is beyond Python's small-object allocator, and allocating and freeing it costs as much as
 /// the rest of the read.
 #[derive(Default)]
-pub struct SpareBytes(Local<Option<Ref>>);
+pub struct SpareBytes {
+    spare: Local<Option<Ref>>,
+    /// Those that tasks got, the oldest first: mostly, a task drops what it got last when it gets the next.
+    lent: Local<VecDeque<Ref>>,
+}
 
 impl SpareBytes {
     /// A `bytes` object with a copy of `data`.
     #[inline]
     pub fn make(&self, data: &[u8]) -> Res<Ref> {
-        if let Some(spare) = self.0.take() {
+        if let Some(spare) = self.spare.take() {
             // SAFETY: `keep` takes only objects that nobody else holds, so nobody sees this one change; it has room for
             // `data` and the zero byte behind it.
             unsafe {
-                if ffi::Py_SIZE(spare.as_ptr()).unsigned_abs() == data.len() {
-                    ptr::copy_nonoverlapping(
-                        data.as_ptr(),
-                        ffi::PyBytes_AS_STRING(spare.as_ptr()).cast_mut().cast(),
-                        data.len(),
-                    );
-                    forget_hash(spare.as_ptr());
+                if size_of_bytes(&spare) == data.len() {
+                    overwrite(&spare, data);
                     return Ok(spare);
                 }
             }
         }
-        // SAFETY: attached; CPython copies the data.
-        unsafe {
-            Ref::new(ffi::PyBytes_FromStringAndSize(
-                data.as_ptr().cast(),
-                data.len().cast_signed(),
-            ))
+        copied(data)
+    }
+
+    /// A `bytes` object with a copy of `data` for somebody who keeps it for a while.
+    #[inline]
+    pub fn lend(&self, data: &[u8]) -> Res<Ref> {
+        if cfg!(Py_GIL_DISABLED) || !(MIN_LENT..=MAX_LENT).contains(&data.len()) {
+            return copied(data);
         }
+        if let Some(oldest) = self.lent.with(VecDeque::pop_front) {
+            // SAFETY: the object is live; if nobody else holds it, nobody sees it change.
+            unsafe {
+                if ffi::Py_REFCNT(oldest.as_ptr()) != 1 {
+                    let more = self.lent.with(|lent| {
+                        let full = lent.len() + 1 >= LENT;
+                        if full {
+                            return Some(oldest);
+                        }
+                        lent.push_back(oldest);
+                        None
+                    });
+                    drop(more);
+                } else if size_of_bytes(&oldest) == data.len() {
+                    overwrite(&oldest, data);
+                    self.lent.with(|lent| lent.push_back(oldest.clone()));
+                    return Ok(oldest);
+                }
+            }
+        }
+        let object = copied(data)?;
+        self.lent.with(|lent| lent.push_back(object.clone()));
+        Ok(object)
     }
 
     /// Keeps an object that [`SpareBytes::make`] has made, if this is the last reference to it.
@@ -56,20 +86,46 @@ impl SpareBytes {
             return;
         }
         // SAFETY: the object is live.
-        let (count, size) = unsafe {
-            (
-                ffi::Py_REFCNT(data.as_ptr()),
-                ffi::Py_SIZE(data.as_ptr()).unsigned_abs(),
-            )
-        };
+        let (count, size) = unsafe { (ffi::Py_REFCNT(data.as_ptr()), size_of_bytes(&data)) };
         if count == 1 && (MIN_SIZE..=MAX_SIZE).contains(&size) {
-            drop(self.0.replace(Some(data)));
+            drop(self.spare.replace(Some(data)));
         }
     }
 
     /// Drops what is kept.
     pub fn clear(&self) {
-        drop(self.0.take());
+        drop(self.spare.take());
+        drop(self.lent.take());
+    }
+}
+
+fn copied(data: &[u8]) -> Res<Ref> {
+    // SAFETY: attached; CPython copies the data.
+    unsafe {
+        Ref::new(ffi::PyBytes_FromStringAndSize(
+            data.as_ptr().cast(),
+            data.len().cast_signed(),
+        ))
+    }
+}
+
+#[inline]
+unsafe fn size_of_bytes(bytes: &Ref) -> usize {
+    // SAFETY: the caller's object is a `bytes`.
+    unsafe { ffi::Py_SIZE(bytes.as_ptr()).unsigned_abs() }
+}
+
+/// Puts other data of the same size into an object that nobody else holds.
+#[inline]
+unsafe fn overwrite(bytes: &Ref, data: &[u8]) {
+    // SAFETY: the caller's object has room for `data`, and a zero byte behind it.
+    unsafe {
+        ptr::copy_nonoverlapping(
+            data.as_ptr(),
+            ffi::PyBytes_AS_STRING(bytes.as_ptr()).cast_mut().cast(),
+            data.len(),
+        );
+        forget_hash(bytes.as_ptr());
     }
 }
 

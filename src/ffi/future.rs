@@ -110,6 +110,26 @@ pub fn set_none(future: &Ref) -> Res<()> {
     Ok(())
 }
 
+/// `future.set_result(None)` unless it is done.
+#[inline]
+pub fn resolve(future: &Ref) -> Res<()> {
+    set_none(future).or_else(|raised| unless_done(future, raised))
+}
+
+/// Raises what is set, unless it says no more than that the future was done before.
+#[cold]
+fn unless_done(future: &Ref, _: Raised) -> Res<()> {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let error = PyErr::fetch(py);
+    let name = Stdlib::get().names.done.bind(py);
+    let name = name.cast::<pyo3::types::PyString>().map_err(PyErr::from)?;
+    if future.bind(py).call_method0(name)?.is_truthy()? {
+        return Ok(());
+    }
+    Err(error.into())
+}
+
 /// `future.set_result(None)` unless it is cancelled.
 #[inline]
 pub fn wake(future: &Ref) -> Res<()> {

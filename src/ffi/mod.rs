@@ -10,11 +10,11 @@ pub mod context;
 pub mod coroutine;
 pub mod fastcall;
 pub mod future;
+pub mod future_words;
 pub mod handle;
 pub mod local;
 pub mod refs;
 pub mod socket;
-pub mod spare_futures;
 mod stop;
 pub mod typespec;
 

@@ -152,12 +152,7 @@ impl Operation {
     #[inline]
     fn take(&self, n: usize) -> Res<Ref> {
         let core = self.core();
-        let data = core.buffer.with(|buffer| -> Res<Ref> {
-            let n = n.min(buffer.len());
-            let data = to_bytes(&buffer.as_slice()[..n])?;
-            buffer.advance(n);
-            Ok(data)
-        })?;
+        let data = core.take(n)?;
         core.resume_if_low()?;
         Ok(data)
     }

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 use super::waiter;
-use crate::event_loop::{Caller, LoopCore};
+use crate::event_loop::Caller;
 use crate::ffi::attributes::{count, Attribute};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -233,7 +233,7 @@ impl Known {
     }
 
     /// `protocol.data_received(data)`; `false` if that is to be called instead.
-    fn feed(&self, core: &LoopCore, protocol: &Ref, data: &[u8]) -> Res<bool> {
+    fn feed(&self, caller: Caller<'_>, protocol: &Ref, data: &[u8]) -> Res<bool> {
         if !self.knows_protocol(protocol)? {
             return Ok(false);
         }
@@ -256,8 +256,8 @@ impl Known {
         let waiter = self.waiter.get(&reader)?;
         if waiter.as_ptr() != none {
             self.waiter.set(&reader, none)?;
-            waiter::wake(&waiter)?;
-            core.has_served(waiter);
+            // SAFETY: the loop that called.
+            unsafe { (caller.core).resolve(caller.event_loop, waiter, waiter::wake)? };
         }
         self.pause(&reader, size)?;
         Ok(true)
@@ -346,7 +346,7 @@ unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(Raised::from)?;
-    if known.feed(caller.core, source.protocol, data)? {
+    if known.feed(caller, source.protocol, data)? {
         return Ok(());
     }
     // SAFETY: attached; the name and the protocol are live.

@@ -56,14 +56,25 @@ impl EventLoop {
         call(&Stdlib::get().names.create_future, [self.object.as_ptr()])
     }
 
+    /// A `bytes` object with a copy of `data`.
+    #[inline]
+    pub fn bytes(&self, data: &[u8]) -> Res<Ref> {
+        if self.is_core {
+            // SAFETY: a live loop object of ours.
+            let core = unsafe { LoopCore::of(self.object.as_ptr()) };
+            return core.spare_bytes.lend(data);
+        }
+        super::reader::to_bytes(data)
+    }
+
     /// Resolves a future of [`EventLoop::create_future`] with `None`, unless it is cancelled.
     #[inline]
     pub fn wake(&self, future: Ref) -> Res<()> {
-        wake(&future)?;
         if self.is_core {
+            let object = self.object.as_ptr();
             // SAFETY: a live loop object of ours.
-            unsafe { LoopCore::of(self.object.as_ptr()) }.has_served(future);
+            return unsafe { LoopCore::of(object).resolve(object, future, wake) };
         }
-        Ok(())
+        wake(&future)
     }
 }

@@ -11,10 +11,10 @@ use super::datagram_io::{enqueue, fatal, send, target, tell_error, Sent};
 use super::datagram_queue::Queued;
 use super::endpoint::{Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED};
 use super::methods::{count_lost_write, debug_log, exact_bytes, not_bytes, one_argument};
-use crate::event_loop::{resolve, LoopCore};
+use crate::event_loop::LoopCore;
 use crate::ffi::fastcall::{guard, missing, unexpected};
 use crate::ffi::typespec::getset;
-use crate::ffi::{Args, Local, Ref, Res};
+use crate::ffi::{future, Args, Local, Ref, Res};
 use crate::{fastcall, noargs, onearg};
 
 /// Up to Python 3.12 asyncio does not send datagrams without data.
@@ -289,7 +289,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
             }
         }
         if waiter != ffi::Py_None() {
-            resolve(&Ref::borrowed(waiter))?;
+            future::resolve(&Ref::borrowed(waiter))?;
         }
     }
     Ok(Ref::none())

@@ -12,10 +12,10 @@ use super::endpoint::{
 };
 use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
-use crate::event_loop::{resolve, LoopCore};
+use crate::event_loop::LoopCore;
 use crate::ffi::fastcall::{guard, guard_int, missing, unexpected};
 use crate::ffi::typespec::getset;
-use crate::ffi::{Args, Ref, Res};
+use crate::ffi::{future, Args, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
 
@@ -357,7 +357,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
             }
         }
         if waiter != ffi::Py_None() {
-            resolve(&Ref::borrowed(waiter))?;
+            future::resolve(&Ref::borrowed(waiter))?;
         }
     }
     Ok(Ref::none())

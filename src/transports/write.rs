@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 
 use super::endpoint::{Transport, BLOCKED, CLOSING, LOST, PROTOCOL_PAUSED};
 use super::stream::{Stream, CORKED, EOF_WRITTEN};
-use crate::event_loop::{errors, resolve, LoopCore};
-use crate::ffi::{Ref, Res};
+use crate::event_loop::{errors, LoopCore};
+use crate::ffi::{future, Ref, Res};
 
 /// How many pieces one system call takes.
 const MAX_PIECES: usize = 64;
@@ -283,7 +283,7 @@ fn drained(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
         }
     }
     if let Some(waiter) = it.empty_waiter.get() {
-        resolve(&waiter)?;
+        future::resolve(&waiter)?;
     }
     if it.has(CLOSING) {
         if it.lost_writes.get() == 0 {

@@ -26,11 +26,37 @@ async def test_results_of_every_kind_reach_await(reader):
 
 
 async def test_a_result_is_kept_by_nobody_else(reader):
-    for size in (1000, 100_000):
+    # The loop keeps an eye on those from half a kibibyte to four, to use them again.
+    for size in (100, 100_000):
         reader.feed_data(b"x" * size)
         data = await reader.readexactly(size)
         fresh = bytes(bytearray(size))
         assert sys.getrefcount(data) == sys.getrefcount(fresh)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5, 50])
+async def test_a_result_that_is_kept_does_not_change(reader, keep):
+    kept = {}
+    for number in range(200):
+        size = (1000, 1000, 1000, 700)[number % 4]
+        reader.feed_data(number.to_bytes(2, "big") * (size // 2))
+        data = await reader.readexactly(size)
+        assert hash(data) == hash(bytes(bytearray(data)))
+        kept[number] = data, memoryview(data)
+        kept.pop(number - keep, None)
+        del data
+        for older, (whole, view) in kept.items():
+            assert whole == older.to_bytes(2, "big") * (len(whole) // 2)
+            assert view == whole
+
+
+async def test_results_come_in_objects_that_nobody_kept(reader):
+    seen = set()
+    for _ in range(50):
+        reader.feed_data(b"x" * 1000)
+        data = await reader.read(1000)
+        seen.add(id(data))
+    assert len(seen) <= 3
 
 
 def test_driven_by_hand(reader):

@@ -22,12 +22,11 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
 
 use self::answers::{decoded, error_of, list, module};
 use super::schedule::{install, ASYNCIO};
-use super::watch::resolve;
 use super::{errors, LoopCore};
 use crate::fastcall;
 use crate::ffi::arguments::{bind, Parameter};
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
-use crate::ffi::{Args, Local, Raised, Ref, Res};
+use crate::ffi::{future, Args, Local, Raised, Ref, Res};
 
 /// Lookups of one loop that are under way.
 pub struct Lookups {
@@ -112,7 +111,7 @@ impl Lookups {
         while let Some(number) = self.mailbox.done.pop() {
             let future = self.waiting.with(|waiting| waiting.remove(&number));
             if let Some(future) = future {
-                errors::contain(event_loop, resolve(&future))?;
+                errors::contain(event_loop, future::resolve(&future))?;
             }
         }
         Ok(())
