@@ -44,9 +44,12 @@ __all__ = [
     "_register_capsule",
     "_register_capsules",
     "_set_default_engine",
+    "rdtsc",
 ]
 
 __version__: str
+
+def rdtsc() -> int: ...
 
 @final
 class Handle(asyncio.Handle):

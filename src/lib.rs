@@ -6,7 +6,9 @@
 //! * [`transports`] — streams over sockets, and the listener that makes them.
 //! * [`streams`] — readers and writers over them.
 //! * [`native`] — kernels on threads of their own, and the memory bus.
+//! * [`cycles`] — the processor's own clock.
 
+mod cycles;
 mod event_loop;
 mod ffi;
 mod native;
@@ -23,6 +25,9 @@ mod _core {
         event_loop, ffi, native, stdlib, streams, transports, Bound, PyModule, PyModuleMethods,
         PyResult,
     };
+
+    #[pymodule_export]
+    use super::cycles::rdtsc;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

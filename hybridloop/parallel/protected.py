@@ -1,24 +1,33 @@
-"""Containers that may be shared with parallel threads, and what guards them.
+"""Objects that may be shared with parallel threads.
 
-`dict()` and `list()` make containers that are protected: every operation takes a lock that many
-readers or one writer hold. A parallel thread may fill a slot, but not overwrite what is in one.
+`dict()`, `list()` and `object()` make objects that are protected: every operation takes a lock
+that many readers or one writer hold. A parallel thread may fill a slot, but not overwrite one.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
-from .work import is_parallel_thread
+from .guards import (
+    Guard,
+    Guarded,
+    Lock,
+    ProtectionError,
+    find_guard,
+    remove_guard,
+    set_guard,
+    write_lock,
+)
+from .threads import blocking, is_parallel_thread
 
-_C = TypeVar("_C", bound="_Container")
-
-
-class ProtectionError(RuntimeError):
-    """A lock was asked of an object that is not protected."""
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class UnprotectedError(RuntimeError):
@@ -29,95 +38,67 @@ class AssignmentError(RuntimeError):
     """A parallel thread tried to overwrite what another has put in a slot."""
 
 
-class _Lock:
-    """Many readers or one writer; a writer may also read, and lock again."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.readers: builtins.dict[int, int] = {}
-        self.writer = 0
-        self.depth = 0
-
-    def acquire_read(self, blocking: bool = True) -> bool:
-        me = threading.get_ident()
-        with self.changed:
-            while self.writer not in (0, me):
-                if not blocking:
-                    return False
-                self.changed.wait()
-            self.readers[me] = self.readers.get(me, 0) + 1
-            return True
-
-    def acquire_write(self, blocking: bool = True) -> bool:
-        me = threading.get_ident()
-        with self.changed:
-            if me in self.readers and self.writer != me:
-                raise RuntimeError("a thread that reads cannot start to write")
-            while self.writer not in (0, me) or any(it != me for it in self.readers):
-                if not blocking:
-                    return False
-                self.changed.wait()
-            self.writer = me
-            self.depth += 1
-            return True
-
-    def release_read(self) -> None:
-        me = threading.get_ident()
-        with self.changed:
-            if me not in self.readers:
-                raise RuntimeError("this thread holds no read lock")
-            self.readers[me] -= 1
-            if not self.readers[me]:
-                del self.readers[me]
-                self.changed.notify_all()
-
-    def release_write(self) -> None:
-        with self.changed:
-            if self.writer != threading.get_ident():
-                raise RuntimeError("this thread holds no write lock")
-            self.depth -= 1
-            if not self.depth:
-                self.writer = 0
-                self.changed.notify_all()
+# Where parallel threads have put values, while those are there: by what holds them.
+_filled: weakref.WeakKeyDictionary[Guard, set[Any]] = weakref.WeakKeyDictionary()
+_filled_lock = threading.Lock()
 
 
-class _Container:
+def persisted_contexts() -> int:
+    """How many values of parallel threads are in the slots of protected objects now."""
+    with _filled_lock:
+        return sum(len(slots) for slots in _filled.values())
+
+
+def _fill(guard: Guard | None, slot: builtins.object, value: builtins.object) -> None:
+    """A slot has got a value, or has lost it if that is `None`."""
+    if guard is None:
+        return
+    with _filled_lock:
+        if value is not None and is_parallel_thread():
+            _filled.setdefault(guard, set()).add(slot)
+        elif (slots := _filled.get(guard)) is not None:
+            slots.discard(slot)
+
+
+@contextmanager
+def _reading(guard: Guard | None) -> Iterator[None]:
+    if guard is None:
+        yield
+        return
+    guard.lock.acquire_read()
+    try:
+        yield
+    finally:
+        guard.lock.release_read()
+
+
+@contextmanager
+def _writing(guard: Guard | None, obj: builtins.object) -> Iterator[None]:
+    if guard is None:
+        if is_parallel_thread():
+            raise UnprotectedError(
+                f"a parallel thread cannot change a {type(obj).__name__} that is not protected;"
+                " protect() it"
+            )
+        yield
+        return
+    guard.lock.acquire_write()
+    try:
+        yield
+    finally:
+        guard.lock.release_write()
+
+
+def _check_free(slot: builtins.object, value: builtins.object) -> None:
+    if value is not None and is_parallel_thread():
+        raise AssignmentError(f"slot {slot!r} has a value already: {value!r}")
+
+
+class _Container(Guarded):
     """A container with a lock; without one after `unprotect()`."""
 
-    _lock: _Lock | None
-
     def __init__(self) -> None:
-        self._lock = _Lock()
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        lock = self._lock
-        if lock is None:
-            yield
-            return
-        lock.acquire_read()
-        try:
-            yield
-        finally:
-            lock.release_read()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        lock = self._lock
-        if lock is None:
-            if is_parallel_thread():
-                raise UnprotectedError(f"a parallel thread cannot change {self!r}; protect() it")
-            yield
-            return
-        lock.acquire_write()
-        try:
-            yield
-        finally:
-            lock.release_write()
-
-    def _check_free(self, slot: object, value: object) -> None:
-        if value is not None and is_parallel_thread():
-            raise AssignmentError(f"slot {slot!r} has a value already: {value!r}")
+        self._guard = Guard()
 
 
 class dict(_Container, MutableMapping[Any, Any]):
@@ -131,30 +112,32 @@ class dict(_Container, MutableMapping[Any, Any]):
         return f"parallel.dict({self._data!r})"
 
     def __getitem__(self, key: Any) -> Any:
-        with self._reading():
+        with _reading(self._guard):
             return self._data[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with self._writing():
-            self._check_free(key, self._data.get(key))
+        with _writing(self._guard, self):
+            _check_free(key, self._data.get(key))
             self._data[key] = value
+            _fill(self._guard, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        with self._writing():
-            self._check_free(key, self._data.get(key))
+        with _writing(self._guard, self):
+            _check_free(key, self._data.get(key))
             del self._data[key]
+            _fill(self._guard, key, None)
 
     def __iter__(self) -> Iterator[Any]:
         """The keys of now; those that come meanwhile are not seen."""
-        with self._reading():
+        with _reading(self._guard):
             return iter(builtins.list(self._data))
 
     def __len__(self) -> int:
-        with self._reading():
+        with _reading(self._guard):
             return len(self._data)
 
-    def __eq__(self, other: object) -> bool:
-        with self._reading():
+    def __eq__(self, other: builtins.object) -> bool:
+        with _reading(self._guard):
             if isinstance(other, dict):
                 other = other._data
             return isinstance(other, Mapping) and self._data == other
@@ -167,102 +150,202 @@ class list(_Container, MutableSequence[Any]):
 
     def __init__(self, iterable: Iterable[Any] = ()) -> None:
         super().__init__()
-        self._data = builtins.list(iterable)
+        # The items, each in a slot of its own that stays the same wherever it moves to.
+        self._slots = [[item] for item in iterable]
 
     def __repr__(self) -> str:
-        return f"parallel.list({self._data!r})"
+        return f"parallel.list({[slot[0] for slot in self._slots]!r})"
 
     def __getitem__(self, index: Any) -> Any:
-        with self._reading():
-            return self._data[index]
+        with _reading(self._guard):
+            found = self._slots[index]
+            return [slot[0] for slot in found] if isinstance(index, slice) else found[0]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        with self._writing():
-            old = self._data[index]
-            for slot in old if isinstance(index, slice) else (old,):
-                self._check_free(index, slot)
-            self._data[index] = value
+        with _writing(self._guard, self):
+            old = self._slots[index]
+            if not isinstance(index, slice):
+                _check_free(index, old[0])
+                old[0] = value
+                self._mark(old)
+                return
+            for slot in old:
+                _check_free(index, slot[0])
+            new = [[item] for item in value]
+            self._slots[index] = new
+            self._clear(old)
+            for slot in new:
+                self._mark(slot)
 
     def __delitem__(self, index: Any) -> None:
-        with self._writing():
-            self._check_free(index, self._data[index])
-            del self._data[index]
+        with _writing(self._guard, self):
+            old = self._slots[index] if isinstance(index, slice) else [self._slots[index]]
+            for slot in old:
+                _check_free(index, slot[0])
+            del self._slots[index]
+            self._clear(old)
 
     def __len__(self) -> int:
-        with self._reading():
-            return len(self._data)
+        with _reading(self._guard):
+            return len(self._slots)
 
     def __iter__(self) -> Iterator[Any]:
         """The items of now; those that come meanwhile are not seen."""
-        with self._reading():
-            return iter(self._data[:])
+        with _reading(self._guard):
+            return iter([slot[0] for slot in self._slots])
 
-    def __eq__(self, other: object) -> bool:
-        with self._reading():
-            return self._data == (other._data if isinstance(other, list) else other)
+    def __eq__(self, other: builtins.object) -> bool:
+        with _reading(self._guard):
+            if isinstance(other, list):
+                other = builtins.list(other)
+            return [slot[0] for slot in self._slots] == other
 
     __hash__ = None  # type: ignore[assignment]
 
-    def insert(self, index: int, value: Any) -> None:
+    def insert(self, index: SupportsIndex, value: Any) -> None:
         """Insert before `index`."""
-        with self._writing():
-            self._data.insert(index, value)
+        with _writing(self._guard, self):
+            slot = [value]
+            self._slots.insert(index, slot)
+            self._mark(slot)
+
+    def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
+        """Sort in place, as the built-in `list` does; `AssignmentError` in a parallel thread."""
+        with _writing(self._guard, self):
+            for slot in self._slots:
+                _check_free("of a list to sort", slot[0])
+            if key is None:
+                self._slots.sort(key=lambda slot: slot[0], reverse=reverse)
+            else:
+                self._slots.sort(key=lambda slot: key(slot[0]), reverse=reverse)
+
+    def _mark(self, slot: builtins.list[Any]) -> None:
+        _fill(self._guard, id(slot), slot[0])
+
+    def _clear(self, slots: builtins.list[builtins.list[Any]]) -> None:
+        for slot in slots:
+            _fill(self._guard, id(slot), None)
 
 
-def protect(obj: _C) -> _C:
-    """Give a container of `dict()` or `list()` its lock back; return it."""
-    if not isinstance(obj, _Container):
-        raise TypeError(
-            f"only what parallel.dict() and parallel.list() make can be protected, not {obj!r}"
-        )
-    if obj._lock is None:
-        obj._lock = _Lock()
+def _guarded_class(cls: Any) -> type:
+    """The class of a class's protected objects: below it, with the same name."""
+    for known in cls.__subclasses__():
+        if "_guards_attributes" in vars(known):
+            return known  # type: ignore[no-any-return]
+
+    class GuardedObject(cls):  # type: ignore[misc]
+        __slots__ = ()
+        _guards_attributes = True
+
+        def __getattribute__(self, name: str) -> Any:
+            if name[:2] == "__":
+                return super().__getattribute__(name)
+            with _reading(find_guard(self)):
+                return super().__getattribute__(name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            guard = find_guard(self)
+            with _writing(guard, self):
+                if is_parallel_thread():
+                    _check_free(name, getattr(self, name, None))
+                super().__setattr__(name, value)
+                _fill(guard, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            guard = find_guard(self)
+            with _writing(guard, self):
+                if is_parallel_thread():
+                    _check_free(name, getattr(self, name, None))
+                super().__delattr__(name)
+                _fill(guard, name, None)
+
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(GuardedObject, name, getattr(cls, name))
+    return GuardedObject
+
+
+class object:
+    """A protected object with the attributes given."""
+
+    def __init__(self, **kwds: Any) -> None:
+        self.__dict__.update(kwds)
+        protect(self)
+
+    def __repr__(self) -> str:
+        attributes = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"parallel.object({attributes})"
+
+
+def protect(obj: _T) -> _T:
+    """Guard an object that threads share, and return it.
+
+    What `dict()`, `list()` and `object()` made has its lock again after `unprotect()`. An object of
+    a class written in Python gets a lock, and its attributes are guarded as the slots of those; its
+    class is another with the same name from now on. A bare `object` has a lock only, and is kept
+    until `unprotect()`. Anything else is a `ProtectionError`.
+    """
+    if find_guard(obj) is not None:
+        return obj
+    if isinstance(obj, _Container):
+        obj._guard = Guard()
+        return obj
+    if type(obj) is not builtins.object and not hasattr(type(obj), "_guards_attributes"):
+        try:
+            obj.__class__ = _guarded_class(type(obj))
+        except TypeError:
+            raise ProtectionError(
+                f"a {type(obj).__name__} cannot be protected; use dict(), list() or object() of"
+                " hybridloop.parallel"
+            ) from None
+    set_guard(obj)
     return obj
 
 
-def unprotect(obj: _C) -> _C:
-    """Take the lock away: parallel threads cannot change the container any more; return it."""
-    _lock_of(obj)
-    obj._lock = None
-    return obj
-
-
-def protected(obj: object) -> bool:
-    """Whether an object has a lock."""
-    return isinstance(obj, _Container) and obj._lock is not None
-
-
-def _lock_of(obj: object) -> _Lock:
-    if not isinstance(obj, _Container) or obj._lock is None:
+def unprotect(obj: _T) -> _T:
+    """Take the guard away: parallel threads cannot change the object any more; return it."""
+    if find_guard(obj) is None:
         raise ProtectionError(f"{obj!r} is not protected")
-    return obj._lock
+    if isinstance(obj, _Container):
+        obj._guard = None
+    else:
+        remove_guard(obj)
+    return obj
 
 
-def read_lock(obj: object) -> None:
-    """Wait until nobody writes to a protected object; `read_unlock()` ends it."""
-    _lock_of(obj).acquire_read()
+def protected(obj: builtins.object) -> bool:
+    """Whether an object is guarded."""
+    return find_guard(obj) is not None
 
 
-def try_read_lock(obj: object) -> bool:
-    """As `read_lock()`, or `False` at once."""
-    return _lock_of(obj).acquire_read(blocking=False)
+def critical_section(function: _F) -> _F:
+    """Let only one thread at a time be in a function; it may call itself."""
+    lock = threading.RLock()
+
+    @functools.wraps(function)
+    def alone(*args: Any, **kwds: Any) -> Any:
+        if not lock.acquire(blocking=False):
+            with blocking():
+                lock.acquire()
+        try:
+            return function(*args, **kwds)
+        finally:
+            lock.release()
+
+    return alone  # type: ignore[return-value]
 
 
-def read_unlock(obj: object) -> None:
-    """Give back what `read_lock()` took; `RuntimeError` if this thread has not."""
-    _lock_of(obj).release_read()
+_everything = Lock()
 
 
-def write_lock(obj: object) -> None:
-    """Wait until this thread alone uses a protected object; `write_unlock()` ends it."""
-    _lock_of(obj).acquire_write()
-
-
-def try_write_lock(obj: object) -> bool:
-    """As `write_lock()`, or `False` at once."""
-    return _lock_of(obj).acquire_write(blocking=False)
-
-
-def write_unlock(obj: object) -> None:
-    """Give back what `write_lock()` took; `RuntimeError` if this thread has not."""
-    _lock_of(obj).release_write()
+@contextmanager
+def synchronized(obj: builtins.object = None) -> Iterator[None]:
+    """Be alone: with a protected object, or without one in all such blocks."""
+    if obj is not None:
+        with write_lock(obj):
+            yield
+        return
+    _everything.acquire_write()
+    try:
+        yield
+    finally:
+        _everything.release_write()

@@ -1,195 +1,220 @@
-"""Submitting work, and `run()`, which waits for it and raises its errors."""
+"""Submitting work, and having the main thread called."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
+import contextvars
+import functools
 import inspect
-import os
-import sys
-import threading
-import warnings
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..engine import Engine
+from ..handle import TaskHandle
 from ..runner import readable, wait_ready
+from .guards import Event, event_of
+from .runtime import get_runtime, serve
+from .threads import blocking, is_parallel_thread
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..handle import TaskHandle
-
-_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _Callback = Callable[[Any], None]
 _ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
 _Errback = Callable[[_ExcInfo], None]
 
-_thread = threading.local()
+_MISSING: Any = object()
 
 
-class AsyncRunCalledWithoutEventsError(RuntimeError):
-    """`run_once()` was called with nothing submitted, so it would wait for ever."""
+async def _nothing() -> None:
+    """What a handle holds that has no task."""
 
 
-class _Job:
-    """Something submitted: what is called, and the error that no errback has taken."""
+class Job(TaskHandle[Any]):
+    """Something submitted: what is called, and then the function's result.
+
+    The function and its callbacks run in the pool's threads; what has to wait first, and what the
+    function returns to be awaited, on the engine.
+    """
+
+    __slots__ = ("_begun", "_errback", "_function", "_runtime", "_task_of_engine", "callback")
 
     def __init__(
         self,
-        func: Callable[..., Any],
-        args: Any,
-        kwds: Mapping[str, Any] | None,
-        callback: _Callback | None,
-        errback: _Errback | None,
+        function: Callable[[], Any],
+        callback: _Callback | None = None,
+        errback: _Errback | None = None,
+        name: str | None = None,
     ) -> None:
-        self.function = _bind(func, args, kwds)
+        runtime = get_runtime()
+        super().__init__(runtime.get_engine(), body := _nothing(), contextvars.copy_context(), name)
+        body.close()
+        self._runtime = runtime
+        self._function = function
         self.callback = callback
-        self.errback = errback
-        self.error: BaseException | None = None
+        self._errback = errback
+        self._begun = False
+        # What it waits for before the function is called, or after.
+        self._task_of_engine: TaskHandle[Any] | None = None
+        runtime.begin()
 
-    async def work(self, function: Callable[[], Any] | None = None) -> Any:
-        """Call the function, or another in its place, and what follows."""
-        _thread.parallel = True
+    def submit(self, *, blocks: bool = False) -> Job:
+        """Have the function called in the pool; `blocks` if it waits most of the time."""
         try:
-            value = (function or self.function)()
-            if inspect.isawaitable(value):
-                value = await value
-            if self.callback is not None:
-                _refuse_value(self.callback(value))
-        except Exception as error:
-            if self.errback is None:
-                self.error = error
-            else:
-                try:
-                    _refuse_value(self.errback((type(error), error, error.__traceback__)))
-                except Exception as second:
-                    self.error = second
-            raise
-        return value
-
-
-class _Runtime:
-    """What is under way, and what waits for the thread in `run()`."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        # All that follows is guarded by it.
-        self.outstanding = 0
-        self.ended = 0
-        self.errors: deque[BaseException] = deque()
-        self.calls: deque[tuple[Callable[[], Any], Future[Any] | None]] = deque()
-        self.engine: Engine | None = None
-
-    def get_engine(self) -> Engine:
-        with self.changed:
-            if self.engine is None:
-                self.engine = Engine(gil_threads=min(4, os.cpu_count() or 1))
-                self.engine.start()
-            return self.engine
-
-    def submit(self, job: _Job, body: Coroutine[Any, Any, Any]) -> TaskHandle[Any]:
-        engine = self.get_engine()
-        with self.changed:
-            self.outstanding += 1
-        try:
-            handle = engine.spawn(body)
+            self._runtime.pool.call(self._work, blocks=blocks)
         except BaseException:
-            body.close()
-            with self.changed:
-                self.outstanding -= 1
+            self._runtime.end()
             raise
-        handle.add_done_callback(lambda handle: self.done(job, handle))
-        return handle
+        return self
 
-    def done(self, job: _Job, handle: TaskHandle[Any]) -> None:
-        # The errback has had its exception, or run() is to have it.
-        handle._retrieved = True
-        with self.changed:
-            self.outstanding -= 1
-            if job.error is None:
-                self.ended += 1
+    def submit_in_turn(self, then: Callable[[], None]) -> None:
+        """Have the function called in the pool, and `then` in any case."""
+
+        def work() -> None:
+            self._work()
+            then()
+
+        self._in_pool(work, blocks=True)
+
+    def submit_after(self, waiting: Coroutine[Any, Any, Any]) -> Job:
+        """Have the function called once a coroutine has ended on the engine."""
+
+        def then(handle: TaskHandle[Any]) -> None:
+            error = handle._exception
+            if error is None:
+                self._in_pool(self._work)
             else:
-                self.errors.append(job.error)
-            self.changed.notify_all()
+                self._fail_in_pool(error)
 
-    def call(self, function: Callable[[], Any], result: Future[Any] | None) -> None:
-        with self.changed:
-            self.calls.append((function, result))
-            self.changed.notify_all()
+        self._spawn(waiting, then)
+        return self
 
-    def next_event(self) -> Callable[[], None] | None:
-        """Wait for an event; returns what is to be done for it, or `None` if none can come.
+    def cancel(self, msg: str | None = None) -> bool:
+        """Cancel it: before the function is called, or while its result is awaited.
 
-        Raises the error that is the event.
+        `False` if it has ended, or the function is just running: that cannot be stopped.
         """
-        with self.changed:
-            while True:
-                if self.calls:
-                    function, result = self.calls.popleft()
-                    return lambda: self.serve(function, result)
-                if self.errors:
-                    raise self.errors.popleft()
-                if self.ended:
-                    self.ended -= 1
-                    return lambda: None
-                if not self.outstanding:
-                    return None
-                self.changed.wait()
+        with self._lock:
+            if self._done:
+                return False
+            task, begun = self._task_of_engine, self._begun
+        if task is not None and task.cancel(msg):
+            return True
+        if begun:
+            return False
+        self._end(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
+        return True
 
-    def serve(self, function: Callable[[], Any], result: Future[Any] | None) -> None:
-        if result is None:
-            if (value := function()) is not None:
-                warnings.warn(
-                    f"call_from_main_thread() drops what the function returns: {value!r}",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-            return
+    def _spawn(
+        self, body: Coroutine[Any, Any, Any], then: Callable[[TaskHandle[Any]], None]
+    ) -> None:
         try:
-            result.set_result(function())
+            task = self._engine.spawn(body, context=self._context)
         except BaseException as error:
-            result.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+            body.close()
+            self._end(None, error)
+            raise
+        self._task_of_engine = task
+
+        def ended(task: TaskHandle[Any]) -> None:
+            # Its exception is this one's.
+            task._retrieved = True
+            then(task)
+
+        task.add_done_callback(ended)
+
+    def _work(self) -> None:
+        with self._lock:
+            if self._done:
+                return
+            self._begun = True
+        try:
+            value = self._context.run(self._function)
+            if inspect.isawaitable(value):
+                self._spawn(_await(value), self._awaited)
+                return
+        except BaseException as error:
+            self._failed(error)
+        else:
+            self._succeeded(value)
+
+    def _awaited(self, task: TaskHandle[Any]) -> None:
+        if task._exception is None:
+            self._in_pool(lambda: self._succeeded(task._result))
+        else:
+            self._fail_in_pool(task._exception)
+
+    def _fail_in_pool(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            # By cancel(): nobody is told.
+            self._end(None, error)
+        else:
+            self._in_pool(lambda: self._failed(error))
+
+    def _in_pool(self, function: Callable[[], None], *, blocks: bool = False) -> None:
+        try:
+            self._runtime.pool.call(function, blocks=blocks)
+        except RuntimeError as error:
+            # No thread can be started: then this is how it ends.
+            self._end(None, error, error)
+
+    def _succeeded(self, value: Any) -> None:
+        if self.callback is not None:
+            try:
+                refuse_value(self._context.run(self.callback, value))
+            except BaseException as error:
+                self._failed(error)
+                return
+        self._end(value, None)
+
+    def _failed(self, error: BaseException) -> None:
+        untaken: BaseException | None = error
+        if self._errback is not None:
+            untaken = None
+            try:
+                triple = (type(error), error, error.__traceback__)
+                refuse_value(self._context.run(self._errback, triple))
+            except BaseException as second:
+                untaken = second
+        self._end(None, error, untaken)
+
+    def _end(
+        self, value: Any, error: BaseException | None, untaken: BaseException | None = None
+    ) -> None:
+        if self._done:
+            return
+        self._resolve(value, error)
+        # The errback has had it, or run() is to have it.
+        self._retrieved = True
+        self._runtime.end(untaken)
 
 
-_runtime = _Runtime()
+async def _await(value: Any) -> Any:
+    return await value
 
 
-def _start_afresh() -> None:
-    global _runtime
-    _runtime = _Runtime()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
-
-
-@atexit.register
-def _close() -> None:
-    if _runtime.engine is not None:
-        _runtime.engine.close(timeout=1, cancel=True)
-
-
-def _refuse_value(value: object) -> None:
+def refuse_value(value: object) -> None:
+    """Callbacks return nothing: nobody would see it."""
     if value is not None:
         raise ValueError(f"non-None return value detected: {value!r}")
 
 
-def _bind(
+def bind(
     function: Callable[..., Any], args: Any, kwds: Mapping[str, Any] | None
 ) -> Callable[[], Any]:
+    """The call of a function; one argument needs no tuple."""
     if not callable(function):
         raise TypeError(f"a function is expected, not {function!r}")
     if args is None:
         args = ()
-    elif not isinstance(args, Sequence) or isinstance(args, (str, bytes)):
-        # One argument needs no tuple.
+    elif not isinstance(args, tuple):
         args = (args,)
-    return lambda: function(*args, **(kwds or {}))
+    return functools.partial(function, *args, **(kwds or {}))
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return str(getattr(func, "__qualname__", None) or type(func).__qualname__)
 
 
 def submit_work(
@@ -201,12 +226,12 @@ def submit_work(
 ) -> TaskHandle[Any]:
     """Call `func(*args, **kwds)` in a parallel thread, then `callback(result)` there.
 
-    What `func` or `callback` raises goes to `errback((type, value, traceback))`. Callbacks have to
-    return `None`, or that is a `ValueError`. What no errback takes, and what an errback raises, is
-    raised by `run()`. The handle can be awaited for the function's result.
+    `args` is a tuple, or the only argument. What `func` or `callback` raises goes to
+    `errback((type, value, traceback))`. Callbacks have to return `None`, or that is a `ValueError`.
+    What no errback takes, and what an errback raises, is raised by `run()`. What an async function
+    returns is awaited on a loop. The handle can be awaited for the function's result.
     """
-    job = _Job(func, args, kwds, callback, errback)
-    return _runtime.submit(job, job.work())
+    return Job(bind(func, args, kwds), callback, errback, _name(func)).submit()
 
 
 def submit_timer(
@@ -221,13 +246,8 @@ def submit_timer(
     delay = float(timer)
     if not delay >= 0:
         raise ValueError(f"a timer needs seconds from now, not {timer!r}")
-    job = _Job(func, args, kwds, callback, errback)
-
-    async def later() -> Any:
-        await asyncio.sleep(delay)
-        return await job.work()
-
-    return _runtime.submit(job, later())
+    job = Job(bind(func, args, kwds), callback, errback, _name(func))
+    return job.submit_after(asyncio.sleep(delay))
 
 
 def submit_io(
@@ -238,102 +258,118 @@ def submit_io(
     errback: _Errback | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, for a function that blocks: it gets a thread of its own meanwhile."""
-    job = _Job(func, args, kwds, callback, errback)
-    return _runtime.submit(job, job.work(lambda: asyncio.to_thread(job.function)))
+    return Job(bind(func, args, kwds), callback, errback, _name(func)).submit(blocks=True)
 
 
 def submit_wait(
     obj: Any,
-    func: Callable[..., Any],
+    func: Callable[..., Any] | None = None,
     args: Any = None,
     kwds: Mapping[str, Any] | None = None,
     callback: _Callback | None = None,
     errback: _Errback | None = None,
-    *,
     timeout: float | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, once `obj` is ready.
 
-    `obj` is a `threading.Event` or anything else with `wait(timeout)`, something with `fileno()`
-    that can be read then, or an awaitable. After `timeout` seconds it is a `TimeoutError`.
+    `obj` is something that was given to `protect()` and is to be given to `signal()`, a
+    `threading.Event` or anything else with `wait(timeout)`, something with `fileno()` that can be
+    read then, or an awaitable. After `timeout` seconds it is a `TimeoutError`.
     """
-    job = _Job(func, args, kwds, callback, errback)
-    if inspect.isawaitable(obj):
-        waiting: Callable[[], Any] = lambda: asyncio.wait_for(obj, timeout)  # noqa: E731
+    call = bind(func, args, kwds) if func is not None else lambda: None
+    name = "submit_wait" if func is None else _name(func)
+    waiting: Callable[[], Coroutine[Any, Any, Any]]
+    if (event := event_of(obj)) is not None:
+        waiting = lambda: _wait_for_signal(event)  # noqa: E731
+    elif inspect.isawaitable(obj):
+        waiting = lambda: _await(obj)  # noqa: E731
     elif hasattr(obj, "fileno"):
-        waiting = lambda: asyncio.wait_for(wait_ready(readable(obj)), timeout)  # noqa: E731
-    elif callable(getattr(obj, "wait", None)):
-        waiting = lambda: _wait_in_thread(obj, timeout)  # noqa: E731
+        waiting = lambda: wait_ready(readable(obj))  # noqa: E731
+    elif callable(wait := getattr(obj, "wait", None)):
+
+        def wait_and_call() -> Any:
+            if not wait(timeout):
+                raise _not_ready(obj, timeout)
+            return call()
+
+        return Job(wait_and_call, callback, errback, name).submit(blocks=True)
     else:
-        raise TypeError(f"something with wait(), fileno() or __await__() is expected, not {obj!r}")
+        raise TypeError(
+            f"something that is protected, or has wait(), fileno() or __await__(), is expected, not"
+            f" {obj!r}"
+        )
 
-    async def ready() -> Any:
+    async def ready() -> None:
         try:
-            await waiting()
+            await asyncio.wait_for(waiting(), timeout)
         except TimeoutError:
-            raise TimeoutError(f"{obj!r} was not ready within {timeout} s") from None
-        value = job.function()
-        return await value if inspect.isawaitable(value) else value
+            raise _not_ready(obj, timeout) from None
 
-    return _runtime.submit(job, job.work(ready))
+    return Job(call, callback, errback, name).submit_after(ready())
 
 
-async def _wait_in_thread(obj: Any, timeout: float | None) -> None:
-    if not await asyncio.to_thread(obj.wait, timeout):
-        raise TimeoutError
+def _not_ready(obj: Any, timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"{obj!r} was not ready within {timeout} s")
+
+
+async def _wait_for_signal(event: Event) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def signalled() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    waiter = event.add_waiter(lambda: loop.call_soon_threadsafe(signalled))
+    try:
+        await future
+    except BaseException:
+        # A signal that has come is the next one's.
+        if waiter is None or not event.remove_waiter(waiter):
+            event.signal()
+        raise
 
 
 def call_from_main_thread(
-    func: Callable[..., Any], args: Any = None, kwds: Mapping[str, Any] | None = None
-) -> None:
-    """Have the thread in `run()` call a function; its result is dropped, with a warning."""
-    function = _bind(func, args, kwds)
+    func: _F, args: Any = _MISSING, kwds: Mapping[str, Any] | None = None
+) -> _F | None:
+    """Have the thread in `run()` call `func(*args)`; its result is dropped, with a warning.
+
+    With `func` alone, a decorator: the function that it returns is called like that.
+    """
+    if args is _MISSING and kwds is None:
+
+        @functools.wraps(func)
+        def called_later(*args: Any, **kwds: Any) -> None:
+            call_from_main_thread(func, args, kwds)
+
+        return cast("_F", called_later)
+    function = bind(func, None if args is _MISSING else args, kwds)
     if is_parallel_thread():
-        _runtime.call(function, None)
+        get_runtime().call(function, None)
     else:
-        _runtime.serve(function, None)
+        serve(function, None)
+    return None
 
 
 def call_from_main_thread_and_wait(
-    func: Callable[..., _T], args: Any = None, kwds: Mapping[str, Any] | None = None
-) -> _T:
-    """Have the thread in `run()` call a function, wait, and return or raise what it does."""
-    function = _bind(func, args, kwds)
+    func: Callable[..., Any], args: Any = _MISSING, kwds: Mapping[str, Any] | None = None
+) -> Any:
+    """Have the thread in `run()` call `func(*args)`, wait, and return or raise what it does.
+
+    With `func` alone, a decorator: the function that it returns is called like that.
+    """
+    if args is _MISSING and kwds is None:
+
+        @functools.wraps(func)
+        def called_there(*args: Any, **kwds: Any) -> Any:
+            return call_from_main_thread_and_wait(func, args, kwds)
+
+        return called_there
+    function = bind(func, None if args is _MISSING else args, kwds)
     if not is_parallel_thread():
-        value: _T = function()
-        return value
-    result: Future[_T] = Future()
-    _runtime.call(function, result)
-    return result.result()
-
-
-def run() -> None:
-    """Wait until everything that was submitted is done.
-
-    Calls what parallel threads want to have called here. Raises the first error that no errback
-    has taken; call it again for the next one, and for what is still under way.
-    """
-    while (event := _runtime.next_event()) is not None:
-        event()
-
-
-def run_once() -> None:
-    """Wait for one event: something submitted is done, has failed, or wants a call made here.
-
-    `AsyncRunCalledWithoutEventsError` if there is nothing to wait for.
-    """
-    event = _runtime.next_event()
-    if event is None:
-        raise AsyncRunCalledWithoutEventsError("nothing was submitted that could end")
-    event()
-
-
-def is_parallel_thread() -> bool:
-    """Whether the caller runs in a parallel thread."""
-    return getattr(_thread, "parallel", False)
-
-
-def mode() -> str:
-    """`"parallel"` if Python functions run at the same time, `"concurrent"` if they take turns."""
-    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
-    return "concurrent" if is_gil_enabled is None or is_gil_enabled() else "parallel"
+        return function()
+    result: Future[Any] = Future()
+    get_runtime().call(function, result)
+    with blocking():
+        return result.result()

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,18 +17,6 @@ import pytest
 from hybridloop import parallel
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    yield
-    # A test that fails must not leave its errors to the next one.
-    while True:
-        try:
-            parallel.run()
-        except BaseException:
-            continue
-        break
 
 
 def fail(error: BaseException) -> None:
@@ -91,6 +78,53 @@ def test_errback_that_fails_is_raised_by_run() -> None:
     parallel.submit_work(fail, OSError(), errback=lambda triple: fail(KeyError("in errback")))
     with pytest.raises(KeyError, match="in errback"):
         parallel.run()
+
+
+def test_a_list_is_one_argument_and_a_tuple_is_all_of_them() -> None:
+    assert parallel.submit_work(len, [1, 2, 3]).result(20) == 3
+    assert parallel.submit_work(max, (1, 5)).result(20) == 5
+    parallel.run()
+
+
+def test_t1_1_more_jobs_that_wait_than_threads() -> None:
+    """Each job waits for the one after it, so all of them have to be in a thread at once."""
+    count = 40
+    objects = [parallel.prewait(parallel.object()) for _ in range(count)]
+    order: list[int] = []
+
+    def work(index: int) -> None:
+        parallel.wait(objects[index], 20)
+        order.append(index)
+        if index:
+            parallel.signal(objects[index - 1])
+
+    for index in range(count):
+        parallel.submit_work(work, index)
+    assert parallel.active_contexts() == count
+    parallel.signal(objects[-1])
+    parallel.run()
+    assert order == [*range(count)][::-1]
+    assert parallel.active_contexts() == 0
+
+
+def test_cancelling() -> None:
+    seen: list[Any] = []
+    release = threading.Event()
+    later = parallel.submit_timer(60, seen.append, 1, errback=seen.append)
+    assert later.cancel()
+    running = parallel.submit_io(release.wait, (20,))
+    while not running._begun:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    assert not running.cancel(), "a function that runs cannot be stopped"
+    release.set()
+    awaited = parallel.submit_work(asyncio.sleep, 60)
+    while awaited._task_of_engine is None:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    assert awaited.cancel()
+    parallel.run()
+    assert seen == []
+    assert later.cancelled() and awaited.cancelled() and running.result() is True
+    assert not later.cancel()
 
 
 def test_handle_carries_the_value() -> None:
@@ -160,7 +194,7 @@ def test_call_from_main_thread() -> None:
 
 
 def test_call_from_main_thread_warns_of_a_result_and_run_raises_its_error() -> None:
-    parallel.submit_work(lambda: parallel.call_from_main_thread(int))
+    parallel.submit_work(lambda: parallel.call_from_main_thread(int, ()))
     with pytest.warns(RuntimeWarning, match="drops what the function returns: 0"):
         parallel.run()
     parallel.submit_work(lambda: parallel.call_from_main_thread(fail, KeyError("main")))
@@ -168,11 +202,34 @@ def test_call_from_main_thread_warns_of_a_result_and_run_raises_its_error() -> N
         parallel.run()
 
 
+def test_call_from_main_thread_as_decorators() -> None:
+    seen: list[Any] = []
+
+    @parallel.call_from_main_thread
+    def note(*args: Any, **kwds: Any) -> None:
+        seen.append((args, kwds, parallel.is_parallel_thread()))
+
+    @parallel.call_from_main_thread_and_wait
+    def double(n: int) -> int:
+        assert not parallel.is_parallel_thread()
+        return 2 * n
+
+    def work() -> int:
+        note(1, key=2)
+        return double(21)
+
+    handle = parallel.submit_work(work)
+    parallel.run()
+    assert handle.result() == 42
+    assert seen == [((1,), {"key": 2}, False)]
+    assert double.__name__ == "double" and double(4) == 8
+
+
 def test_call_from_main_thread_and_wait() -> None:
     seen: list[Any] = []
 
     def work() -> tuple[Any, str]:
-        value = parallel.call_from_main_thread_and_wait(threading.get_ident)
+        value = parallel.call_from_main_thread_and_wait(threading.get_ident, ())
         try:
             parallel.call_from_main_thread_and_wait(fail, LookupError("from main"))
         except LookupError as error:
@@ -236,7 +293,7 @@ def test_t1_6_submit_wait_timeout_and_bad_object() -> None:
         parallel.run()
     assert [kind for kind, _, _ in seen] == [TimeoutError, TimeoutError]
     assert "was not ready within 0.01 s" in str(seen[0][1])
-    with pytest.raises(TypeError, match=r"wait\(\), fileno\(\) or __await__\(\)"):
+    with pytest.raises(TypeError, match=r"wait\(\), fileno\(\) or __await__\(\), is expected"):
         parallel.submit_wait(object(), int)
 
 

@@ -1,0 +1,394 @@
+"""What guards an object that threads share: a lock, and a signal to wait for."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .threads import blocking, is_parallel_thread
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_T = TypeVar("_T")
+
+
+class ProtectionError(RuntimeError):
+    """An object is not protected, or is one that cannot be."""
+
+
+class NoWaitersError(RuntimeError):
+    """`signal()` was called for an object that nobody waits for or has said to."""
+
+
+class WaitError(RuntimeError):
+    """`wait()` would wait for ever."""
+
+
+class WaitTimeoutError(TimeoutError):
+    """There was no signal in time."""
+
+
+class Lock:
+    """Many readers or one writer; a writer may also read, and lock again."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.readers: dict[int, int] = {}
+        self.writer = 0
+        self.depth = 0
+
+    def acquire_read(self, wait: bool = True) -> bool:
+        me = threading.get_ident()
+
+        def free() -> bool:
+            return self.writer in (0, me)
+
+        with self.changed:
+            if not free():
+                if not wait:
+                    return False
+                with blocking():
+                    self.changed.wait_for(free)
+            self.readers[me] = self.readers.get(me, 0) + 1
+            return True
+
+    def acquire_write(self, wait: bool = True) -> bool:
+        me = threading.get_ident()
+
+        def free() -> bool:
+            return self.writer in (0, me) and all(it == me for it in self.readers)
+
+        with self.changed:
+            if me in self.readers and self.writer != me:
+                raise RuntimeError("a thread that reads cannot start to write")
+            if not free():
+                if not wait:
+                    return False
+                with blocking():
+                    self.changed.wait_for(free)
+            self.writer = me
+            self.depth += 1
+            return True
+
+    def release_read(self) -> None:
+        me = threading.get_ident()
+        with self.changed:
+            if me not in self.readers:
+                raise RuntimeError("this thread holds no read lock")
+            self.readers[me] -= 1
+            if not self.readers[me]:
+                del self.readers[me]
+                self.changed.notify_all()
+
+    def release_write(self) -> None:
+        with self.changed:
+            if self.writer != threading.get_ident():
+                raise RuntimeError("this thread holds no write lock")
+            self.depth -= 1
+            if not self.depth:
+                self.writer = 0
+                self.changed.notify_all()
+
+
+_Waiter = Callable[[], object]
+
+
+class Event:
+    """A signal for one waiter: it goes to who waits, or to the next to come."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.signalled = False
+        self.waiters: deque[_Waiter] = deque()
+
+    def signal(self) -> None:
+        while True:
+            with self.lock:
+                if not self.waiters:
+                    self.signalled = True
+                    return
+                waiter = self.waiters.popleft()
+            try:
+                waiter()
+                return
+            except RuntimeError:
+                # Its loop is closed: the next one gets it.
+                continue
+
+    def add_waiter(self, waiter: _Waiter) -> _Waiter | None:
+        """Have `waiter` called at the signal; `None` if there was one, and it was called now."""
+        with self.lock:
+            if not self.signalled:
+                self.waiters.append(waiter)
+                return waiter
+            self.signalled = False
+        waiter()
+        return None
+
+    def remove_waiter(self, waiter: _Waiter) -> bool:
+        """`False` if it has had the signal."""
+        with self.lock:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+                return True
+            return False
+
+
+class Guard:
+    """What a protected object has."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.event: Event | None = None
+
+
+class Guarded:
+    """What has its guard itself; none after `unprotect()`."""
+
+    _guard: Guard | None
+
+
+# The guards of other objects, by id(): with the object, or a weak reference that ends the entry.
+_guards: dict[int, tuple[Any, Guard]] = {}
+
+
+def set_guard(obj: Any) -> None:
+    """Give an object without a guard of its own one."""
+    key = id(obj)
+    if type(obj) is object:
+        # It cannot be referred to weakly; it stays until unprotect().
+        _guards[key] = obj, Guard()
+        return
+    try:
+        reference = weakref.ref(obj, lambda _: _guards.pop(key, None))
+    except TypeError:
+        raise ProtectionError(
+            f"a {type(obj).__name__} cannot be protected; use dict(), list() or object() of"
+            " hybridloop.parallel"
+        ) from None
+    _guards[key] = reference, Guard()
+
+
+def remove_guard(obj: Any) -> None:
+    """Take it away."""
+    _guards.pop(id(obj), None)
+
+
+def find_guard(obj: object) -> Guard | None:
+    """The guard of an object, or `None`."""
+    if isinstance(obj, Guarded):
+        return obj._guard
+    entry = _guards.get(id(obj))
+    return None if entry is None else entry[1]
+
+
+def event_of(obj: object) -> Event | None:
+    """The event of an object, from now on if it had none; `None` if it is not protected."""
+    guard = find_guard(obj)
+    if guard is None:
+        return None
+    with guard.lock.changed:
+        if guard.event is None:
+            guard.event = Event()
+        return guard.event
+
+
+def _guard_of(obj: object) -> Guard:
+    guard = find_guard(obj)
+    if guard is None:
+        raise ProtectionError(f"{obj!r} is not protected")
+    return guard
+
+
+class _Held(AbstractContextManager[None]):
+    """A lock that is held: the end of `with` gives it back."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+
+def read_lock(obj: object) -> AbstractContextManager[None]:
+    """Wait until nobody writes to a protected object; `read_unlock()` or `with` ends it."""
+    lock = _guard_of(obj).lock
+    lock.acquire_read()
+    return _Held(lock.release_read)
+
+
+def try_read_lock(obj: object) -> bool:
+    """As `read_lock()`, or `False` at once."""
+    return _guard_of(obj).lock.acquire_read(wait=False)
+
+
+def read_unlock(obj: object) -> None:
+    """Give back what `read_lock()` took; `RuntimeError` if this thread has not."""
+    _guard_of(obj).lock.release_read()
+
+
+def write_lock(obj: object) -> AbstractContextManager[None]:
+    """Wait until this thread alone uses a protected object; `write_unlock()` or `with` ends it."""
+    lock = _guard_of(obj).lock
+    lock.acquire_write()
+    return _Held(lock.release_write)
+
+
+def try_write_lock(obj: object) -> bool:
+    """As `write_lock()`, or `False` at once."""
+    return _guard_of(obj).lock.acquire_write(wait=False)
+
+
+def write_unlock(obj: object) -> None:
+    """Give back what `write_lock()` took; `RuntimeError` if this thread has not."""
+    _guard_of(obj).lock.release_write()
+
+
+def prewait(obj: _T) -> _T:
+    """Say that somebody will wait for a signal of a protected object; return the object.
+
+    A signal that comes before the `wait()` is kept for it.
+    """
+    _guard_of(obj)
+    event_of(obj)
+    return obj
+
+
+def signal(obj: object) -> None:
+    """Wake one who waits for a protected object, now or next.
+
+    `NoWaitersError` unless somebody waits for it, has waited, or has said so with `prewait()` or
+    `submit_wait()`.
+    """
+    event = _guard_of(obj).event
+    if event is None:
+        raise NoWaitersError(f"nobody waits for {obj!r}")
+    event.signal()
+
+
+def _event_to_wait_for(obj: object) -> Event:
+    guard = _guard_of(obj)
+    if guard.event is None and is_parallel_thread():
+        raise WaitError(f"a parallel thread cannot wait for {obj!r} without prewait() before")
+    if (event := event_of(obj)) is None:
+        raise ProtectionError(f"{obj!r} is not protected any more")
+    return event
+
+
+def wait(obj: object, timeout: float | None = None) -> None:
+    """Wait for a signal of a protected object; `WaitTimeoutError` after `timeout` seconds.
+
+    A parallel thread may only wait for what `prewait()` or `submit_wait()` was called for, or that
+    is a `WaitError`.
+    """
+    wait_any((obj,), timeout)
+
+
+def signal_and_wait(to_signal: object, to_wait_for: object, timeout: float | None = None) -> None:
+    """Wake one who waits for the first object, then wait for the second."""
+    if to_signal is to_wait_for:
+        raise WaitError("an object cannot be signalled to wait for itself")
+    _guard_of(to_signal)
+    prewait(to_wait_for)
+    signal(to_signal)
+    wait(to_wait_for, timeout)
+
+
+def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
+    """Wait for a signal of any of several protected objects; return that object."""
+    waits = tuple(waits)
+    if not waits:
+        raise WaitError("there is nothing to wait for")
+    events = [_event_to_wait_for(obj) for obj in waits]
+    lock = threading.Lock()
+    woken = threading.Event()
+    winner: list[int] = []
+
+    def waiter(index: int) -> Callable[[], None]:
+        def signalled() -> None:
+            with lock:
+                won = not winner
+                if won:
+                    winner.append(index)
+            if won:
+                woken.set()
+            else:
+                # Another was first: this signal is for the next who waits.
+                events[index].signal()
+
+        return signalled
+
+    added: list[tuple[Event, _Waiter]] = []
+    for index, event in enumerate(events):
+        if (added_waiter := event.add_waiter(waiter(index))) is not None:
+            added.append((event, added_waiter))
+        if winner:
+            break
+    try:
+        with blocking():
+            in_time = woken.wait(timeout)
+    finally:
+        for event, one in added:
+            event.remove_waiter(one)
+        with lock:
+            late = not winner
+            if late:
+                # From now on signals are passed on.
+                winner.append(-1)
+    if not in_time and late:
+        raise WaitTimeoutError(f"there was no signal within {timeout} s")
+    return waits[winner[0]]
+
+
+def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
+    """Wait until there was a signal of each of several protected objects."""
+    waits = tuple(waits)
+    if not waits:
+        raise WaitError("there is nothing to wait for")
+    events = [_event_to_wait_for(obj) for obj in waits]
+    lock = threading.Lock()
+    missing = len(events)
+    woken = threading.Event()
+    given_up = False
+    got: list[Event] = []
+
+    def waiter(event: Event) -> Callable[[], None]:
+        def signalled() -> None:
+            nonlocal missing
+            with lock:
+                if not given_up:
+                    got.append(event)
+                    missing -= 1
+                    if not missing:
+                        woken.set()
+                    return
+            event.signal()
+
+        return signalled
+
+    added = [(event, event.add_waiter(waiter(event))) for event in events]
+    try:
+        with blocking():
+            woken.wait(timeout)
+    finally:
+        with lock:
+            given_up = missing > 0
+        for event, one in added:
+            if one is not None:
+                event.remove_waiter(one)
+        if given_up:
+            # Those that came are for the next who waits.
+            for event in got:
+                event.signal()
+    if given_up:
+        raise WaitTimeoutError(f"there was no signal of {missing} objects within {timeout} s")

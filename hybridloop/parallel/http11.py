@@ -1,0 +1,357 @@
+"""HTTP/1.1 for protocols with `http11 = True`: a request for `/name` calls their method `name`.
+
+The parser is httptools' (`pip install hybridloop[http]`).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import mimetypes
+import time
+import types
+import urllib.parse
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+try:
+    import httptools
+except ImportError as error:
+    raise ImportError(
+        "http11 needs the parser of httptools: pip install 'hybridloop[http]'"
+    ) from error
+
+from .link import Answer
+from .protocol import RESERVED
+from .transport import FileToSend
+
+if TYPE_CHECKING:
+    from .link import Link
+
+_MAX_HEAD = 65536
+_METHODS = ("GET", "HEAD", "POST")
+_NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+class _Request:
+    """A request on its way in."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+        self.method = ""
+        self.version = "1.1"
+        self.keep_alive = False
+        self.complete = False
+        # The client waits to be asked for the body.
+        self.expects = False
+        self.host = False
+        self.length = 0
+        # What is wrong with it, as the status of the answer.
+        self.wrong: HTTPStatus | None = None
+
+
+class Http:
+    """The requests of one connection, answered one after the other."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.connection = link.connection
+        self.protocol = link.protocol
+        self.routes = find_routes(type(link.protocol))
+        self.requests: deque[_Request] = deque()
+        self.request = _Request()
+        self.in_head = True
+        self.head = 0
+        self.broken = False
+        # Bytes that have come for requests that have not been answered.
+        self.waiting = 0
+        self.max_body = int(getattr(self.protocol, "max_request_body", 16 << 20))
+        self.parser = httptools.HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Parse what has come."""
+        if self.broken:
+            return
+        self.waiting += len(data)
+        self.head += len(data)
+        rest: Any = data
+        while rest and not self.broken:
+            try:
+                self.parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                # Nothing is upgraded to: what follows is the next request.
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.refuse(HTTPStatus.BAD_REQUEST)
+        if self.in_head and self.head > _MAX_HEAD and not self.broken:
+            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def refuse(self, status: HTTPStatus) -> None:
+        """Answer the request that is on its way, and read no more."""
+        self.broken = True
+        if self.request.complete:
+            self.request = _Request()
+        if self.request.wrong is None:
+            self.request.wrong = status
+        if not self.requests or self.requests[-1] is not self.request:
+            self.requests.append(self.request)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self.request = _Request()
+        self.in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self.request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self.request
+        request.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        key = name.lower()
+        if key == b"expect":
+            request.expects = value.strip().lower() == b"100-continue"
+        elif key == b"content-length" and value.strip().isdigit():
+            request.length = int(value)
+        elif key == b"host":
+            request.host = True
+
+    def on_headers_complete(self) -> None:
+        request = self.request
+        request.method = self.parser.get_method().decode("latin-1")
+        request.version = self.parser.get_http_version()
+        request.keep_alive = self.parser.should_keep_alive()
+        self.in_head = False
+        self.head = 0
+        if not request.host and request.version == "1.1":
+            self.refuse(HTTPStatus.BAD_REQUEST)
+        elif request.version not in ("1.0", "1.1"):
+            self.refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif request.length > self.max_body:
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        else:
+            self.requests.append(request)
+
+    def on_body(self, body: bytes) -> None:
+        request = self.request
+        if request.wrong is None:
+            request.body += body
+            if len(request.body) > self.max_body:
+                self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def on_message_complete(self) -> None:
+        # That of a request with chunks is known only now.
+        self.request.keep_alive = self.request.keep_alive and self.parser.should_keep_alive()
+        self.request.complete = True
+        self.in_head = True
+        self.head = 0
+
+    # What the connection calls.
+
+    def step(self) -> bool:
+        """Answer a request; `False` if there is none that is complete."""
+        if not self.requests:
+            return False
+        request = self.requests[0]
+        if not request.complete and request.wrong is None:
+            if request.expects and not request.body:
+                request.expects = False
+                self.link.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return False
+        self.requests.popleft()
+        if not self.requests:
+            self.waiting = 0
+        try:
+            self.respond(request)
+        except BaseException as error:
+            self.fail(request, error)
+        return True
+
+    def respond(self, request: _Request) -> None:
+        """Call the method that a request is for."""
+        connection = self.connection
+        connection.http_status = HTTPStatus.OK
+        connection.http_response_headers = {}
+        if request.wrong is not None:
+            request.keep_alive = False
+            self.refuse_request(request, request.wrong)
+            return
+        path, _, query = request.target.decode("latin-1").partition("?")
+        if not path.startswith("/") and "://" in path:
+            # The whole address, as to a proxy.
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        path = urllib.parse.unquote(path)
+        function = self.routes.get(path[1:]) if path[:1] == "/" else None
+        if function is not None:
+            function = function.__get__(self.protocol)
+        else:
+            function = self.link.callbacks.get("data_received")
+        if function is None:
+            self.refuse_request(request, HTTPStatus.NOT_FOUND)
+            return
+        allowed = tuple(getattr(self.protocol, "http_methods", _METHODS))
+        if request.method not in allowed:
+            connection.http_response_headers["Allow"] = ", ".join(allowed)
+            self.refuse_request(request, HTTPStatus.METHOD_NOT_ALLOWED)
+            return
+        connection.http_method = request.method
+        connection.http_path = path
+        connection.http_query = query
+        connection.http_headers = _headers(request)
+        connection.http_header = {
+            **dict(request.headers),
+            "path": path[1:],
+            "method": request.method,
+            "minor_version": int(request.version[-1]),
+        }
+        result = self.link.run(function, connection, bytes(request.body))
+        self.link.deliver(path, result, _Answer(self, request))
+
+    def refuse_request(self, request: _Request, status: HTTPStatus) -> None:
+        self.connection.http_status = status
+        text = f"{status.value} {status.phrase}\n".encode()
+        self.finish(request, self.encode(request, "text/plain; charset=utf-8", len(text), text))
+
+    def fail(self, request: _Request, error: BaseException) -> None:
+        """A method has failed: say so to the client, then to the protocol or `run()`."""
+        name = request.target.decode("latin-1")
+        request.keep_alive = False
+        self.connection.http_response_headers = {}
+        self.refuse_request(request, HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.link.fail(name, error)
+
+    def finish(self, request: _Request, data: bytes) -> None:
+        self.link.send(data)
+        if not request.keep_alive:
+            self.connection._closing = True
+
+    def encode(
+        self, request: _Request, content_type: str | None, length: int, body: bytes
+    ) -> bytes:
+        """The head of the answer, and the body unless only the head was asked for."""
+        connection = self.connection
+        status = HTTPStatus(connection.http_status)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Server: hybridloop", _date()]
+        given = connection.http_response_headers
+        names = {name.lower() for name in given}
+        if status not in _NO_BODY and status >= 200:
+            if content_type is not None and "content-type" not in names:
+                lines.append(f"Content-Type: {content_type}")
+            lines.append(f"Content-Length: {length}")
+        for name, value in given.items():
+            line = f"{name}: {value}"
+            if "\r" in line or "\n" in line or name.lower() == "content-length":
+                raise ValueError(f"{line!r} cannot be a header of a response")
+            lines.append(line)
+        if not request.keep_alive:
+            lines.append("Connection: close")
+        elif request.version == "1.0":
+            lines.append("Connection: keep-alive")
+        head = "\r\n".join((*lines, "", "")).encode("latin-1")
+        return head if request.method == "HEAD" or status in _NO_BODY else head + body
+
+
+class _Answer(Answer):
+    """What becomes of the result of a method."""
+
+    def __init__(self, http: Http, request: _Request) -> None:
+        self.http = http
+        self.request = request
+        self.given = False
+
+    def __call__(self, result: Any) -> Any:
+        http, request = self.http, self.request
+        if isinstance(result, FileToSend):
+            return self.file(result)
+        if result is None:
+            http.connection.http_status = (
+                HTTPStatus.NO_CONTENT
+                if http.connection.http_status == HTTPStatus.OK
+                else http.connection.http_status
+            )
+            content_type, body = "text/plain; charset=utf-8", b""
+        elif isinstance(result, (bytes, bytearray)):
+            content_type, body = "text/plain; charset=utf-8", bytes(result)
+        elif isinstance(result, str):
+            content_type, body = "text/html; charset=utf-8", result.encode()
+        else:
+            dumps = getattr(http.protocol, "json_dumps", json.dumps)
+            text = dumps(result)
+            content_type = "application/json; charset=utf-8"
+            body = text if isinstance(text, bytes) else text.encode()
+        response = http.encode(request, content_type, len(body), body)
+        self.ended()
+        return response
+
+    def ended(self) -> None:
+        """From here on there can be no other answer."""
+        self.given = True
+        if not self.request.keep_alive:
+            self.http.connection._closing = True
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """The method has failed after it was called: while it was awaited, or its file was sent."""
+        if not self.given:
+            self.http.fail(self.request, error)
+            return
+        # The client sees by the length that this is not all.
+        self.http.connection._closing = True
+        self.http.link.fail(name, error)
+
+    def file(self, file: FileToSend) -> FileToSend:
+        """Without bytes to send before it, a file gets the head that it needs."""
+        http, request = self.http, self.request
+        if file.before is not None:
+            self.ended()
+            return file
+        if file.count != file.whole:
+            http.connection.http_status = HTTPStatus.PARTIAL_CONTENT
+            last = file.offset + file.count - 1
+            http.connection.http_response_headers["Content-Range"] = (
+                f"bytes {file.offset}-{last}/{file.whole}"
+            )
+        kind = mimetypes.guess_type(str(file.path))[0] or "application/octet-stream"
+        length = file.count + len(file.after or b"")
+        file.before = http.encode(request, kind, length, b"")
+        if request.method == "HEAD":
+            file.count = 0
+            file.after = None
+        self.ended()
+        return file
+
+
+def find_routes(cls: type) -> dict[str, Callable[..., Any]]:
+    """The methods of a class that are pages: its own, with public names, and no callbacks."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if isinstance(value, types.FunctionType) and name[0] != "_" and name not in RESERVED
+    }
+
+
+def _headers(request: _Request) -> dict[str, str]:
+    """Values by lower-case names; those that come more than once are joined."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers:
+        key = name.lower()
+        if key in headers:
+            headers[key] += ("; " if key == "cookie" else ", ") + value
+        else:
+            headers[key] = value
+    return headers
+
+
+_known_date = (0, "")
+
+
+def _date() -> str:
+    global _known_date
+    now = int(time.time())
+    if _known_date[0] != now:
+        _known_date = (now, f"Date: {email.utils.formatdate(now, usegmt=True)}")
+    return _known_date[1]

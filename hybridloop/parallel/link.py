@@ -1,0 +1,527 @@
+"""Between a native stream and a protocol whose callbacks return what is to be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from .protocol import Callbacks
+from .runtime import get_runtime
+from .threads import thread_seq_id
+from .transport import Connection, FileOperation, FileToSend, IoOp, to_bytes
+
+if TYPE_CHECKING:
+    from .server import Owner
+
+# A connection that has done so much gives others their turn.
+_TURN = 64
+# Input that comes while a callback's answer is on its way: no more than this is taken.
+_INPUT = 65536
+
+# Results that are not to be awaited, at a glance.
+_PLAIN = (type(None), bytes, str, bytearray, dict, list)
+
+_counting = threading.Lock()
+_hogs = 0
+_in_callback: set[int] = set()
+
+
+def active_hogs() -> int:
+    """How many connections send without being asked: from `send_complete()`."""
+    return _hogs
+
+
+def active_io_loops() -> int:
+    """How many threads are in a callback of a protocol now."""
+    return len(_in_callback)
+
+
+def _count_hogs(change: int) -> None:
+    global _hogs
+    with _counting:
+        _hogs += change
+
+
+class Answer:
+    """Makes of a callback's result what is to be sent."""
+
+    def __call__(self, result: Any) -> Any:
+        """What is sent for a result, or the `FileToSend`."""
+        raise NotImplementedError
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """There is no result."""
+        raise NotImplementedError
+
+
+class Link(asyncio.Protocol):
+    """One connection, from the loop's side.
+
+    One thing happens after the other: as long as what a callback has returned is on its way, no
+    other callback is called.
+    """
+
+    def __init__(self, owner: Owner, connection: Connection) -> None:
+        self.owner = owner
+        self.connection = connection
+        self.callbacks = owner.callbacks
+        self.http: Any = None
+        self.loop = asyncio.get_running_loop()
+        self.runtime = get_runtime()
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.protocol: Any = None
+        self.input = b""
+        self.position = 0
+        self.eof = False
+        self.told_closing = False
+        self.lost = False
+        self.advancing = False
+        self.greeting = 0
+        # What is on its way, and then what is to be told of.
+        self.unsent: bytes | None = None
+        self.sent: bytes | None = None
+        self.busy = False
+        self.writing_paused = False
+        self.reading_paused = False
+        self.drained: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.hog = False
+        self.op = IoOp.ACCEPT if connection.parent is not None else IoOp.CONNECT
+        self.timer: asyncio.TimerHandle | None = None
+        self.last_activity = 0.0
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast("asyncio.Transport", transport)
+        # Told when anything waits, and when nothing does.
+        transport.set_write_buffer_limits(high=0)
+        connection = self.connection
+        connection._link = self
+        sock = transport.get_extra_info("socket")
+        connection.peer = peer = transport.get_extra_info("peername")
+        if connection.parent is not None and isinstance(peer, tuple):
+            connection.host = connection.ip = peer[0]
+            connection.port = peer[1]
+        connection.sock_family = int(sock.family)
+        connection.sock_proto = int(sock.proto)
+        connection.sock_timeout = self.owner.sock_timeout
+        connection.recvbuf_size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        connection.sendbuf_size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        connection.last_thread_id = connection.this_thread_id = threading.get_ident()
+        connection.thread_seq_id_bitmap = 1 << ((thread_seq_id() or 1) - 1)
+        self.owner.opened(self)
+        try:
+            protocol = self.owner.protocol_class()
+            self.callbacks = Callbacks(protocol)
+        except BaseException as error:
+            self.runtime.tell(error)
+            transport.abort()
+            return
+        connection.protocol = self.protocol = protocol
+        if self.callbacks.http11 and connection.parent is not None:
+            from .http11 import Http
+
+            self.http = Http(self)
+        if connection.sock_timeout:
+            self.last_activity = self.loop.time()
+            self.timer = self.loop.call_later(connection.sock_timeout, self.check_activity)
+        self.advance()
+
+    def data_received(self, data: bytes) -> None:
+        connection = self.connection
+        connection._begin = time.perf_counter_ns()
+        connection.recv_id += 1
+        connection.num_bytes_just_received = len(data)
+        connection.total_bytes_received += len(data)
+        self.op = IoOp.RECV
+        if self.timer is not None:
+            self.last_activity = self.loop.time()
+        if self.http is not None:
+            self.http.feed(data)
+            waiting = self.http.waiting
+        else:
+            self.input = self.input[self.position :] + data if self.input else data
+            self.position = 0
+            waiting = len(self.input)
+        if not self.busy:
+            self.advance()
+        elif waiting > _INPUT and not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        self.op = IoOp.DISCONNECT
+        self.advance()
+        # What is still to be said is said; then advance() closes.
+        return True
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        if self.timer is not None:
+            self.last_activity = self.loop.time()
+        if self.drained is not None:
+            if not self.drained.done():
+                self.drained.set_result(None)
+        elif self.unsent is not None:
+            self.finish_send(self.unsent)
+            self.advance()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_exception(ConnectionResetError("the connection is lost"))
+        if self.task is not None:
+            self.task.cancel()
+        if self.hog:
+            _count_hogs(-1)
+        # What was scheduled just now is not done any more.
+        file, _ = self.connection._take_scheduled()
+        if file is not None:
+            file.file.close()
+        if self.protocol is not None:
+            if self.unsent is not None:
+                self.op = IoOp.SEND
+                self.call("send_failed", self.connection, self.unsent)
+            self.tell_of_loss(error)
+        self.owner.closed(self)
+        self.connection._link = None
+
+    def tell_of_loss(self, error: Exception | None) -> None:
+        if error is None:
+            self.call("connection_closed", self.connection, self.op)
+        elif isinstance(error, TimeoutError):
+            self.call("connection_timeout", self.connection, self.op)
+        elif isinstance(error, ConnectionError):
+            self.call("connection_lost", self.connection, self.op)
+        elif self.callbacks.get("connection_error") is not None:
+            errno = error.errno if isinstance(error, OSError) else None
+            self.call("connection_error", self.connection, self.op, self.op.name.lower(), errno)
+        elif self.connection.parent is None:
+            self.runtime.tell(error)
+
+    def check_activity(self) -> None:
+        """End a connection on which nothing has happened for too long."""
+        timeout = self.connection.sock_timeout
+        left = self.last_activity + timeout - self.loop.time()
+        if left <= 0 and self.task is None:
+            self.timer = None
+            self.call("connection_timeout", self.connection, self.op)
+            self.transport.abort()
+            return
+        self.timer = self.loop.call_later(left if left > 0 else timeout, self.check_activity)
+
+    # What drives it.
+
+    def wake(self) -> None:
+        """See what is to be done, soon; from any thread."""
+        if threading.get_ident() == self.connection.this_thread_id:
+            self.loop.call_soon(self.advance)
+        else:
+            self.owner.call_threadsafe(self.loop, self.advance)
+
+    def advance(self) -> None:
+        """Do what can be done now."""
+        if self.advancing or self.protocol is None:
+            return
+        self.advancing = True
+        try:
+            for _ in range(_TURN):
+                if self.busy or self.lost or not self.step():
+                    break
+            else:
+                self.loop.call_soon(self.advance)
+        finally:
+            self.advancing = False
+        if self.reading_paused and not self.busy and not self.lost:
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    def step(self) -> bool:
+        """Do one thing; `False` if there is nothing to do."""
+        connection, callbacks = self.connection, self.callbacks
+        if self.sent is not None:
+            data, self.sent = self.sent, None
+            self.tell_sent(data)
+        elif self.greeting < 2 and not connection._closing:
+            self.greeting += 1
+            if self.greeting == 1:
+                self.send_given("initial_bytes_to_send", callbacks.initial_bytes)
+            elif (made := callbacks.get("connection_made")) is not None:
+                args = (connection, b"")[: callbacks.count("connection_made", 2)]
+                self.answer("connection_made", made, *args)
+        elif connection._closing or not callbacks.takes_input:
+            self.close()
+            return False
+        elif self.http is not None:
+            return self.http.step() or self.check_eof()
+        elif self.position < len(self.input):
+            return self.take_input() or self.check_eof()
+        else:
+            return self.check_eof()
+        return True
+
+    def check_eof(self) -> bool:
+        if self.eof:
+            self.close()
+        return False
+
+    def close(self) -> None:
+        if not self.transport.is_closing():
+            if not self.eof:
+                self.op = IoOp.CLOSE
+            self.told_closing = True
+            self.owner.closing(self)
+            self.transport.close()
+
+    def take_input(self) -> bool:
+        """Hand over what has come; `False` if it has to be more."""
+        callbacks, connection, protocol = self.callbacks, self.connection, self.protocol
+        if callbacks.has_next_bytes:
+            self.position = len(self.input)
+            self.send_given("next_bytes_to_send", protocol.next_bytes_to_send)
+        elif callbacks.takes_lines(protocol):
+            return self.take_lines()
+        else:
+            data = self.input[self.position :] if self.position else self.input
+            self.input, self.position = b"", 0
+            if (received := callbacks.get("data_received")) is not None:
+                self.answer("data_received", received, connection, data)
+        return True
+
+    def take_lines(self) -> bool:
+        many = self.callbacks.get("lines_received")
+        find = self.input.rfind if many is not None else self.input.find
+        end = find(b"\n", self.position) + 1
+        rest = len(self.input) - self.position
+        if not end:
+            limit = getattr(self.protocol, "max_line_length", _INPUT)
+            if rest > limit:
+                self.position = len(self.input)
+                self.fail("line_received", ValueError(f"a line is longer than {limit} bytes"))
+                self.connection._closing = True
+                return True
+            if not self.eof or getattr(self.protocol, "wait_for_eol", False):
+                return False
+            end = len(self.input)
+        lines = self.input[self.position : end]
+        self.position = end
+        if many is not None:
+            self.answer("lines_received", many, self.connection, lines.splitlines(keepends=True))
+        elif (one := self.callbacks.get("line_received")) is not None:
+            self.answer("line_received", one, self.connection, lines)
+        return True
+
+    # Callbacks, and what they return.
+
+    def call(self, name: str, *args: Any) -> None:
+        """Call a callback whose result nobody can have any more."""
+        if (function := self.callbacks.get(name)) is None:
+            return
+        try:
+            self.run(function, *args)
+        except BaseException as error:
+            self.fail(name, error)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.connection.ioloops += 1
+        me = self.connection.this_thread_id
+        _in_callback.add(me)
+        try:
+            return function(*args)
+        finally:
+            _in_callback.discard(me)
+
+    def answer(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Call a callback, and do with its result what is to be done."""
+        try:
+            self.deliver(name, self.run(function, *args))
+        except BaseException as error:
+            self.fail(name, error)
+
+    def send_given(self, name: str, given: Any) -> None:
+        """Send what an attribute says, or the function that it is."""
+        if given is None:
+            return
+        if callable(given):
+            self.answer(name, given)
+        else:
+            self.answer(name, lambda: given)
+
+    def deliver(self, name: str, result: Any, then: Answer | None = None) -> None:
+        """Send the result of a callback, once it is there; `then` makes something of it first."""
+        connection = self.connection
+        if type(result) not in _PLAIN and inspect.isawaitable(result):
+            body = self.wait_for(name, result, then)
+            self.begin(name, body, then, getattr(result, "close", None))
+            return
+        file, operation = connection._take_scheduled()
+        if file is not None:
+            if result is not None:
+                file.file.close()
+                raise RuntimeError(f"{name}() scheduled a file to send, but returned {result!r}")
+            if then is not None:
+                file = then(file)
+            self.begin(name, self.send_file(file), then, file.file.close)
+        elif operation is not None:
+            if result is not None:
+                raise RuntimeError(f"{name}() scheduled work on a file, but returned {result!r}")
+            self.begin(name, self.work_on_file(operation, then), then)
+        else:
+            if then is not None:
+                result = then(result)
+            if result is not None:
+                try:
+                    data = to_bytes(result)
+                except TypeError as error:
+                    raise ValueError(f"{name}() cannot be answered with that: {error}") from None
+                self.send(data)
+
+    async def wait_for(self, name: str, awaitable: Any, then: Answer | None) -> None:
+        value = await awaitable
+        self.busy = False
+        self.deliver(name, value, then)
+
+    def send(self, data: bytes) -> None:
+        if not data or self.transport.is_closing():
+            return
+        connection = self.connection
+        connection.send_id += 1
+        self.unsent = data
+        self.busy = True
+        self.transport.write(data)
+        if not self.writing_paused:
+            self.finish_send(data)
+
+    def finish_send(self, data: bytes) -> None:
+        connection = self.connection
+        connection.num_bytes_just_sent = len(data)
+        connection.total_bytes_sent += len(data)
+        self.unsent = None
+        self.sent = data
+        self.busy = False
+
+    def tell_sent(self, data: bytes) -> None:
+        connection = self.connection
+        name, what = "send_complete", cast("int | bytes", connection.send_id)
+        if (function := self.callbacks.get(name)) is None:
+            name, what = "data_sent", data
+            if (function := self.callbacks.get(name)) is None:
+                return
+        if connection._closing:
+            # The connection ends here, whatever it returns.
+            self.call(name, connection, what)
+            return
+        before = connection.send_id
+        self.answer(name, function, connection, what)
+        if connection.send_id != before and not self.hog:
+            self.hog = True
+            _count_hogs(1)
+
+    def begin(
+        self,
+        name: str,
+        body: Coroutine[Any, Any, None],
+        then: Answer | None,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        """Do something that takes time; nothing else is done meanwhile. In the end `close()`."""
+
+        def ended(_: object) -> None:
+            # It may not even have begun.
+            body.close()
+            if close is not None:
+                close()
+
+        async def work() -> None:
+            try:
+                await body
+            except asyncio.CancelledError:
+                if not self.lost:
+                    raise
+            except BaseException as error:
+                self.busy = False
+                if not (self.lost and isinstance(error, ConnectionError)):
+                    (self.fail if then is None else then.failed)(name, error)
+            finally:
+                if self.task is task:
+                    self.task = None
+                if self.task is None and self.unsent is None:
+                    self.busy = False
+            self.advance()
+
+        self.busy = True
+        self.task = task = self.loop.create_task(work())
+        task.add_done_callback(ended)
+
+    async def send_file(self, file: FileToSend) -> None:
+        connection = self.connection
+        connection.send_id += 1
+        self.op = IoOp.SENDFILE
+        if file.before:
+            self.transport.write(file.before)
+        if file.count:
+            await self.loop.sendfile(self.transport, file.file, file.offset, file.count)
+        if file.after:
+            self.transport.write(file.after)
+        await self.drain()
+        count = len(file.before or b"") + file.count + len(file.after or b"")
+        connection.num_bytes_just_sent = count
+        connection.total_bytes_sent += count
+        self.sent = b""
+
+    async def drain(self) -> None:
+        if self.writing_paused:
+            self.drained = self.loop.create_future()
+            try:
+                await self.drained
+            finally:
+                self.drained = None
+
+    async def work_on_file(self, operation: FileOperation, then: Answer | None) -> None:
+        name, function, callback, errback = operation
+        self.op = IoOp[name.upper()]
+        try:
+            value = await asyncio.to_thread(function)
+            result = None if callback is None else self.run(callback, self.connection, value)
+        except Exception as error:
+            if errback is None:
+                raise
+            result = errback((type(error), error, error.__traceback__))
+            if result is not None:
+                raise ValueError(f"non-None return value detected: {result!r}") from None
+        self.busy = False
+        self.deliver(name, result, then)
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """A callback has failed: tell the protocol, or `run()`, which ends the connection."""
+        file, _ = self.connection._take_scheduled()
+        if file is not None:
+            file.file.close()
+        handler = self.callbacks.get("exception_handler")
+        untaken: BaseException | None = error
+        if handler is not None and name != "exception_handler":
+            untaken = None
+            triple = (type(error), error, error.__traceback__)
+            args: tuple[Any, ...] = (self.connection, name, triple)
+            if self.callbacks.count("exception_handler", 3) == 2:
+                args = (self.connection, triple)
+            try:
+                if (result := self.run(handler, *args)) is not None:
+                    raise ValueError(f"non-None return value detected: {result!r}")
+            except BaseException as second:
+                untaken = second
+        if untaken is not None:
+            self.runtime.tell(untaken)
+            self.connection._closing = True

@@ -1,0 +1,124 @@
+"""The classes that programs register: what they may have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+_CALLBACKS = (
+    "connection_closed",
+    "connection_error",
+    "connection_lost",
+    "connection_made",
+    "connection_timeout",
+    "data_received",
+    "data_sent",
+    "exception_handler",
+    "initial_connection_error",
+    "line_received",
+    "lines_received",
+    "send_complete",
+    "send_failed",
+)
+# Names of a protocol class that are no pages.
+RESERVED = frozenset(
+    (*_CALLBACKS, "initial_bytes_to_send", "next_bytes_to_send", "json_dumps", "json_loads")
+)
+
+
+class Protocol:
+    """A class to begin with: every callback, doing nothing.
+
+    What a callback returns is sent: `bytes`, `bytearray`, or `str` as UTF-8; or an awaitable of it.
+    Each connection has an instance of its own. A class need not have this one as a base, nor more
+    than the callbacks it uses: a server whose class takes no input closes a connection when what it
+    has to say is said.
+    """
+
+    line_mode = False
+    initial_bytes_to_send: Any = None
+
+    def connection_made(self, transport: Any, data: bytes) -> Any:
+        """A connection is there, and `initial_bytes_to_send` is sent."""
+
+    def connection_closed(self, transport: Any, op: int) -> None:
+        """The connection has ended in order."""
+
+    def connection_lost(self, transport: Any, op: int) -> None:
+        """The peer has broken the connection off."""
+
+    def connection_timeout(self, transport: Any, op: int) -> None:
+        """Nothing has happened for too long, or the peer does not answer."""
+
+    def connection_error(self, transport: Any, op: int, syscall: str, errcode: int | None) -> None:
+        """The system has ended the connection, or could not make it."""
+
+    def data_received(self, transport: Any, data: bytes) -> Any:
+        """Data has come."""
+
+    def line_received(self, transport: Any, line: bytes) -> Any:
+        """A line has come, with its end; instead of `data_received()` in `line_mode`."""
+
+    def data_sent(self, transport: Any, data: bytes) -> Any:
+        """Data has been handed to the system."""
+
+    def send_failed(self, transport: Any, data: bytes) -> None:
+        """The connection has ended before data could be sent."""
+
+
+class Callbacks:
+    """What of a protocol is there, looked up once for each connection."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._found: dict[str, Callable[..., Any]] = {}
+        for name in _CALLBACKS:
+            function = getattr(protocol, name, None)
+            if function is None:
+                continue
+            if not callable(function):
+                raise ValueError(f"protocol attribute {name!r} is not a callable object")
+            self._found[name] = function
+        self.get = self._found.get
+        self.http11 = bool(getattr(protocol, "http11", False))
+        self.initial_bytes = _checked(protocol, "initial_bytes_to_send")
+        # Looked at again each time, as it may be another then.
+        self.has_next_bytes = _checked(protocol, "next_bytes_to_send") is not None
+        self._line_names = [
+            name
+            for name in ("line_mode", "lines_mode")
+            if getattr(protocol, name, None) is not None
+        ]
+        self.takes_input = (
+            self.http11
+            or self.has_next_bytes
+            or any(name in self._found for name in ("data_received", "line_received"))
+            or "lines_received" in self._found
+        )
+        for mode, callback in (("line_mode", "line_received"), ("lines_mode", "lines_received")):
+            if getattr(protocol, mode, False) and callback not in self._found:
+                raise ValueError(f"protocol has {mode!r} set, but no {callback!r} callback")
+
+    def takes_lines(self, protocol: Any) -> bool:
+        """Whether input goes by lines now; a protocol may change it at any time."""
+        return any(getattr(protocol, name, False) for name in self._line_names)
+
+    def count(self, name: str, most: int) -> int:
+        """How many of `most` arguments a callback takes."""
+        try:
+            parameters = inspect.signature(self._found[name]).parameters.values()
+        except (TypeError, ValueError):
+            return most
+        positional = [
+            it for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)
+        ]
+        if any(it.kind is it.VAR_POSITIONAL for it in parameters):
+            return most
+        return min(most, len(positional))
+
+
+def _checked(protocol: Any, name: str) -> Any:
+    given = getattr(protocol, name, None)
+    if given is None or isinstance(given, (bytes, bytearray, str)) or callable(given):
+        return given
+    raise ValueError(f"{name} must be bytes, bytearray, str or callable, not {given!r}")

@@ -1,0 +1,444 @@
+"""Servers and clients whose protocols run in parallel threads."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .link import Link
+from .protocol import Callbacks
+from .runtime import Runtime, get_runtime
+from .threads import enter_parallel, mode
+from .transport import Connection, IoOp, Transport
+
+if TYPE_CHECKING:
+    from ..handle import TaskHandle
+
+_Call = Callable[[], object]
+
+
+class Owner:
+    """What its connections ask of a server or a client."""
+
+    protocol_class: Any = None
+    callbacks: Callbacks
+    sock_timeout: float
+
+    def _register(self, protocol: Any) -> None:
+        if self.protocol_class is not None:
+            raise ValueError(f"{self!r} has a protocol already")
+        if not isinstance(protocol, type):
+            raise ValueError(f"protocol must be a class, not {protocol!r}")
+        self.callbacks = Callbacks(protocol)
+        if self.callbacks.http11:
+            # It may not be installed.
+            from . import http11  # noqa: F401
+        self.protocol_class = protocol
+
+    @staticmethod
+    def call_threadsafe(loop: asyncio.AbstractEventLoop, function: _Call) -> None:
+        """Have a loop call a function; not if it is closed, as then there is nothing to call."""
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(function)
+
+    def opened(self, link: Link) -> None:
+        """A connection is there."""
+
+    def closing(self, link: Link) -> None:
+        """A connection ends when what was written is sent."""
+
+    def closed(self, link: Link) -> None:
+        """A connection is no more."""
+
+
+def _resolve(host: Any, port: Any, flags: int) -> Any:
+    if not isinstance(port, int):
+        raise TypeError(f"a port is an int, not {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"a port is 0-65535, not {port}")
+    return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)[0]
+
+
+def _check_timeout(timeout: float | None) -> float:
+    seconds = 0.0 if timeout is None else float(timeout)
+    if not seconds >= 0:
+        raise ValueError(f"a timeout needs seconds, not {timeout!r}")
+    return seconds
+
+
+class _Listening:
+    """A server on one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.stop: asyncio.Future[None] = loop.create_future()
+        self.links: set[Link] = set()
+        self.idle: asyncio.Future[None] | None = None
+
+
+class Server(Owner, Transport):
+    """What `server()` makes. Its counters are there to be read."""
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        threads: int | None = None,
+        timeout: float | None = None,
+        backlog: int = 1024,
+    ) -> None:
+        super().__init__()
+        family, kind, proto, _, address = _resolve(host, port, socket.AI_PASSIVE)
+        self.host = host or ""
+        self.ip, self.port = address[:2]
+        self.sock_family, self.sock_type, self.sock_proto = int(family), int(kind), proto
+        self.sock_timeout = _check_timeout(timeout)
+        if threads is not None and threads < 1:
+            raise ValueError(f"a server needs a thread, not {threads}")
+        self._address = address
+        self._threads = threads
+        self._backlog = backlog
+        self._lock = threading.Lock()
+        # What follows is guarded by it.
+        self._listening: list[_Listening] = []
+        self._running = 0
+        self._down = False
+        self._connected = 0
+        self._retired = 0
+        self._disconnecting = 0
+        self._sent = 0
+        self._received = 0
+
+    def __repr__(self) -> str:
+        return f"<Server {self.ip}:{self.port}>"
+
+    @property
+    def num_children(self) -> int:
+        """How many connections there are."""
+        return self._connected - self._retired
+
+    @property
+    def clients_connected(self) -> int:
+        """How many connections are open, and not about to end."""
+        return self.num_children - self._disconnecting
+
+    @property
+    def clients_disconnecting(self) -> int:
+        """How many connections end when what was written is sent."""
+        return self._disconnecting
+
+    @property
+    def client_connected_count(self) -> int:
+        """How many connections there have been."""
+        return self._connected
+
+    fd_accept_count = client_connected_count
+
+    @property
+    def retired_clients(self) -> int:
+        """How many connections have ended."""
+        return self._retired
+
+    @property
+    def total_bytes_sent(self) -> int:
+        """How many bytes connections have sent."""
+        return self._sent + sum(link.connection.total_bytes_sent for link in self._links())
+
+    @property
+    def total_bytes_received(self) -> int:
+        """How many bytes connections have received."""
+        return self._received + sum(link.connection.total_bytes_received for link in self._links())
+
+    def _links(self) -> list[Link]:
+        with self._lock:
+            return [link for listening in self._listening for link in listening.links]
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Take no more connections, and close those there are once their answers are sent.
+
+        Those that are still there after `timeout` seconds are broken off. `run()` waits for the
+        end of it. May be called in any thread, and more than once.
+        """
+        with self._lock:
+            self._down = True
+            listening = [*self._listening]
+        for one in listening:
+            self.call_threadsafe(one.loop, lambda one=one: _stop(one))  # type: ignore[misc]
+            if timeout is not None:
+                self.call_threadsafe(
+                    one.loop,
+                    lambda one=one: one.loop.call_later(timeout, _abort, one),  # type: ignore[misc]
+                )
+
+    close = shutdown
+
+    def _start(self, protocol: Any) -> None:
+        runtime = get_runtime()
+        engine = runtime.get_engine()
+        threads = self._threads
+        if threads is None:
+            threads = runtime.threads if mode() == "parallel" else 1
+        threads = min(threads, runtime.threads)
+        self._register(protocol)
+        socks: list[socket.socket] = []
+        try:
+            for _ in range(threads):
+                socks.append(self._bind(threads > 1))
+        except BaseException:
+            for sock in socks:
+                sock.close()
+            self.protocol_class = None
+            raise
+        self.recvbuf_size = socks[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.sendbuf_size = socks[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._running = threads
+        runtime.begin()
+        runtime.servers.add(self)
+        # It listens: for run_once(), that has ended.
+        runtime.tell()
+        for number, sock in enumerate(socks):
+            body = self._serve(sock)
+            try:
+                handle = engine.spawn(body, thread=number if threads > 1 else None)
+            except BaseException as error:
+                body.close()
+                sock.close()
+                self._ended(runtime, error)
+                self.shutdown()
+                continue
+            handle.add_done_callback(lambda handle: self._thread_ended(runtime, handle))
+
+    def _bind(self, shared: bool) -> socket.socket:
+        sock = socket.socket(self.sock_family, self.sock_type, self.sock_proto)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((self._address[0], self.port, *self._address[2:]))
+            sock.listen(self._backlog)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        self.port = sock.getsockname()[1]
+        return sock
+
+    async def _serve(self, sock: socket.socket) -> None:
+        enter_parallel()
+        loop = asyncio.get_running_loop()
+        listening = _Listening(loop)
+        try:
+            server = await loop.create_server(
+                lambda: _ServerLink(self, listening), sock=sock, backlog=self._backlog
+            )
+        except BaseException:
+            sock.close()
+            raise
+        with self._lock:
+            self._listening.append(listening)
+            if self._down:
+                _stop(listening)
+        try:
+            await listening.stop
+            server.close()
+            for link in [*listening.links]:
+                link.connection.close()
+            while listening.links:
+                listening.idle = loop.create_future()
+                await listening.idle
+        finally:
+            server.close()
+            _abort(listening)
+            if listening.links:
+                # That they are lost is told in the next turn.
+                await asyncio.sleep(0)
+            with self._lock:
+                self._listening.remove(listening)
+
+    def _thread_ended(self, runtime: Runtime, handle: TaskHandle[None]) -> None:
+        handle._retrieved = True
+        self._ended(runtime, None if handle.cancelled() else handle._exception)
+
+    def _ended(self, runtime: Runtime, error: BaseException | None) -> None:
+        with self._lock:
+            self._running -= 1
+            last = not self._running
+        if error is not None:
+            runtime.tell(error)
+        if last:
+            runtime.end()
+
+    def opened(self, link: Link) -> None:
+        """A connection is there."""
+        with self._lock:
+            self._connected += 1
+
+    def closing(self, link: Link) -> None:
+        """A connection ends when what was written is sent."""
+        with self._lock:
+            self._disconnecting += 1
+
+    def closed(self, link: Link) -> None:
+        """A connection is no more."""
+        connection = link.connection
+        with self._lock:
+            self._retired += 1
+            self._sent += connection.total_bytes_sent
+            self._received += connection.total_bytes_received
+            if link.told_closing:
+                self._disconnecting -= 1
+
+
+class _ServerLink(Link):
+    """A connection that a server has taken."""
+
+    def __init__(self, server: Server, listening: _Listening) -> None:
+        super().__init__(server, Connection(server))
+        self.listening = listening
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.listening.links.add(self)
+        super().connection_made(transport)
+        if self.listening.stop.done():
+            self.connection.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        listening = self.listening
+        listening.links.discard(self)
+        if not listening.links and listening.idle is not None and not listening.idle.done():
+            listening.idle.set_result(None)
+
+
+def _stop(listening: _Listening) -> None:
+    if not listening.stop.done():
+        listening.stop.set_result(None)
+
+
+def _abort(listening: _Listening) -> None:
+    for link in [*listening.links]:
+        link.transport.abort()
+
+
+class Client(Owner, Connection):
+    """What `client()` makes: a connection, for its callbacks as well."""
+
+    def __init__(self, host: str, port: int, *, timeout: float | None = None) -> None:
+        super().__init__(None)
+        family, kind, proto, _, address = _resolve(host, port, 0)
+        self.host = host
+        self.ip, self.port = address[:2]
+        self.sock_family, self.sock_type, self.sock_proto = int(family), int(kind), proto
+        self.sock_timeout = _check_timeout(timeout)
+        self._address = address
+
+    def _start(self, protocol: Any) -> None:
+        runtime = get_runtime()
+        engine = runtime.get_engine()
+        self._register(protocol)
+        runtime.begin()
+        body = self._connect(runtime)
+        try:
+            handle = engine.spawn(body)
+        except BaseException:
+            body.close()
+            runtime.end()
+            raise
+        handle.add_done_callback(lambda handle: self._ended(runtime, handle))
+
+    async def _connect(self, runtime: Runtime) -> None:
+        enter_parallel()
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        link = _ClientLink(self, self, ended)
+        sock = socket.socket(self.sock_family, self.sock_type, self.sock_proto)
+        try:
+            sock.setblocking(False)
+            await asyncio.wait_for(
+                loop.sock_connect(sock, self._address), self.sock_timeout or None
+            )
+            await loop.create_connection(lambda: link, sock=sock)
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            self._tell_refused(runtime, error)
+            return
+        try:
+            await ended
+        finally:
+            link.transport.abort()
+
+    def _tell_refused(self, runtime: Runtime, error: OSError) -> None:
+        protocol = self.protocol_class()
+        callbacks = Callbacks(protocol)
+        self.protocol = protocol
+        timeout = isinstance(error, TimeoutError)
+        code = error.errno or (errno.ETIMEDOUT if timeout else None)
+        if timeout and (function := callbacks.get("connection_timeout")) is not None:
+            function(self, IoOp.CONNECT)
+        elif (function := callbacks.get("connection_error")) is not None:
+            function(self, IoOp.CONNECT, "connect", code)
+        elif (function := callbacks.get("initial_connection_error")) is not None:
+            function(self, code)
+        else:
+            raise error
+
+    def _ended(self, runtime: Runtime, handle: TaskHandle[None]) -> None:
+        handle._retrieved = True
+        runtime.end(None if handle.cancelled() else handle._exception)
+
+
+class _ClientLink(Link):
+    """The connection of a client."""
+
+    def __init__(self, owner: Owner, connection: Connection, ended: asyncio.Future[None]) -> None:
+        super().__init__(owner, connection)
+        self.ended = ended
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def server(
+    host: str | None,
+    port: int,
+    *,
+    threads: int | None = None,
+    timeout: float | None = None,
+    backlog: int = 1024,
+) -> Server:
+    """A TCP server, for `register()`; 0 is any free port, and `port` of the server tells which.
+
+    It listens from `register()` on. `threads` is how many parallel threads share its connections:
+    1, or on a Python without a global interpreter lock all there are. A connection on which nothing
+    happens for `timeout` seconds ends.
+    """
+    return Server(host, port, threads=threads, timeout=timeout, backlog=backlog)
+
+
+def client(host: str, port: int, *, timeout: float | None = None) -> Client:
+    """A TCP client, for `register()`, which connects it.
+
+    It has `timeout` seconds to connect, and ends when nothing happens for so long.
+    """
+    return Client(host, port, timeout=timeout)
+
+
+def register(transport: Any, protocol: type) -> None:
+    """Give a server or client the class of its protocol, and let it begin.
+
+    Each connection gets an instance. `ValueError` for what is no class, for attributes that are not
+    what they should be, and if there is a protocol already; `OSError` if a server cannot listen.
+    """
+    if not isinstance(transport, (Server, Client)):
+        raise ValueError(f"a server or client is expected, not {transport!r}")
+    transport._start(protocol)

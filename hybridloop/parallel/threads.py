@@ -1,0 +1,134 @@
+"""The threads that functions run in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+# An idle thread above the pool's size ends after so many seconds.
+_IDLE = 5.0
+
+_local = threading.local()
+_numbers = itertools.count(1)
+
+
+def enter_parallel() -> None:
+    """Make the calling thread a parallel one."""
+    if getattr(_local, "number", None) is None:
+        _local.number = next(_numbers)
+
+
+def is_parallel_thread() -> bool:
+    """Whether the caller runs in a parallel thread."""
+    return getattr(_local, "number", None) is not None
+
+
+def thread_seq_id() -> int | None:
+    """The number of a parallel thread, from 1; `None` in any other."""
+    return getattr(_local, "number", None)
+
+
+def mode() -> str:
+    """`"parallel"` if Python functions run at the same time, `"concurrent"` if they take turns."""
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
+    return "concurrent" if is_gil_enabled is None or is_gil_enabled() else "parallel"
+
+
+@contextlib.contextmanager
+def blocking() -> Iterator[None]:
+    """Around what waits: meanwhile another thread takes the caller's place in the pool."""
+    pool: Pool | None = getattr(_local, "pool", None)
+    if pool is None:
+        yield
+        return
+    pool.begin_blocking()
+    try:
+        yield
+    finally:
+        pool.end_blocking()
+
+
+class Pool:
+    """Calls functions, `size` at a time; those that wait do not count, so they cannot be all."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._changed = threading.Condition()
+        # What follows is guarded by it. True marks a function that waits from beginning to end.
+        self._calls: deque[tuple[Callable[[], object], bool]] = deque()
+        self._threads = 0
+        self._idle = 0
+        self._blocked = 0
+
+    def call(self, function: Callable[[], object], *, blocks: bool = False) -> None:
+        """Have `function` called, which must not raise."""
+        with self._changed:
+            self._calls.append((function, blocks))
+            try:
+                self._fill()
+            except RuntimeError:
+                # The system has no more threads; those there are get to it.
+                if not self._threads:
+                    self._calls.pop()
+                    raise
+
+    def begin_blocking(self) -> None:
+        with self._changed:
+            self._blocked += 1
+            with contextlib.suppress(RuntimeError):
+                self._fill()
+
+    def end_blocking(self) -> None:
+        with self._changed:
+            self._blocked -= 1
+
+    def _has_room(self) -> bool:
+        return self._threads - self._idle - self._blocked < self._size
+
+    def _fill(self) -> None:
+        """See to it that somebody takes what waits; with the lock held."""
+        if not self._calls or not self._has_room():
+            return
+        if self._idle:
+            self._changed.notify()
+            return
+        self._threads += 1
+        thread = threading.Thread(
+            target=self._work, name=f"hybridloop-parallel-{self._threads}", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            self._threads -= 1
+            raise
+
+    def _work(self) -> None:
+        enter_parallel()
+        _local.pool = self
+        while (taken := self._take()) is not None:
+            function, blocks = taken
+            function()
+            if blocks:
+                self.end_blocking()
+            # Nothing of a call is kept while the thread waits for the next one.
+            del taken, function
+
+    def _take(self) -> tuple[Callable[[], object], bool] | None:
+        with self._changed:
+            self._idle += 1
+            while not (self._calls and self._has_room()):
+                if not self._changed.wait(_IDLE) and self._threads > self._size and not self._calls:
+                    self._idle -= 1
+                    self._threads -= 1
+                    return None
+            self._idle -= 1
+            taken = self._calls.popleft()
+            if taken[1]:
+                self._blocked += 1
+            with contextlib.suppress(RuntimeError):
+                self._fill()
+            return taken
