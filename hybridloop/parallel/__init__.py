@@ -70,6 +70,7 @@ from .work import (
     submit_wait,
     submit_work,
 )
+from .xlist import xlist
 
 __all__ = (
     "AssignmentError",
@@ -137,4 +138,5 @@ __all__ = (
     "write_lock",
     "write_unlock",
     "writefile",
+    "xlist",
 )

@@ -48,7 +48,9 @@ class Job(TaskHandle[Any]):
         name: str | None = None,
     ) -> None:
         runtime = get_runtime()
-        super().__init__(runtime.get_engine(), body := _nothing(), contextvars.copy_context(), name)
+        super().__init__(
+            runtime.get_engine()._placement, body := _nothing(), contextvars.copy_context(), name
+        )
         body.close()
         self._runtime = runtime
         self._function = function
@@ -110,7 +112,7 @@ class Job(TaskHandle[Any]):
         self, body: Coroutine[Any, Any, Any], then: Callable[[TaskHandle[Any]], None]
     ) -> None:
         try:
-            task = self._engine.spawn(body, context=self._context)
+            task = self._runtime.get_engine().spawn(body, context=self._context)
         except BaseException as error:
             body.close()
             self._end(None, error)
