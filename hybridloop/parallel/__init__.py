@@ -16,6 +16,7 @@ On a Python with a global interpreter lock Python functions take turns (`mode()`
 from __future__ import annotations
 
 from .._core import rdtsc
+from .activity import active_hogs, active_io_loops
 from .files import open, read, readfile, submit_read_io, submit_write_io, write, writefile
 from .guards import (
     NoWaitersError,
@@ -43,7 +44,6 @@ from .introspection import (
     socket_stats,
     sys_stats,
 )
-from .link import active_hogs, active_io_loops
 from .protected import (
     AssignmentError,
     UnprotectedError,

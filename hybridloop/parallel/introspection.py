@@ -7,7 +7,7 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from .link import active_hogs, active_io_loops
+from .activity import active_hogs, active_io_loops
 from .runtime import get_runtime
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
+from . import activity
 from .protocol import Callbacks
 from .runtime import get_runtime
 from .threads import thread_seq_id
-from .transport import Connection, FileOperation, FileToSend, IoOp, to_bytes
+from .transfer import send_file, work_on_file
+from .transport import Connection, IoOp, to_bytes
 
 if TYPE_CHECKING:
     from .server import Owner
@@ -23,28 +25,10 @@ _TURN = 64
 # Input that comes while a callback's answer is on its way: no more than this is taken.
 _INPUT = 65536
 
+# How many seconds a peer has to end a connection after this side did.
+_LINGER = 1.0
 # Results that are not to be awaited, at a glance.
 _PLAIN = (type(None), bytes, str, bytearray, dict, list)
-
-_counting = threading.Lock()
-_hogs = 0
-_in_callback: set[int] = set()
-
-
-def active_hogs() -> int:
-    """How many connections send without being asked: from `send_complete()`."""
-    return _hogs
-
-
-def active_io_loops() -> int:
-    """How many threads are in a callback of a protocol now."""
-    return len(_in_callback)
-
-
-def _count_hogs(change: int) -> None:
-    global _hogs
-    with _counting:
-        _hogs += change
 
 
 class Answer:
@@ -78,8 +62,11 @@ class Link(asyncio.Protocol):
         self.input = b""
         self.position = 0
         self.eof = False
-        self.told_closing = False
+        self.closing = False
+        self.hurry = False
+        self.linger: asyncio.TimerHandle | None = None
         self.lost = False
+        self.broken: ConnectionError | None = None
         self.advancing = False
         self.greeting = 0
         # What is on its way, and then what is to be told of.
@@ -134,6 +121,8 @@ class Link(asyncio.Protocol):
         self.advance()
 
     def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
         connection = self.connection
         connection._begin = time.perf_counter_ns()
         connection.recv_id += 1
@@ -157,6 +146,9 @@ class Link(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.eof = True
+        if self.closing:
+            self.transport.close()
+            return True
         self.op = IoOp.DISCONNECT
         self.advance()
         # What is still to be said is said; then advance() closes.
@@ -178,14 +170,15 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
-        if self.timer is not None:
-            self.timer.cancel()
+        for timer in (self.timer, self.linger):
+            if timer is not None:
+                timer.cancel()
         if self.drained is not None and not self.drained.done():
             self.drained.set_exception(ConnectionResetError("the connection is lost"))
         if self.task is not None:
             self.task.cancel()
         if self.hog:
-            _count_hogs(-1)
+            activity.count_hogs(-1)
         # What was scheduled just now is not done any more.
         file, _ = self.connection._take_scheduled()
         if file is not None:
@@ -194,7 +187,7 @@ class Link(asyncio.Protocol):
             if self.unsent is not None:
                 self.op = IoOp.SEND
                 self.call("send_failed", self.connection, self.unsent)
-            self.tell_of_loss(error)
+            self.tell_of_loss(error or self.broken)
         self.owner.closed(self)
         self.connection._link = None
 
@@ -251,6 +244,8 @@ class Link(asyncio.Protocol):
     def step(self) -> bool:
         """Do one thing; `False` if there is nothing to do."""
         connection, callbacks = self.connection, self.callbacks
+        if self.closing or self.transport.is_closing():
+            return False
         if self.sent is not None:
             data, self.sent = self.sent, None
             self.tell_sent(data)
@@ -278,12 +273,22 @@ class Link(asyncio.Protocol):
         return False
 
     def close(self) -> None:
-        if not self.transport.is_closing():
-            if not self.eof:
-                self.op = IoOp.CLOSE
-            self.told_closing = True
-            self.owner.closing(self)
-            self.transport.close()
+        """End the connection, so that what was sent arrives.
+
+        A socket with input that nobody has read is reset when it is closed, and what was sent is
+        lost with it: so the peer is left the time to end first.
+        """
+        if self.closing or self.transport.is_closing():
+            return
+        self.closing = True
+        self.owner.closing(self)
+        if not self.eof:
+            self.op = IoOp.CLOSE
+            if self.connection.send_id and not self.hurry:
+                self.transport.write_eof()
+                self.linger = self.loop.call_later(_LINGER, self.transport.abort)
+                return
+        self.transport.close()
 
     def take_input(self) -> bool:
         """Hand over what has come; `False` if it has to be more."""
@@ -337,11 +342,11 @@ class Link(asyncio.Protocol):
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         self.connection.ioloops += 1
         me = self.connection.this_thread_id
-        _in_callback.add(me)
+        activity.in_callback.add(me)
         try:
             return function(*args)
         finally:
-            _in_callback.discard(me)
+            activity.in_callback.discard(me)
 
     def answer(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Call a callback, and do with its result what is to be done."""
@@ -373,11 +378,11 @@ class Link(asyncio.Protocol):
                 raise RuntimeError(f"{name}() scheduled a file to send, but returned {result!r}")
             if then is not None:
                 file = then(file)
-            self.begin(name, self.send_file(file), then, file.file.close)
+            self.begin(name, send_file(self, file), then, file.file.close)
         elif operation is not None:
             if result is not None:
                 raise RuntimeError(f"{name}() scheduled work on a file, but returned {result!r}")
-            self.begin(name, self.work_on_file(operation, then), then)
+            self.begin(name, work_on_file(self, operation, then), then)
         else:
             if then is not None:
                 result = then(result)
@@ -427,7 +432,7 @@ class Link(asyncio.Protocol):
         self.answer(name, function, connection, what)
         if connection.send_id != before and not self.hog:
             self.hog = True
-            _count_hogs(1)
+            activity.count_hogs(1)
 
     def begin(
         self,
@@ -465,22 +470,6 @@ class Link(asyncio.Protocol):
         self.task = task = self.loop.create_task(work())
         task.add_done_callback(ended)
 
-    async def send_file(self, file: FileToSend) -> None:
-        connection = self.connection
-        connection.send_id += 1
-        self.op = IoOp.SENDFILE
-        if file.before:
-            self.transport.write(file.before)
-        if file.count:
-            await self.loop.sendfile(self.transport, file.file, file.offset, file.count)
-        if file.after:
-            self.transport.write(file.after)
-        await self.drain()
-        count = len(file.before or b"") + file.count + len(file.after or b"")
-        connection.num_bytes_just_sent = count
-        connection.total_bytes_sent += count
-        self.sent = b""
-
     async def drain(self) -> None:
         if self.writing_paused:
             self.drained = self.loop.create_future()
@@ -488,21 +477,6 @@ class Link(asyncio.Protocol):
                 await self.drained
             finally:
                 self.drained = None
-
-    async def work_on_file(self, operation: FileOperation, then: Answer | None) -> None:
-        name, function, callback, errback = operation
-        self.op = IoOp[name.upper()]
-        try:
-            value = await asyncio.to_thread(function)
-            result = None if callback is None else self.run(callback, self.connection, value)
-        except Exception as error:
-            if errback is None:
-                raise
-            result = errback((type(error), error, error.__traceback__))
-            if result is not None:
-                raise ValueError(f"non-None return value detected: {result!r}") from None
-        self.busy = False
-        self.deliver(name, result, then)
 
     def fail(self, name: str, error: BaseException) -> None:
         """A callback has failed: tell the protocol, or `run()`, which ends the connection."""

@@ -248,6 +248,7 @@ class Server(Owner, Transport):
             await listening.stop
             server.close()
             for link in [*listening.links]:
+                link.hurry = True
                 link.connection.close()
             while listening.links:
                 listening.idle = loop.create_future()
@@ -291,7 +292,7 @@ class Server(Owner, Transport):
             self._retired += 1
             self._sent += connection.total_bytes_sent
             self._received += connection.total_bytes_received
-            if link.told_closing:
+            if link.closing:
                 self._disconnecting -= 1
 
 
