@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._core import Channel, Kernel, NativeBuffer, __version__
+from ._core import Channel, Kernel, NativeBatch, NativeBuffer, NativeJob, __version__
 from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .errors import (
     BufferInUseError,
@@ -78,8 +78,10 @@ __all__ = (
     "KernelSymbolError",
     "Loop",
     "LoopStats",
+    "NativeBatch",
     "NativeBuffer",
     "NativeClosedError",
+    "NativeJob",
     "NativeKernelError",
     "NativeQueueFullError",
     "NativeStats",

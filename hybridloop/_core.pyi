@@ -4,9 +4,20 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextvars import Context
-from typing import Any, Self, SupportsIndex, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    final,
+)
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -23,8 +34,13 @@ __all__ = [
     "Kernel",
     "Listener",
     "LoopCore",
+    "NativeAwaitable",
+    "NativeBatch",
     "NativeBuffer",
     "NativeEngine",
+    "NativeInlet",
+    "NativeJob",
+    "NativeStream",
     "StreamProtocolCore",
     "StreamReaderCore",
     "StreamTransport",
@@ -44,6 +60,7 @@ __all__ = [
     "_register_capsule",
     "_register_capsules",
     "_set_default_engine",
+    "_wake",
     "rdtsc",
 ]
 
@@ -84,6 +101,29 @@ class LoopCore:
     poll_skip_interval: float
     poll_skip_turns: int
 
+    def run_native(
+        self,
+        kernel: Kernel | str,
+        /,
+        *args: Any,
+        out: Any = None,
+        key: str | bytes | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+    ) -> NativeJob[Any]: ...
+    def run_native_many(
+        self,
+        kernel: Kernel | str,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+        return_exceptions: bool = False,
+    ) -> NativeBatch[Any]: ...
     def __new__(cls, *_args: object, **_kwargs: object) -> LoopCore: ...
     def call_soon(
         self,
@@ -419,6 +459,95 @@ class NativeEngine:
     def is_here(self) -> bool: ...
     def stats(self, /) -> dict[str, Any]: ...
     def close(self, /, timeout: float = 5.0) -> list[str]: ...
+    def run_native(
+        self,
+        kernel: Kernel | str,
+        /,
+        *args: Any,
+        out: Any = None,
+        key: str | bytes | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+    ) -> NativeJob[Any]: ...
+    def run_native_many(
+        self,
+        kernel: Kernel | str,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+        return_exceptions: bool = False,
+    ) -> NativeBatch[Any]: ...
+
+@disjoint_base
+class NativeAwaitable(Generic[_T]):
+    """What `NativeJob` and `NativeBatch` have in common: a future of whichever loop looks at it."""
+
+    _asyncio_future_blocking: bool
+
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> types.GenericAlias: ...
+    def done(self, /) -> bool: ...
+    def cancelled(self, /) -> bool: ...
+    def cancel(self, /, msg: Any = None) -> bool: ...
+    def result(self, /, timeout: float | None = None) -> _T: ...
+    def exception(self, /, timeout: float | None = None) -> BaseException | None: ...
+    def add_done_callback(
+        self, fn: Callable[[Self], object], /, *, context: Context | None = None
+    ) -> None: ...
+    def remove_done_callback(self, fn: Callable[[Self], object], /) -> int: ...
+    def get_loop(self, /) -> asyncio.AbstractEventLoop: ...
+    def _make_cancelled_error(self, /) -> BaseException: ...
+    def _expire(self, /) -> None: ...
+    def _arm(self, /, seconds: float) -> None: ...
+    def __await__(self, /) -> Generator[Any, None, _T]: ...
+
+@final
+class NativeJob(NativeAwaitable[_T]):
+    """One call of a native kernel.
+
+    `await` it, from any event loop and as often as you like; cancelling a task that awaits it
+    cancels it, as is so with futures.
+    """
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def kernel(self) -> str: ...
+    def running(self, /) -> bool: ...
+    def progress(self, /) -> NativeStream[tuple[int, int]]: ...
+    def __aiter__(self, /) -> NativeStream[Any]: ...
+
+@final
+class NativeStream(Generic[_T]):
+    """Items or progress of a job, for `async for`."""
+
+    def __aiter__(self, /) -> Self: ...
+    def __anext__(self, /) -> Coroutine[Any, Any, _T]: ...
+
+@final
+class NativeBatch(NativeAwaitable[list[_T]]):
+    """Many calls of one kernel.
+
+    `await` gives their results in the order of the calls, when the last one has ended. If one has
+    failed, the first one's exception is raised, unless `return_exceptions` was given.
+    """
+
+    @property
+    def completed(self) -> int: ...
+    def __len__(self, /) -> int: ...
+
+@final
+class NativeInlet:
+    """The inlet of a loop that is not ours. The loop holds it as the reader of a socket."""
+
+    def _ready(self, /) -> None: ...
+
+def _wake(future: asyncio.Future[None]) -> None: ...
 
 @final
 class Kernel:

@@ -9,11 +9,13 @@
 //! * [`watch`] — one descriptor of the user: who waits for it.
 //! * [`resolver`] — `getaddrinfo` and `getnameinfo`.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
+//! * [`desk`] — what threads without Python leave for the loop.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`stats`] — what the loop has done.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
 mod descriptors;
+mod desk;
 pub mod errors;
 mod futures;
 mod handle;
@@ -29,7 +31,7 @@ mod watch;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hybridloop_reactor::{
     seconds, ticks_in, Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle,
@@ -44,6 +46,7 @@ use crate::ffi::future_words::Futures;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Local, Ref, Res};
 pub use descriptors::{file_descriptor, Descriptors, Source};
+pub use desk::{Bell, Desk};
 pub use schedule::install;
 pub use source::{Caller, Kind, Native, Pending};
 
@@ -64,6 +67,7 @@ pub struct LoopCore {
     pub registrar: Registrar,
     pub descriptors: Local<Descriptors>,
     lookups: resolver::Lookups,
+    desk: OnceLock<Box<dyn Desk>>,
     pub stats: stats::Stats,
     events: Local<VecDeque<Event>>,
     /// Transports with writes of this turn to be sent.
@@ -115,6 +119,7 @@ impl LoopCore {
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
             lookups: resolver::Lookups::new(poller.waker()),
+            desk: OnceLock::new(),
             stats: stats::Stats::default(),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
@@ -158,6 +163,12 @@ impl LoopCore {
 
     pub fn is_running(&self) -> bool {
         self.thread_id.get() != 0
+    }
+
+    /// Whether it runs in this thread.
+    #[inline]
+    pub fn runs_here(&self) -> bool {
+        self.thread_id.get() == current_thread()
     }
 
     pub fn is_closed(&self) -> bool {
@@ -247,6 +258,9 @@ impl LoopCore {
             source.forget();
         }
         self.lookups.close();
+        if let Some(desk) = self.desk() {
+            desk.close();
+        }
         let handles = self.maker.with(Maker::take_all);
         drop(handles);
         drop(Contexts::take_all(&self.contexts));

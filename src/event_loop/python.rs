@@ -180,6 +180,9 @@ impl LoopCore {
         self.descriptors.with(|all| all.traverse(&visit))?;
         self.lookups.each(|future| future.visit(&visit))?;
         self.futures.each(|future| future.visit(&visit))?;
+        if let Some(desk) = self.desk() {
+            desk.each(&mut |object| object.visit(&visit))?;
+        }
         for slot in [
             &self.slow_callback_duration,
             &self.task_factory,

@@ -10,7 +10,7 @@ use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::{errors, Caller, LoopCore};
+use super::{errors, Caller, Desk, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{track_kept, Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
@@ -75,6 +75,11 @@ impl LoopCore {
         if self.lookups.has_mail() {
             self.lookups.deliver(object)?;
         }
+        if let Some(desk) = self.desk() {
+            if desk.has_mail() {
+                errors::contain(object, desk.deliver(self.caller(py, object)))?;
+            }
+        }
         if self.inbox.has_mail() {
             self.collect_mail();
         }
@@ -131,18 +136,11 @@ impl LoopCore {
             || self.ready.with(|ready| !ready.is_empty())
             || self.again.with(|again| !again.is_empty())
             || self.flush.with(|flush| !flush.is_empty())
-            || self.events.with(|events| !events.is_empty());
+            || self.events.with(|events| !events.is_empty())
+            // The inbox may have been opened since this came.
+            || self.desk().is_some_and(Desk::has_mail);
         if busy {
-            let skipped = self.polls_skipped.get() + 1;
-            if skipped < self.poll_skip_turns.get() {
-                let now = ticks();
-                if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
-                    self.polls_skipped.set(skipped);
-                    self.stats.poll_skipped(now);
-                    return Ok(());
-                }
-            }
-            return self.poll_now(py);
+            return self.poll_if_time(py);
         }
         let wait = match self
             .timers
@@ -157,6 +155,12 @@ impl LoopCore {
                 Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
             }
         };
+        if let Some(desk) = self.desk() {
+            // With the interpreter given away: others can use the moment.
+            if desk.is_patient() && py.detach(|| desk.look(&|| self.inbox.has_mail())) {
+                return self.poll_if_time(py);
+            }
+        }
         let spare = self.maker.with(Maker::trim);
         drop(spare);
         drop(Contexts::take_all(&self.contexts));
@@ -167,6 +171,21 @@ impl LoopCore {
         let result = py.detach(|| self.poll(wait));
         self.inbox.awake();
         self.polled(py, result)
+    }
+
+    /// Polls without waiting, unless the last poll is a short time ago.
+    #[inline]
+    fn poll_if_time(&self, py: Python<'_>) -> Res<()> {
+        let skipped = self.polls_skipped.get() + 1;
+        if skipped < self.poll_skip_turns.get() {
+            let now = ticks();
+            if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
+                self.polls_skipped.set(skipped);
+                self.stats.poll_skipped(now);
+                return Ok(());
+            }
+        }
+        self.poll_now(py)
     }
 
     /// Polls without waiting, and without giving the interpreter away for it.

@@ -8,15 +8,27 @@
 //! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
 //! * [`courier`] — news from the bus and from channels for an event loop.
 //! * [`value`] — results, and what channels carry, as Python objects.
+//! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and what stays pinned.
+//! * [`awaitable`] — what jobs and batches have in common: a future of any loop; [`job`], [`many`] — the two.
+//! * [`completion`] — from workers to loops; [`foreign`] — loops that are not ours.
+//! * [`outcome`] — how jobs end.
 //! * [`exceptions`] — the classes of `hybridloop.errors`.
 
+mod arguments;
+mod awaitable;
 mod buffer;
 mod bus;
 mod channel;
+mod completion;
 mod courier;
 mod engine;
 mod exceptions;
+mod foreign;
+mod job;
 mod kernel;
+mod many;
+mod outcome;
+mod submit;
 mod targets;
 mod value;
 
@@ -33,5 +45,17 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<courier::Watch>()?;
     kernel::register(module)?;
     targets::register(module)?;
-    engine::register(module)
+    engine::register(module)?;
+    awaitable::register(module)?;
+    job::register(module)?;
+    module.add_class::<many::NativeBatch>()?;
+    module.add_class::<foreign::NativeInlet>()?;
+    module.add_function(wrap_pyfunction!(completion::_wake, module)?)?;
+    submit::register(module)?;
+    // A kernel runs without Python's lock, and leaves without it.
+    hybridloop_native::check_calls(|| {
+        // SAFETY: both may be called by any thread; once Python has ended there is no lock.
+        unsafe { pyo3::ffi::Py_IsInitialized() == 0 || pyo3::ffi::PyGILState_Check() == 0 }
+    });
+    Ok(())
 }

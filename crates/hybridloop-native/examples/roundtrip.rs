@@ -63,7 +63,12 @@ fn main() {
     let mut wakes = 0;
     for _ in 0..N / 1000 {
         engine
-            .submit_many(&noop, vec![vec![]; 1000], &options)
+            .submit_many(
+                &noop,
+                vec![vec![]; 1000],
+                Some(mailbox.clone()),
+                &Options::default,
+            )
             .unwrap();
         wakes += take(1);
     }

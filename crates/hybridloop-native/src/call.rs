@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
 use hybridloop_kernel::Code;
@@ -559,7 +559,31 @@ unsafe fn convert(call: &Call<'_>, val: &Val, is_final: bool) -> Result<Value, K
     }
 }
 
+/// Asked before and after each call of a kernel, in debug builds.
+static CHECK: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// Sets what has to hold around each call of a kernel, once: debug builds assert it. The binding says here that workers do not
+/// hold Python's lock.
+pub fn check_calls(check: fn() -> bool) {
+    // The first one stays.
+    let _ = CHECK.set(check);
+}
+
+fn assert_check() {
+    debug_assert!(
+        CHECK.get().is_none_or(|check| check()),
+        "a worker holds Python's lock"
+    );
+}
+
 fn invoke(job: &Arc<Job>, args: &[Arg]) -> Result<Value, KernelError> {
+    assert_check();
+    let result = call_kernel(job, args);
+    assert_check();
+    result
+}
+
+fn call_kernel(job: &Arc<Job>, args: &[Arg]) -> Result<Value, KernelError> {
     let (func, user) = match &job.kernel().target {
         Target::Plain(trampoline) => {
             // SAFETY: the arguments were checked against the signature when the job was submitted.

@@ -1,6 +1,6 @@
 //! A pool of workers and a bus: what kernels run on.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use crate::budget::Budget;
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
 use crate::error::SubmitError;
-use crate::job::{Batch, Job, Options};
+use crate::job::{Batch, Event, Job, Options};
+use crate::mailbox::Mailbox;
 use crate::pool::{Pool, Shared};
 use crate::registry::Kernel;
 use crate::value::Arg;
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     /// Submits many calls of one kernel at a time; when all are done, one [`Event::Batch`](crate::Event::Batch) with the number
-    /// that this gives is posted. All are taken, or none.
+    /// of the batch is posted to `mailbox`, and nothing for single jobs. All are taken, or none.
     ///
     /// # Errors
     /// [`SubmitError`]
@@ -136,9 +137,9 @@ impl Engine {
         &self,
         kernel: &Arc<Kernel>,
         calls: Vec<Vec<Arg>>,
+        mailbox: Option<Arc<Mailbox<Event>>>,
         options: &dyn Fn() -> Options,
-    ) -> Result<(u64, Vec<Arc<Job>>), SubmitError> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    ) -> Result<(Arc<Batch>, Vec<Arc<Job>>), SubmitError> {
         let mut bound = Vec::with_capacity(calls.len());
         let mut claimed: Vec<(usize, usize)> = Vec::new();
         for mut args in calls {
@@ -154,10 +155,7 @@ impl Engine {
             bound.push((args, written));
         }
         self.pool.admit(bound.len())?;
-        let batch = Arc::new(Batch {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            remaining: AtomicUsize::new(bound.len()),
-        });
+        let batch = Batch::new(bound.len(), mailbox);
         let jobs: Vec<_> = bound
             .into_iter()
             .map(|(args, written)| {
@@ -175,7 +173,7 @@ impl Engine {
             })
             .collect();
         self.pool.submit(jobs.iter());
-        Ok((batch.id, jobs))
+        Ok((batch, jobs))
     }
 
     /// Checks arguments; gives the memory that the job writes to.

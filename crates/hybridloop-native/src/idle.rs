@@ -1,4 +1,4 @@
-//! Workers without work: asleep, and woken one at a time.
+//! Workers without work: one looks for a moment, the others are asleep and woken one at a time.
 
 use crate::sync::{fence, lock, wait, AtomicBool, Condvar, Mutex, Ordering};
 
@@ -14,11 +14,16 @@ struct Counts {
 /// Whoever adds work calls [`Idle::notify`] afterwards. A worker that finds nothing says so first and then looks once more:
 /// either it sees the work, or whoever added it sees the worker. While one wake-up is under way there is no other: the
 /// worker that has woken passes it on when there is more to do. So a burst of jobs costs one system call.
+///
+/// A worker that has just finished a job may look for work a moment longer ([`Idle::look`]). As long as one does, nobody has
+/// to be woken, and that costs no system call at all. It too passes on what it cannot do itself.
 pub struct Idle {
     counts: Mutex<Counts>,
     cond: Condvar,
     /// Whether somebody sleeps and nobody is on the way up.
     wanted: AtomicBool,
+    /// Whether a worker is awake and looks for work.
+    looking: AtomicBool,
 }
 
 impl Idle {
@@ -34,6 +39,7 @@ impl Idle {
             }),
             cond: Condvar::new(),
             wanted: AtomicBool::new(false),
+            looking: AtomicBool::new(false),
         }
     }
 
@@ -42,11 +48,11 @@ impl Idle {
             .store(counts.sleeping > 0 && counts.wakes == 0, Ordering::SeqCst);
     }
 
-    /// There is work. Wakes a worker unless all are up or one is on its way.
+    /// There is work. Wakes a worker unless all are up, one is on its way, or one looks.
     #[inline]
     pub fn notify(&self) {
         fence(Ordering::SeqCst);
-        if self.wanted.load(Ordering::SeqCst) {
+        if !self.looking.load(Ordering::SeqCst) && self.wanted.load(Ordering::SeqCst) {
             self.wake();
         }
     }
@@ -60,6 +66,24 @@ impl Idle {
             drop(counts);
             self.cond.notify_one();
         }
+    }
+
+    /// Looks for work as long as `go_on` says so, unless another worker does; whether `has_work` has said that there is.
+    ///
+    /// Whoever gets `true` takes work and then calls [`Idle::notify`] if there is more; whoever gets `false` goes to
+    /// [`Idle::sleep`], which looks once more.
+    pub fn look(&self, has_work: impl Fn() -> bool, mut go_on: impl FnMut() -> bool) -> bool {
+        if self.looking.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let mut found = has_work();
+        while !found && go_on() {
+            found = has_work();
+        }
+        self.looking.store(false, Ordering::SeqCst);
+        // From here on those who add work see that nobody looks, and what they added before shows to this thread.
+        fence(Ordering::SeqCst);
+        found
     }
 
     /// Sleeps until there may be work, unless `has_work` says that there is; `false` when it is time to end.

@@ -11,6 +11,7 @@ use crate::bus::{Bus, Key};
 use crate::mailbox::Mailbox;
 use crate::pool::Shared;
 use crate::registry::Kernel;
+use crate::sync::lock;
 use crate::value::{Arg, Value};
 
 /// What a mailbox carries.
@@ -113,15 +114,67 @@ pub struct Options {
     pub key: Option<Key>,
 }
 
-/// Counts the jobs of a batch.
-pub(crate) struct Batch {
-    pub id: u64,
-    pub remaining: AtomicUsize,
+/// Jobs that were submitted together.
+pub struct Batch {
+    id: u64,
+    remaining: AtomicUsize,
+    listeners: Mutex<Vec<Arc<Mailbox<Event>>>>,
+}
+
+impl Batch {
+    pub(crate) fn new(jobs: usize, mailbox: Option<Arc<Mailbox<Event>>>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            remaining: AtomicUsize::new(jobs),
+            listeners: Mutex::new(mailbox.into_iter().collect()),
+        })
+    }
+
+    /// Its number, unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How many of its jobs are not done.
+    pub fn remaining(&self) -> usize {
+        self.remaining.load(Ordering::Acquire)
+    }
+
+    /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done.
+    pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
+        let mut listeners = lock(&self.listeners);
+        // Whoever takes the last job down to nothing empties the list afterwards.
+        if self.remaining() > 0 {
+            listeners.push(mailbox);
+            return;
+        }
+        drop(listeners);
+        mailbox.post(Event::Batch(self.id));
+    }
+
+    fn job_done(&self) {
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let listeners = std::mem::take(&mut *lock(&self.listeners));
+        for mailbox in listeners {
+            mailbox.post(Event::Batch(self.id));
+        }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({}, {} to come)", self.id, self.remaining())
+    }
 }
 
 #[derive(Default)]
 struct Listeners {
     done: bool,
+    /// Threads in [`Job::wait`]: to notify nobody is a system call as well.
+    waiting: usize,
     more: Vec<Arc<Mailbox<Event>>>,
 }
 
@@ -283,17 +336,15 @@ impl Job {
             .unwrap_or_else(PoisonError::into_inner);
         listeners.done = true;
         let more = std::mem::take(&mut listeners.more);
+        let waiting = listeners.waiting;
         drop(listeners);
-        self.finished.notify_all();
-        if let Some(mailbox) = &self.mailbox {
-            match &self.batch {
-                None => mailbox.post(Event::Done(self.clone())),
-                Some(batch) => {
-                    if batch.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
-                        mailbox.post(Event::Batch(batch.id));
-                    }
-                }
-            }
+        if waiting > 0 {
+            self.finished.notify_all();
+        }
+        match (&self.batch, &self.mailbox) {
+            (Some(batch), _) => batch.job_done(),
+            (None, Some(mailbox)) => mailbox.post(Event::Done(self.clone())),
+            (None, None) => {}
         }
         for mailbox in more {
             mailbox.post(Event::Done(self.clone()));
@@ -320,6 +371,7 @@ impl Job {
             .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        listeners.waiting += 1;
         while !listeners.done {
             // A job that waits in the queue has nobody else to watch its deadline.
             let own = self.deadline.filter(|_| self.state() == State::Queued);
@@ -342,14 +394,15 @@ impl Job {
             }
             drop(listeners);
             self.expire();
-            if until.is_some_and(|until| now >= until) {
-                return self.outcome();
-            }
             listeners = self
                 .listeners
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
+            if until.is_some_and(|until| now >= until) {
+                break;
+            }
         }
+        listeners.waiting -= 1;
         drop(listeners);
         self.outcome()
     }

@@ -7,6 +7,7 @@
 //! * `Registry`, `Kernel`, `load`, `Signature` — kernels by name, from libraries or addresses, and what they take.
 //! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
+//! * `Patience` — for how long to look before going to sleep.
 //! * [`Mailbox`] — events from workers to a loop, in order, with one wake-up for many.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
 
@@ -39,6 +40,8 @@ mod job;
 #[cfg(not(loom))]
 mod loader;
 #[cfg(not(loom))]
+mod patience;
+#[cfg(not(loom))]
 mod pool;
 #[cfg(not(loom))]
 mod queue;
@@ -59,12 +62,14 @@ pub use mailbox::{Mailbox, Wake};
 
 #[cfg(not(loom))]
 pub use {
+    call::check_calls,
     channel::{Arrival, Channel, ChannelError, Order},
     engine::{Config, Engine, Stats},
     error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
     hybridloop_kernel::{abi, Code},
-    job::{Event, Job, KernelError, Options, Outcome, State},
+    job::{Batch, Event, Job, KernelError, Options, Outcome, State},
     loader::{load, symbol},
+    patience::Patience,
     registry::{Kernel, Overrides, Registry},
     signature::{Param, Scalar, Signature, Type},
     value::{Arg, Buffer, Value},

@@ -42,6 +42,17 @@ impl<T> Mailbox<T> {
         self.mail.swap(false, Ordering::AcqRel);
     }
 
+    /// Whether something was posted since [`Mailbox::open`].
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.mail.load(Ordering::Acquire)
+    }
+
+    /// Not all was taken: there is mail until the next [`Mailbox::open`].
+    pub fn leave(&self) {
+        self.mail.swap(true, Ordering::AcqRel);
+    }
+
     /// Takes the oldest event.
     pub fn pop(&self) -> Option<T> {
         self.queue.pop()

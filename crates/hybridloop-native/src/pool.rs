@@ -13,6 +13,7 @@ use crate::error::SubmitError;
 use crate::fork::Process;
 use crate::idle::Idle;
 use crate::job::{Job, Outcome};
+use crate::patience::Patience;
 use crate::queue::JobQueue;
 use crate::value::Arg;
 
@@ -202,10 +203,15 @@ impl Pool {
 
     /// Queues jobs that were admitted.
     pub fn submit<'a>(&self, jobs: impl Iterator<Item = &'a Arc<Job>>) {
+        let mut before = true;
         for job in jobs {
             self.shared.queue.push(job.priority(), job.clone());
-            self.shared.idle.notify();
+            // The worker that takes the first wakes the next if there are more.
+            if std::mem::take(&mut before) {
+                self.shared.idle.notify();
+            }
         }
+        self.shared.idle.notify();
         // The engine was closed meanwhile: nobody else will take these.
         if self.shared.closed.load(Ordering::SeqCst) {
             self.drain();
@@ -284,13 +290,27 @@ impl Pool {
 
 fn work(shared: &Arc<Shared>, index: usize) {
     let slot = &shared.running[index];
+    let has_work = || !shared.queue.is_empty();
+    let mut patience = Patience::default();
+    // What is to be done next often comes from whoever waited for what was done last.
+    let mut just_worked = false;
     loop {
         let Some(job) = shared.queue.pop() else {
-            if !shared.idle.sleep(|| !shared.queue.is_empty()) {
+            if std::mem::take(&mut just_worked) && patience.allows() {
+                let mut in_time = Patience::timer();
+                let go_on = || in_time() && !shared.closed.load(Ordering::Relaxed);
+                let found = shared.idle.look(has_work, go_on);
+                patience.learn(found);
+                if found {
+                    continue;
+                }
+            }
+            if !shared.idle.sleep(has_work) {
                 break;
             }
             continue;
         };
+        just_worked = true;
         if !shared.queue.is_empty() {
             // Whoever woke this worker relies on it to wake the next.
             shared.idle.notify();

@@ -90,16 +90,23 @@ fn items_and_progress_come_in_order_and_before_the_end() {
 fn a_batch_is_told_of_once() {
     let (engine, sum) = (engine(2), kernel("c.sum"));
     let (mailbox, wake) = mailbox();
-    let options = || Options {
-        mailbox: Some(mailbox.clone()),
-        ..Options::default()
-    };
-    let (id, jobs) = engine
-        .submit_many(&sum, vec![vec![ints(&[])]; 1000], &options)
+    let (batch, jobs) = engine
+        .submit_many(
+            &sum,
+            vec![vec![ints(&[])]; 1000],
+            Some(mailbox.clone()),
+            &Options::default,
+        )
         .unwrap();
     let all = events(&mailbox, &wake, |event| matches!(event, Event::Batch(_)));
-    assert!(matches!(all[..], [Event::Batch(batch)] if batch == id));
+    assert!(matches!(all[..], [Event::Batch(id)] if id == batch.id()));
     assert!(wake.try_recv().is_err());
+    assert_eq!(batch.remaining(), 0);
+    batch.subscribe(mailbox.clone());
+    assert!(matches!(
+        events(&mailbox, &wake, |_| true)[..],
+        [Event::Batch(_)]
+    ));
     assert!(jobs.iter().all(|job| int(job) == 0));
     // Whoever comes late is told at once.
     jobs[0].subscribe(mailbox.clone());
@@ -369,7 +376,7 @@ fn bad_arguments_and_full_queues_run_nothing() {
     ];
     let refused = engine.submit(&sum, vec![ints(&[])], None, Options::default());
     assert_eq!(refused.unwrap_err(), SubmitError::QueueFull(2));
-    let many = engine.submit_many(&sum, vec![vec![ints(&[])]; 3], &Options::default);
+    let many = engine.submit_many(&sum, vec![vec![ints(&[])]; 3], None, &Options::default);
     assert_eq!(many.unwrap_err(), SubmitError::QueueFull(2));
     waiting[0].cancel();
     let third = run(&engine, &sum, vec![ints(&[3])]);

@@ -1,5 +1,7 @@
 //! Items from other threads, with at most one wake-up per sleep.
 
+use std::sync::Arc;
+
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -27,14 +29,26 @@ type Queue<T> = model::Queue<T>;
 pub struct Inbox<T> {
     /// On the heap, because it asks for more alignment than Python gives its objects.
     queue: Box<Queue<T>>,
-    state: AtomicU8,
+    state: Arc<AtomicU8>,
+}
+
+/// Asks the consumer of an [`Inbox`] to look up, and outlives the inbox.
+#[derive(Clone)]
+pub struct Notifier(Arc<AtomicU8>);
+
+impl Notifier {
+    /// Asks the consumer to look up without an item; `true` tells the caller to wake it.
+    #[must_use = "a `true` means that the consumer sleeps and has to be woken"]
+    pub fn notify(&self) -> bool {
+        self.0.swap(MAIL, Ordering::AcqRel) == POLLING
+    }
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
         Self {
             queue: Box::new(Queue::new()),
-            state: AtomicU8::new(RUNNING),
+            state: Arc::new(AtomicU8::new(RUNNING)),
         }
     }
 }
@@ -59,7 +73,14 @@ impl<T> Inbox<T> {
         self.state.swap(MAIL, Ordering::AcqRel) == POLLING
     }
 
+    /// What asks the consumer to look up from where the inbox is not at hand.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        Notifier(self.state.clone())
+    }
+
     /// Whether anything was pushed since the last [`Inbox::open`].
+    #[must_use]
     #[inline]
     pub fn has_mail(&self) -> bool {
         self.state.load(Ordering::Acquire) == MAIL
@@ -73,6 +94,7 @@ impl<T> Inbox<T> {
     }
 
     /// Takes the oldest item.
+    #[must_use]
     pub fn pop(&self) -> Option<T> {
         self.queue.pop()
     }

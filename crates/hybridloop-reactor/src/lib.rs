@@ -16,7 +16,7 @@ mod sys;
 mod timer;
 
 pub use clock::{deadline_ns, now_ns, seconds, ticks, ticks_in};
-pub use inbox::Inbox;
+pub use inbox::{Inbox, Notifier};
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};
 pub use timer::TimerHeap;

@@ -1,0 +1,441 @@
+//! From workers to loops: what jobs tell arrives here, and goes to whoever waits for it.
+//!
+//! Each loop has one [`Inlet`]. A worker puts an event into its mailbox and rings once for as many as come together; the loop
+//! then finds the waiting object by the job's number. A loop of ours is rung by its own wake-up, any other asyncio loop
+//! watches a socket ([`foreign`](super::foreign)). Jobs that belong to no loop, and those whose loop is gone, come in with the
+//! strays: that inlet is looked through whenever kernels are used, so that buffers are released.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hybridloop_native::{Event, Mailbox, Patience, Wake};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::PyTraverseError;
+use rustc_hash::FxHashMap;
+
+use super::awaitable::{NativeAwaitable, Work};
+use super::foreign;
+use crate::event_loop::{errors, resolve, Bell, Caller, Desk, LoopCore};
+use crate::ffi::{Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// How many events are taken in one turn, so that a kernel that emits without end does not keep the loop from the rest.
+const EVENTS_PER_TURN: usize = 1024;
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who waits for what.
+#[derive(Default)]
+struct Table {
+    jobs: FxHashMap<u64, Ref>,
+    batches: FxHashMap<u64, Ref>,
+}
+
+/// Where what is told to one loop arrives.
+pub struct Inlet {
+    mailbox: Arc<Mailbox<Event>>,
+    ring: Arc<Ring>,
+    /// Locked for moments in which no Python runs and nothing is dropped.
+    table: Mutex<Table>,
+    /// Jobs and batches in the table.
+    expected: AtomicUsize,
+    patience: Mutex<Patience>,
+    process: u32,
+}
+
+/// How the owner of an inlet is woken.
+#[derive(Default)]
+pub struct Ring(Mutex<Option<Box<dyn Fn() + Send>>>);
+
+struct RingWake(Arc<Ring>);
+
+impl Wake for RingWake {
+    fn wake(&self) {
+        if let Some(ring) = lock(&self.0 .0).as_ref() {
+            ring();
+        }
+    }
+}
+
+impl Inlet {
+    /// `None` for one that is looked through now and then.
+    pub fn new(ring: Option<Box<dyn Fn() + Send>>) -> Arc<Self> {
+        let ring = Arc::new(Ring(Mutex::new(ring)));
+        Arc::new(Self {
+            mailbox: Arc::new(Mailbox::new(Box::new(RingWake(ring.clone())))),
+            ring,
+            table: Mutex::default(),
+            expected: AtomicUsize::new(0),
+            patience: Mutex::default(),
+            process: std::process::id(),
+        })
+    }
+
+    pub fn mailbox(&self) -> &Arc<Mailbox<Event>> {
+        &self.mailbox
+    }
+
+    /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there before,
+    /// for the caller to drop.
+    pub fn expect(&self, work: &Work, waiting: Ref) -> Option<Ref> {
+        let mut table = lock(&self.table);
+        let before = match work {
+            Work::One(job) => table.jobs.insert(job.id(), waiting),
+            Work::Many { batch, .. } => table.batches.insert(batch.id(), waiting),
+        };
+        self.count(&table);
+        before
+    }
+
+    fn count(&self, table: &Table) {
+        let count = table.jobs.len() + table.batches.len();
+        self.expected.store(count, Ordering::Relaxed);
+    }
+
+    fn take(&self, find: impl FnOnce(&mut Table) -> Option<Ref>) -> Option<Ref> {
+        let mut table = lock(&self.table);
+        let found = find(&mut table);
+        self.count(&table);
+        found
+    }
+
+    pub fn has_mail(&self) -> bool {
+        self.mailbox.has_mail()
+    }
+
+    /// Hands out what has come, on the thread of the loop; `report` gets what goes wrong.
+    pub fn deliver(&self, py: Python<'_>, report: &dyn Fn(PyErr) -> Res<()>) -> Res<()> {
+        self.mailbox.open();
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.mailbox.pop() else {
+                return Ok(());
+            };
+            if let Err(error) = self.hand_out(py, event) {
+                report(error)?;
+            }
+        }
+        self.mailbox.leave();
+        Ok(())
+    }
+
+    fn hand_out(&self, py: Python<'_>, event: Event) -> PyResult<()> {
+        let of_job = |id: u64| {
+            let table = lock(&self.table);
+            table.jobs.get(&id).cloned()
+        };
+        match event {
+            Event::Done(job) => {
+                let waiting = self.take(|table| table.jobs.remove(&job.id()));
+                waiting.map_or(Ok(()), |it| NativeAwaitable::arrived(py, &it, self))
+            }
+            Event::Batch(id) => {
+                let waiting = self.take(|table| table.batches.remove(&id));
+                waiting.map_or(Ok(()), |it| NativeAwaitable::arrived(py, &it, self))
+            }
+            Event::Progress(job) => {
+                let state = job.take_progress();
+                of_job(job.id()).map_or(Ok(()), |it| super::job::progressed(py, &it, state))
+            }
+            Event::Item(job, value) => {
+                of_job(job.id()).map_or(Ok(()), |it| super::job::emitted(py, &it, value))
+            }
+            // Whoever waits for keys and channels has a mailbox of its own.
+            Event::Sealed(..) | Event::Arrived(_) => Ok(()),
+        }
+    }
+
+    /// The loop is gone: what is still under way comes in with the strays.
+    pub fn close(&self) {
+        drop(lock(&self.ring.0).take());
+        let table = std::mem::take(&mut *lock(&self.table));
+        self.expected.store(0, Ordering::Relaxed);
+        // SAFETY: loops are closed by threads that are attached.
+        let py = unsafe { Python::assume_attached() };
+        let Table { jobs, batches } = table;
+        for waiting in jobs.into_values().chain(batches.into_values()) {
+            if self.process == std::process::id() {
+                NativeAwaitable::lose_home(py, &waiting);
+            } else {
+                // The parent's job: its locks may be held by threads that are not here.
+                std::mem::forget(waiting);
+            }
+        }
+    }
+
+    fn each(
+        &self,
+        visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
+        let table = lock(&self.table);
+        let mut all = table.jobs.values().chain(table.batches.values());
+        all.try_for_each(visit)
+    }
+}
+
+/// Strays have mail.
+static STRAYS_HAVE_MAIL: AtomicBool = AtomicBool::new(false);
+
+/// Where jobs without a loop come in.
+pub fn strays() -> Arc<Inlet> {
+    static STRAYS: Mutex<Option<Arc<Inlet>>> = Mutex::new(None);
+    let mut strays = lock(&STRAYS);
+    match &*strays {
+        Some(inlet) if inlet.process == std::process::id() => inlet.clone(),
+        _ => {
+            // In the child of a fork the parent's stay as they are.
+            std::mem::forget(strays.take());
+            let ring = || STRAYS_HAVE_MAIL.store(true, Ordering::Release);
+            strays.insert(Inlet::new(Some(Box::new(ring)))).clone()
+        }
+    }
+}
+
+/// Looks after the jobs that belong to no loop.
+#[inline]
+pub fn look_after_strays(py: Python<'_>) {
+    if STRAYS_HAVE_MAIL.load(Ordering::Relaxed) {
+        deliver_strays(py);
+    }
+}
+
+#[cold]
+fn deliver_strays(py: Python<'_>) {
+    let inlet = strays();
+    // Before the mailbox is opened: whoever posts after that rings again.
+    STRAYS_HAVE_MAIL.store(false, Ordering::Release);
+    let report = |error: PyErr| {
+        error.write_unraisable(py, None);
+        Ok(())
+    };
+    // What is reported is shown, so nothing comes out.
+    let _ = inlet.deliver(py, &report);
+    if inlet.has_mail() {
+        STRAYS_HAVE_MAIL.store(true, Ordering::Release);
+    }
+}
+
+/// The desk of a loop of ours.
+struct LoopDesk(Arc<Inlet>);
+
+impl Desk for LoopDesk {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn has_mail(&self) -> bool {
+        self.0.has_mail()
+    }
+
+    fn deliver(&self, caller: Caller<'_>) -> Res<()> {
+        let report = |error: PyErr| {
+            error.restore(caller.py);
+            errors::contain(caller.event_loop, Err(crate::ffi::Raised))
+        };
+        self.0.deliver(caller.py, &report)
+    }
+
+    fn is_patient(&self) -> bool {
+        self.0.expected.load(Ordering::Relaxed) > 0 && lock(&self.0.patience).allows()
+    }
+
+    fn look(&self, found: &dyn Fn() -> bool) -> bool {
+        let found = Patience::look(found);
+        lock(&self.0.patience).learn(found);
+        found
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+
+    fn each(
+        &self,
+        visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
+        self.0.each(visit)
+    }
+}
+
+/// A loop and where it hears of its jobs.
+#[derive(Clone)]
+pub struct Home {
+    pub event_loop: Ref,
+    pub inlet: Arc<Inlet>,
+    /// Whether the loop is one of ours.
+    is_core: bool,
+}
+
+impl Home {
+    /// That of a loop of any kind.
+    pub fn of(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(core) = event_loop.cast::<LoopCore>() {
+            return Self::of_core(event_loop, core.get());
+        }
+        Ok(Self {
+            event_loop: event_loop.into(),
+            inlet: foreign::inlet(event_loop)?,
+            is_core: false,
+        })
+    }
+
+    fn of_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
+        core.check_open()?;
+        let known = |core: &LoopCore| {
+            let desk = core.desk()?.as_any().downcast_ref::<LoopDesk>()?;
+            Some(desk.0.clone())
+        };
+        let inlet = match known(core) {
+            Some(inlet) => inlet,
+            None => {
+                let bell: Option<Bell> = core.bell();
+                let ring = bell.map(|bell| Box::new(move || bell.ring()) as Box<dyn Fn() + Send>);
+                core.set_desk(Box::new(LoopDesk(Inlet::new(ring))));
+                known(core).unwrap_or_else(strays)
+            }
+        };
+        Ok(Self {
+            event_loop: event_loop.into(),
+            inlet,
+            is_core: true,
+        })
+    }
+
+    /// That of the loop that runs in this thread.
+    pub fn running(py: Python<'_>) -> PyResult<Option<Self>> {
+        match running_loop(py)? {
+            Some(event_loop) => Self::of(&event_loop).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn core(&self) -> Option<&LoopCore> {
+        // SAFETY: the loop object is held, and was seen to be a LoopCore.
+        self.is_core
+            .then(|| unsafe { LoopCore::of(self.event_loop.as_ptr()) })
+    }
+
+    /// Whether this thread runs the loop, without asking asyncio; `false` says nothing.
+    pub fn is_surely_here(&self) -> bool {
+        self.core().is_some_and(LoopCore::runs_here)
+    }
+
+    /// Whether the loop is closed.
+    fn is_closed(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.core() {
+            Some(core) => Ok(core.is_closed()),
+            None => self
+                .event_loop
+                .bind(py)
+                .call_method0("is_closed")?
+                .is_truthy(),
+        }
+    }
+
+    /// `loop.call_soon(callback, argument, …, context=context)`, from the thread of the loop.
+    pub fn soon(
+        &self,
+        py: Python<'_>,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        match self.core() {
+            Some(core) if !core.is_closed() => {
+                // SAFETY: the loop and everything else is held by the caller.
+                unsafe {
+                    core.soon(
+                        self.event_loop.as_ptr(),
+                        callback.as_ptr(),
+                        args,
+                        Some(context.clone()),
+                    )?;
+                }
+                Ok(())
+            }
+            _ => self.call(py, "call_soon", callback, args, context),
+        }
+    }
+
+    /// The same from any thread. A loop that is closed hears of nothing.
+    pub fn soon_threadsafe(
+        &self,
+        py: Python<'_>,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        if self.is_closed(py)? {
+            return Ok(());
+        }
+        self.call(py, "call_soon_threadsafe", callback, args, context)
+    }
+
+    fn call(
+        &self,
+        py: Python<'_>,
+        method: &str,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        let keywords = pyo3::types::PyDict::new(py);
+        keywords.set_item("context", context.bind(py))?;
+        // SAFETY: the caller's arguments are live.
+        let args = args
+            .iter()
+            .map(|arg| unsafe { Bound::from_borrowed_ptr(py, *arg) });
+        let all: Vec<_> = std::iter::once(callback.bind(py).clone())
+            .chain(args)
+            .collect();
+        let all = pyo3::types::PyTuple::new(py, all)?;
+        self.event_loop
+            .bind(py)
+            .call_method(method, all, Some(&keywords))
+            .map(drop)
+    }
+
+    /// `loop.create_future()`
+    pub fn create_future(&self, py: Python<'_>) -> PyResult<Ref> {
+        if let Some(core) = self.core() {
+            // SAFETY: the loop is held.
+            return Ok(unsafe { core.new_future(self.event_loop.as_ptr()) }?);
+        }
+        Ok(self
+            .event_loop
+            .bind(py)
+            .call_method0("create_future")?
+            .into())
+    }
+
+    /// `future.set_result(None)` unless it is done, for a future of this loop, from the thread of the loop `here`.
+    pub fn wake(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
+        if std::ptr::eq(&raw const *self.inlet, here) {
+            return Ok(resolve(future)?);
+        }
+        let wake: Ref = py.import("hybridloop._core")?.getattr("_wake")?.into();
+        let context = current_context(py)?;
+        self.soon_threadsafe(py, &wake, &[future.as_ptr()], &context)
+    }
+}
+
+/// The context of the caller.
+pub fn current_context(_py: Python<'_>) -> PyResult<Ref> {
+    // SAFETY: attached.
+    Ok(unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }?)
+}
+
+/// The loop that runs in this thread.
+pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let event_loop = Stdlib::get().get_running_loop.bind(py).call0()?;
+    Ok((!event_loop.is_none()).then_some(event_loop))
+}
+
+/// Resolve a future that may be done.
+#[pyfunction]
+pub fn _wake(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    Ok(resolve(&Ref::from(future))?)
+}
