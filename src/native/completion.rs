@@ -17,7 +17,8 @@ use rustc_hash::FxHashMap;
 
 use super::awaitable::{NativeAwaitable, Work};
 use super::foreign;
-use crate::event_loop::{errors, resolve, Bell, Caller, Desk, LoopCore};
+use crate::event_loop::{errors, Bell, Caller, Desk, LoopCore};
+use crate::ffi::future::resolve;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
