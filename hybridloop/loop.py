@@ -79,6 +79,8 @@ class Loop(NativeMethods, SignalMethods):
     """
 
     def __init__(self) -> None:
+        self._native_engine = None
+        self._courier = None
         super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
         live.add_loop(self)
 

@@ -206,8 +206,8 @@ atexit.register(_core._close_default_engine)
 class NativeMethods:
     """What a loop knows of its engine of native kernels."""
 
-    _native_engine: NativeEngine | None = None
-    _courier: _core.Courier | None = None
+    _native_engine: NativeEngine | None
+    _courier: _core.Courier | None
 
     @property
     def native_engine(self) -> NativeEngine:

@@ -34,19 +34,21 @@ else:
 class SocketMethods(_core.LoopCore, _AsyncioLoop):
     """The part of the loop that works on the user's own sockets."""
 
-    # What asyncio's classes keep in attributes, and SignalMethods. A loop whose dictionary is empty
-    # has none, and then a method is found without a look into it: `loop.call_soon(...)` costs half.
-    # The dictionary is there as ever for whatever else somebody sets.
+    # What asyncio's classes, SignalMethods and NativeMethods keep in attributes. A loop whose
+    # dictionary is empty has none, and then a method is found without a look into it:
+    # `loop.call_soon(...)` costs half. The dictionary is there for whatever else somebody sets.
     __slots__ = (
         "_asyncgens",
         "_asyncgens_shutdown_called",
         "_clock_resolution",
         "_coroutine_origin_tracking_enabled",
         "_coroutine_origin_tracking_saved_depth",
+        "_courier",
         "_default_executor",
         "_exception_handler",
         "_executor_shutdown_called",
         "_internal_fds",
+        "_native_engine",
         "_old_agen_hooks",
         "_ready",
         "_scheduled",
