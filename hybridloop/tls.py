@@ -33,18 +33,22 @@ _LIBRARIES = {
 }
 
 
+# `_ssl` puts a plain number into its exceptions.
+_FAILURE = int(ssl.SSL_ERROR_SSL)
+
+
 def make_error(
     library: int, reason: int, text: str, verified: int, verified_text: str
 ) -> ssl.SSLError:
     """The exception that `_ssl` raises for an error of OpenSSL."""
     if not reason:
-        return ssl.SSLError(ssl.SSL_ERROR_SSL, "A failure in the SSL library occurred")
+        return ssl.SSLError(_FAILURE, "A failure in the SSL library occurred")
     name = text.upper().replace(" ", "_").replace("-", "_")
     owner = _LIBRARIES.get(library)
     kind = ssl.SSLCertVerificationError if verified else ssl.SSLError
     if verified:
         text += f": {verified_text}"
-    error = kind(ssl.SSL_ERROR_SSL, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
+    error = kind(_FAILURE, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
     error.library = owner  # type: ignore[assignment]
     error.reason = name
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -15,7 +15,7 @@ use super::source::{Native, Pending};
 use super::watch::{Direction, Mode, Ready, Watch};
 use super::{errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
-use crate::ffi::handle::{new_handle, track_kept, Call, HandleRef, PERSISTENT};
+use crate::ffi::handle::{new_handle, track_kept, Call, Class, HandleRef, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
 use crate::{fastcall, onearg};
 
@@ -207,7 +207,10 @@ impl LoopCore {
                 context: Some(context::copy_current()?),
                 event_loop: slf,
             };
-            let handle = new_handle(&self.maker, &self.contexts, self.is_running(), call)?;
+            let handle = {
+                let running = self.is_running();
+                new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
+            };
             (*handle.as_ptr()).set(PERSISTENT, true);
             track_kept(&handle, true);
             if self.is_debug() {

@@ -8,12 +8,12 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::{errors, LoopCore};
+use super::{current_thread, errors, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::fastcall::{guard, guard_int};
 use crate::ffi::handle::{
-    is_timer, make_types, recycle, HandleObject, HandleRef, CANCELLED, PERSISTENT, RUNNING,
-    SCHEDULED, TEMPLATE,
+    class_of, make_type, recycle, running, Class, HandleObject, HandleRef, CANCELLED, PERSISTENT,
+    RUNNING, SCHEDULED, TEMPLATE, THREAD_SAFE,
 };
 use crate::ffi::typespec::getset;
 use crate::ffi::{context, Raised, Ref, Res};
@@ -28,16 +28,20 @@ impl LoopCore {
         // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
         unsafe {
             (*this).set(SCHEDULED, false);
-            if !(*this).has(CANCELLED) && !(*this).callback.is_null() {
-                (*this).set(RUNNING, true);
-                let outcome = if self.is_debug() {
-                    self.run_reported(event_loop, &handle)
-                } else {
-                    self.run_plain(event_loop, &handle)
-                };
-                (*this).set(RUNNING, false);
-                outcome?;
+            // Before the look at CANCELLED: who cancels at the same moment in another thread sees either.
+            (*this).set(RUNNING, true);
+            let outcome = if (*this).has(CANCELLED) || (*this).callback.is_null() {
+                Ok(())
+            } else if self.is_debug() {
+                self.run_reported(event_loop, &handle)
+            } else {
+                self.run_plain(event_loop, &handle)
+            };
+            (*this).set(RUNNING, false);
+            if (*this).has(THREAD_SAFE) {
+                running::ended();
             }
+            outcome?;
             if !(*this).has(PERSISTENT) || (*this).has(CANCELLED) {
                 recycle(&self.maker, handle);
             }
@@ -165,6 +169,23 @@ pub fn note_source(handle: &HandleRef) -> Res<()> {
     Ok(())
 }
 
+/// Waits until the callback has returned, if it runs in another thread and the handle is of the kind that waits.
+unsafe fn wait_if_elsewhere(slf: *mut PyObject) -> Res<()> {
+    // SAFETY: the caller's handle is live; the loop of a handle is a `LoopCore`.
+    unsafe {
+        let this = slf.cast::<HandleObject>();
+        let event_loop = (*this).event_loop;
+        if (*this).has(THREAD_SAFE)
+            && (*this).has(RUNNING)
+            && !event_loop.is_null()
+            && LoopCore::of(event_loop).thread_id.get() != current_thread()
+        {
+            running::wait(Python::assume_attached(), &HandleRef::borrowed(slf))?;
+        }
+    }
+    Ok(())
+}
+
 /// `Handle.cancel()`.
 ///
 /// # Safety
@@ -173,6 +194,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
     let this = slf.cast::<HandleObject>();
     // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
     unsafe {
+        wait_if_elsewhere(slf)?;
         if (*this).has(CANCELLED) {
             return Ok(Ref::none());
         }
@@ -190,7 +212,8 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
             ffi::Py_XDECREF(old);
         }
         if !core.is_owner() {
-            // The owner of the loop lets go of the rest when it comes by.
+            // The owner of the loop lets go of the rest when it comes by, or runs it right now.
+            wait_if_elsewhere(slf)?;
             return Ok(Ref::none());
         }
         // The loop may go away with the last reference to its handle.
@@ -207,15 +230,16 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
 
 unsafe fn cancelled(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.
-    Ok(Ref::bool(unsafe {
-        (*slf.cast::<HandleObject>()).has(CANCELLED)
-    }))
+    unsafe {
+        wait_if_elsewhere(slf)?;
+        Ok(Ref::bool((*slf.cast::<HandleObject>()).has(CANCELLED)))
+    }
 }
 
 unsafe fn when(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe {
-        if is_timer(slf.cast()) {
+        if class_of(slf.cast()) == Class::Timer {
             Ref::new(ffi::PyFloat_FromDouble((*slf.cast::<HandleObject>()).when))
         } else {
             Err(PyAttributeError::new_err("only a TimerHandle has a time").into())
@@ -262,6 +286,12 @@ getter!(get_cancelled, |this| Ok(Ref::bool((*this).has(CANCELLED))));
 getter!(get_repr, |this| field((*this).debug_repr));
 getter!(get_source_traceback, |this| field((*this).source_traceback));
 getter!(get_scheduled, |this| Ok(Ref::bool((*this).has(SCHEDULED))));
+// asyncio's has a lock, which is held while the callback runs. Nothing is behind this one: who waits does so in
+// `cancel()` and `cancelled()`.
+getter!(get_lock, |_this| {
+    let py = Python::assume_attached();
+    Ok(py.import("threading")?.call_method0("RLock")?.into())
+});
 getter!(get_when, |this| when(this.cast()));
 
 /// `handle._source_traceback = …`: inherited code trims it with `del`, extensions may replace it.
@@ -314,9 +344,21 @@ fn attributes() -> Vec<ffi::PyGetSetDef> {
 /// Makes the handle types and adds them to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let (handle, timer) = make_types(py, methods, attributes)?;
-    module.add("Handle", handle.bind(py))?;
-    module.add("TimerHandle", timer.bind(py))
+    for class in [Class::Plain, Class::Timer, Class::ThreadSafe] {
+        let mut attributes = attributes();
+        if class == Class::ThreadSafe {
+            attributes.push(getset(c"_lock", get_lock, None));
+        }
+        if let Some(made) = make_type(py, class, methods(), attributes)? {
+            if class != Class::ThreadSafe {
+                module.add(
+                    made.bind(py).getattr("__name__")?.cast_into()?,
+                    made.bind(py),
+                )?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The report of a failed callback, as `asyncio.Handle._run` makes it.

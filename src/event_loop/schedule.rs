@@ -12,7 +12,7 @@ use pyo3::types::PyType;
 
 use super::{handle, LoopCore};
 use crate::ffi::fastcall::{missing, unexpected, Method};
-use crate::ffi::handle::{new_handle, new_timer, Call, HandleRef, SCHEDULED};
+use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
 use crate::ffi::{Args, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
@@ -36,7 +36,10 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's promise.
-        let handle = unsafe { new_handle(&self.maker, &self.contexts, self.is_running(), call)? };
+        let handle = unsafe {
+            let running = self.is_running();
+            new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
+        };
         self.push_ready(handle.clone());
         Ok(handle)
     }
@@ -190,7 +193,8 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             context: call.context,
             event_loop: slf,
         };
-        let handle = new_handle(&core.maker, &core.contexts, core.is_running(), call)?;
+        let (running, class) = (core.is_running(), Class::of_other_threads());
+        let handle = new_handle(&core.maker, &core.contexts, running, class, call)?;
         if core.is_debug() {
             handle::note_source(&handle)?;
         }

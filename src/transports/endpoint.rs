@@ -287,10 +287,8 @@ pub trait Transport: Deref<Target = Endpoint> {
     /// Drops what was to be sent.
     fn discard(&self);
 
-    /// Sends what was gathered, as far as the socket takes it at once.
-    fn send_gathered(&self, _me: *mut PyObject) -> Res<()> {
-        Ok(())
-    }
+    /// Sends what was gathered, as far as the socket takes it at once; whether it does is all the same now.
+    fn send_gathered(&self) {}
 
     /// The descriptor is about to be closed.
     fn before_close(&self) {}
@@ -344,11 +342,8 @@ pub trait Transport: Deref<Target = Endpoint> {
         if self.lost_writes.get() > 0 {
             return Ok(());
         }
-        // What was written before and merely gathered counts as sent. If that fails, the connection ends by it.
-        self.send_gathered(me)?;
-        if self.lost_writes.get() > 0 {
-            return Ok(());
-        }
+        // What was written before and merely gathered counts as sent.
+        self.send_gathered();
         self.discard();
         self.set(CLOSING, true);
         self.set(BLOCKED, false);

@@ -196,7 +196,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// Sends what the protocol has written so far, if the socket takes it.
-pub fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
+fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
     if it.has(BLOCKED) {
         return Ok(());
     }
@@ -255,7 +255,10 @@ unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
 unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe {
-        Stream::of(slf).force_close(slf, &Ref::none())?;
+        let it = Stream::of(slf);
+        // If that fails, the connection ends by it.
+        flush_now(&Ref::borrowed(slf), it)?;
+        it.force_close(slf, &Ref::none())?;
     }
     Ok(Ref::none())
 }

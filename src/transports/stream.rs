@@ -241,9 +241,8 @@ impl Transport for Stream {
         drop(self.queue.take());
     }
 
-    fn send_gathered(&self, me: *mut PyObject) -> Res<()> {
-        // SAFETY: the caller holds the object.
-        methods::flush_now(&unsafe { Ref::borrowed(me) }, self)
+    fn send_gathered(&self) {
+        write::send_last(self);
     }
 
     fn before_close(&self) {

@@ -172,6 +172,29 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     Ok(())
 }
 
+/// Sends what the socket takes at once of what was gathered, and tells nobody.
+pub fn send_last(it: &Stream) {
+    while !it.has(BLOCKED | LOST) && it.queue.with(|queue| !queue.is_empty()) {
+        let fd = it.fd.get();
+        match it.queue.with(|queue| send(fd, queue)) {
+            Ok(sent) => {
+                if let Some(event_loop) = it.event_loop.get() {
+                    // SAFETY: the loop of a transport is a LoopCore.
+                    unsafe { LoopCore::of(event_loop.as_ptr()) }
+                        .stats
+                        .sent(sent.bytes);
+                }
+                drop(it.queue.with(|queue| queue.advance(sent.bytes)));
+                if !sent.all {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
 /// The socket is full: what is queued waits for an event.
 fn block(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     it.set(BLOCKED, true);

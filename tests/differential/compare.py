@@ -7,7 +7,7 @@ import importlib
 from tests.conftest import LOOP_MODULE
 from tests.transports.support import tcp_pair, unix_pair
 
-from . import scenarios, streams
+from . import scenarios, streams, tls
 
 SOMETIMES = "differs at times only: {}"
 
@@ -32,6 +32,7 @@ def play(player, pair):
 KINDS = {
     "unix": (play(streams.Player, unix_pair), scenarios.OURS, scenarios.PEERS),
     "tcp": (play(streams.Player, tcp_pair), scenarios.OURS, scenarios.TCP_PEERS),
+    "tls": (play(tls.TlsPlayer, unix_pair), tls.OURS, tls.PEERS),
 }
 
 

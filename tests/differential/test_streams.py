@@ -12,7 +12,20 @@ def _clean_end(clean_end):
     clean_end.expected = True  # what is logged is part of what is compared
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("unix", 4), ("tcp", 2)])
+@pytest.fixture
+def _without_openssl(monkeypatch):
+    """As where Python's OpenSSL is out of reach."""
+    from hybridloop import tls
+
+    monkeypatch.setattr(tls.TlsProtocol, "_is_available", staticmethod(lambda: False))
+
+
+@pytest.mark.usefixtures("_without_openssl")
+def test_like_asyncio_without_openssl():
+    test_like_asyncio("tls", 1)
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [("unix", 4), ("tcp", 2), ("tls", 1)])
 def test_like_asyncio(kind, rounds):
     for seed in range(rounds * SEEDS_AT_A_TIME):
         difference = compare.difference(kind, compare.scenario(kind, seed))

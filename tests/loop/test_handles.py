@@ -32,10 +32,16 @@ def schedule(loop, how):
     return lambda *args: SCHEDULE[how](loop, *args)
 
 
+# Python 3.14 has a class for these.
+ThreadSafeHandle = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.Handle)
+
+
 def stock_handle(loop, how, handle, callback, *args):
     """The handle that asyncio itself would have made."""
     if how in TIMED:
         return asyncio.TimerHandle(handle.when(), callback, args, loop)
+    if how == "call_soon_threadsafe":
+        return ThreadSafeHandle(callback, args, loop)
     return asyncio.Handle(callback, args, loop)
 
 

@@ -214,3 +214,67 @@ def test_threadsafe_calls_from_callbacks_do_not_starve_timers(loop):
     stop.set()
     thread.join()
     assert fired == [0.01, 0.02, 0.03]
+
+
+@pytest.mark.skipif(
+    not hasattr(asyncio.events, "_ThreadSafeHandle"),
+    reason="only since Python 3.14 does a handle of call_soon_threadsafe() wait for its callback",
+)
+@pytest.mark.parametrize("method", ["cancel", "cancelled"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_handle_waits_for_a_callback_that_runs(loop, unhandled, method, failing):
+    running, checked, order = threading.Event(), threading.Event(), []
+
+    def callback():
+        running.set()
+        # The other thread is about to wait; if it did not, it would be done long before.
+        checked.wait(0.2)
+        order.append("callback")
+        if failing:
+            raise ArithmeticError
+
+    def elsewhere():
+        try:
+            handle = loop.call_soon_threadsafe(callback)
+            assert isinstance(handle, asyncio.events._ThreadSafeHandle)
+            assert running.wait(10)
+            answer = getattr(handle, method)()
+            order.append((method, answer))
+            checked.set()
+            order.append(handle.cancelled())
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    answer = None if method == "cancel" else False
+    assert order == ["callback", (method, answer), method == "cancel"]
+    assert len(unhandled) == failing
+
+
+def test_handle_is_cancelled_by_its_own_callback(loop, unhandled):
+    """Whoever runs in the loop's thread never waits for itself."""
+    handles, seen = [], []
+
+    def callback():
+        handles[0].cancel()
+        seen.append(handles[0].cancelled())
+        loop.stop()
+
+    handles.append(loop.call_soon_threadsafe(callback))
+    loop.run_forever()
+    assert seen == [True]
+    assert "cancelled" in repr(handles[0])
+
+
+def test_handle_is_cancelled_in_another_thread_before_it_runs(loop, turn):
+    seen = []
+    handle = loop.call_soon_threadsafe(seen.append, "run")
+    thread = threading.Thread(target=handle.cancel)
+    thread.start()
+    thread.join()
+    turn()
+    assert seen == []
+    assert handle.cancelled()

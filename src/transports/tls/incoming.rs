@@ -85,14 +85,18 @@ pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> 
     };
     it.with_wire(super::wire::Wire::take_back);
     it.set(CORKED, false);
-    let raised = read.err().map(|_| PyErr::fetch(caller.py));
-    // What the application has written, and what OpenSSL has to say, leaves first, even if reading failed.
-    let sent = outgoing::process(me, it);
-    let Some(error) = raised else {
-        return sent.or_else(|_| failed(caller.py, me, PyErr::fetch(caller.py)));
-    };
-    sent?;
-    failed(caller.py, me, error)
+    match read.err().map(|_| PyErr::fetch(caller.py)) {
+        None => {
+            let sent = outgoing::process(me, it);
+            sent.or_else(|_| failed(caller.py, me, PyErr::fetch(caller.py)))
+        }
+        // What the application has written, and what OpenSSL has to say, still leaves; but it is for this that the
+        // connection ends, also if the peer is gone.
+        Some(error) => {
+            outgoing::send_gathered(it)?;
+            failed(caller.py, me, error)
+        }
+    }
 }
 
 /// Ends the connection for an exception, as asyncio does where it reads and where it writes.

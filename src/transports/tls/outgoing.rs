@@ -140,17 +140,26 @@ pub fn to_bytes(data: &[u8]) -> Res<Ref> {
     }
 }
 
-/// Sends everything that was written so far, as far as the socket takes it.
+/// Gives everything that was written so far to the stream, which sends it when it is made to close.
 pub fn send_gathered(it: &TlsCore) -> Res<()> {
-    hand_over(it)?;
-    let flushed = with_stream(it, |transport, stream| {
-        let event_loop = stream.event_loop.get();
-        match event_loop.filter(|_| !stream.has_blocked_writes()) {
-            Some(event_loop) => write::flush(event_loop.as_ptr(), transport, stream),
-            None => Ok(()),
-        }
-    });
-    flushed.unwrap_or(Ok(()))
+    if it.has(STREAM_PAUSED) {
+        return Ok(());
+    }
+    let data = it.with_wire(|wire| mem::take(&mut wire.out));
+    let piece = if data.is_empty() {
+        None
+    } else {
+        Some(to_bytes(&data)?)
+    };
+    recycle(data);
+    if let Some(piece) = piece {
+        with_stream(it, |_, stream| {
+            if write::takes_writes(stream) {
+                stream.queue.with(|queue| queue.push(piece));
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Encrypts `data`. What cannot be encrypted now, because OpenSSL has to read first, is left to asyncio's backlog.

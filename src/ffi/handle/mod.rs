@@ -1,0 +1,220 @@
+//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`maker`] makes and reuses handles, and
+//! [`running`] lets other threads wait for one that runs.
+//!
+//! They are real subclasses of `asyncio.Handle` and its subclasses, whose `__slots__` are Python attributes at
+//! fixed offsets. Ours take these words for their own object pointers and answer for every attribute themselves, so a
+//! handle costs one small allocation with its arguments inside, and everything cold (`__repr__`, comparison) is
+//! inherited.
+
+mod maker;
+pub mod running;
+mod types;
+
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use pyo3::ffi::{self, PyObject};
+
+pub use maker::{new_handle, new_timer, recycle, track_kept, visit_owned, Call, Maker};
+pub use types::{class_of, downcast, make_type, Class};
+
+use super::fastcall::Res;
+use super::refs::Ref;
+
+/// Arguments that fit into the handle; more go into a tuple.
+pub const INLINE_ARGS: usize = 3;
+const IN_TUPLE: u8 = u8::MAX;
+
+/// `cancel()` was called.
+pub const CANCELLED: u8 = 1;
+/// The callback runs now: its references must stay.
+pub const RUNNING: u8 = 1 << 1;
+/// A reader or writer: it runs again and again.
+pub const PERSISTENT: u8 = 1 << 2;
+/// The context is a template: the callback runs in a copy of it.
+pub const TEMPLATE: u8 = 1 << 4;
+/// Known to the garbage collector.
+const TRACKED: u8 = 1 << 5;
+/// In the timer heap.
+pub const SCHEDULED: u8 = 1 << 3;
+/// Other threads may wait for the callback to return.
+pub const THREAD_SAFE: u8 = 1 << 6;
+
+/// A callback that waits to be run.
+#[repr(C)]
+pub struct HandleObject {
+    ob_base: ffi::PyObject,
+    /// `[0]` is the scratch word that vectorcall lets a bound method borrow; the arguments follow.
+    args: [*mut PyObject; INLINE_ARGS + 1],
+    pub callback: *mut PyObject,
+    pub context: *mut PyObject,
+    pub event_loop: *mut PyObject,
+    /// Since Python 3.12 the list of weak references is kept in front of the object.
+    #[cfg(not(Py_3_12))]
+    weakrefs: *mut PyObject,
+    /// Where the handle was made, in debug mode.
+    pub source_traceback: *mut PyObject,
+    /// `repr()` from before a cancellation, in debug mode.
+    pub debug_repr: *mut PyObject,
+    /// `when()` of a timer, in the loop's seconds.
+    pub when: f64,
+    count: u8,
+    flags: AtomicU8,
+}
+
+/// An owned reference to a handle.
+#[repr(transparent)]
+pub struct HandleRef(Ref);
+
+impl HandleRef {
+    /// # Safety
+    /// `object` is a live handle.
+    #[inline]
+    pub unsafe fn borrowed(object: *mut PyObject) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Ref::borrowed(object) })
+    }
+
+    #[inline]
+    pub fn as_ptr(&self) -> *mut HandleObject {
+        self.0.as_ptr().cast()
+    }
+
+    #[inline]
+    pub fn as_object(&self) -> &Ref {
+        &self.0
+    }
+
+    #[inline]
+    pub fn into_object(self) -> Ref {
+        self.0
+    }
+
+    #[inline]
+    pub fn has(&self, flag: u8) -> bool {
+        // SAFETY: an owned reference is live, and the flags are atomic.
+        unsafe { (*self.as_ptr()).has(flag) }
+    }
+}
+
+impl Clone for HandleRef {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl HandleObject {
+    #[inline]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    #[inline]
+    pub fn set(&self, flag: u8, on: bool) {
+        if cfg!(Py_GIL_DISABLED) {
+            // Another thread may cancel the handle at the same time.
+            if on {
+                self.flags.fetch_or(flag, Ordering::SeqCst);
+            } else {
+                self.flags.fetch_and(!flag, Ordering::SeqCst);
+            }
+            return;
+        }
+        let old = self.flags.load(Ordering::Relaxed);
+        let new = if on { old | flag } else { old & !flag };
+        self.flags.store(new, Ordering::Relaxed);
+    }
+
+    /// Calls the callback with its arguments.
+    ///
+    /// # Safety
+    /// The handle is live, has a callback, and is marked `RUNNING` so that nobody clears it meanwhile.
+    #[inline]
+    pub unsafe fn call(this: *mut Self) -> Res<Ref> {
+        // SAFETY: the fields stay as they are while RUNNING is set; `args[0]` is free for the callee to borrow.
+        unsafe {
+            let (callback, count) = ((*this).callback, (*this).count);
+            let args = (&raw mut (*this).args).cast::<*mut PyObject>().add(1);
+            Ref::new(if count == IN_TUPLE {
+                ffi::PyObject_Call(callback, *args, ptr::null_mut())
+            } else {
+                ffi::PyObject_Vectorcall(
+                    callback,
+                    args,
+                    usize::from(count) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                    ptr::null_mut(),
+                )
+            })
+        }
+    }
+
+    /// The arguments as a tuple; `None` once they are gone.
+    ///
+    /// # Safety
+    /// The handle is live.
+    pub unsafe fn args_tuple(this: *mut Self) -> Res<Ref> {
+        // SAFETY: the first `count` inline words are live objects.
+        unsafe {
+            if (*this).callback.is_null() {
+                return Ok(Ref::none());
+            }
+            if (*this).count == IN_TUPLE {
+                return Ok(Ref::borrowed((*this).args[1]));
+            }
+            let n = usize::from((*this).count);
+            let tuple = Ref::new(ffi::PyTuple_New(n.cast_signed()))?;
+            for (i, &arg) in (&(*this).args)[1..=n].iter().enumerate() {
+                ffi::Py_INCREF(arg);
+                ffi::PyTuple_SET_ITEM(tuple.as_ptr(), i.cast_signed(), arg);
+            }
+            Ok(tuple)
+        }
+    }
+
+    /// Lets go of callback, arguments, context and loop, so that no cycle runs through a handle that is done with.
+    ///
+    /// # Safety
+    /// The handle is live and not `RUNNING`. Python code may run.
+    #[inline]
+    pub unsafe fn release(this: *mut Self) {
+        // SAFETY: each word is emptied before what it held is given back, so nobody sees a dead pointer.
+        unsafe {
+            let count = std::mem::replace(&mut (*this).count, 0);
+            let n = if count == IN_TUPLE {
+                1
+            } else {
+                usize::from(count)
+            };
+            let mut args = [ptr::null_mut(); INLINE_ARGS];
+            for (i, arg) in args.iter_mut().enumerate().take(n) {
+                *arg = std::mem::replace(&mut (*this).args[i + 1], ptr::null_mut());
+            }
+            let callback = std::mem::replace(&mut (*this).callback, ptr::null_mut());
+            let context = std::mem::replace(&mut (*this).context, ptr::null_mut());
+            let event_loop = std::mem::replace(&mut (*this).event_loop, ptr::null_mut());
+            for arg in args.into_iter().take(n) {
+                ffi::Py_DECREF(arg);
+            }
+            ffi::Py_XDECREF(callback);
+            ffi::Py_XDECREF(context);
+            ffi::Py_XDECREF(event_loop);
+        }
+    }
+}
+
+/// Every object of a handle, or null; `args[0]` is only ever borrowed.
+unsafe fn fields(this: *mut HandleObject) -> [*mut PyObject; 8] {
+    // SAFETY: the caller's handle is live.
+    unsafe {
+        [
+            (*this).args[1],
+            (*this).args[2],
+            (*this).args[3],
+            (*this).callback,
+            (*this).context,
+            (*this).event_loop,
+            (*this).source_traceback,
+            (*this).debug_repr,
+        ]
+    }
+}
