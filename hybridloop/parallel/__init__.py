@@ -44,6 +44,7 @@ from .introspection import (
     socket_stats,
     sys_stats,
 )
+from .mapping import Results, map, map_reduce
 from .protected import (
     AssignmentError,
     UnprotectedError,
@@ -83,6 +84,7 @@ __all__ = (
     "NoWaitersError",
     "ProtectionError",
     "Protocol",
+    "Results",
     "Server",
     "UnprotectedError",
     "WaitError",
@@ -99,6 +101,8 @@ __all__ = (
     "dict",
     "is_parallel_thread",
     "list",
+    "map",
+    "map_reduce",
     "memory_stats",
     "mode",
     "object",

@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import httptools
-except ImportError as error:
-    raise ImportError(
-        "http11 needs the parser of httptools: pip install 'hybridloop[http]'"
-    ) from error
+except ImportError:
+    raise ImportError("http11 needs a parser: pip install 'hybridloop[http]'") from None
 
 from .link import Answer
 from .protocol import RESERVED

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_Callback = Callable[[Any], None]
-_ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
-_Errback = Callable[[_ExcInfo], None]
+Callback = Callable[[Any], None]
+ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
+Errback = Callable[[ExcInfo], None]
 
 _MISSING: Any = object()
 
@@ -43,8 +43,8 @@ class Job(TaskHandle[Any]):
     def __init__(
         self,
         function: Callable[[], Any],
-        callback: _Callback | None = None,
-        errback: _Errback | None = None,
+        callback: Callback | None = None,
+        errback: Errback | None = None,
         name: str | None = None,
     ) -> None:
         runtime = get_runtime()
@@ -107,6 +107,10 @@ class Job(TaskHandle[Any]):
             return False
         self._end(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
         return True
+
+    def _wait_blocking(self, timeout: float | None) -> None:
+        with blocking():
+            super()._wait_blocking(timeout)
 
     def _spawn(
         self, body: Coroutine[Any, Any, Any], then: Callable[[TaskHandle[Any]], None]
@@ -223,8 +227,8 @@ def submit_work(
     func: Callable[..., Any],
     args: Any = None,
     kwds: Mapping[str, Any] | None = None,
-    callback: _Callback | None = None,
-    errback: _Errback | None = None,
+    callback: Callback | None = None,
+    errback: Errback | None = None,
 ) -> TaskHandle[Any]:
     """Call `func(*args, **kwds)` in a parallel thread, then `callback(result)` there.
 
@@ -241,8 +245,8 @@ def submit_timer(
     func: Callable[..., Any],
     args: Any = None,
     kwds: Mapping[str, Any] | None = None,
-    callback: _Callback | None = None,
-    errback: _Errback | None = None,
+    callback: Callback | None = None,
+    errback: Errback | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, `timer` seconds from now."""
     delay = float(timer)
@@ -256,8 +260,8 @@ def submit_io(
     func: Callable[..., Any],
     args: Any = None,
     kwds: Mapping[str, Any] | None = None,
-    callback: _Callback | None = None,
-    errback: _Errback | None = None,
+    callback: Callback | None = None,
+    errback: Errback | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, for a function that blocks: it gets a thread of its own meanwhile."""
     return Job(bind(func, args, kwds), callback, errback, _name(func)).submit(blocks=True)
@@ -268,8 +272,8 @@ def submit_wait(
     func: Callable[..., Any] | None = None,
     args: Any = None,
     kwds: Mapping[str, Any] | None = None,
-    callback: _Callback | None = None,
-    errback: _Errback | None = None,
+    callback: Callback | None = None,
+    errback: Errback | None = None,
     timeout: float | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, once `obj` is ready.

@@ -1,0 +1,168 @@
+"""`map()` and `map_reduce()`: the engine's, with PyParallel's callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from .._core import Kernel
+from .runtime import Runtime, get_runtime
+from .threads import blocking
+from .work import Errback, Job
+
+if TYPE_CHECKING:
+    from ..engine.mapping import MapResults
+    from ..handle import TaskHandle
+
+_NOTHING: Any = object()
+_Function = Callable[..., Any] | Kernel | str
+
+
+class Results:
+    """What `map()` returns: an iterator, for `for` in plain threads, `async for` in tasks.
+
+    The exception of a call is raised in its place and ends the iteration; so do `close()` and
+    dropping the iterator. Calls that are under way are cancelled then.
+    """
+
+    def __init__(self, results: MapResults[Any]) -> None:
+        self._results = results
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        with blocking():
+            return next(self._results)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._results)
+
+    def close(self) -> None:
+        """Cancel what is under way."""
+        self._results.close()
+
+
+@overload
+def map(callable: _Function, iterable: Iterable[Any], chunksize: int = 1) -> Results: ...
+@overload
+def map(
+    callable: _Function,
+    iterable: Iterable[Any],
+    chunksize: int = 1,
+    callback: Callable[[list[Any]], None] | None = None,
+    errback: Errback | None = None,
+) -> TaskHandle[list[Any]]: ...
+def map(
+    callable: _Function,
+    iterable: Iterable[Any],
+    chunksize: int = 1,
+    callback: Callable[[list[Any]], None] | None = None,
+    errback: Errback | None = None,
+) -> Results | TaskHandle[list[Any]]:
+    """Call a function in parallel threads, or a kernel on native workers, for each item.
+
+    A kernel, or its name, runs in parallel on every Python; functions take turns if there is a
+    global interpreter lock, see `mode()`. `chunksize` calls are submitted together.
+
+    Without a callback, the results can be iterated over, in the order of the items, with `for` or
+    `async for`; items are taken as results are asked for, and an exception is raised in the place
+    of its result. With `callback` or `errback` everything is computed at once: then
+    `callback(results)` is called in a parallel thread, or `errback((type, value, traceback))` for
+    the first exception; `run()` waits for it, and the handle has the list as its result.
+    """
+    runtime = get_runtime()
+    engine = runtime.get_engine()
+    results = Results(engine.map(_in_pool(runtime, callable), iterable, chunksize=chunksize))
+    if callback is None and errback is None:
+        return results
+
+    async def collect() -> list[Any]:
+        return [result async for result in results]
+
+    return Job(collect, callback, errback, f"map {_name(callable)}").submit()
+
+
+def map_reduce(
+    callable: _Function,
+    reducer: _Function,
+    iterable: Iterable[Any],
+    initial: Any = _NOTHING,
+    chunksize: int = 1,
+    callback: Callable[[Any], None] | None = None,
+    errback: Errback | None = None,
+) -> TaskHandle[Any]:
+    """`functools.reduce(reducer, map(callable, iterable), initial)`, as `submit_work()` does it.
+
+    The results are reduced in the order of the items, while others are being computed. Both
+    functions may be kernels.
+    """
+    runtime = get_runtime()
+    options = {} if initial is _NOTHING else {"initial": initial}
+    items = iter(iterable)
+
+    async def reduce() -> Any:
+        return await runtime.get_engine().map_reduce(
+            _in_pool(runtime, callable),
+            _in_pool(runtime, reducer),
+            items,
+            chunksize=chunksize,
+            **options,
+        )
+
+    return Job(reduce, callback, errback, f"map_reduce {_name(callable)}").submit()
+
+
+def _in_pool(runtime: Runtime, function: _Function) -> _Function:
+    """A function as one that the threads of the pool call, so that no loop waits for it."""
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        return function
+
+    @functools.wraps(function)
+    async def call(*args: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = copy_context()
+
+        def work() -> None:
+            try:
+                value = context.run(function, *args)
+            except StopIteration as error:
+                # It would end something else where it is raised next.
+                wrong = RuntimeError(f"{_name(function)} raised StopIteration")
+                wrong.__cause__ = error
+                tell(future.set_exception, wrong)
+            except BaseException as error:
+                tell(future.set_exception, error)
+            else:
+                tell(future.set_result, value)
+
+        def tell(settle: Callable[[Any], None], outcome: Any) -> None:
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, future, settle, outcome)
+
+        runtime.pool.call(work)
+        value = await future
+        return await value if inspect.isawaitable(value) else value
+
+    return call
+
+
+def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
+    if not future.done():
+        settle(outcome)
+
+
+def _name(function: _Function) -> str:
+    if isinstance(function, str):
+        return function
+    return str(getattr(function, "name", None) or getattr(function, "__qualname__", function))
