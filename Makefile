@@ -43,7 +43,7 @@ help: ## List the targets
 ##### Use
 
 .PHONY: demo
-demo: $(BUILT) $(VENV)/.extra-demo ## Serve HTTP on hybridloop, check every response, compare asyncio, uvloop and hybridloop
+demo: $(BUILT) $(VENV)/.extra-demo ## Serve HTTP on hybridloop, check every response, compare loops, run heavy work beside
 	@$(PY) -m examples.demo $(DEMO_ARGS)
 
 .PHONY: serve

@@ -1,4 +1,4 @@
-"""The demo: a conversation with a server on hybridloop, then a comparison of loops."""
+"""The demo: a conversation with a server on hybridloop, a comparison of loops, and heavy work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from examples.demo import comparison
+from examples.demo import comparison, heavy
 from examples.demo.conversation import CHECKS
 from examples.demo.load import WrongResponse
 from examples.demo.server import ServerError, serve
@@ -29,6 +29,8 @@ def main() -> int:
     failures = converse(loops[-1])
     if arguments.rounds and not failures:
         failures += contest(loops, arguments.rounds, arguments.seconds, arguments.connections)
+        if "hybridloop" in loops and not failures:
+            failures += work(min(arguments.seconds, 2.5))
     if failures:
         print(f"\nFAILED: {failures} of the checks above did not hold.", file=sys.stderr)
         return 1
@@ -118,6 +120,24 @@ def contest(loops: Sequence[str], rounds: int, seconds: float, connections: int)
     print()
     note = f"All {comparison.responses(results):,} responses were checked. {comparison.caveat()}"
     print(textwrap.fill(note, 96, initial_indent="  ", subsequent_indent="  "))
+    return 0
+
+
+def work(seconds: float) -> int:
+    print(
+        f"\n3. Light requests while heavy ones run, on hybridloop\n"
+        f"  {heavy.HEAVY} connections ask for the median of 100,000 numbers, again and again; "
+        f"{heavy.LIGHT} others send GET /"
+    )
+    try:
+        results = heavy.compare(seconds)
+    except (WrongResponse, ServerError, OSError) as error:
+        print(f"  FAIL  {type(error).__name__}: {error}")
+        return 1
+    print()
+    print(textwrap.indent(heavy.table(results), "  "))
+    print()
+    print(textwrap.fill(heavy.NOTE, 96, initial_indent="  ", subsequent_indent="  "))
     return 0
 
 

@@ -1,12 +1,15 @@
-"""The ASGI application that the demo serves: five routes, no framework."""
+"""The ASGI application that the demo serves: a few routes, no framework."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import os
 import platform
+import random
+from array import array
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -21,6 +24,8 @@ DOCUMENT = json.dumps({"greeting": "Hello, world!", "squares": [n * n for n in r
 
 STREAM_LINES = 20
 STREAM_INTERVAL = 0.02
+
+NUMBERS = 100_000
 
 
 def stream_line(number: int) -> bytes:
@@ -43,8 +48,32 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await respond(send, body, b"application/octet-stream", [(b"x-sha256", digest)])
         case "GET", "/stream":
             await stream(send)
+        case "GET", "/median/native":
+            await respond(send, await median_native(), b"text/plain; charset=utf-8")
+        case "GET", "/median/executor":
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(None, median)
+            await respond(send, body, b"text/plain; charset=utf-8")
+        case "GET", "/median/blocking":
+            await respond(send, median(), b"text/plain; charset=utf-8")
         case _:
             await respond(send, b"Not found", b"text/plain; charset=utf-8", status=404)
+
+
+@functools.cache
+def numbers() -> array[float]:
+    generator = random.Random(0)
+    return array("d", (generator.gauss() for _ in range(NUMBERS)))
+
+
+def median() -> bytes:
+    return repr(sorted(numbers())[NUMBERS // 2]).encode()
+
+
+async def median_native() -> bytes:
+    loop: Any = asyncio.get_running_loop()
+    in_order = await loop.run_native("hl.sort", numbers())
+    return repr(memoryview(in_order)[NUMBERS // 2]).encode()
 
 
 def about() -> bytes:

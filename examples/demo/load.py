@@ -9,6 +9,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from examples.demo import app
@@ -51,10 +52,10 @@ def mix(number: int) -> tuple[Exchange, ...]:
 class Connection:
     """One keep-alive connection that always has one request under way."""
 
-    def __init__(self, port: int, number: int) -> None:
+    def __init__(self, port: int, number: int, exchanges: Sequence[Exchange] | None = None) -> None:
         self.socket = socket.create_connection((HOST, port), timeout=DRAIN_TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._exchanges = mix(number)
+        self._exchanges = exchanges or mix(number)
         self._next = number
         self._exchange = self._exchanges[0]
         self._received = b""
