@@ -1,19 +1,24 @@
 """`loop.close()` with something in flight: nothing stays behind, and what is dropped is named."""
 
 import asyncio
+import functools
 import gc
 import os
 import re
 import signal
 import socket
+import ssl
 import sys
+import tempfile
 import threading
 import time
 import warnings
 import weakref
 
 import pytest
+import trustme
 
+import hybridloop
 from tests.conftest import name_of, open_fds
 from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
 
@@ -60,6 +65,81 @@ async def stream(loop, keep):
     keep(theirs)
     reader, _writer = await asyncio.open_connection(sock=ours)
     loop.create_task(reader.read(1))
+    await asyncio.sleep(0)
+
+
+@functools.cache
+def tls_contexts():
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    return server, client
+
+
+async def tls_handshake(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    loop.create_task(loop.connect_accepted_socket(Recorder, ours, ssl=tls_contexts()[0]))
+    await asyncio.sleep(0.01)
+
+
+async def tls(loop, keep):
+    """Both ends, with more on its way than the sockets take."""
+    server, client = tls_contexts()
+    ours, theirs = unix_pair()
+    accepting = loop.create_task(loop.connect_accepted_socket(Recorder, ours, ssl=server))
+    reading, _ = await loop.create_unix_connection(
+        Recorder, sock=theirs, ssl=client, server_hostname="localhost"
+    )
+    reading.pause_reading()
+    writing, _ = await accepting
+    writing.write(b"x" * 4 * MIB)
+    await asyncio.sleep(0)
+
+
+async def tls_shutdown(loop, keep):
+    server, client = tls_contexts()
+    ours, theirs = unix_pair()
+    accepting = loop.create_task(loop.connect_accepted_socket(Recorder, ours, ssl=server))
+    reading, _ = await loop.create_unix_connection(
+        Recorder, sock=theirs, ssl=client, server_hostname="localhost"
+    )
+    reading.pause_reading()
+    writing, _ = await accepting
+    writing.close()
+    await asyncio.sleep(0)
+
+
+async def own_stream(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    reader, writer = await hybridloop.open_connection(sock=ours)
+    writer.write(b"x" * 4 * MIB)
+    loop.create_task(writer.drain())
+    loop.create_task(reader.readline())
+    await asyncio.sleep(0)
+
+
+async def sendfile(loop, keep):
+    ours, theirs = unix_pair()
+    keep(theirs)
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.truncate(16 * MIB)
+    transport, _ = await loop.connect_accepted_socket(Recorder, ours)
+    task = loop.create_task(loop.sendfile(transport, file))
+    task.add_done_callback(lambda _: file.close())
+    keep(file)
+    await asyncio.sleep(0.01)
+
+
+async def sock_sends(loop, keep):
+    ours, theirs = unix_pair()
+    ours.setblocking(False)
+    keep(ours)
+    keep(theirs)
+    loop.create_task(loop.sock_sendall(ours, b"x" * 4 * MIB))
     await asyncio.sleep(0)
 
 
@@ -131,6 +211,12 @@ KINDS = [
     transfer,
     closing_transfer,
     stream,
+    own_stream,
+    tls_handshake,
+    tls,
+    tls_shutdown,
+    sendfile,
+    sock_sends,
     datagrams,
     pipes,
     sock_waits,
@@ -160,7 +246,7 @@ def close_with(new_event_loop, kinds, patience=10):
             loop.run_until_complete(kind(loop, kept.append))
         loop.close()
         while kept:
-            if isinstance(kept[-1], socket.socket):
+            if hasattr(kept[-1], "close") and not isinstance(kept[-1], asyncio.AbstractServer):
                 kept[-1].close()
             kept.pop()
         gone = weakref.ref(loop)
@@ -205,7 +291,12 @@ def test_closed_in_the_middle(loop_factory, kind):
         return {name.replace("_Selector", "") for name in names}
 
     # Sockets without a Python object are not named one by one.
-    assert transports(named) == renamed(transports(expected))
+    if kind is tls_handshake:
+        # Who waited for it is named, and closes the transport; in asyncio that fails.
+        assert messages == {"Task was destroyed but it is pending!"}
+        assert transports(named) == set()
+    else:
+        assert transports(named) == renamed(transports(expected))
     assert "unclosed <socket" not in named or "unclosed <socket" in expected
 
 

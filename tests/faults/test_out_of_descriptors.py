@@ -123,6 +123,21 @@ async def subprocess_without_pipes(loop, listener):
     await process.wait()
 
 
+async def pipes(loop, listener):
+    reading, writing = (
+        os.fdopen(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True)
+    )
+    reader, protocol = await loop.connect_read_pipe(Recorder, reading)
+    writer, _ = await loop.connect_write_pipe(Recorder, writing)
+    writer.write(b"through")
+    writer.close()
+    deadline = loop.time() + 10
+    while not protocol.lost:
+        assert loop.time() < deadline
+        await asyncio.sleep(0)
+    assert protocol.data == b"through"
+
+
 async def signal_handler(loop, listener):
     loop.add_signal_handler(signal.SIGUSR1, int)
     loop.remove_signal_handler(signal.SIGUSR1)
@@ -135,6 +150,7 @@ OPERATIONS = [
     sock_accept,
     subprocess,
     subprocess_without_pipes,
+    pipes,
     signal_handler,
 ]
 
