@@ -28,17 +28,18 @@ impl LoopCore {
     /// `socket` is a live object.
     #[inline]
     pub unsafe fn known_socket(&self, socket: *mut PyObject, fd: RawFd) -> Option<Known> {
-        let (known, weak) = self.descriptors.with(|all| {
+        let (known, target) = self.descriptors.with(|all| {
             let token = all.token(fd)?;
             let watch = all.watch_of(token)?;
-            if watch.mode() != Mode::Edge {
+            if !watch.is_edge() {
                 return None;
             }
             let dry = watch.dry;
-            Some((Known { token, dry }, watch.socket.clone()?))
+            // SAFETY: attached.
+            let target = unsafe { target_of(watch.socket.as_ref()?) };
+            Some((Known { token, dry }, target?))
         })?;
-        // SAFETY: the caller's promise.
-        unsafe { refers_to(&weak, socket) }.then_some(known)
+        ptr::eq(target.as_ptr(), socket).then_some(known)
     }
 
     /// Takes note that `known` had nothing left to read, as a read that would block says, or one that came back short.
@@ -136,14 +137,22 @@ impl LoopCore {
     }
 }
 
-/// Whether a weak reference is to `object`.
-unsafe fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
+/// The object of a weak reference.
+#[inline]
+unsafe fn target_of(weak: &Ref) -> Option<Ref> {
     let mut target = ptr::null_mut();
     // SAFETY: attached; a live weak reference. What comes back is a reference of our own, or null.
     unsafe {
         ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut target);
-        Ref::new(target).is_ok_and(|target| ptr::eq(target.as_ptr(), object))
+        Ref::new(target).ok()
     }
+}
+
+/// Whether a weak reference is to `object`.
+unsafe fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
+    // SAFETY: attached.
+    let target = unsafe { target_of(weak) };
+    target.is_some_and(|target| ptr::eq(target.as_ptr(), object))
 }
 
 /// A weak reference, or none if the object's class does not allow it.

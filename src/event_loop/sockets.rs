@@ -493,14 +493,16 @@ unsafe fn call<const N: usize>(
     let name = kind.name().to_bytes();
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
-        let mut objects = bind(&name[b"Loop.".len()..], parameters, args)?
-            .into_iter()
-            .map(|object| (!object.is_null()).then(|| Ref::borrowed(object)));
+        let bound = bind(&name[b"Loop.".len()..], parameters, args)?;
+        let object = |at: usize| {
+            let object = bound.get(at).copied().unwrap_or(ptr::null_mut());
+            (!object.is_null()).then(|| Ref::borrowed(object))
+        };
         let operation = SocketCall {
             kind,
             event_loop: Ref::borrowed(slf),
-            socket: objects.next().flatten().ok_or_else(no_socket)?,
-            args: [objects.next().flatten(), objects.next().flatten()],
+            socket: object(0).ok_or_else(no_socket)?,
+            args: [object(1), object(2)],
             checked: Cell::new(false),
             sent: Cell::new(0),
             data: Local::default(),

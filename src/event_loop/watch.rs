@@ -112,16 +112,23 @@ impl Watch {
         let (read, write) = (&self.read, &self.write);
         let called = read.callback.is_some() || write.callback.is_some();
         let awaited = !read.waiters.is_empty() || !write.waiters.is_empty();
-        if called || (awaited && self.socket.is_none()) {
+        if self.is_edge() {
+            Mode::Edge
+        } else if called || awaited {
             Mode::Level(Interest {
                 readable: read.callback.is_some() || !read.waiters.is_empty(),
                 writable: write.callback.is_some() || !write.waiters.is_empty(),
             })
-        } else if self.socket.is_some() {
-            Mode::Edge
         } else {
             Mode::Out
         }
+    }
+
+    /// Whether the mode is [`Mode::Edge`].
+    #[inline]
+    pub fn is_edge(&self) -> bool {
+        let called = self.read.callback.is_some() || self.write.callback.is_some();
+        self.socket.is_some() && !called
     }
 
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {

@@ -65,6 +65,9 @@ pub unsafe fn bind<const N: usize>(
         return Err(too_many(function, N, args.positional.len()));
     }
     found[..args.positional.len()].copy_from_slice(args.positional);
+    if args.positional.len() == N && !args.has_keywords() {
+        return Ok(found);
+    }
     for (name, value) in args.keywords() {
         // SAFETY: the caller's promise.
         let at = parameters

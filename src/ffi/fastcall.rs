@@ -74,6 +74,11 @@ impl<'a> Args<'a> {
         (0..n).map(move |i| unsafe { (ffi::PyTuple_GET_ITEM(names, i), *values.offset(i)) })
     }
 
+    #[inline]
+    pub fn has_keywords(&self) -> bool {
+        !self.names.is_null()
+    }
+
     /// The number of keyword arguments.
     pub fn keyword_count(&self) -> usize {
         self.keywords().count()

@@ -20,6 +20,8 @@ use super::refs::Ref;
 const WORD: usize = size_of::<usize>();
 /// The words in front of an object: two for the collector, and two more if its type says so.
 const IN_FRONT: usize = 4;
+/// Where the words of the object's own begin.
+const BODY: usize = IN_FRONT + size_of::<PyObject>() / WORD;
 /// Free-threaded builds split the count of references, so that it does not tell who holds an object.
 const COUNTS_TELL: bool = cfg!(not(Py_GIL_DISABLED));
 /// How many futures are kept at most.
@@ -30,21 +32,20 @@ const HAS_MORE: std::ffi::c_ulong = ffi::Py_TPFLAGS_MANAGED_DICT | ffi::Py_TPFLA
 #[cfg(not(Py_3_12))]
 const HAS_MORE: std::ffi::c_ulong = 1 << 4;
 
-/// What is in one word of a future; the bits that are not in the mask may be anything.
-#[derive(Clone, Copy)]
+/// What is in the words of a future behind the header. Only the bits in the mask matter.
 struct Expected {
-    mask: usize,
-    bits: usize,
+    masks: Vec<usize>,
+    bits: Vec<usize>,
 }
 
 /// What is where in the futures of a loop. Places are counted in words, from `IN_FRONT` words before the object on.
 struct Words {
-    /// The first place that is there to be read.
-    first: usize,
+    /// The words in front of those of the collector are there to be read, and 0.
+    has_more: bool,
     /// One callback waits, and nothing has happened yet.
-    awaited: Vec<Expected>,
+    awaited: Expected,
     /// The result is `None`, and the callback has been scheduled.
-    served: Vec<Expected>,
+    served: Expected,
     state: Place,
     result: usize,
     callback: usize,
@@ -58,7 +59,7 @@ struct Place {
     served: usize,
 }
 
-/// The first word that [`Words`] can count. It need not be there to be read: that begins with `Words::first`.
+/// The first word that [`Words`] can count. It need not be there to be read.
 #[inline]
 fn start(future: &Ref) -> *mut usize {
     future.as_ptr().cast::<usize>().wrapping_sub(IN_FRONT)
@@ -70,7 +71,6 @@ impl Words {
     /// # Safety
     /// Attached; both are live, new, of exactly the native class, of the same loop, and nobody else holds them.
     unsafe fn find(one: &Ref, other: &Ref) -> Res<Option<Self>> {
-        const HEADER: usize = size_of::<PyObject>() / WORD;
         // SAFETY: attached; what is read are the words of live objects.
         unsafe {
             let ty = ffi::Py_TYPE(one.as_ptr());
@@ -84,7 +84,7 @@ impl Words {
                     .collect()
             };
             // The collector's words, the count of references and the class.
-            let is_header = |at: usize| (2..IN_FRONT + HEADER).contains(&at);
+            let is_header = |at: usize| (2..BODY).contains(&at);
             let changed = |before: &[usize], after: &[usize]| -> Vec<(usize, usize, usize)> {
                 (first..end)
                     .zip(before.iter().zip(after))
@@ -94,7 +94,8 @@ impl Words {
             };
 
             let new = look(one);
-            if !size.is_multiple_of(WORD) || !changed(&new, &look(other)).is_empty() {
+            let is_strange = has_more && new[..2] != [0, 0] || !size.is_multiple_of(WORD);
+            if is_strange || !changed(&new, &look(other)).is_empty() {
                 return Ok(None);
             }
             set_none(one)?;
@@ -121,7 +122,9 @@ impl Words {
             ) else {
                 return Ok(None);
             };
-            if (rest.1, rest.2) != (0, context.as_ptr() as usize) {
+            let is_context = (rest.1, rest.2) == (0, context.as_ptr() as usize);
+            let places = [state.0, result, callback, rest.0];
+            if !is_context || places.iter().any(|at| *at < BODY) {
                 return Ok(None);
             }
             let state = Place {
@@ -130,20 +133,19 @@ impl Words {
                 served: state.2,
             };
             let expect = |free: &[usize], known: &[(usize, usize)]| {
-                let expected = (first..end).zip(&new).map(|(at, &bits)| {
-                    if is_header(at) || free.contains(&at) {
-                        return Expected { mask: 0, bits: 0 };
+                let word = |at: usize| {
+                    if free.contains(&at) {
+                        return (0, 0);
                     }
                     let known = known.iter().find(|(place, _)| *place == at);
-                    Expected {
-                        mask: usize::MAX,
-                        bits: known.map_or(bits, |(_, bits)| *bits),
-                    }
-                });
-                expected.collect()
+                    let bits = known.map_or(new[at - first], |(_, bits)| *bits);
+                    (usize::MAX, bits)
+                };
+                let (masks, bits) = (BODY..end).map(word).unzip();
+                Expected { masks, bits }
             };
             Ok(Some(Self {
-                first,
+                has_more,
                 awaited: expect(&[callback, rest.0], &[]),
                 served: expect(
                     &[],
@@ -158,17 +160,24 @@ impl Words {
     }
 
     #[inline]
-    unsafe fn is(&self, future: &Ref, expected: &[Expected]) -> bool {
+    unsafe fn is(&self, future: &Ref, expected: &Expected) -> bool {
+        let Expected { masks, bits } = expected;
         // SAFETY: the caller's future is live and of the class that was looked at, so these are its words.
-        let words =
-            unsafe { std::slice::from_raw_parts(start(future).add(self.first), expected.len()) };
-        words
+        let (more, words) = unsafe {
+            let more = if self.has_more {
+                start(future).read() | start(future).add(1).read()
+            } else {
+                0
+            };
+            let words = std::slice::from_raw_parts(start(future).add(BODY), bits.len());
+            (more, words)
+        };
+        let differences = words
             .iter()
-            .zip(expected)
-            .fold(0, |differs, (word, expected)| {
-                differs | ((word & expected.mask) ^ expected.bits)
-            })
-            == 0
+            .zip(masks)
+            .zip(bits)
+            .map(|((word, mask), bits)| (word & mask) ^ bits);
+        differences.fold(more, |all, one| all | one) == 0
     }
 
     /// Gives a future on which one callback waits the result `None`. The callback and its context are the caller's.
