@@ -35,7 +35,7 @@ from .errors import (
 )
 from .handle import TaskHandle
 from .loop import Loop, new_event_loop, run
-from .native import configure, kernels, load_kernels, register_kernel
+from .native import configure, get_include, kernels, load_kernels, register_kernel
 from .policy import install
 from .stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
 from .streams import (
@@ -92,6 +92,7 @@ __all__ = (
     "ThreadStats",
     "__version__",
     "configure",
+    "get_include",
     "install",
     "kernels",
     "load_kernels",

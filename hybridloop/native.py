@@ -170,6 +170,11 @@ def load_kernels(
     return _core._load_library(file, replace)
 
 
+def get_include() -> str:
+    """The directory of `hybridloop.h`, for the compiler's `-I`."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")
+
+
 def configure(
     *,
     native_threads: int | None = None,

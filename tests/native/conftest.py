@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hybridloop
 from hybridloop._core import NativeEngine
 
 
@@ -24,7 +25,6 @@ def bus(engine):
 
 
 HERE = Path(__file__).parent
-INCLUDE = HERE.parent.parent / "include"
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,10 @@ def compile_c(tmp_path_factory):
     def compile_c(source, **defines):
         target = tmp_path_factory.mktemp("lib") / f"lib{source}{next(numbers)}.so"
         command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-        command += [f"-I{INCLUDE}", *(f"-D{name}={value}" for name, value in defines.items())]
+        command += [
+            f"-I{hybridloop.get_include()}",
+            *(f"-D{name}={value}" for name, value in defines.items()),
+        ]
         subprocess.run([*command, "-o", target, HERE / "kernels" / f"{source}.c"], check=True)
         return target
 

@@ -1,7 +1,5 @@
 """The engine of native kernels: its sizes, the one of the process, its end, and forks."""
 
-import os
-
 import pytest
 
 import hybridloop
@@ -150,11 +148,3 @@ def test_a_child_gets_an_engine_of_its_own(run_script):
         """
     )
     assert done.stdout.split() == ["child", "parent"]
-
-
-def test_fork_is_what_the_engine_looks_at(engine):
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if not engine.is_here else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert engine.is_here
