@@ -38,7 +38,8 @@ class Command:
 COMMANDS = {
     "memory": Command(
         "Memory per idle connection", "benchmarks.memory", ((), ("--tls", "--connections", "1000"))
-    )
+    ),
+    "engine": Command("Tasks handed to other threads", "benchmarks.engine"),
 }
 GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(command.module))]
 

@@ -15,11 +15,14 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import live
+from .._core import NativeEngine
 from ..handle import TaskHandle
+from ..native import parse_size
 from ..stats import EngineStats, ThreadStats
 from .errors import EngineClosedError, EngineFullError
 from .placement import Placement
 from .serve import BACKLOG, EngineServer, Kind, bind, find_kind, make_server, share
+from .work import WorkMethods
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +41,7 @@ _EXIT_TIME = 1.0
 _started: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class Engine:
+class Engine(WorkMethods):
     """Several threads with a loop each, and one place to hand them coroutines.
 
     ::
@@ -51,10 +54,29 @@ class Engine:
         gil_threads: Python threads, each with a `hybridloop.Loop`.
         tasks_per_thread: how many spawned tasks one thread runs at the same time.
         max_pending: how many more may wait for a place, in all.
+        native_threads: threads that run kernels; as many as there are processors by default. They
+            start with the first job.
+        native_queue: the order of jobs that wait: `"fifo"`, `"lifo"`, or `"priority"`, in which
+            those of one priority are first in, first out. Higher priorities come first in all.
+        max_native_queue: how many jobs may wait before `NativeQueueFullError`.
+        bus_capacity: bytes on the memory bus, as a number or like `"256MiB"`.
+        bus_policy: what happens when the bus is full: `"error"`, or `"evict"` what was not read
+            for the longest time.
+        memory: bytes that results and blocks of the bus may have together, alike.
     """
 
     def __init__(
-        self, gil_threads: int = 1, tasks_per_thread: int = 1000, *, max_pending: int = 100_000
+        self,
+        gil_threads: int = 1,
+        tasks_per_thread: int = 1000,
+        native_threads: int | None = None,
+        native_queue: str = "fifo",
+        bus_capacity: int | str | None = None,
+        bus_policy: str = "error",
+        *,
+        max_pending: int = 100_000,
+        max_native_queue: int | None = None,
+        memory: int | str | None = None,
     ) -> None:
         for name, value, least in (
             ("gil_threads", gil_threads, 1),
@@ -66,7 +88,15 @@ class Engine:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         self._gil_threads = gil_threads
-        self._placement = Placement(tasks_per_thread, max_pending)
+        self._native = NativeEngine(
+            native_threads=native_threads,
+            native_queue=native_queue,
+            max_native_queue=max_native_queue,
+            bus_capacity=None if bus_capacity is None else parse_size(bus_capacity),
+            bus_policy=bus_policy,
+            memory=None if memory is None else parse_size(memory),
+        )
+        self._placement = Placement(tasks_per_thread, max_pending, self._native)
         self._threads = self._placement.threads
         # Guards what follows; not held while anything is waited for.
         self._lock = threading.Lock()
@@ -333,13 +363,17 @@ class Engine:
         cancel = cancel or not placement.wait_served(_left(patience_end))
         placement.refuse()
         cancel = cancel or not placement.wait_idle(_left(patience_end))
+        cancel = cancel or not placement.wait_native_idle(_left(patience_end))
         if cancel:
             placement.cancel_everything()
+            # Jobs that wait never run, and tasks may be waiting for them.
+            self._native.close(0)
             placement.wait_idle(_left(deadline))
         placement.stop()
         for thread in self._threads:
             thread.thread.join(_left(deadline))
-        return placement.resolve_what_is_left()
+        left = placement.resolve_what_is_left()
+        return left + [f"kernel {name}" for name in placement.close_native(_left(deadline))]
 
     def _refuse_own_threads(self, what: str) -> None:
         if any(thread.thread is threading.current_thread() for thread in self._threads):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from .threads import GilThread, Queue
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .._core import NativeEngine
     from ..handle import TaskHandle
     from ..loop import Loop
     from .serve import EngineServer
@@ -27,7 +29,8 @@ class Placement:
     any more is found out.
     """
 
-    def __init__(self, tasks_per_thread: int, max_pending: int) -> None:
+    def __init__(self, tasks_per_thread: int, max_pending: int, native: NativeEngine) -> None:
+        self.native = native
         self.tasks_per_thread = tasks_per_thread
         self.max_pending = max_pending
         # Guards all that follows and the counts and queues of the threads; held for a few
@@ -106,13 +109,14 @@ class Placement:
             for index in indexes:
                 self._numbered(index)
 
-    def serve(self, handle: TaskHandle[Any], index: int) -> None:
+    def serve(self, handle: TaskHandle[Any], index: int | None) -> None:
         """Send a task to a thread beside those that are counted."""
         self.check_process()
         with self.lock:
             self._check_open()
-            target = self._numbered(index)
+            target = self._least_loaded() if index is None else self._numbered(index)
             target.services += 1
+        handle._loop = target.loop
         target.call(target.start_service, handle)
 
     async def wait_for_room(self) -> None:
@@ -215,6 +219,26 @@ class Placement:
         with self.lock:
             return self.idle.wait_for(self._has_served, timeout)
 
+    def wait_native_idle(self, timeout: float | None) -> bool:
+        """Wait until no job is left; nothing tells of the last one."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        delay = 0.0005
+        while (stats := self.native.stats()) and (stats["queued"] or stats["running"]):
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(delay)
+            delay = min(0.01, 2 * delay)
+        return True
+
+    def close_native(self, timeout: float | None) -> list[str]:
+        """End the jobs; the names of kernels that have not returned."""
+        if timeout is not None:
+            return self.native.close(timeout)
+        # In pieces, as it cannot be interrupted.
+        while left := self.native.close(0.1):
+            pass
+        return left
+
     def wait_idle(self, timeout: float | None) -> bool:
         with self.lock:
             return self.idle.wait_for(self._is_idle, timeout)
@@ -306,7 +330,7 @@ class Placement:
 
 
 def _load(thread: GilThread) -> int:
-    return thread.load
+    return thread.load + thread.services
 
 
 def _set(waiter: asyncio.Future[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import inspect
 import logging
 import socket
@@ -66,25 +67,33 @@ def bind(infos: Sequence[Any], count: int, backlog: int) -> list[list[socket.soc
     """
     of_their_own = count > 1 and sys.platform == "linux"
     made: list[list[socket.socket]] = [[] for _ in range(count)]
+    missing: OSError | None = None
     try:
         for family, _type, _proto, _name, address in dict.fromkeys(infos):
-            first = socket.create_server(
-                address[:2], family=family, backlog=backlog, reuse_port=of_their_own
-            )
+            try:
+                first = _listen(address, family, backlog, of_their_own)
+            except OSError as error:
+                # A name may stand for addresses of families that this machine does not have.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+                continue
             made[0].append(first)
             for sockets in made[1:]:
                 if of_their_own:
-                    sockets.append(
-                        socket.create_server(
-                            first.getsockname()[:2], family=family, backlog=backlog, reuse_port=True
-                        )
-                    )
+                    sockets.append(_listen(first.getsockname(), family, backlog, True))
                 else:
                     sockets.append(first.dup())
+        if missing is not None and not made[0]:
+            raise missing
     except BaseException:
         _close(made)
         raise
     return made
+
+
+def _listen(address: Any, family: int, backlog: int, reuse_port: bool) -> socket.socket:
+    return socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
 
 
 def share(sock: socket.socket, count: int) -> list[list[socket.socket]]:

@@ -38,6 +38,7 @@ class GilThread:
         self.stopping = False
         self.failed = False
         self.loop: Loop = new_event_loop()
+        self.loop.native_engine = placement.native
         self.thread = threading.Thread(
             target=self._main, name=f"hybridloop-gil-{index}", daemon=True
         )

@@ -143,6 +143,12 @@ def test_several_addresses(engine: Engine) -> None:
                 assert client.echo(b"hello") == b"hello"
 
 
+def test_an_address_that_this_machine_does_not_have(engine: Engine) -> None:
+    # For documentation, so nobody's.
+    with pytest.raises(OSError, match="assign requested address"):
+        engine.serve(Echo, "192.0.2.1", 0)
+
+
 def test_streams_and_buffered_protocols(engine: Engine) -> None:
     class Buffered(asyncio.BufferedProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
