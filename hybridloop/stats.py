@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._core import NativeEngine
 
 __all__ = ["BusStats", "EngineStats", "LoopStats", "NativeStats", "ThreadStats"]
 
@@ -135,6 +139,31 @@ class BusStats:
 
     refused: int
     """Calls from Python that were refused because a kernel was writing the key."""
+
+
+def native_stats(engine: NativeEngine | None) -> tuple[NativeStats | None, BusStats | None]:
+    """What an engine of native kernels does; nothing of one that the parent of a fork has made."""
+    if engine is None or not (found := engine.stats()):
+        return None, None
+    native = NativeStats(
+        workers=found["threads"],
+        busy=found["running"],
+        queued=found["queued"],
+        done=found["done"],
+        failed=found["failed"],
+        cancelled=found["cancelled"],
+        memory=found["memory"],
+    )
+    bus = found["bus"]
+    return native, BusStats(
+        keys=bus["keys"],
+        bytes=bus["bytes"],
+        capacity=bus["capacity"],
+        writes=bus["writes"],
+        reads=bus["reads"],
+        evictions=bus["evictions"],
+        refused=bus["busy"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from .. import live
 from .._core import NativeEngine
 from ..handle import TaskHandle
 from ..native import parse_size
-from ..stats import EngineStats, ThreadStats
+from ..stats import EngineStats, ThreadStats, native_stats
 from .errors import EngineClosedError, EngineFullError
 from .placement import Placement
 from .serve import BACKLOG, EngineServer, Kind, bind, find_kind, make_server, share
@@ -260,7 +260,10 @@ class Engine(WorkMethods):
             )
             for thread, running, pinned in counts
         )
-        return EngineStats(tuple(threads), places, spawned, pending, placement.max_pending)
+        native, bus = native_stats(self._native)
+        return EngineStats(
+            tuple(threads), places, spawned, pending, placement.max_pending, native, bus
+        )
 
     def _live_loops(self) -> list[Loop]:
         return [thread.loop for thread in self._threads if not thread.loop.is_closed()]

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import live
-from .._core import __version__
-from ..stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
+from .._core import __version__, _used_default_engine
+from ..stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats, native_stats
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -167,6 +167,7 @@ def take(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
         time.time(),
         tuple(_inspect(loops, tasks=tasks)),
         tuple(infos),
+        *native_stats(_used_default_engine() if chosen is None else None),
     )
 
 

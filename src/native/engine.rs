@@ -180,7 +180,8 @@ impl NativeEngine {
         self.engine.is_here()
     }
 
-    /// What it is doing: `threads`, `queued`, `running` and `completed` jobs, bytes of `memory`, and the `bus`.
+    /// What it is doing: `threads`; jobs that are `queued` and `running`, that have run (`completed`), and that have ended, as
+    /// `done`, `failed` or `cancelled`; bytes of `memory`; and the `bus`.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         if !self.engine.is_here() {
@@ -191,6 +192,9 @@ impl NativeEngine {
         dict.set_item("queued", stats.queued)?;
         dict.set_item("running", stats.running)?;
         dict.set_item("completed", stats.completed)?;
+        dict.set_item("done", stats.done)?;
+        dict.set_item("failed", stats.failed)?;
+        dict.set_item("cancelled", stats.cancelled)?;
         dict.set_item("memory", stats.memory)?;
         dict.set_item("bus", bus_stats(py, stats.bus)?)?;
         Ok(dict)
@@ -213,6 +217,14 @@ impl NativeEngine {
 #[pyfunction]
 fn _default_engine(py: Python<'_>) -> PyResult<Py<NativeEngine>> {
     NativeEngine::default(py)
+}
+
+/// The engine of loops that have none of their own, if there is one and it is in use.
+#[pyfunction]
+fn _used_default_engine(py: Python<'_>) -> Option<Py<NativeEngine>> {
+    let slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = slot.engine.as_ref().filter(|_| slot.used);
+    engine.map(|engine| engine.clone_ref(py))
 }
 
 /// Make `engine` the engine of loops that have none of their own, unless there is one in use.
@@ -245,6 +257,7 @@ fn _close_default_engine(py: Python<'_>) {
 /// Adds the functions to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_default_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(_used_default_engine, module)?)?;
     module.add_function(wrap_pyfunction!(_set_default_engine, module)?)?;
     module.add_function(wrap_pyfunction!(_close_default_engine, module)?)
 }

@@ -134,7 +134,8 @@ def test_the_loops_of_its_threads_share_its_workers_and_bus(engine: Engine) -> N
     reading = engine.spawn(read("digest"), thread=1)
     assert engine.spawn(push("digest"), thread=0).result(20)
     assert reading.result(20) == hashlib.sha256(b"x").digest() == bytes(engine.bus.get("digest"))
-    assert engine.native_engine.stats()["completed"] == 1
+    native = engine.stats().native
+    assert native is not None and native.done == 1
     with Engine() as other:
         assert "digest" not in other.bus
 
@@ -155,8 +156,39 @@ def test_t0_3_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> 
     jobs = engine.run_native_many("hl.spin", [(0.1,)] * 4)
     # Nothing of Python runs for as long as this takes.
     hold(600_000)
-    assert engine.native_engine.stats()["completed"] == 4
+    assert engine.native_engine.stats()["done"] == 4
     assert jobs.result(20) == [None] * 4
+
+
+# Statistics
+
+
+def test_stats() -> None:
+    with Engine(native_threads=1, bus_capacity=MIB) as engine:
+        engine.run_native_many("hl.noop", [()] * 3).result(20)
+        with pytest.raises(ValueError):
+            engine.run_native("hl.zlib.decompress", b"no zlib at all").result(20)
+        first = engine.run_native("hl.sleep", LONG)
+        until(lambda: running(engine) == 1)
+        waiting = engine.run_native("hl.noop")
+        engine.bus.push("key", b"four")
+        bytes(engine.bus.get("key"))
+        stats = engine.stats()
+        native, bus = stats.native, stats.bus
+        assert native is not None and bus is not None
+        assert (native.workers, native.busy, native.queued) == (1, 1, 1)
+        assert (native.done, native.failed, native.cancelled) == (3, 1, 0)
+        assert (bus.keys, bus.bytes, bus.capacity, bus.writes, bus.reads) == (1, 4, MIB, 1, 1)
+        assert native.memory >= 4
+        assert waiting.cancel() and first.cancel()
+        until(lambda: native_of(engine).cancelled == 2)
+        until(lambda: (native_of(engine).busy, native_of(engine).queued) == (0, 0))
+
+
+def native_of(engine: Engine) -> hybridloop.NativeStats:
+    native = engine.stats().native
+    assert native is not None
+    return native
 
 
 # Maps

@@ -58,6 +58,12 @@ pub struct Stats {
     pub running: usize,
     /// Jobs that have run.
     pub completed: u64,
+    /// Jobs whose kernel has returned a value.
+    pub done: u64,
+    /// Jobs whose kernel has failed.
+    pub failed: u64,
+    /// Jobs that were cancelled, or too late, or that the end of the engine has ended.
+    pub cancelled: u64,
     /// Bytes of results and blocks that are alive.
     pub memory: usize,
     /// The bus.
@@ -226,6 +232,9 @@ impl Engine {
             queued: shared.queued(),
             running: self.pool.running(),
             completed: shared.completed.load(Ordering::Relaxed),
+            done: shared.done.load(Ordering::Relaxed),
+            failed: shared.failed.load(Ordering::Relaxed),
+            cancelled: shared.cancelled.load(Ordering::Relaxed),
             memory: shared.memory.used(),
             bus: shared.bus.stats(),
         }

@@ -329,6 +329,9 @@ impl Job {
         if self.outcome.set(outcome).is_err() {
             return;
         }
+        if let Some(outcome) = self.outcome.get() {
+            self.shared.count(outcome);
+        }
         self.state.store(DONE, Ordering::Release);
         let mut listeners = self
             .listeners

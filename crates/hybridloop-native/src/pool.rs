@@ -36,6 +36,9 @@ pub(crate) struct Shared {
     pub memory: Arc<Budget>,
     pub job_memory: usize,
     pub completed: AtomicU64,
+    pub done: AtomicU64,
+    pub failed: AtomicU64,
+    pub cancelled: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -64,6 +67,16 @@ impl Shared {
 
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
+    }
+
+    /// A job has ended.
+    pub fn count(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Value(_) => &self.done,
+            Outcome::Error(_) => &self.failed,
+            Outcome::Cancelled | Outcome::TimedOut | Outcome::Closed => &self.cancelled,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A job is no longer waiting.
@@ -159,6 +172,9 @@ impl Pool {
             memory,
             job_memory,
             completed: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
         };
         Self {
             shared: Arc::new(shared),
