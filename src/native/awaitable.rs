@@ -16,7 +16,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::types::{PyDict, PyList, PyType};
-use pyo3::PyTraverseError;
+use pyo3::{PyClass, PyTraverseError};
 
 use super::arguments::Pins;
 use super::completion::{
@@ -24,6 +24,7 @@ use super::completion::{
 };
 use super::outcome::Settled;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
+use crate::ffi::fastcall::guard_int;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -664,22 +665,22 @@ impl NativeAwaitable {
     }
 }
 
-impl Drop for NativeAwaitable {
-    fn drop(&mut self) {
-        let state = self
-            .state
-            .get_mut()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(Settled::Error(error)) = &state.settled else {
-            return;
-        };
+impl NativeAwaitable {
+    /// Tells the loop of an exception that nobody has asked for, once.
+    fn tell_if_lost(&self, py: Python<'_>) {
+        let mut state = lock(&self.state);
         if state.retrieved {
             return;
         }
-        // SAFETY: objects die attached.
-        let py = unsafe { Python::assume_attached() };
-        let kernel = self.work.get().map_or("", Work::kernel);
+        let Some(Settled::Error(error)) = &state.settled else {
+            return;
+        };
         let error = PyErr::from_value(error.bind(py).clone());
+        state.retrieved = true;
+        drop(state);
+        // It may be an exception on its way that lets this die.
+        let pending = PyErr::take(py);
+        let kernel = self.work.get().map_or("", Work::kernel);
         let told = (|| {
             let home = self.home.as_ref()?;
             let about = PyDict::new(py);
@@ -692,7 +693,41 @@ impl Drop for NativeAwaitable {
         if told.is_none() {
             error.write_unraisable(py, None);
         }
+        if let Some(pending) = pending {
+            pending.restore(py);
+        }
     }
+}
+
+impl Drop for NativeAwaitable {
+    fn drop(&mut self) {
+        // SAFETY: objects die attached.
+        self.tell_if_lost(unsafe { Python::assume_attached() });
+    }
+}
+
+/// What the collector calls before it takes anything apart. When it drops a job, the exception may be an empty shell already.
+unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
+    let status = guard_int(|| {
+        // SAFETY: the collector is attached, and gives live objects.
+        let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
+        if let Ok(this) = object.cast::<NativeAwaitable>() {
+            this.get().tell_if_lost(object.py());
+        }
+        Ok(())
+    });
+    if status < 0 {
+        // SAFETY: attached, with an exception set.
+        unsafe { ffi::PyErr_WriteUnraisable(std::ptr::null_mut()) };
+    }
+}
+
+/// Adds a class, this one or one that is based on it, with the finalizer.
+pub fn add_class<T: PyClass>(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<T>()?;
+    // SAFETY: the type was just made, and no other thread knows it yet.
+    unsafe { (*T::type_object_raw(module.py())).tp_finalize = Some(finalize) };
+    Ok(())
 }
 
 /// `await`: one that waits.
@@ -728,5 +763,5 @@ impl Operation for Await {
 /// Makes the classes.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     CLASS.init::<Await>(module.py(), c"hybridloop._core.NativeWait")?;
-    module.add_class::<NativeAwaitable>()
+    add_class::<NativeAwaitable>(module)
 }

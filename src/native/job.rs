@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use super::awaitable::{NativeAwaitable, Work};
+use super::awaitable::{self, NativeAwaitable, Work};
 use super::completion::{lock, Home, Inlet};
 use super::outcome::Settled;
 use super::value::to_python;
@@ -282,6 +282,6 @@ impl Operation for Next {
 /// Makes the classes.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     CLASS.init::<Next>(module.py(), c"hybridloop._core.NativeNext")?;
-    module.add_class::<NativeJob>()?;
+    awaitable::add_class::<NativeJob>(module)?;
     module.add_class::<NativeStream>()
 }

@@ -48,7 +48,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     engine::register(module)?;
     awaitable::register(module)?;
     job::register(module)?;
-    module.add_class::<many::NativeBatch>()?;
+    awaitable::add_class::<many::NativeBatch>(module)?;
     module.add_class::<foreign::NativeInlet>()?;
     module.add_function(wrap_pyfunction!(completion::_wake, module)?)?;
     submit::register(module)?;

@@ -584,3 +584,25 @@ def test_many_threads_submit_to_one_loop(engine):
         assert results == [expected] * 3
 
     run(main())
+
+
+def test_an_error_that_nobody_asks_for_is_told_before_the_collector_clears_it(engine, loop):
+    """The job may die as the last of a cycle, when its exception is an empty shell."""
+    told = []
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+
+    class Cycle:
+        pass
+
+    async def main():
+        for _ in range(3):
+            job = engine.run_native("hl.zlib.decompress", b"no zlib at all")
+            while not job.done():
+                await asyncio.sleep(0.001)
+            cycle = Cycle()
+            cycle.itself, cycle.job = cycle, job
+            del cycle, job
+            gc.collect()
+
+    loop.run_until_complete(main())
+    assert len(told) == 3 and all(told)
