@@ -60,6 +60,7 @@ __all__ = [
     "_register_capsule",
     "_register_capsules",
     "_set_default_engine",
+    "_used_default_engine",
     "_wake",
     "rdtsc",
 ]

@@ -78,12 +78,6 @@ def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvi
             "serving ASGI applications needs uvicorn: pip install 'hybridloop[asgi]'"
         ) from error
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.started:
-                service.has_started()
-
     settings: dict[str, Any] = {
         # Logging is the program's; connections end by the engine's timeout.
         "log_config": None,
@@ -97,4 +91,13 @@ def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvi
         config.load()
     except SystemExit as error:
         raise RuntimeError(_NOT_STARTED) from error
-    return Server(config)
+    server = uvicorn.Server(config)
+    startup = server.startup
+
+    async def start_and_tell(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets=sockets)
+        if server.started:
+            service.has_started()
+
+    server.startup = start_and_tell  # type: ignore[method-assign]
+    return server

@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import live
 from .._core import NativeEngine
@@ -21,7 +21,7 @@ from ..native import parse_size
 from ..stats import EngineStats, ThreadStats, native_stats
 from .errors import EngineClosedError, EngineFullError
 from .placement import Placement
-from .serve import BACKLOG, EngineServer, Kind, bind, find_kind, make_server, share
+from .serve import BACKLOG, EngineServer, bind, find_kind, make_server, share
 from .work import WorkMethods
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Engine(WorkMethods):
         port: int | None = None,
         *,
         sock: socket.socket | None = None,
-        kind: Kind = "auto",
+        kind: Literal["auto", "protocol", "asgi"] = "auto",
         threads: Sequence[int] | None = None,
         backlog: int = BACKLOG,
         graceful_timeout: float | None = 30.0,
@@ -223,7 +223,7 @@ class Engine(WorkMethods):
         port: int | None = None,
         *,
         sock: socket.socket | None = None,
-        kind: Kind = "auto",
+        kind: Literal["auto", "protocol", "asgi"] = "auto",
         threads: Sequence[int] | None = None,
         backlog: int = BACKLOG,
         graceful_timeout: float | None = 30.0,
@@ -332,7 +332,7 @@ class Engine(WorkMethods):
         app: Any,
         infos: Sequence[Any],
         sock: socket.socket | None,
-        kind: Kind,
+        kind: Literal["auto", "protocol", "asgi"],
         threads: Sequence[int] | None,
         backlog: int,
         graceful_timeout: float | None,

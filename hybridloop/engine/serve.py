@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .placement import Placement
 
-Kind = Literal["auto", "protocol", "asgi"]
-
 _logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
@@ -299,7 +297,7 @@ def make_server(
     app: Any,
     sockets: list[list[socket.socket]],
     threads: Sequence[int],
-    kind: Kind,
+    kind: Literal["protocol", "asgi"],
     graceful_timeout: float | None,
     options: dict[str, Any],
 ) -> EngineServer:
