@@ -1,16 +1,22 @@
-"""Work in parallel threads, with callbacks, for programs that are mostly synchronous.
+"""PyParallel's interface: work in parallel threads, servers of classes that return what to send.
 
-The interface of PyParallel: functions go to the threads of an engine, results and errors come back
-by callbacks, and `run()` in the main thread waits until everything is done::
+For programs that are mostly synchronous: functions go to parallel threads, results and errors come
+back by callbacks, and `run()` in the main thread waits until everything is done::
 
     from hybridloop import parallel
 
     parallel.submit_work(checksum, (path,), callback=print, errback=report)
     parallel.submit_timer(0.5, poll_sensor)
+
+    class Echo:
+        def data_received(self, transport, data):
+            return data
+
+    parallel.register(transport=parallel.server("0.0.0.0", 7), protocol=Echo)
     parallel.run()
 
 On a Python with a global interpreter lock Python functions take turns (`mode()` says
-"concurrent"); on a free-threaded one they run at the same time ("parallel").
+"concurrent"); on a free-threaded one they run at the same time ("parallel"). Kernels always do.
 """
 
 from __future__ import annotations
@@ -62,7 +68,7 @@ from .protocol import Protocol
 from .runtime import AsyncRunCalledWithoutEventsError, run, run_once
 from .server import Client, Server, client, register, server
 from .threads import is_parallel_thread, mode, thread_seq_id
-from .transport import Connection, FileTooLargeError, InvalidFileRangeError, IoOp
+from .transport import Connection, InvalidFileRangeError, IoOp
 from .work import (
     call_from_main_thread,
     call_from_main_thread_and_wait,
@@ -78,7 +84,6 @@ __all__ = (
     "AsyncRunCalledWithoutEventsError",
     "Client",
     "Connection",
-    "FileTooLargeError",
     "InvalidFileRangeError",
     "IoOp",
     "NoWaitersError",

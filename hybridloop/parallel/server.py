@@ -340,6 +340,8 @@ class Client(Owner, Connection):
         self._address = address
 
     def _start(self, protocol: Any) -> None:
+        if getattr(protocol, "http11", False):
+            raise ValueError("http11 is for servers; a client has no requests to answer")
         runtime = get_runtime()
         engine = runtime.get_engine()
         self._register(protocol)

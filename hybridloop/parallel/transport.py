@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from .server import Server
 
 
-class FileTooLargeError(OSError):
-    """A file is longer than the system can send at once."""
-
-
 class InvalidFileRangeError(OSError):
     """A range of bytes is not within its file."""
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -623,6 +627,11 @@ class TestRegistration:
         with pytest.raises(parallel.AsyncRunCalledWithoutEventsError):
             parallel.run_once()
 
+    def test_a_client_answers_no_requests(self) -> None:
+        protocol = type("Pages", (), {"http11": True})
+        with pytest.raises(ValueError, match="http11 is for servers"):
+            parallel.register(parallel.client("127.0.0.1", 1), protocol)
+
     def test_registering_twice_and_a_port_in_use(self) -> None:
         with serving(parallel.Protocol) as running:
             with pytest.raises(ValueError, match="has a protocol already"):
@@ -750,6 +759,32 @@ def test_a_hog_leaves_others_their_turn() -> None:
             reader.join()
 
 
+def test_nothing_keeps_a_connection_alive() -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Echo:
+        def connection_made(self, transport: Any, data: bytes) -> None:
+            made.extend((weakref.ref(self), weakref.ref(transport)))
+
+        def data_received(self, transport: Any, data: bytes) -> bytes:
+            return data
+
+    gc.collect()
+    gc.disable()
+    try:
+        with serving(Echo) as running:
+            for n in range(5):
+                with running.connect() as sock:
+                    sock.sendall(b"x")
+                    assert read_exactly(sock, 1) == b"x"
+                until(lambda: running.server.retired_clients == n + 1)  # noqa: B023
+            # Not even for the garbage collector.
+            until(lambda: not any(reference() for reference in made))
+        assert len(made) == 10
+    finally:
+        gc.enable()
+
+
 def test_no_descriptor_is_left() -> None:
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("what descriptors there are is read from /proc")
@@ -779,3 +814,28 @@ def test_machine_and_memory() -> None:
     memory = dict(parallel.memory_stats())
     assert 0 < memory["avail_physical"] < memory["total_physical"]
     assert 0 <= memory["load"] <= 100
+
+
+def test_the_process_ends_with_a_server_and_connections() -> None:
+    script = (
+        "import socket, threading\n"
+        "from hybridloop import parallel\n"
+        "done = threading.Event()\n"
+        "class Chargen:\n"
+        "    initial_bytes_to_send = b'x' * 1000\n"
+        "    def send_complete(self, transport, send_id):\n"
+        "        done.set()\n"
+        "        return b'x' * 1000\n"
+        "server = parallel.server('127.0.0.1', 0)\n"
+        "parallel.register(server, Chargen)\n"
+        "sock = socket.create_connection(('127.0.0.1', server.port))\n"
+        "assert done.wait(20)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
