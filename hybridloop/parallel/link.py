@@ -367,6 +367,9 @@ class Link(asyncio.Protocol):
     def deliver(self, name: str, result: Any, then: Answer | None = None) -> None:
         """Send the result of a callback, once it is there; `then` makes something of it first."""
         connection = self.connection
+        if type(result) is bytes and then is None and connection._is_free():
+            self.send(result)
+            return
         if type(result) not in _PLAIN and inspect.isawaitable(result):
             body = self.wait_for(name, result, then)
             self.begin(name, body, then, getattr(result, "close", None))
@@ -414,8 +417,9 @@ class Link(asyncio.Protocol):
         connection.num_bytes_just_sent = len(data)
         connection.total_bytes_sent += len(data)
         self.unsent = None
-        self.sent = data
         self.busy = False
+        if self.callbacks.wants_sent:
+            self.sent = data
 
     def tell_sent(self, data: bytes) -> None:
         connection = self.connection

@@ -89,6 +89,7 @@ class Callbacks:
             for name in ("line_mode", "lines_mode")
             if getattr(protocol, name, None) is not None
         ]
+        self.wants_sent = "send_complete" in self._found or "data_sent" in self._found
         self.takes_input = (
             self.http11
             or self.has_next_bytes
@@ -101,7 +102,8 @@ class Callbacks:
 
     def takes_lines(self, protocol: Any) -> bool:
         """Whether input goes by lines now; a protocol may change it at any time."""
-        return any(getattr(protocol, name, False) for name in self._line_names)
+        names = self._line_names
+        return bool(names) and any(getattr(protocol, name, False) for name in names)
 
     def count(self, name: str, most: int) -> int:
         """How many of `most` arguments a callback takes."""

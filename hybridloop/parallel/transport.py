@@ -233,8 +233,11 @@ class Connection(Transport):
 
         self._operation = "writefile", write, callback, errback
 
+    def _is_free(self) -> bool:
+        return self._file is None and self._operation is None
+
     def _check_free(self) -> None:
-        if self._file is not None or self._operation is not None:
+        if not self._is_free():
             raise RuntimeError("something is scheduled already in this callback")
 
     def _take_scheduled(self) -> tuple[FileToSend | None, FileOperation | None]:
