@@ -197,11 +197,12 @@ static DATAGRAM: Kind = Kind {
 unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
     // SAFETY: the loop passes a live datagram transport.
     let it = unsafe { Datagram::of(me.as_ptr()) };
-    if event.writable && it.has(BLOCKED) {
-        datagram_io::flush(caller.core, caller.event_loop, me, it)?;
-    }
+    // Reading comes first, as in asyncio: when sending finds out that a Unix peer is gone, the system drops what it sent.
     if event.readable && it.wants_to_read() {
         datagram_io::receive(caller, me, it)?;
+    }
+    if event.writable && it.has(BLOCKED) {
+        datagram_io::flush(caller.core, caller.event_loop, me, it)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ import importlib
 from tests.conftest import LOOP_MODULE
 from tests.transports.support import tcp_pair, unix_pair
 
-from . import scenarios, streams, tls
+from . import datagrams, scenarios, streams, tls
 
 SOMETIMES = "differs at times only: {}"
 
@@ -32,13 +32,19 @@ def play(player, pair):
 KINDS = {
     "unix": (play(streams.Player, unix_pair), scenarios.OURS, scenarios.PEERS),
     "tcp": (play(streams.Player, tcp_pair), scenarios.OURS, scenarios.TCP_PEERS),
+    "datagrams": (
+        play(datagrams.DatagramPlayer, datagrams.pair),
+        datagrams.OURS,
+        datagrams.PEERS,
+        datagrams.CALLBACKS,
+    ),
     "tls": (play(tls.TlsPlayer, unix_pair), tls.OURS, tls.PEERS),
 }
 
 
 def scenario(kind, seed):
-    _, ours, peers = KINDS[kind]
-    return scenarios.make(seed, ours, peers)
+    _, *pools = KINDS[kind]
+    return scenarios.make(seed, *pools)
 
 
 def difference(kind, scenario):

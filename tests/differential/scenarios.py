@@ -59,7 +59,7 @@ class Scenario:
     reactions: dict = field(default_factory=dict)
 
 
-def make(seed, ours=OURS, peers=PEERS):
+def make(seed, ours=OURS, peers=PEERS, callbacks=CALLBACKS):
     """The scenario of a number, always the same."""
     choose = random.Random(seed)
     scenario = Scenario(seed, choose.choice(["plain", "plain", "buffered"]))
@@ -68,7 +68,7 @@ def make(seed, ours=OURS, peers=PEERS):
         pool = ours if choose.random() < 0.55 else peers
         count = 1 if choose.random() < 0.5 else choose.randrange(2, 5)
         scenario.steps.append([choose.choice(pool) for _ in range(count)])
-    for name in choose.sample(CALLBACKS, choose.randrange(3)):
+    for name in choose.sample(callbacks, choose.randrange(3)):
         operations = [choose.choice(ours) for _ in range(choose.randrange(1, 4))]
         if choose.random() < 0.15:
             operations.append(("raise",))

@@ -395,9 +395,16 @@ def agree(expected, found):
         if is_broken(wanted):
             while entry and is_before_the_break(entry):
                 entry = next(found, None)
+        # One event hands over up to 16 datagrams; asyncio's second is lost if sending fails first.
+        while entry and wanted[0].endswith(":error_received") and is_datagram(entry):
+            entry = next(found, None)
         if entry != wanted and not is_more_data(entry, wanted) and not is_the_reason(entry, wanted):
             return False
     return next(found, None) is None
+
+
+def is_datagram(entry):
+    return entry[0].endswith(":datagram_received")
 
 
 def is_broken(entry):

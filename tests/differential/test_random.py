@@ -25,7 +25,9 @@ def test_like_asyncio_without_openssl():
     test_like_asyncio("tls", 1)
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("unix", 4), ("tcp", 2), ("tls", 1)])
+@pytest.mark.parametrize(
+    ("kind", "rounds"), [("unix", 4), ("tcp", 2), ("datagrams", 1), ("tls", 1)]
+)
 def test_like_asyncio(kind, rounds):
     for seed in range(rounds * SEEDS_AT_A_TIME):
         difference = compare.difference(kind, compare.scenario(kind, seed))
