@@ -581,6 +581,13 @@ impl NativeAwaitable {
         self.blocking.store(value, Ordering::Relaxed);
     }
 
+    /// What `cancel()` was given; `asyncio.gather()` asks for it.
+    #[getter]
+    fn _cancel_message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let message = lock(&self.state).cancel_message.clone();
+        message.map(|message| message.bind(py).clone())
+    }
+
     fn _make_cancelled_error<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.cancelled_error(py)
             .into_value(py)
