@@ -472,7 +472,11 @@ impl NativeAwaitable {
     /// The exception that it has ended with, or None; waits as `result()` does.
     #[pyo3(signature = (timeout=None))]
     fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        match self.wait(py, timeout)? {
+        let settled = match self.peek() {
+            Some(settled) => settled,
+            None => self.wait(py, timeout)?,
+        };
+        match settled {
             Settled::Value(_) => Ok(None),
             Settled::Cancelled => Err(self.cancelled_error(py)),
             Settled::Error(error) => {
