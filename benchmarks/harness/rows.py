@@ -40,6 +40,7 @@ COMMANDS = {
         "Memory per idle connection", "benchmarks.memory", ((), ("--tls", "--connections", "1000"))
     ),
     "engine": Command("Tasks handed to other threads", "benchmarks.engine"),
+    "native": Command("Kernels beside run_in_executor()", "benchmarks.native"),
 }
 GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(command.module))]
 

@@ -219,15 +219,18 @@ impl Pool {
 
     /// Queues jobs that were admitted.
     pub fn submit<'a>(&self, jobs: impl Iterator<Item = &'a Arc<Job>>) {
-        let mut before = true;
+        let mut count = 0_usize;
         for job in jobs {
             self.shared.queue.push(job.priority(), job.clone());
-            // The worker that takes the first wakes the next if there are more.
-            if std::mem::take(&mut before) {
+            count += 1;
+            if count == 1 {
                 self.shared.idle.notify();
             }
         }
-        self.shared.idle.notify();
+        if count > 1 {
+            // Whoever has taken the first has not seen these.
+            self.shared.idle.notify();
+        }
         // The engine was closed meanwhile: nobody else will take these.
         if self.shared.closed.load(Ordering::SeqCst) {
             self.drain();
