@@ -299,10 +299,20 @@ impl NativeAwaitable {
             return Ok(Some(settled));
         }
         if self.work().is_some_and(Work::is_over) && running_loop(py)?.is_none() {
-            self.settle(py);
-            self.release();
+            self.settle_here(py);
         }
         Ok(self.peek())
+    }
+
+    /// It is over, and this thread has seen it first.
+    fn settle_here(&self, py: Python<'_>) {
+        self.settle(py);
+        self.release();
+        if let (None, Some(work)) = (&self.home, self.work()) {
+            // No loop has to be told, so nothing keeps it.
+            drop(strays().forget(work));
+            look_after_strays(py);
+        }
     }
 
     pub fn peek(&self) -> Option<Settled> {
@@ -356,8 +366,7 @@ impl NativeAwaitable {
             let next = until.map_or(slice, |until| until.min(slice));
             let over = py.detach(|| self.work().is_some_and(|work| work.wait(Some(next))));
             if over {
-                self.settle(py);
-                self.release();
+                self.settle_here(py);
             }
             if let Some(settled) = self.peek() {
                 return Ok(settled);

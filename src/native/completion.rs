@@ -92,6 +92,14 @@ impl Inlet {
         before
     }
 
+    /// Nothing that comes in for it matters any more. Gives what was there, for the caller to drop.
+    pub fn forget(&self, work: &Work) -> Option<Ref> {
+        self.take(|table| match work {
+            Work::One(job) => table.jobs.remove(&job.id()),
+            Work::Many { batch, .. } => table.batches.remove(&batch.id()),
+        })
+    }
+
     fn count(&self, table: &Table) {
         let count = table.jobs.len() + table.batches.len();
         self.expected.store(count, Ordering::Relaxed);

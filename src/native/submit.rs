@@ -23,6 +23,9 @@ use crate::ffi::fastcall::{missing, unexpected};
 use crate::ffi::{Args, Ref, Res};
 use crate::stdlib::Stdlib;
 
+/// Thirty years.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// The keyword arguments of both functions.
 #[derive(Default)]
 struct Keywords<'py> {
@@ -57,7 +60,9 @@ impl<'py> Keywords<'py> {
                 "out" => keywords.out = given,
                 "key" => keywords.key = given,
                 "timeout" => {
-                    keywords.timeout = given.map(|it| seconds(it.extract()?)).transpose()?;
+                    let timeout = given.map(|it| seconds(it.extract()?)).transpose()?;
+                    // What is as good as for ever needs no timer.
+                    keywords.timeout = timeout.filter(|timeout| *timeout < FOR_EVER);
                 }
                 "priority" => keywords.priority = value.extract()?,
                 "on_progress" => {

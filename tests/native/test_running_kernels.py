@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -156,6 +157,35 @@ def test_memory_is_counted_until_the_last_view_goes():
 
     run(main())
     assert engine.close(LIMIT) == []
+
+
+def test_nothing_is_copied_on_the_way_in_and_out(engine):
+    async def main():
+        first = await engine.run_native("jobs.memory", 1 << 20)
+        again = await engine.run_native("jobs.same", first)
+        address = np.frombuffer(first, np.uint8).ctypes.data
+        assert np.frombuffer(again, np.uint8).ctypes.data == address
+        assert engine.stats()["memory"] == 1 << 20
+        part = await engine.run_native("jobs.same", again)
+        del first, again
+        assert np.frombuffer(part, np.uint8).ctypes.data == address
+        with pytest.raises(NativeKernelError, match="not the host's"):
+            await engine.run_native("jobs.same", b"Python's")
+
+    run(main())
+
+
+def test_a_thread_that_has_waited_holds_nothing(engine):
+    job = engine.run_native("jobs.memory", 1 << 20)
+    job.result(LIMIT)
+    gone = weakref.ref(job)
+    del job
+    gc.collect()
+    assert gone() is None
+    deadline = time.monotonic() + LIMIT
+    while engine.stats()["memory"]:
+        assert time.monotonic() < deadline
+        engine.run_native("hl.noop").result(LIMIT)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

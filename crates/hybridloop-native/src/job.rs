@@ -341,9 +341,6 @@ impl Job {
         let more = std::mem::take(&mut listeners.more);
         let waiting = listeners.waiting;
         drop(listeners);
-        if waiting > 0 {
-            self.finished.notify_all();
-        }
         match (&self.batch, &self.mailbox) {
             (Some(batch), _) => batch.job_done(),
             (None, Some(mailbox)) => mailbox.post(Event::Done(self.clone())),
@@ -351,6 +348,9 @@ impl Job {
         }
         for mailbox in more {
             mailbox.post(Event::Done(self.clone()));
+        }
+        if waiting > 0 {
+            self.finished.notify_all();
         }
     }
 

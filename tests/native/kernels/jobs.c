@@ -123,6 +123,13 @@ KERNEL(heartbeat) {
     return HL_OK;
 }
 
+/* Gives its argument back. */
+KERNEL(same) {
+    UNUSED;
+    *out = args[0];
+    return HL_OK;
+}
+
 /* What kind its only argument is of: for kernels without a signature. */
 KERNEL(kind) {
     UNUSED;
@@ -151,6 +158,7 @@ static const hl_kernel KERNELS[] = {
     ENTRY(garbage, "any(i64 kind, i64 len = 0, i64 ndim = 1)"),
     ENTRY(fails, "none(i64 code)"),
     ENTRY(memory, "buf(i64 len)"),
+    ENTRY(same, "buf(buf data)"),
     ENTRY(heartbeat, "none(out [i64] beats, i64 milliseconds)"),
     ENTRY(kind, NULL),
 };
