@@ -260,7 +260,7 @@ fn no_mail_is_missed_and_its_order_is_kept() {
 }
 
 /// Workers that take from a queue and sleep when it is empty; work that nobody takes shows as a deadlock.
-fn no_job_is_left(workers: usize, producers: usize) {
+fn no_job_is_left(workers: usize, producers: usize, looks: bool) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3 - workers);
     builder.check(move || {
@@ -277,6 +277,8 @@ fn no_job_is_left(workers: usize, producers: usize) {
                     if left.fetch_sub(1, AcqRel) == 1 {
                         idle.close();
                     }
+                } else if looks && idle.look(|| queue.load(Acquire) > 0, || false) {
+                    continue;
                 } else if !idle.sleep(|| queue.load(Acquire) > 0) {
                     break;
                 }
@@ -305,10 +307,20 @@ fn no_job_is_left(workers: usize, producers: usize) {
 
 #[test]
 fn no_job_is_left_while_the_only_worker_sleeps() {
-    no_job_is_left(1, 2);
+    no_job_is_left(1, 2, false);
+}
+
+#[test]
+fn no_job_is_left_while_the_only_worker_looks() {
+    no_job_is_left(1, 2, true);
 }
 
 #[test]
 fn no_job_is_left_while_two_workers_sleep() {
-    no_job_is_left(2, 1);
+    no_job_is_left(2, 1, false);
+}
+
+#[test]
+fn no_job_is_left_while_two_workers_look() {
+    no_job_is_left(2, 1, true);
 }
