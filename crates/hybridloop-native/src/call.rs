@@ -648,18 +648,18 @@ fn publish(job: &Job, value: &Value) -> Result<(), KernelError> {
 /// Runs a job that was started, to its outcome.
 pub(crate) fn run(job: &Arc<Job>) {
     let args = job.take_args();
-    let outcome = job.interruption().unwrap_or_else(|| {
-        let result = catch_unwind(AssertUnwindSafe(|| invoke(job, &args)));
-        let result = result.unwrap_or_else(|_| {
+    let result = if job.interruption().is_some() {
+        Ok(Value::None)
+    } else {
+        catch_unwind(AssertUnwindSafe(|| invoke(job, &args))).unwrap_or_else(|_| {
             Err(KernelError::new(
                 Code::Panic,
                 "a panic while the kernel ran",
             ))
-        });
-        // Whoever was promised a cancellation gets one, whatever the kernel returned.
-        if let Some(interrupted) = job.interruption() {
-            return interrupted;
-        }
+        })
+    };
+    // What was cancelled or late before the call is so now.
+    let outcome = job.settle().unwrap_or_else(|| {
         match result.and_then(|value| publish(job, &value).map(|()| value)) {
             Ok(value) => Outcome::Value(value),
             Err(error) => Outcome::Error(error),

@@ -1,6 +1,5 @@
 //! A pool of workers and a bus: what kernels run on.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::job::{Batch, Event, Job, Options};
 use crate::mailbox::Mailbox;
 use crate::pool::{Pool, Shared};
 use crate::registry::Kernel;
+use crate::sync::Ordering;
 use crate::value::Arg;
 
 /// Sizes and limits of an engine.

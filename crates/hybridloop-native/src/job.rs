@@ -1,8 +1,7 @@
 //! One call of a kernel, from the queue to its outcome.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use hybridloop_kernel::Code;
@@ -11,7 +10,9 @@ use crate::bus::{Bus, Key};
 use crate::mailbox::Mailbox;
 use crate::pool::Shared;
 use crate::registry::Kernel;
-use crate::sync::lock;
+use crate::sync::{
+    lock, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Condvar, Mutex, OnceLock, Ordering,
+};
 use crate::value::{Arg, Value};
 
 /// What a mailbox carries.
@@ -86,7 +87,11 @@ pub enum Outcome {
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
-const DONE: u8 = 2;
+/// It runs, and somebody was promised that it ends as cancelled.
+const ASKED: u8 = 2;
+/// The kernel has returned, and how the job ends does not change any more.
+const SETTLED: u8 = 3;
+const DONE: u8 = 4;
 
 /// Where a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +128,7 @@ pub struct Batch {
 
 impl Batch {
     pub(crate) fn new(jobs: usize, mailbox: Option<Arc<Mailbox<Event>>>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             remaining: AtomicUsize::new(jobs),
@@ -183,7 +188,6 @@ pub struct Job {
     id: u64,
     kernel: Arc<Kernel>,
     state: AtomicU8,
-    cancelled: AtomicBool,
     deadline: Option<Instant>,
     priority: i32,
     key: Option<Key>,
@@ -209,12 +213,11 @@ impl Job {
         batch: Option<Arc<Batch>>,
         shared: Arc<Shared>,
     ) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             kernel,
             state: AtomicU8::new(QUEUED),
-            cancelled: AtomicBool::new(false),
             deadline: options.deadline,
             priority: options.priority,
             key: options.key,
@@ -247,8 +250,8 @@ impl Job {
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Acquire) {
             QUEUED => State::Queued,
-            RUNNING => State::Running,
-            _ => State::Done,
+            DONE => State::Done,
+            _ => State::Running,
         }
     }
 
@@ -266,10 +269,12 @@ impl Job {
     }
 
     /// Asks it to end. A job that waits ends here and now; a running kernel is told, and the job ends when the kernel
-    /// returns. `false` if it is done already.
+    /// returns. `false` if it is too late for that; else its outcome is [`Outcome::Cancelled`].
     pub fn cancel(self: &Arc<Self>) -> bool {
-        self.cancelled.store(true, Ordering::Release);
-        self.end_if_queued(Outcome::Cancelled) || self.state() == State::Running
+        // It may start in between, but it does not go back to the queue.
+        self.end_if_queued(Outcome::Cancelled)
+            || self.transition(RUNNING, ASKED)
+            || self.state.load(Ordering::Acquire) == ASKED
     }
 
     /// Ends a job that waits and whose deadline has passed; a running kernel notices by itself.
@@ -299,7 +304,7 @@ impl Job {
 
     /// Why it should end, if it should.
     pub(crate) fn interruption(&self) -> Option<Outcome> {
-        if self.cancelled.load(Ordering::Acquire) {
+        if self.state.load(Ordering::Acquire) == ASKED {
             Some(Outcome::Cancelled)
         } else if self.is_late() {
             Some(Outcome::TimedOut)
@@ -315,6 +320,16 @@ impl Job {
             self.shared.left_queue();
         }
         starts
+    }
+
+    /// The kernel has returned, and from here on it is too late to cancel. What it has returned does not count if somebody
+    /// was promised that the job ends, or if it is late: then this says how it ends.
+    pub(crate) fn settle(&self) -> Option<Outcome> {
+        if !self.transition(RUNNING, SETTLED) {
+            self.state.store(SETTLED, Ordering::Release);
+            return Some(Outcome::Cancelled);
+        }
+        self.is_late().then_some(Outcome::TimedOut)
     }
 
     pub(crate) fn take_args(&self) -> Vec<Arg> {

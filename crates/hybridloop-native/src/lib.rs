@@ -1,6 +1,6 @@
 //! Where native kernels run, without Python.
 //!
-//! What loom explores, [`bus`], [`Mailbox`] and [`Idle`], builds with `--cfg loom`; the rest does not.
+//! All but the built-in kernels builds with `--cfg loom`, for `tests/loom`.
 //!
 //! * `Engine` — workers that run kernels, and a bus.
 //! * `Job`, `Event`, `Outcome` — a call from the queue to its end, and what is told of it on the way.
@@ -27,31 +27,18 @@ mod sync;
 
 #[cfg(not(loom))]
 mod builtin;
-#[cfg(not(loom))]
 mod call;
-#[cfg(not(loom))]
 mod channel;
-#[cfg(not(loom))]
 mod engine;
-#[cfg(not(loom))]
 mod error;
-#[cfg(not(loom))]
 mod job;
-#[cfg(not(loom))]
 mod loader;
-#[cfg(not(loom))]
 mod patience;
-#[cfg(not(loom))]
 mod pool;
-#[cfg(not(loom))]
 mod queue;
-#[cfg(not(loom))]
 mod registry;
-#[cfg(not(loom))]
 mod signature;
-#[cfg(not(loom))]
 mod trampoline;
-#[cfg(not(loom))]
 mod value;
 
 pub use block::{Block, Draft, Format, View, ALIGN};
@@ -60,7 +47,6 @@ pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
 pub use idle::Idle;
 pub use mailbox::{Mailbox, Wake};
 
-#[cfg(not(loom))]
 pub use {
     call::check_calls,
     channel::{Arrival, Channel, ChannelError, Order},

@@ -1,8 +1,7 @@
 //! The threads that run kernels.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
@@ -15,6 +14,7 @@ use crate::idle::Idle;
 use crate::job::{Job, Outcome};
 use crate::patience::Patience;
 use crate::queue::JobQueue;
+use crate::sync::{lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::value::Arg;
 
 /// What jobs, workers and the engine share.
@@ -39,10 +39,6 @@ pub(crate) struct Shared {
     pub done: AtomicU64,
     pub failed: AtomicU64,
     pub cancelled: AtomicU64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where an argument's memory begins and ends.
@@ -245,7 +241,7 @@ impl Pool {
         for index in 0..self.threads() {
             let shared = self.shared.clone();
             *lock(&shared.live) += 1;
-            let spawned = std::thread::Builder::new()
+            let spawned = thread::Builder::new()
                 .name(format!("hybridloop-{index}"))
                 .spawn(move || work(&shared, index));
             if let Err(error) = spawned {

@@ -2,15 +2,23 @@
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    Condvar, Mutex, MutexGuard,
+    atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
+    Condvar, Mutex, MutexGuard, OnceLock,
 };
 
+#[cfg(not(loom))]
+pub(crate) use std::thread;
+
 #[cfg(loom)]
-pub(crate) use loom::sync::{
-    atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    Condvar, Mutex, MutexGuard,
+pub(crate) use loom::{
+    sync::{
+        atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
+        Condvar, Mutex, MutexGuard,
+    },
+    thread,
 };
+#[cfg(loom)]
+pub(crate) use model::OnceLock;
 
 use std::sync::{PoisonError, TryLockError};
 
@@ -42,6 +50,51 @@ pub(crate) use model::Queue;
 mod model {
     use std::collections::VecDeque;
 
+    use loom::cell::UnsafeCell;
+
+    use super::{AtomicU8, Ordering};
+
+    /// What is written once and then only read; loom watches the reads.
+    pub struct OnceLock<T> {
+        state: AtomicU8,
+        value: UnsafeCell<Option<T>>,
+    }
+
+    // SAFETY: as the standard library's.
+    unsafe impl<T: Send> Send for OnceLock<T> {}
+    // SAFETY: as above; a reference is given only after the one write.
+    unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
+
+    impl<T> OnceLock<T> {
+        pub fn new() -> Self {
+            Self {
+                state: AtomicU8::new(0),
+                value: UnsafeCell::new(None),
+            }
+        }
+
+        pub fn set(&self, value: T) -> Result<(), T> {
+            let claimed = self
+                .state
+                .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+            if claimed.is_err() {
+                return Err(value);
+            }
+            // SAFETY: only who has claimed it gets here, and nobody reads before the state says so.
+            self.value.with_mut(|place| unsafe { *place = Some(value) });
+            self.state.store(2, Ordering::Release);
+            Ok(())
+        }
+
+        pub fn get(&self) -> Option<&T> {
+            if self.state.load(Ordering::Acquire) != 2 {
+                return None;
+            }
+            // SAFETY: written, and from then on only read.
+            self.value.with(|place| unsafe { (*place).as_ref() })
+        }
+    }
+
     /// A queue that loom can explore; crossbeam's own is tested by its authors.
     pub struct Queue<T>(loom::sync::Mutex<VecDeque<T>>);
 
@@ -54,6 +107,9 @@ mod model {
         }
         pub fn pop(&self) -> Option<T> {
             super::lock(&self.0).pop_front()
+        }
+        pub fn is_empty(&self) -> bool {
+            super::lock(&self.0).is_empty()
         }
     }
 }

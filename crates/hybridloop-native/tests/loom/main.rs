@@ -1,6 +1,9 @@
 //! All interleavings of small cases. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p hybridloop-native --release --test loom`.
 #![cfg(loom)]
+#![allow(clippy::panic)]
+
+mod jobs;
 
 use std::sync::Arc as StdArc;
 

@@ -1,0 +1,234 @@
+//! Jobs: starting, cancelling, expiring, closing, and whoever wants to know.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hybridloop_native::abi::{self, Host, RawCtx, Val};
+use hybridloop_native::{
+    Config, Engine, Event, Idle, Job, Kernel, Mailbox, Options, Outcome, Policy, SubmitError, Value,
+};
+use loom::thread;
+
+use crate::Flag;
+
+/// Counts its calls, and gives their number.
+unsafe extern "C" fn count(
+    _: *const Host,
+    _: *mut RawCtx,
+    _: *const Val,
+    _: usize,
+    out: *mut Val,
+    user: *mut c_void,
+) -> i32 {
+    // SAFETY: the counter below, which is never freed; the host's variable.
+    unsafe {
+        let calls = &*user.cast::<AtomicUsize>();
+        out.write(Val::u64(calls.fetch_add(1, SeqCst) as u64 + 1));
+    }
+    0
+}
+
+fn kernel() -> (Arc<Kernel>, &'static AtomicUsize) {
+    let calls: &'static AtomicUsize = Box::leak(Box::default());
+    let entry = abi::Kernel {
+        size: abi::size::<abi::Kernel>(),
+        flags: 0,
+        name: c"count".as_ptr(),
+        sig: c"u64()".as_ptr(),
+        doc: std::ptr::null(),
+        func: Some(count),
+        user: std::ptr::from_ref(calls).cast_mut().cast(),
+        drop: None,
+    };
+    // SAFETY: the kernel above, and constants.
+    let kernel = unsafe { Kernel::from_entry(&raw const entry, None) };
+    (kernel.unwrap(), calls)
+}
+
+fn engine() -> Engine {
+    Engine::new(&Config {
+        threads: 1,
+        bus_capacity: 100,
+        bus_policy: Policy::Error,
+        ..Config::default()
+    })
+}
+
+fn options(mailbox: Option<Arc<Mailbox<Event>>>) -> Options {
+    Options {
+        mailbox,
+        ..Options::default()
+    }
+}
+
+fn mailbox() -> (Arc<Mailbox<Event>>, Flag) {
+    let flag = Flag::default();
+    (Arc::new(Mailbox::new(Box::new(flag.clone()))), flag)
+}
+
+/// Waits for mail; how often the end of a job or of a batch was told.
+fn ends(mailbox: &Mailbox<Event>, flag: &Flag) -> usize {
+    flag.wait();
+    mailbox.open();
+    std::iter::from_fn(|| mailbox.pop())
+        .filter(|event| matches!(event, Event::Done(_) | Event::Batch(_)))
+        .count()
+}
+
+fn outcome(job: &Arc<Job>) -> Outcome {
+    job.wait(None).unwrap().clone()
+}
+
+/// An engine takes many steps, so two preemptions have to do.
+fn check(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(model);
+}
+
+#[test]
+fn a_job_that_could_be_cancelled_is_cancelled() {
+    check(|| {
+        let (engine, (kernel, calls)) = (engine(), kernel());
+        let (mailbox, flag) = mailbox();
+        let job = engine
+            .submit(&kernel, vec![], None, options(Some(mailbox.clone())))
+            .unwrap();
+        let cancelled = job.cancel();
+        match outcome(&job) {
+            Outcome::Cancelled => assert!(cancelled),
+            Outcome::Value(Value::UInt(1)) => assert!(!cancelled),
+            other => panic!("{other:?}"),
+        }
+        assert!(calls.load(SeqCst) <= 1 && !job.cancel());
+        assert_eq!(ends(&mailbox, &flag), 1);
+        assert!(engine.close(Duration::from_secs(60)).is_empty());
+        assert_eq!(engine.stats().queued, 0);
+    });
+}
+
+#[test]
+fn a_late_job_never_runs() {
+    // Before any job of any model.
+    let past = Instant::now();
+    check(move || {
+        let (engine, (kernel, calls)) = (engine(), kernel());
+        let (mailbox, flag) = mailbox();
+        let options = Options {
+            deadline: Some(past),
+            ..options(Some(mailbox.clone()))
+        };
+        let job = engine.submit(&kernel, vec![], None, options).unwrap();
+        job.expire();
+        assert_eq!(ends(&mailbox, &flag), 1);
+        assert!(matches!(job.outcome(), Some(Outcome::TimedOut)));
+        assert_eq!(calls.load(SeqCst), 0);
+        assert!(engine.close(Duration::from_secs(60)).is_empty());
+        assert_eq!(engine.stats().queued, 0);
+    });
+}
+
+#[test]
+fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
+    check(|| {
+        let (engine, (kernel, _)) = (Arc::new(engine()), kernel());
+        let submitter = {
+            let engine = engine.clone();
+            thread::spawn(move || engine.submit(&kernel, vec![], None, Options::default()))
+        };
+        // Without a bound in time: what nobody ends shows as a deadlock.
+        engine.close(Duration::MAX);
+        match submitter.join().unwrap() {
+            Err(error) => assert_eq!(error, SubmitError::Closed),
+            Ok(job) => assert!(matches!(
+                outcome(&job),
+                Outcome::Closed | Outcome::Cancelled | Outcome::Value(_)
+            )),
+        }
+        assert_eq!(engine.stats().queued, 0);
+    });
+}
+
+#[test]
+fn whoever_subscribes_is_told_once() {
+    check(|| {
+        let (engine, (kernel, _)) = (engine(), kernel());
+        let (mailbox, flag) = mailbox();
+        let job = engine
+            .submit(&kernel, vec![], None, Options::default())
+            .unwrap();
+        job.subscribe(mailbox.clone());
+        assert_eq!(ends(&mailbox, &flag), 1);
+        assert!(matches!(job.outcome(), Some(Outcome::Value(_))));
+        assert!(engine.close(Duration::from_secs(60)).is_empty());
+        assert!(mailbox.pop().is_none());
+    });
+}
+
+#[test]
+fn a_batch_is_told_of_once_to_each() {
+    check(|| {
+        let (engine, (kernel, calls)) = (engine(), kernel());
+        let ((first, first_flag), (second, second_flag)) = (mailbox(), mailbox());
+        let (batch, jobs) = engine
+            .submit_many(
+                &kernel,
+                vec![vec![]; 2],
+                Some(first.clone()),
+                &Options::default,
+            )
+            .unwrap();
+        batch.subscribe(second.clone());
+        assert_eq!(ends(&first, &first_flag), 1);
+        assert_eq!(ends(&second, &second_flag), 1);
+        assert!(jobs.iter().all(|job| job.outcome().is_some()));
+        assert_eq!((batch.remaining(), calls.load(SeqCst)), (0, 2));
+        assert!(engine.close(Duration::from_secs(60)).is_empty());
+        assert!(first.pop().is_none() && second.pop().is_none());
+    });
+}
+
+/// Two workers that look a moment before they sleep; work that nobody takes shows as a deadlock.
+#[test]
+fn no_job_is_left_while_a_worker_looks() {
+    use loom::sync::atomic::AtomicUsize;
+    use loom::sync::atomic::Ordering::{AcqRel, Acquire};
+    check(|| {
+        let idle = Arc::new(Idle::new());
+        let (queue, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(2)));
+        let work = {
+            let (idle, queue, left) = (idle.clone(), queue.clone(), left.clone());
+            move || loop {
+                let taken = queue.fetch_update(AcqRel, Acquire, |n| n.checked_sub(1));
+                if let Ok(before) = taken {
+                    if before > 1 {
+                        idle.notify();
+                    }
+                    if left.fetch_sub(1, AcqRel) == 1 {
+                        idle.close();
+                    }
+                    continue;
+                }
+                let has_work = || queue.load(Acquire) > 0;
+                let mut looks = 0;
+                let found = idle.look(has_work, || {
+                    looks += 1;
+                    looks < 2
+                });
+                if !found && !idle.sleep(has_work) {
+                    break;
+                }
+            }
+        };
+        let workers = [thread::spawn(work.clone()), thread::spawn(work)];
+        for _ in 0..2 {
+            queue.fetch_add(1, AcqRel);
+            idle.notify();
+        }
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+}
