@@ -118,9 +118,9 @@ impl Place<'_> {
                 let data = bytes.as_bytes();
                 pins.0.push(Pin::Object(object.into()));
                 // SAFETY: bytes do not change, and these are held until the job is done.
-                return Ok(Arg::Buffer(unsafe {
-                    Buffer::new(0, data.as_ptr(), data.len())
-                }));
+                let mut buffer = unsafe { Buffer::new(0, data.as_ptr(), data.len()) };
+                buffer.immutable = true;
+                return Ok(Arg::Buffer(buffer));
             }
         }
         if object.is_none() {

@@ -92,7 +92,9 @@ pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, 
                 ArgumentErrorKind::Overflow => PyOverflowError::new_err(message),
             }
         }
-        SubmitError::BufferInUse { .. } => raise(py, |classes| &classes.buffer_in_use, error),
+        SubmitError::BufferInUse { .. } | SubmitError::BufferRead(_) => {
+            raise(py, |classes| &classes.buffer_in_use, error)
+        }
         SubmitError::QueueFull(_) => raise(py, |classes| &classes.queue_full, error),
         SubmitError::Key(reason) => bus_error(py, reason, key),
         SubmitError::Closed | SubmitError::Forked => raise(py, |classes| &classes.closed, error),

@@ -7,7 +7,8 @@ use crate::budget::Budget;
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
 use crate::error::SubmitError;
-use crate::job::{Batch, Event, Job, Options};
+use crate::job::{Batch, Event, Job, Lent, Options};
+use crate::loans::{Loan, Loans};
 use crate::mailbox::Mailbox;
 use crate::pool::{Pool, Shared};
 use crate::registry::Kernel;
@@ -124,12 +125,11 @@ impl Engine {
         out: Option<Arg>,
         options: Options,
     ) -> Result<Arc<Job>, SubmitError> {
-        let written = self.bind(kernel, &mut args, out)?;
+        let id = Job::next_id();
+        let loan = Self::bind(id, kernel, &mut args, out)?;
         self.pool.admit(1)?;
-        let job = Job::new(kernel.clone(), args, options, None, self.shared().clone());
-        if !written.is_empty() {
-            self.shared().claim_buffers(job.id(), written);
-        }
+        let (lent, shared) = (Lent { args, _loan: loan }, self.shared().clone());
+        let job = Job::new(id, kernel.clone(), lent, options, None, shared);
         self.pool.submit(std::iter::once(&job));
         Ok(job)
     }
@@ -147,48 +147,31 @@ impl Engine {
         options: &dyn Fn() -> Options,
     ) -> Result<(Arc<Batch>, Vec<Arc<Job>>), SubmitError> {
         let mut bound = Vec::with_capacity(calls.len());
-        let mut claimed: Vec<(usize, usize)> = Vec::new();
         for mut args in calls {
-            let written = self.bind(kernel, &mut args, None)?;
-            let clash = written
-                .iter()
-                .any(|a| claimed.iter().any(|b| a.0 < b.1 && b.0 < a.1));
-            if clash {
-                let name = "out".to_owned();
-                return Err(SubmitError::BufferInUse { name, job: None });
-            }
-            claimed.extend(&written);
-            bound.push((args, written));
+            let id = Job::next_id();
+            let loan = Self::bind(id, kernel, &mut args, None)?;
+            bound.push((id, Lent { args, _loan: loan }));
         }
         self.pool.admit(bound.len())?;
         let batch = Batch::new(bound.len(), mailbox);
         let jobs: Vec<_> = bound
             .into_iter()
-            .map(|(args, written)| {
-                let job = Job::new(
-                    kernel.clone(),
-                    args,
-                    options(),
-                    Some(batch.clone()),
-                    self.shared().clone(),
-                );
-                if !written.is_empty() {
-                    self.shared().claim_buffers(job.id(), written);
-                }
-                job
+            .map(|(id, lent)| {
+                let (batch, shared) = (Some(batch.clone()), self.shared().clone());
+                Job::new(id, kernel.clone(), lent, options(), batch, shared)
             })
             .collect();
         self.pool.submit(jobs.iter());
         Ok((batch, jobs))
     }
 
-    /// Checks arguments; gives the memory that the job writes to.
+    /// Checks the arguments of a job, and borrows their memory.
     fn bind(
-        &self,
+        job: u64,
         kernel: &Kernel,
         args: &mut Vec<Arg>,
         out: Option<Arg>,
-    ) -> Result<Vec<(usize, usize)>, SubmitError> {
+    ) -> Result<Loan, SubmitError> {
         let has_out = out.is_some();
         if let Some(signature) = kernel.signature() {
             signature.bind(kernel.name(), args, out)?;
@@ -220,8 +203,7 @@ impl Engine {
                 buffer.writable &= is_out(i);
             }
         }
-        self.shared().check_buffers(args, &is_out, &name)?;
-        Ok(Shared::extents(args, &is_out))
+        Loans::of_process().lend(job, args, &is_out, &name)
     }
 
     /// What it is doing.

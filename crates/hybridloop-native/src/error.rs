@@ -37,6 +37,8 @@ pub enum SubmitError {
         /// The other job, if it is not the same.
         job: Option<u64>,
     },
+    /// The parameter of that name is to be written to, and another job reads the buffer.
+    BufferRead(String),
     /// As many jobs wait as may.
     QueueFull(usize),
     /// The bus refuses the key under which the result is to go.
@@ -59,6 +61,7 @@ impl fmt::Display for SubmitError {
             Self::BufferInUse { name, job: None } => {
                 write!(f, "'{name}': another argument is the same memory, and one of them is written to")
             }
+            Self::BufferRead(name) => write!(f, "'{name}': another job reads this buffer"),
             Self::QueueFull(limit) => write!(f, "{limit} native jobs are waiting, which is the limit"),
             Self::Key(error) => fmt::Display::fmt(error, f),
             Self::Closed => f.write_str("the engine is closed"),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use hybridloop_kernel::Code;
 
 use crate::bus::{Bus, Key};
+use crate::loans::Loan;
 use crate::mailbox::Mailbox;
 use crate::pool::Shared;
 use crate::registry::Kernel;
@@ -175,6 +176,13 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// What a job uses until it is done; arguments go before the memory behind them is free for others.
+#[derive(Default)]
+pub(crate) struct Lent {
+    pub args: Vec<Arg>,
+    pub _loan: Loan,
+}
+
 #[derive(Default)]
 struct Listeners {
     done: bool,
@@ -191,7 +199,7 @@ pub struct Job {
     deadline: Option<Instant>,
     priority: i32,
     key: Option<Key>,
-    args: Mutex<Vec<Arg>>,
+    lent: Mutex<Lent>,
     wants_progress: bool,
     has_progress: AtomicBool,
     done: AtomicU64,
@@ -206,22 +214,28 @@ pub struct Job {
 }
 
 impl Job {
+    /// A number for a job.
+    pub(crate) fn next_id() -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn new(
+        id: u64,
         kernel: Arc<Kernel>,
-        args: Vec<Arg>,
+        lent: Lent,
         options: Options,
         batch: Option<Arc<Batch>>,
         shared: Arc<Shared>,
     ) -> Arc<Self> {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id,
             kernel,
             state: AtomicU8::new(QUEUED),
             deadline: options.deadline,
             priority: options.priority,
             key: options.key,
-            args: Mutex::new(args),
+            lent: Mutex::new(lent),
             wants_progress: options.progress && options.mailbox.is_some(),
             has_progress: AtomicBool::new(false),
             done: AtomicU64::new(0),
@@ -333,14 +347,13 @@ impl Job {
     }
 
     pub(crate) fn take_args(&self) -> Vec<Arg> {
-        let mut args = self.args.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *args)
+        std::mem::take(&mut lock(&self.lent).args)
     }
 
     /// The outcome, once. Arguments are let go before anybody is told.
     pub(crate) fn finish(self: &Arc<Self>, outcome: Outcome) {
-        drop(self.take_args());
-        self.shared.release_buffers(self);
+        let lent = std::mem::take(&mut *lock(&self.lent));
+        drop(lent);
         if self.outcome.set(outcome).is_err() {
             return;
         }

@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod job;
 mod loader;
+mod loans;
 mod patience;
 mod pool;
 mod queue;

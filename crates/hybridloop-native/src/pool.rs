@@ -1,6 +1,5 @@
 //! The threads that run kernels.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,6 @@ use crate::job::{Job, Outcome};
 use crate::patience::Patience;
 use crate::queue::JobQueue;
 use crate::sync::{lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
-use crate::value::Arg;
 
 /// What jobs, workers and the engine share.
 pub(crate) struct Shared {
@@ -29,9 +27,6 @@ pub(crate) struct Shared {
     running: Vec<Mutex<Option<Arc<Job>>>>,
     live: Mutex<usize>,
     ended: Condvar,
-    /// Memory that live jobs write to: where it begins and ends, and whose it is.
-    written: Mutex<HashMap<u64, Vec<(usize, usize)>>>,
-    is_written: AtomicBool,
     pub bus: Arc<Bus>,
     pub memory: Arc<Budget>,
     pub job_memory: usize,
@@ -39,21 +34,6 @@ pub(crate) struct Shared {
     pub done: AtomicU64,
     pub failed: AtomicU64,
     pub cancelled: AtomicU64,
-}
-
-/// Where an argument's memory begins and ends.
-fn extent(arg: &Arg) -> Option<(usize, usize)> {
-    match arg {
-        Arg::Buffer(buffer) if !buffer.is_empty() => {
-            let start = buffer.as_ptr().addr();
-            Some((start, start.saturating_add(buffer.len())))
-        }
-        _ => None,
-    }
-}
-
-fn overlap(a: (usize, usize), b: (usize, usize)) -> bool {
-    a.0 < b.1 && b.0 < a.1
 }
 
 impl Shared {
@@ -78,62 +58,6 @@ impl Shared {
     /// A job is no longer waiting.
     pub fn left_queue(&self) {
         self.queued.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Refuses arguments that share memory of which one part is written.
-    pub fn check_buffers(
-        &self,
-        args: &[Arg],
-        out: &dyn Fn(usize) -> bool,
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<(), SubmitError> {
-        for (i, arg) in args.iter().enumerate() {
-            let Some(mine) = extent(arg) else { continue };
-            if out(i) {
-                let others = args.iter().enumerate().filter(|(j, _)| *j != i);
-                for (_, other) in others {
-                    if extent(other).is_some_and(|other| overlap(mine, other)) {
-                        return Err(SubmitError::BufferInUse {
-                            name: name(i),
-                            job: None,
-                        });
-                    }
-                }
-            }
-            if self.is_written.load(Ordering::Acquire) {
-                for (job, ranges) in &*lock(&self.written) {
-                    if ranges.iter().any(|range| overlap(mine, *range)) {
-                        return Err(SubmitError::BufferInUse {
-                            name: name(i),
-                            job: Some(*job),
-                        });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub fn claim_buffers(&self, job: u64, ranges: Vec<(usize, usize)>) {
-        let mut written = lock(&self.written);
-        written.insert(job, ranges);
-        self.is_written.store(true, Ordering::Release);
-    }
-
-    pub fn release_buffers(&self, job: &Job) {
-        if self.is_written.load(Ordering::Acquire) {
-            let mut written = lock(&self.written);
-            written.remove(&job.id());
-            self.is_written
-                .store(!written.is_empty(), Ordering::Release);
-        }
-    }
-
-    pub fn extents(args: &[Arg], out: &dyn Fn(usize) -> bool) -> Vec<(usize, usize)> {
-        let args = args.iter().enumerate();
-        args.filter(|(i, _)| out(*i))
-            .filter_map(|(_, arg)| extent(arg))
-            .collect()
     }
 }
 
@@ -162,8 +86,6 @@ impl Pool {
             running: (0..threads.max(1)).map(|_| Mutex::new(None)).collect(),
             live: Mutex::new(0),
             ended: Condvar::new(),
-            written: Mutex::default(),
-            is_written: AtomicBool::new(false),
             bus,
             memory,
             job_memory,

@@ -25,6 +25,8 @@ pub struct Buffer {
     pub writable: bool,
     /// Whether elements lie one after another in C order.
     pub contiguous: bool,
+    /// Whether nobody can ever write to it, as to a `bytes` object: then nobody has to watch that.
+    pub immutable: bool,
 }
 
 // SAFETY: whoever makes one promises that the memory may be used by the thread that runs the job.
@@ -50,6 +52,7 @@ impl Buffer {
             strides: None,
             writable: false,
             contiguous: true,
+            immutable: false,
         }
     }
 
