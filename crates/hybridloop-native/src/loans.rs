@@ -199,6 +199,8 @@ impl Drop for Loan {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::Mutex;
+
     use super::{Loan, Loans};
     use crate::error::SubmitError;
     use crate::fork::Process;
@@ -210,7 +212,11 @@ mod tests {
     }
 
     fn loans() -> &'static Loans {
-        Box::leak(Box::new(Loans::new(Process::current())))
+        // Kept, so that nobody takes it for a leak.
+        static ALL: Mutex<Vec<&Loans>> = Mutex::new(Vec::new());
+        let new = Box::leak(Box::new(Loans::new(Process::current())));
+        ALL.lock().unwrap().push(new);
+        new
     }
 
     fn lend(loans: &'static Loans, job: u64, args: &[Arg], out: bool) -> Result<Loan, SubmitError> {
