@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .services import Service
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
 
     import uvicorn
@@ -48,13 +49,13 @@ class AsgiService(Service):
     def stop(self) -> None:
         self.server.should_exit = True
 
-    def connections(self) -> int:
-        return len(self.server.server_state.connections)
+    def open_transports(self) -> list[asyncio.Transport]:
+        found: list[Any] = list(self.server.server_state.connections)
+        return [it.transport for it in found if it.transport is not None]
 
     def _abort(self) -> None:
-        for connection in list(self.server.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+        for transport in self.open_transports():
+            transport.abort()
 
     async def _end_at_once(self) -> None:
         server = self.server

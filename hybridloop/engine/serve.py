@@ -148,13 +148,20 @@ class EngineServer:
         def ended(handle: TaskHandle[None]) -> None:
             error = handle._exception
             handle._retrieved = True
-            if service.is_serving() and isinstance(error, Exception):
-                _logger.error("%s has ended", handle.get_name(), exc_info=error)
+            task = handle._task
+            if self._placement.threads[index].failed:
+                service.close_sockets()
+                service.disconnect()
+            elif task is None or task.done():
+                service.close_sockets()
+                if service.is_serving() and isinstance(error, Exception):
+                    _logger.error("%s has ended", handle.get_name(), exc_info=error)
+            # Else it was given up, and its loop still has the sockets.
             service.has_ended(error)
             if all(handle.done() for handle in self._handles):
                 self._placement.servers.discard(self)
 
-        coroutine = service.run()
+        coroutine = _run(service)
         handle = TaskHandle(
             self._placement, coroutine, contextvars.copy_context(), f"server {self._name()}"
         )
@@ -279,6 +286,13 @@ class EngineServer:
             for index, handle in zip(self._threads, self._handles, strict=True)
             if not handle.done()
         ]
+
+
+async def _run(service: Service) -> None:
+    try:
+        await service.run()
+    finally:
+        service.close_sockets()
 
 
 def _left(deadline: float | None) -> float | None:

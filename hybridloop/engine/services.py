@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import socket
+from typing import Any
 
 # What transports have to send out what is buffered, and then to tell their protocols that they
 # are closed.
@@ -37,9 +35,21 @@ class Service:
         """Accept no more connections and let those there are end; on the loop's thread."""
         raise NotImplementedError
 
-    def connections(self) -> int:
-        """How many connections are open; from any thread."""
+    def open_transports(self) -> list[asyncio.Transport]:
+        """Those of the connections that are open; from any thread."""
         raise NotImplementedError
+
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.open_transports())
+
+    def disconnect(self) -> None:
+        """Let clients know that the loop has failed: nothing else would ever tell them."""
+        for transport in self.open_transports():
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def is_serving(self) -> bool:
         return self.started.done() and self.started.exception() is None
@@ -48,10 +58,12 @@ class Service:
         with suppress(InvalidStateError):
             self.started.set_result(None)
 
-    def has_ended(self, error: BaseException | None) -> None:
-        """Called in whichever thread ends it."""
+    def close_sockets(self) -> None:
         for sock in self.sockets:
             sock.close()
+
+    def has_ended(self, error: BaseException | None) -> None:
+        """Called in whichever thread ends it."""
         with suppress(InvalidStateError):
             self.started.set_exception(error or RuntimeError("the server did not start"))
 
@@ -84,7 +96,7 @@ class ProtocolService(Service):
             for server in servers:
                 server.close()
             await _within(self.graceful_timeout, map(_all_closed, servers))
-            for transport in self._open():
+            for transport in self.open_transports():
                 transport.close()
             await _within(_FLUSH_TIME, map(_all_closed, servers))
         except GeneratorExit:
@@ -98,17 +110,14 @@ class ProtocolService(Service):
     async def _end_at_once(self, servers: Sequence[asyncio.Server]) -> None:
         for server in servers:
             server.close()
-        for transport in self._open():
+        for transport in self.open_transports():
             transport.abort()
         await _within(_FLUSH_TIME, map(_all_closed, servers))
 
     def stop(self) -> None:
         self.stopped.set()
 
-    def connections(self) -> int:
-        return len(self._open())
-
-    def _open(self) -> list[asyncio.Transport]:
+    def open_transports(self) -> list[asyncio.Transport]:
         # The list is made at one go: the loop's thread may be adding and removing.
         transports = [reference() for reference in list(self.transports)]
         return [it for it in transports if it is not None and not it.is_closing()]

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import http.client
 import json
+import logging
 import os
 import socket
 import ssl
@@ -372,37 +373,48 @@ def test_a_thread_that_blocks_is_named_when_the_time_is_over() -> None:
         release.set()
         thread.join(20)
         assert not thread.is_alive()
+        # When it could go on, it ended as it should.
+        assert client.at_end()
+    assert server.connections == (0,)
 
 
-def test_the_listener_of_a_thread_that_fails_is_closed(engine: Engine) -> None:
+def test_a_thread_that_fails_takes_its_connections_and_its_listener_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A log record would keep the frames of the thread, and with them its loop.
+    monkeypatch.setattr(logging.getLogger("hybridloop.engine.threads"), "disabled", True)
+    gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
-    server = engine.serve(Echo, HOST, 0)
-    thread = engine._threads[1]
-    address = server.addresses[0]
-    clients = clients_on_each_thread(server, 3)
+    with warnings.catch_warnings():
+        # The transports of the loop that is gone say that nobody has closed them.
+        warnings.simplefilter("ignore", ResourceWarning)
+        fail_one_of_three()
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
+
+def fail_one_of_three() -> None:
     def broken() -> None:
         raise OSError("the selector is gone")
 
-    thread.loop.run_forever = broken  # type: ignore[method-assign]
-    thread.loop.call_soon_threadsafe(thread.loop.stop)
-    thread.thread.join(20)
-    assert not thread.thread.is_alive()
-    names = Counter()
-    for _ in range(40):
-        with Client(address) as client:
-            names[client.thread] += 1
-    assert "hybridloop-gil-1" not in names and sum(names.values()) == 40
-    for client in clients.values():
-        client.close()
-    assert server.close(timeout=5) == []
-    del server
-    with warnings.catch_warnings():
-        # The transports of the loop that is gone say that nobody has closed them.
-        warnings.simplefilter("ignore")
-        gc.collect()
-    # The loop had three of its own.
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    with Engine(gil_threads=3) as engine:
+        server = engine.serve(Echo, HOST, 0)
+        clients = clients_on_each_thread(server, 3)
+        thread = engine._threads[1]
+        thread.loop.run_forever = broken  # type: ignore[method-assign]
+        thread.loop.call_soon_threadsafe(thread.loop.stop)
+        thread.thread.join(20)
+        assert not thread.thread.is_alive()
+        assert clients["hybridloop-gil-1"].at_end()
+        assert clients["hybridloop-gil-2"].echo(b"hello") == b"hello"
+        names = Counter()
+        for _ in range(40):
+            with Client(server.addresses[0]) as client:
+                names[client.thread] += 1
+        assert "hybridloop-gil-1" not in names and sum(names.values()) == 40
+        for client in clients.values():
+            client.close()
+        assert server.close(timeout=5) == []
 
 
 def test_nothing_is_left_of_many_servers() -> None:
@@ -411,6 +423,7 @@ def test_nothing_is_left_of_many_servers() -> None:
 
     with Engine(gil_threads=2) as engine:
         engine.serve(Echo, HOST, 0).close()
+        gc.collect()
         before = descriptors(), threading.active_count()
         for _ in range(20):
             with engine.serve(Echo, HOST, 0) as server:
