@@ -55,15 +55,6 @@ impl Waiters {
     }
 }
 
-impl IntoIterator for Waiters {
-    type Item = Ref;
-    type IntoIter = std::iter::Chain<std::option::IntoIter<Ref>, std::vec::IntoIter<Ref>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.more)
-    }
-}
-
 /// What the user waits for on one descriptor.
 pub struct Watch {
     fd: RawFd,
@@ -190,11 +181,15 @@ impl Ready {
             // One that was closed meanwhile has nothing to be brought in line.
             errors::contain(object, core.rearm(fd, before))?;
         }
-        for waiter in self.waiters.into_iter().flatten() {
-            // SAFETY: the loop object of this core.
-            errors::contain(object, unsafe {
-                core.resolve(object, waiter, future::resolve)
-            })?;
+        // SAFETY: the loop object of this core.
+        let resolve = |waiter| unsafe { core.resolve(object, waiter, future::resolve) };
+        for Waiters { first, more } in self.waiters {
+            if let Some(waiter) = first {
+                errors::contain(object, resolve(waiter))?;
+            }
+            for waiter in more {
+                errors::contain(object, resolve(waiter))?;
+            }
         }
         for handle in self.callbacks.into_iter().flatten() {
             if !handle.has(CANCELLED) {
