@@ -13,7 +13,7 @@ use pyo3::PyTraverseError;
 use super::schedule::install;
 use super::source::{Native, Pending};
 use super::watch::{Direction, Mode, Ready, Watch};
-use super::{errors, handle, LoopCore};
+use super::{confined, errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
 use crate::ffi::handle::{new_handle, track_kept, Call, Class, HandleRef, PERSISTENT};
 use crate::ffi::{context, Args, Ref, Res};
@@ -372,22 +372,22 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         class,
         [
             (
-                fastcall!(c"_add_reader", add_reader),
+                fastcall!(c"_add_reader", add_reader, confined),
                 "(self, fd, callback, *args)",
                 "Call back while a descriptor can be read.",
             ),
             (
-                fastcall!(c"_add_writer", add_writer),
+                fastcall!(c"_add_writer", add_writer, confined),
                 "(self, fd, callback, *args)",
                 "Call back while a descriptor can be written.",
             ),
             (
-                onearg!(c"_remove_reader", remove_reader),
+                onearg!(c"_remove_reader", remove_reader, confined),
                 "(self, fd)",
                 "Stop calling back; False if nothing was there.",
             ),
             (
-                onearg!(c"_remove_writer", remove_writer),
+                onearg!(c"_remove_writer", remove_writer, confined),
                 "(self, fd)",
                 "Stop calling back; False if nothing was there.",
             ),

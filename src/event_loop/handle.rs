@@ -81,9 +81,7 @@ impl LoopCore {
                 }
                 Err(raised) => {
                     // The exception handler runs in the handle's context, and sees what the callback has set.
-                    (*this).set(TEMPLATE, false);
-                    (*this).context = context.into_ptr();
-                    ffi::Py_DECREF(template.as_ptr());
+                    replace_template(this, context);
                     Err(raised)
                 }
             }
@@ -208,7 +206,9 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
         if core.is_debug() {
             let py = Python::assume_attached();
             let text = Bound::from_borrowed_ptr(py, slf).repr()?;
-            let old = std::mem::replace(&mut (*this).debug_repr, Ref::from(text).into_ptr());
+            let old = HandleObject::locked(this, || {
+                std::mem::replace(&mut (*this).debug_repr, Ref::from(text).into_ptr())
+            });
             ffi::Py_XDECREF(old);
         }
         if !core.is_owner() {
@@ -259,6 +259,21 @@ unsafe fn field(object: *mut PyObject) -> Res<Ref> {
     })
 }
 
+/// Gives a handle a context of its own instead of a template.
+///
+/// # Safety
+/// The handle is live and has a template; this is the thread of its loop.
+unsafe fn replace_template(this: *mut HandleObject, own: Ref) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let template = HandleObject::locked(this, || {
+            (*this).set(TEMPLATE, false);
+            std::mem::replace(&mut (*this).context, own.into_ptr())
+        });
+        ffi::Py_DECREF(template);
+    }
+}
+
 macro_rules! getter {
     ($name:ident, |$this:ident| $body:expr) => {
         unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
@@ -269,22 +284,35 @@ macro_rules! getter {
     };
 }
 
-getter!(get_callback, |this| field((*this).callback));
-getter!(get_args, |this| HandleObject::args_tuple(this));
+getter!(get_callback, |this| HandleObject::locked(this, || field(
+    (*this).callback
+)));
+getter!(get_args, |this| HandleObject::locked(this, || {
+    HandleObject::args_tuple(this)
+}));
 getter!(get_context, |this| {
-    if (*this).has(TEMPLATE) {
-        // Whoever asks may change it: from here on the handle has a context of its own.
-        let own = context::copy(&Ref::borrowed((*this).context))?;
-        (*this).set(TEMPLATE, false);
-        let template = std::mem::replace(&mut (*this).context, own.into_ptr());
-        ffi::Py_DECREF(template);
+    let context = HandleObject::locked(this, || field((*this).context))?;
+    if !(*this).has(TEMPLATE) || (*this).context.is_null() {
+        return Ok(context);
     }
-    field((*this).context)
+    // Whoever asks may change it: from here on the handle has a context of its own. Other threads get a copy, because
+    // the loop may be about to run the handle.
+    let own = context::copy(&context)?;
+    let event_loop = (*this).event_loop;
+    if event_loop.is_null() || LoopCore::of(event_loop).is_owner() {
+        replace_template(this, own.clone());
+    }
+    Ok(own)
 });
 getter!(get_loop, |this| field((*this).event_loop));
 getter!(get_cancelled, |this| Ok(Ref::bool((*this).has(CANCELLED))));
-getter!(get_repr, |this| field((*this).debug_repr));
-getter!(get_source_traceback, |this| field((*this).source_traceback));
+getter!(get_repr, |this| HandleObject::locked(this, || field(
+    (*this).debug_repr
+)));
+getter!(get_source_traceback, |this| HandleObject::locked(
+    this,
+    || field((*this).source_traceback)
+));
 getter!(get_scheduled, |this| Ok(Ref::bool((*this).has(SCHEDULED))));
 // asyncio's has a lock, which is held while the callback runs. Nothing is behind this one: who waits does so in
 // `cancel()` and `cancelled()`.
@@ -305,7 +333,9 @@ unsafe extern "C" fn set_source_traceback(
         unsafe {
             ffi::Py_XINCREF(value);
             let this = slf.cast::<HandleObject>();
-            let old = std::mem::replace(&mut (*this).source_traceback, value);
+            let old = HandleObject::locked(this, || {
+                std::mem::replace(&mut (*this).source_traceback, value)
+            });
             ffi::Py_XDECREF(old);
         }
         Ok(())

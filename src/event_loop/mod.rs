@@ -31,6 +31,7 @@ mod watch;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hybridloop_reactor::{
@@ -44,7 +45,7 @@ use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
 use crate::ffi::future_words::Futures;
 use crate::ffi::handle::{HandleRef, Maker};
-use crate::ffi::{fastcall, Local, Ref, Res};
+use crate::ffi::{fastcall, Flag, Local, Ref, Res, Word};
 pub use descriptors::{file_descriptor, Descriptors, Source};
 pub use desk::{Bell, Desk};
 pub use schedule::install;
@@ -52,8 +53,9 @@ pub use source::{Caller, Kind, Native, Pending};
 
 /// Native state of one event loop.
 ///
-/// Everything but `inbox` and `waker` belongs to the thread that holds the loop; other threads come in through
-/// `call_soon_threadsafe`.
+/// It belongs to the thread that runs the loop; other threads come in through `call_soon_threadsafe`, and see a state that
+/// is whole in what they may look at. On free-threaded builds methods that would change the rest refuse other threads
+/// (see [`LoopCore::confined`]).
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
     pub ready: Local<VecDeque<HandleRef>>,
@@ -80,11 +82,13 @@ pub struct LoopCore {
     pub spare_bytes: SpareBytes,
     polls_skipped: Cell<u32>,
     last_poll: Cell<u64>,
-    closed: Cell<bool>,
-    stopping: Cell<bool>,
-    debug: Cell<bool>,
+    closed: Flag,
+    stopping: Flag,
+    debug: Flag,
+    /// The thread that runs turns; 0 if none does.
+    turning: AtomicU64,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
-    thread_id: Cell<u64>,
+    thread_id: Word,
     /// `poll_skip_interval` in ticks of the processor's counter.
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
@@ -102,8 +106,8 @@ pub struct LoopCore {
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<LoopCore>() <= 16);
 
-// SAFETY: see the rule of the type: cells are touched by one thread at a time, under the interpreter lock or, on
-// free-threaded builds, behind the owner check of each entry.
+// SAFETY: a `Local` lets one thread in at a time. `Cell`s are touched by the thread that runs the loop, under the
+// interpreter lock or, on free-threaded builds, behind `turning` or `confined`.
 unsafe impl Send for LoopCore {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for LoopCore {}
@@ -131,10 +135,11 @@ impl LoopCore {
             spare_bytes: SpareBytes::default(),
             polls_skipped: Cell::new(0),
             last_poll: Cell::new(0),
-            closed: Cell::new(false),
-            stopping: Cell::new(false),
-            debug: Cell::new(false),
-            thread_id: Cell::new(0),
+            closed: Flag::default(),
+            stopping: Flag::default(),
+            debug: Flag::default(),
+            turning: AtomicU64::new(0),
+            thread_id: Word::default(),
             poll_skip_ticks: Cell::new(ticks_in(turn::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(seconds(turn::POLL_SKIP_NS)),
             poll_skip_turns: Cell::new(turn::POLL_SKIP_TURNS),
@@ -209,6 +214,16 @@ impl LoopCore {
         }
     }
 
+    /// See [`confined`].
+    #[inline]
+    pub fn confined(&self) -> Res<()> {
+        if self.is_owner() {
+            Ok(())
+        } else {
+            self.check_thread()
+        }
+    }
+
     /// Whether this thread may touch the loop's state directly.
     #[inline]
     #[allow(clippy::unused_self)]
@@ -223,6 +238,17 @@ impl LoopCore {
             owner == 0 || owner == current_thread()
         }
     }
+}
+
+/// For methods that are not safe to be called from other threads while the loop runs, as asyncio's are not: on
+/// free-threaded builds they refuse that, in the words of asyncio's debug mode.
+///
+/// # Safety
+/// `slf` is a live loop.
+#[inline]
+pub unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+    // SAFETY: the caller's promise.
+    unsafe { LoopCore::of(slf) }.confined()
 }
 
 fn current_thread() -> u64 {

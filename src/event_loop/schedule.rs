@@ -10,7 +10,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::{handle, LoopCore};
+use super::{confined, handle, LoopCore};
 use crate::ffi::fastcall::{missing, unexpected, Method};
 use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
 use crate::ffi::{Args, Raised, Ref, Res};
@@ -493,8 +493,8 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         [
             (fastcall!(c"call_soon", call_soon), ASYNCIO, "Arrange for a callback to be called as soon as possible, after all that are ready."),
             (fastcall!(c"call_soon_threadsafe", call_soon_threadsafe), ASYNCIO, "Like call_soon(), from any thread; wakes the loop."),
-            (fastcall!(c"call_later", call_later), ASYNCIO, "Arrange for a callback to be called after delay seconds. Returns a TimerHandle."),
-            (fastcall!(c"call_at", call_at), ASYNCIO, "Like call_later(), with a time of the loop's clock in seconds."),
+            (fastcall!(c"call_later", call_later, confined), ASYNCIO, "Arrange for a callback to be called after delay seconds. Returns a TimerHandle."),
+            (fastcall!(c"call_at", call_at, confined), ASYNCIO, "Like call_later(), with a time of the loop's clock in seconds."),
             (fastcall!(c"create_task", create_task), ASYNCIO, "Schedule a coroutine as a Task."),
             (noargs!(c"create_future", create_future), ASYNCIO, "A Future of this loop."),
             (noargs!(c"time", time), ASYNCIO, "The loop's clock in seconds, that of time.monotonic()."),

@@ -16,7 +16,7 @@ use pyo3::types::{PyMemoryView, PySlice, PyType};
 
 use super::readiness::Known;
 use super::schedule::{install, ASYNCIO};
-use super::{errors, file_descriptor, LoopCore};
+use super::{confined, errors, file_descriptor, LoopCore};
 use crate::fastcall;
 use crate::ffi::arguments::{bind, Parameter};
 use crate::ffi::buffer::Buffer;
@@ -612,8 +612,8 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
             (fastcall!(c"sock_sendall", sock_sendall), ASYNCIO, "Send all of `data`. After an error it is not known how much has been sent."),
             (fastcall!(c"sock_sendto", sock_sendto), ASYNCIO, "Send a datagram to `address`; returns the number of bytes."),
             (fastcall!(c"sock_accept", sock_accept), ASYNCIO, "Accept a connection; returns the new, non-blocking socket and the peer's address."),
-            (fastcall!(c"_wait_socket", wait_socket), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
-            (fastcall!(c"_leave_socket", leave_socket), "(self, sock, write, future, /)", "Take _wait_socket() back."),
+            (fastcall!(c"_wait_socket", wait_socket, confined), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
+            (fastcall!(c"_leave_socket", leave_socket, confined), "(self, sock, write, future, /)", "Take _wait_socket() back."),
         ],
     )
 }

@@ -3,8 +3,6 @@
 //! Time is taken where the loop reads the processor's counter anyway, once a turn. So the longest stretch of work is told
 //! by the turn, not by the callback.
 
-use std::cell::Cell;
-
 use hybridloop_reactor::{ticks, ticks_in};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -12,28 +10,29 @@ use pyo3::types::PyTuple;
 use super::source::Native;
 use super::LoopCore;
 use crate::ffi::handle::CANCELLED;
+use crate::ffi::Word;
 
 #[derive(Default)]
 pub struct Stats {
-    turns: Cell<u64>,
-    callbacks: Cell<u64>,
-    polls: Cell<u64>,
-    polls_skipped: Cell<u64>,
-    bytes_in: Cell<u64>,
-    bytes_out: Cell<u64>,
+    turns: Word,
+    callbacks: Word,
+    polls: Word,
+    polls_skipped: Word,
+    bytes_in: Word,
+    bytes_out: Word,
     /// When the run under way began, in ticks; 0 while the loop does not run.
-    running_since: Cell<u64>,
+    running_since: Word,
     /// When it began to wait; 0 while it does not.
-    waiting_since: Cell<u64>,
+    waiting_since: Word,
     /// When the work under way began.
-    working_since: Cell<u64>,
-    ran: Cell<u64>,
-    waited: Cell<u64>,
-    longest: Cell<u64>,
+    working_since: Word,
+    ran: Word,
+    waited: Word,
+    longest: Word,
 }
 
 #[inline]
-fn add(counter: &Cell<u64>, n: u64) {
+fn add(counter: &Word, n: u64) {
     counter.set(counter.get().wrapping_add(n));
 }
 
@@ -122,7 +121,7 @@ impl Stats {
     /// Seconds that the loop has run, and of these the ones in which it did not wait.
     fn times(&self) -> (f64, f64) {
         let now = ticks();
-        let under_way = |since: &Cell<u64>| match since.get() {
+        let under_way = |since: &Word| match since.get() {
             0 => 0,
             since => now.wrapping_sub(since),
         };

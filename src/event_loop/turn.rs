@@ -4,13 +4,15 @@
 //! order of asyncio), and at last sends what streams have gathered.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hybridloop_reactor::{now_ns, ticks, Event};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::{errors, Caller, Desk, LoopCore};
+use super::{current_thread, errors, Caller, Desk, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{track_kept, Maker, CANCELLED, SCHEDULED};
 use crate::ffi::Res;
@@ -28,12 +30,24 @@ const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
 /// Runs turns until `stop()` or until an exception ends the loop.
 pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
+    let me = current_thread();
+    let before = core
+        .turning
+        .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+        .unwrap_or_else(|running| running);
+    if before != 0 && before != me {
+        // asyncio's own check looks and then sets, which two threads may do at the same time.
+        return Err(PyRuntimeError::new_err(
+            "This event loop is already running",
+        ));
+    }
     // A loop that starts to run looks for I/O first.
     core.polls_skipped.set(u32::MAX - 1);
     core.stats.run_begins();
     let result = run_turns(py, core, object);
     core.stats.run_ends();
     core.rest();
+    core.turning.store(before, Ordering::Release);
     result
 }
 

@@ -143,9 +143,12 @@ pub fn unexpected(function: &str, name: *mut PyObject) -> Raised {
 }
 
 /// Wraps `fn(*mut PyObject, Args) -> Res<Ref>` as a `METH_FASTCALL | METH_KEYWORDS` method.
+///
+/// Here and in its kin a third argument is `fn(*mut PyObject) -> Res<()>`, which refuses calls of other threads than the
+/// one that runs the loop. Only free-threaded builds ask it.
 #[macro_export]
 macro_rules! fastcall {
-    ($name:literal, $body:path) => {{
+    ($name:literal, $body:path $(, $confined:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             args: *const *mut pyo3::ffi::PyObject,
@@ -154,6 +157,9 @@ macro_rules! fastcall {
         ) -> *mut pyo3::ffi::PyObject {
             // SAFETY: CPython passes what the convention says.
             $crate::ffi::fastcall::guard(|| unsafe {
+                $(if cfg!(Py_GIL_DISABLED) {
+                    $confined(slf)?;
+                })?
                 $body(slf, $crate::ffi::Args::new(args, n, names))
             })
         }
@@ -170,13 +176,18 @@ macro_rules! fastcall {
 /// Wraps `fn(*mut PyObject) -> Res<Ref>` as a `METH_NOARGS` method.
 #[macro_export]
 macro_rules! noargs {
-    ($name:literal, $body:path) => {{
+    ($name:literal, $body:path $(, $confined:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             _: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
             // SAFETY: CPython passes a live `self`.
-            $crate::ffi::fastcall::guard(|| unsafe { $body(slf) })
+            $crate::ffi::fastcall::guard(|| unsafe {
+                $(if cfg!(Py_GIL_DISABLED) {
+                    $confined(slf)?;
+                })?
+                $body(slf)
+            })
         }
         $crate::ffi::fastcall::Method {
             name: $name,
@@ -189,13 +200,18 @@ macro_rules! noargs {
 /// Wraps `fn(*mut PyObject, *mut PyObject) -> Res<Ref>` as a `METH_O` method.
 #[macro_export]
 macro_rules! onearg {
-    ($name:literal, $body:path) => {{
+    ($name:literal, $body:path $(, $confined:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             arg: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
             // SAFETY: CPython passes a live `self` and argument.
-            $crate::ffi::fastcall::guard(|| unsafe { $body(slf, arg) })
+            $crate::ffi::fastcall::guard(|| unsafe {
+                $(if cfg!(Py_GIL_DISABLED) {
+                    $confined(slf)?;
+                })?
+                $body(slf, arg)
+            })
         }
         $crate::ffi::fastcall::Method {
             name: $name,

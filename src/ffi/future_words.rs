@@ -75,7 +75,7 @@ impl Words {
         unsafe {
             let ty = ffi::Py_TYPE(one.as_ptr());
             let size = (*ty).tp_basicsize.unsigned_abs();
-            let has_more = (*ty).tp_flags & HAS_MORE != 0;
+            let has_more = ffi::PyType_HasFeature(ty, HAS_MORE) != 0;
             let first = if has_more { 0 } else { IN_FRONT };
             let end = IN_FRONT + size / WORD;
             let look = |future: &Ref| -> Vec<usize> {

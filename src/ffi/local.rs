@@ -1,17 +1,17 @@
-//! State that only the thread which holds the loop touches.
+//! State that one thread touches at a time.
 
 use std::cell::UnsafeCell;
-#[cfg(debug_assertions)]
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A cell for state of a loop or transport, opened for the length of a short closure.
 ///
 /// The rule that makes it sound: the closure runs no Python and drops no Python object, so nothing can come back to
-/// the same cell while it is open, and the interpreter lock (or, on free-threaded builds, the check of the owner
-/// thread in front of every entry) keeps other threads out. Debug builds check it.
+/// the same cell while it is open. The interpreter lock keeps other threads out. Free-threaded builds have none, so there
+/// the cell is a lock of its own: nearly always only the loop's thread comes, and who else does waits for some
+/// instructions. Debug builds check the rule.
 pub struct Local<T> {
     value: UnsafeCell<T>,
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
     open: AtomicBool,
 }
 
@@ -22,21 +22,25 @@ impl<T> Local<T> {
     pub const fn new(value: T) -> Self {
         Self {
             value: UnsafeCell::new(value),
-            #[cfg(debug_assertions)]
+            #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
             open: AtomicBool::new(false),
         }
     }
 
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        #[cfg(debug_assertions)]
+        #[cfg(Py_GIL_DISABLED)]
+        while self.open.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        #[cfg(all(debug_assertions, not(Py_GIL_DISABLED)))]
         assert!(
             !self.open.swap(true, Ordering::Acquire),
             "a closure over loop state ran Python code"
         );
         // SAFETY: the rule in the type's documentation.
         let result = f(unsafe { &mut *self.value.get() });
-        #[cfg(debug_assertions)]
+        #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
         self.open.store(false, Ordering::Release);
         result
     }
@@ -67,5 +71,70 @@ impl<T: Clone> Local<T> {
 impl<T: Default> Default for Local<T> {
     fn default() -> Self {
         Self::new(T::default())
+    }
+}
+
+/// A number that the loop's thread changes and others may look at. It costs what a `Cell` does.
+#[derive(Default)]
+pub struct Word(AtomicU64);
+
+impl Word {
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Puts `value` in and gives back what was there; for the loop's thread alone.
+    #[inline]
+    pub fn replace(&self, value: u64) -> u64 {
+        let old = self.get();
+        self.set(value);
+        old
+    }
+}
+
+/// A flag that any thread may set and look at.
+#[derive(Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    #[inline]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn set(&self, value: bool) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Flags that any thread may set and look at.
+#[derive(Default)]
+pub struct Flags(AtomicU32);
+
+impl Flags {
+    #[inline]
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn set(&self, flags: u32, on: bool) {
+        if !cfg!(Py_GIL_DISABLED) {
+            // One thread at a time, so that no locked instruction is needed.
+            let old = self.get();
+            let new = if on { old | flags } else { old & !flags };
+            self.0.store(new, Ordering::Relaxed);
+        } else if on {
+            self.0.fetch_or(flags, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!flags, Ordering::Relaxed);
+        }
     }
 }

@@ -68,6 +68,11 @@ fn named_arguments(args: &Args<'_>, none: *mut PyObject) -> Res<(*mut PyObject, 
     }
 }
 
+unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe { Datagram::of(slf) }.confined()
+}
+
 unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -355,21 +360,21 @@ unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        fastcall!(c"sendto", sendto).def(c"sendto($self, data, addr=None)\n--\n\nSend a datagram, to the remote address if the transport has one. It is queued while the socket takes nothing."),
-        noargs!(c"close", close).def(c"close($self)\n--\n\nStop reading, send what is queued, then connection_lost(None)."),
-        noargs!(c"abort", abort).def(c"abort($self)\n--\n\nDrop what is queued; connection_lost(None) follows."),
+        fastcall!(c"sendto", sendto, confined).def(c"sendto($self, data, addr=None)\n--\n\nSend a datagram, to the remote address if the transport has one. It is queued while the socket takes nothing."),
+        noargs!(c"close", close, confined).def(c"close($self)\n--\n\nStop reading, send what is queued, then connection_lost(None)."),
+        noargs!(c"abort", abort, confined).def(c"abort($self)\n--\n\nDrop what is queued; connection_lost(None) follows."),
         noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
         noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether datagrams go to the protocol."),
-        noargs!(c"pause_reading", pause_reading).def(c"pause_reading($self)\n--\n\nLeave datagrams to the system until resume_reading()."),
-        noargs!(c"resume_reading", resume_reading).def(c"resume_reading($self)\n--\n\nHand datagrams to the protocol again."),
+        noargs!(c"pause_reading", pause_reading, confined).def(c"pause_reading($self)\n--\n\nLeave datagrams to the system until resume_reading()."),
+        noargs!(c"resume_reading", resume_reading, confined).def(c"resume_reading($self)\n--\n\nHand datagrams to the protocol again."),
         noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
-        fastcall!(c"set_protocol", set_protocol).def(c"set_protocol($self, protocol)\n--\n\nHand datagrams to another protocol from now on."),
+        fastcall!(c"set_protocol", set_protocol, confined).def(c"set_protocol($self, protocol)\n--\n\nHand datagrams to another protocol from now on."),
         noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes that are queued; since Python 3.13 with 8 more for each datagram."),
         noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
-        fastcall!(c"_set_limits", set_limits).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
-        onearg!(c"_start", start).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
-        onearg!(c"_force_close", force_close).def(c"_force_close($self, exc, /)\n--\n\nDrop what is queued; connection_lost(exc) follows."),
-        onearg!(c"_call_connection_lost", call_connection_lost).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
+        fastcall!(c"_set_limits", set_limits, confined).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
+        onearg!(c"_start", start, confined).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
+        onearg!(c"_force_close", force_close, confined).def(c"_force_close($self, exc, /)\n--\n\nDrop what is queued; connection_lost(exc) follows."),
+        onearg!(c"_call_connection_lost", call_connection_lost, confined).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
     ]
 }

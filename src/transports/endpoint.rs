@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
-use crate::ffi::{context, Local, Ref, Res};
+use crate::ffi::{context, Flags, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
 /// `connection_made()` is over: the socket may be read.
@@ -59,7 +59,7 @@ impl Drop for Owned {
 /// The state that all transports share.
 pub struct Endpoint {
     pub fd: Cell<RawFd>,
-    flags: Cell<u32>,
+    flags: Flags,
     /// As in asyncio: not 0 once `connection_lost()` is on its way; counts writes that came after.
     pub lost_writes: Cell<u32>,
     token: Cell<Option<Token>>,
@@ -83,7 +83,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             fd: Cell::new(fd),
-            flags: Cell::new(0),
+            flags: Flags::default(),
             lost_writes: Cell::new(0),
             token: Cell::new(None),
             // SAFETY: the caller's promise.
@@ -103,8 +103,7 @@ impl Endpoint {
 
     #[inline]
     pub fn set(&self, flags: u32, on: bool) {
-        let old = self.flags.get();
-        self.flags.set(if on { old | flags } else { old & !flags });
+        self.flags.set(flags, on);
     }
 
     /// Whether of the flags in `mask` exactly those of `flags` are set.
@@ -128,6 +127,19 @@ impl Endpoint {
 
     pub fn is_held(&self) -> bool {
         self.has(HELD)
+    }
+
+    /// As [`LoopCore::confined`], of the loop that the transport is on.
+    #[inline]
+    pub fn confined(&self) -> Res<()> {
+        if !cfg!(Py_GIL_DISABLED) {
+            return Ok(());
+        }
+        match self.event_loop.get() {
+            // SAFETY: the loop of a transport is a LoopCore.
+            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.confined(),
+            None => Ok(()),
+        }
     }
 
     /// The descriptor's entry in the loop's table.

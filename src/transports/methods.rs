@@ -95,6 +95,11 @@ fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObj
     }
 }
 
+unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe { Stream::of(slf) }.confined()
+}
+
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     let data = one_argument(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
@@ -115,6 +120,7 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
             return Err(not_bytes(data));
         }
         let it = Stream::of(slf);
+        it.confined()?;
         refuse_write(it, "write", "write")?;
         let data = exact_bytes(data)?;
         if ffi::Py_SIZE(data.as_ptr()) == 0 {
@@ -477,27 +483,27 @@ unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> Res<Ref> {
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
         fastcall!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
-        fastcall!(c"writelines", writelines).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
-        noargs!(c"write_eof", write_eof).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
+        fastcall!(c"writelines", writelines, confined).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
+        noargs!(c"write_eof", write_eof, confined).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
         noargs!(c"can_write_eof", can_write_eof).def(c"can_write_eof($self)\n--\n\nTrue: a stream can be half closed."),
-        noargs!(c"close", close).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
-        noargs!(c"abort", abort).def(c"abort($self)\n--\n\nDrop what the system has not taken; connection_lost(None) follows."),
+        noargs!(c"close", close, confined).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
+        noargs!(c"abort", abort, confined).def(c"abort($self)\n--\n\nDrop what the system has not taken; connection_lost(None) follows."),
         noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
         noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether data goes to the protocol."),
-        noargs!(c"pause_reading", pause_reading).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
-        noargs!(c"resume_reading", resume_reading).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
+        noargs!(c"pause_reading", pause_reading, confined).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
+        noargs!(c"resume_reading", resume_reading, confined).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
         noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
-        fastcall!(c"set_protocol", set_protocol).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on."),
+        fastcall!(c"set_protocol", set_protocol, confined).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on."),
         noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes written that the system has not taken yet."),
         noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
-        fastcall!(c"_set_limits", set_limits).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
+        fastcall!(c"_set_limits", set_limits, confined).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
         onearg!(c"_address", address).def(c"_address($self, peer, /)\n--\n\nThe local address, or the peer's."),
         noargs!(c"_socket_kind", socket_kind).def(c"_socket_kind($self)\n--\n\nFamily, type and protocol of the socket."),
         onearg!(c"_adopt_socket", adopt_socket).def(c"_adopt_socket($self, sock, /)\n--\n\nMake a Python socket the owner of the descriptor, if there is none yet."),
-        onearg!(c"_start", start).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
-        onearg!(c"_force_close", force_close).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
-        noargs!(c"_send_gathered", send_gathered).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
-        onearg!(c"_call_connection_lost", call_connection_lost).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
+        onearg!(c"_start", start, confined).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
+        onearg!(c"_force_close", force_close, confined).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
+        noargs!(c"_send_gathered", send_gathered, confined).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
+        onearg!(c"_call_connection_lost", call_connection_lost, confined).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
     ]
 }

@@ -173,11 +173,31 @@ impl HandleObject {
 
     /// Lets go of callback, arguments, context and loop, so that no cycle runs through a handle that is done with.
     ///
+    /// On free-threaded builds the loop stays, as it does in asyncio: other threads that cancel the handle look at it.
+    ///
     /// # Safety
     /// The handle is live and not `RUNNING`. Python code may run.
     #[inline]
     pub unsafe fn release(this: *mut Self) {
         // SAFETY: each word is emptied before what it held is given back, so nobody sees a dead pointer.
+        unsafe {
+            let (args, n, others) = Self::locked(this, || Self::take(this));
+            for arg in args.into_iter().take(n) {
+                ffi::Py_DECREF(arg);
+            }
+            for object in others {
+                ffi::Py_XDECREF(object);
+            }
+        }
+    }
+
+    /// Empties the words that `release` is about.
+    ///
+    /// # Safety
+    /// As `release`.
+    #[inline]
+    unsafe fn take(this: *mut Self) -> Taken {
+        // SAFETY: the caller's promise.
         unsafe {
             let count = std::mem::replace(&mut (*this).count, 0);
             let n = if count == IN_TUPLE {
@@ -191,16 +211,39 @@ impl HandleObject {
             }
             let callback = std::mem::replace(&mut (*this).callback, ptr::null_mut());
             let context = std::mem::replace(&mut (*this).context, ptr::null_mut());
-            let event_loop = std::mem::replace(&mut (*this).event_loop, ptr::null_mut());
-            for arg in args.into_iter().take(n) {
-                ffi::Py_DECREF(arg);
-            }
-            ffi::Py_XDECREF(callback);
-            ffi::Py_XDECREF(context);
-            ffi::Py_XDECREF(event_loop);
+            let event_loop = if cfg!(Py_GIL_DISABLED) {
+                ptr::null_mut()
+            } else {
+                std::mem::replace(&mut (*this).event_loop, ptr::null_mut())
+            };
+            (args, n, [callback, context, event_loop])
+        }
+    }
+
+    /// Runs `body`, which runs no Python, while no other thread looks at the words of the handle.
+    ///
+    /// # Safety
+    /// Attached; the handle is live.
+    #[inline]
+    pub unsafe fn locked<T>(this: *mut Self, body: impl FnOnce() -> T) -> T {
+        #[cfg(Py_GIL_DISABLED)]
+        {
+            // SAFETY: the caller's promise. No reference is counted: the handle may be on its way out.
+            let object = std::mem::ManuallyDrop::new(unsafe {
+                pyo3::Bound::from_owned_ptr(pyo3::Python::assume_attached(), this.cast())
+            });
+            pyo3::sync::critical_section::with_critical_section(&object, body)
+        }
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            let _ = this;
+            body()
         }
     }
 }
+
+/// The arguments of a handle and how many they are, then callback, context and loop.
+type Taken = ([*mut PyObject; INLINE_ARGS], usize, [*mut PyObject; 3]);
 
 /// Every object of a handle, or null; `args[0]` is only ever borrowed.
 unsafe fn fields(this: *mut HandleObject) -> [*mut PyObject; 8] {

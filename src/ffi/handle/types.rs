@@ -118,6 +118,7 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
         }
         HandleObject::release(this);
         for field in [
+            &raw mut (*this).event_loop,
             &raw mut (*this).source_traceback,
             &raw mut (*this).debug_repr,
         ] {

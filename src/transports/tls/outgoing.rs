@@ -305,6 +305,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             return inherited_transport_write(py, slf, data);
         };
         let it = TlsCore::of(me.as_ptr());
+        with_stream(it, |_, stream| stream.confined()).transpose()?;
         if ffi::PyBytes_CheckExact(data) != 0 {
             // The caller's reference may be the only one, and writing may run Python.
             let data = Ref::borrowed(data);
