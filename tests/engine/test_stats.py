@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 import hybridloop
-from hybridloop import Engine, EngineClosedError, LoopStats
+from hybridloop import Engine, EngineClosedError, LoopStats, NativeStats
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -107,3 +107,37 @@ def test_is_plain_data() -> None:
     assert data["threads"][0]["loop"]["turns"] == stats.threads[0].loop.turns
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.pending = 5  # type: ignore[misc]
+
+
+def test_native_workers_and_the_bus() -> None:
+    with Engine(native_threads=1, bus_capacity="1MiB") as engine:
+        native, bus = engine.stats().native, engine.stats().bus
+        assert native is not None and bus is not None
+        assert (native.workers, native.busy, native.queued) == (1, 0, 0)
+        assert (native.done, native.failed, native.cancelled) == (0, 0, 0)
+        assert (bus.keys, bus.bytes, bus.capacity) == (0, 0, 2**20)
+        running = engine.run_native("hl.sleep", 1000.0)
+        until(lambda: native_of(engine).busy == 1)
+        waiting = [engine.run_native("hl.noop") for _ in range(3)]
+        assert native_of(engine).queued == 3
+        waiting[2].cancel()
+        running.cancel()
+        for job in waiting[:2]:
+            assert job.result(20) is None
+        with pytest.raises(ValueError):
+            engine.run_native("hl.zlib.decompress", b"this is not compressed").result(20)
+        until(lambda: native_of(engine).busy == 0)
+        native = native_of(engine)
+        assert (native.done, native.failed, native.cancelled, native.queued) == (2, 1, 2, 0)
+        engine.bus.push("key", b"x" * 1000)
+        bytes(engine.bus.get("key"))
+        bus = engine.stats().bus
+        assert bus is not None
+        assert (bus.keys, bus.bytes, bus.writes, bus.reads) == (1, 1000, 1, 1)
+        assert native_of(engine).memory >= 1000
+
+
+def native_of(engine: Engine) -> NativeStats:
+    native = engine.stats().native
+    assert native is not None
+    return native

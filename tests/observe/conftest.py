@@ -30,6 +30,7 @@ async def main():
         with hybridloop.Engine(gil_threads=2, tasks_per_thread=3) as engine:
             for _ in range(8):
                 engine.spawn(asyncio.sleep(1000))
+            await engine.run_native("hl.noop")
             print("ready", flush=True)
             while True:
                 writer.write(b"x" * 500)

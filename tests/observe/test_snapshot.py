@@ -131,6 +131,32 @@ def test_an_engine() -> None:
         assert observe.snapshot().engines[0].number > info.number
 
 
+def test_the_native_workers_of_loops_outside_engines(run_script) -> None:  # type: ignore[no-untyped-def]
+    """They are told once they are in use, and looking does not make them."""
+    run_script("""
+        import hybridloop
+        from hybridloop import observe
+
+        async def main():
+            seen = observe.snapshot()
+            assert seen.native is None and seen.bus is None, seen
+            loop = asyncio.get_running_loop()
+            await loop.run_native("hl.noop")
+            loop.bus.push("key", b"12345")
+            seen = observe.snapshot()
+            assert seen.native.done == 1, seen
+            assert (seen.bus.keys, seen.bus.bytes) == (1, 5), seen
+            assert observe.ProcessStats.from_dict(seen.as_dict()) == seen
+
+        hybridloop.run(main())
+        with hybridloop.Engine() as engine:
+            engine.run_native("hl.noop").result()
+            (info,) = observe.snapshot().engines
+            assert info.stats.native.done == 1
+            assert observe.snapshot().native.done == 1, "each has its own"
+    """)
+
+
 def test_an_engine_that_did_not_start() -> None:
     engine = Engine()
     assert observe.snapshot().engines == ()

@@ -44,6 +44,8 @@ def test_once(start: Start, top: Top) -> None:
     assert main[5] == "2", "connections"
     assert "running 6 of 6  waiting 2 of 100,000  spawned 8" in done.stdout
     assert re.search(r"hybridloop-gil-1 +3 of 3 +0 +100%", done.stdout)
+    assert re.search(r"^native  workers 0 of \d+ busy +0%  queue 0  done 1  ", done.stdout, re.M)
+    assert re.search(r"^bus  0 of 256M +0%  keys 0 ", done.stdout, re.M)
 
 
 def test_json(start: Start, top: Top) -> None:
