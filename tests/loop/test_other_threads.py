@@ -122,7 +122,8 @@ def test_handles_cancelled_by_other_threads(loop):
                 repr(handle)
                 handle.cancel()
                 assert handle.cancelled()
-                assert handle._callback is None or handle._callback == ran.append
+                callback = handle._callback
+                assert callback is None or callback == ran.append
 
     async def make():
         deadline = time.monotonic() + SECONDS
