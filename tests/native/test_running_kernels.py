@@ -273,15 +273,16 @@ def test_an_on_progress_that_fails_is_told_and_the_job_goes_on(engine):
 def test_no_loop_no_progress(engine):
     with pytest.raises(ValueError, match="on_progress"):
         engine.run_native("jobs.emit", 1, on_progress=print)
-    job = engine.run_native("jobs.emit", 1)
+    assert engine.run_native("jobs.emit", 1).result(LIMIT) is None
+    other = engine.run_native("jobs.stubborn", b"x")
 
-    async def main():
+    async def wait():
         with pytest.raises(RuntimeError, match="without a running event loop"):
-            async for _ in job:
-                pass
+            await anext(aiter(other))
+        await open_gate()
+        assert await other == ord("x")
 
-    job.result(LIMIT)
-    assert engine.stats()["running"] == 0
+    run(wait())
 
 
 @pytest.mark.parametrize(
