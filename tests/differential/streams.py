@@ -69,7 +69,9 @@ class Player:
         try:
             result = getattr(self, f"do_{name}")(*arguments)
         except Exception as error:
-            self.trace.add("raised", operation, type(error).__name__, str(error))
+            # Before Python 3.12, asyncio's writelines() is a write() in its messages too.
+            message = str(error).replace("writelines()", "write()")
+            self.trace.add("raised", operation, type(error).__name__, message)
         else:
             if name.startswith("peer"):
                 self.arrive()

@@ -26,7 +26,7 @@ def test_like_asyncio_without_openssl():
 
 
 @pytest.mark.parametrize(
-    ("kind", "rounds"), [("unix", 4), ("tcp", 2), ("datagrams", 1), ("tls", 1)]
+    ("kind", "rounds"), [("unix", 3), ("tcp", 1), ("datagrams", 1), ("tls", 1)]
 )
 def test_like_asyncio(kind, rounds):
     for seed in range(rounds * SEEDS_AT_A_TIME):
