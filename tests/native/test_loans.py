@@ -20,7 +20,6 @@ def test_memory_that_a_job_reads_is_not_written_by_another(name):
         readers = [engine.run_native("hl.sum", numbers) for _ in range(2)]
         with pytest.raises(BufferInUseError, match="'loads': another job reads this buffer"):
             engine.run_native(load, 3, out=numbers)
-        assert engine.stats()["queued"] == 2
         blocker.cancel()
         assert [reader.result(20.0) for reader in readers] == [6.0, 6.0]
         assert engine.run_native(load, 3, out=numbers).result(20.0) == 3
