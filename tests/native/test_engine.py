@@ -148,3 +148,64 @@ def test_a_child_gets_an_engine_of_its_own(run_script):
         """
     )
     assert done.stdout.split() == ["child", "parent"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_program_ends_while_kernels_run(run_script, own):
+    """The one that looks is told to end; for the one that does not, the program waits a second."""
+    done = run_script(
+        f"""
+        import hybridloop
+        hybridloop.register_kernel("sleep", (None, "usleep"), "i32(u32 us)")
+        hybridloop.configure(native_threads=2)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            if {own}:
+                loop.native_engine = hybridloop._core.NativeEngine(native_threads=2)
+            hybridloop.jobs = [
+                loop.run_native("hl.spin", 600.0),
+                loop.run_native("sleep", 600_000_000),
+                *(loop.run_native("hl.noop") for _ in range(100)),
+            ]
+            while loop.native_engine.stats()["running"] < 2:
+                await asyncio.sleep(0.001)
+            print("end", flush=True)
+
+        hybridloop.run(main())
+        """,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("end\n", "")
+
+
+def test_the_last_holder_of_a_kernel_may_be_a_worker(run_script):
+    """What a kernel keeps is an object of Python, and workers do not hold Python's lock."""
+    done = run_script(
+        """
+        import ctypes, gc, weakref, hybridloop
+        usleep = ctypes.CDLL(None).usleep
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint)
+        address = ctypes.cast(usleep, ctypes.c_void_p).value
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            watches = []
+            for i in range(50):
+                owner = prototype(address)
+                watches.append(weakref.ref(owner))
+                hybridloop.register_kernel("sleep", owner, replace=True)
+                del owner
+                loop.run_native("sleep", 2000)
+            hybridloop.register_kernel("sleep", address, "i32(u32)", replace=True)
+            deadline = time.monotonic() + 20
+            while any(watch() for watch in watches):
+                assert time.monotonic() < deadline
+                await loop.run_native("hl.noop")
+                gc.collect()
+            print("gone")
+
+        hybridloop.run(main())
+        """
+    )
+    assert (done.stdout, done.stderr) == ("gone\n", "")
