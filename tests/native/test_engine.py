@@ -15,6 +15,9 @@ def test_says_what_it_does(engine):
         "queued": 0,
         "running": 0,
         "completed": 0,
+        "done": 0,
+        "failed": 0,
+        "cancelled": 0,
         "memory": 0,
         "bus": dict.fromkeys(("keys", "bytes", "writes", "reads", "pops", "evictions", "busy"), 0)
         | {"capacity": 256 << 20},
