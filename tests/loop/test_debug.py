@@ -203,10 +203,15 @@ def test_handle_traceback_is_logged_for_errors_reported_inside_a_callback(
 
 def test_coroutine_origin_tracking_follows_debug(loop):
     depths = []
+
+    def look_and_stop():
+        depths.append(sys.get_coroutine_origin_tracking_depth())
+        loop.stop()
+
     loop.call_soon(lambda: depths.append(sys.get_coroutine_origin_tracking_depth()))
     loop.call_soon(loop.set_debug, True)
-    loop.call_later(0.001, lambda: depths.append(sys.get_coroutine_origin_tracking_depth()))
-    loop.call_later(0.002, loop.stop)
+    # set_debug() asks for the change as another thread would: it is there two turns later.
+    loop.call_soon(loop.call_soon, loop.call_soon, look_and_stop)
     loop.set_debug(False)
     loop.run_forever()
     assert depths[0] == 0
