@@ -16,7 +16,6 @@ import contextlib
 import itertools
 import os
 import resource
-import statistics
 import threading
 import time
 import zlib
@@ -333,8 +332,13 @@ def percentile(histogram, share):
     return 2 ** (power - 4) * (16 + part + 1)
 
 
+def quiet(rounds):
+    """What the quieter rounds say: other programs make a round slower, never faster."""
+    return float(numpy.quantile(rounds, 0.1))
+
+
 def ratio(ours, others):
-    return statistics.median(ours) / statistics.median(others)
+    return quiet(ours) / quiet(others)
 
 
 @pytest.mark.timeout(300, method="signal")
@@ -371,7 +375,7 @@ def test_T0_4_writers_and_readers_at_a_time(loop, native, engine, bus):
             with_readers += 0.25
     written, checked, torn = totals
     print(f"{written} written, {checked} checked by kernels, {readers.counts}")
-    print("p99 of a push, ns:", statistics.median(disturbed), "alone", statistics.median(alone))
+    print("p99 of a push, ns:", quiet(disturbed), "alone", quiet(alone))
     assert (torn, readers.counts["torn"]) == (0, 0)
     assert written > 10_000
     assert checked > 100
