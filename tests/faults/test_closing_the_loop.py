@@ -28,7 +28,7 @@ async def server(loop, keep):
 
 
 async def unix_server(loop, keep):
-    keep(await loop.create_unix_server(Recorder, "\0hybridloop-closing-test"))
+    keep(await loop.create_unix_server(Recorder, f"\0hybridloop-closing-test-{os.getpid()}"))
 
 
 async def serving(loop, keep):
