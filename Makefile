@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 MIN_PYTHON := 11
-MIN_RUST := 87
+MIN_RUST := 88
 MINOR_VERSION := -c 'import sys; print(sys.version_info[:2])'
 
 PY := $(VENV)/bin/python

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import os
-import signal
 import socket
 import sys
 import threading
@@ -319,10 +318,10 @@ async def communicate(walk):
     if outcome.succeeded:
         assert outcome.value == (DATA, None)
     else:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        # Not killed: before Python 3.12.9, Popen.kill() may take the status from the child watcher.
+        process.stdin.close()
         await process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL)
+        assert process.returncode == 0
     await no_child_left(walk)
 
 

@@ -366,7 +366,7 @@ def test_T0_4_writers_and_readers_at_a_time(loop, native, engine, bus):
         storm(0.2)
         # Rounds are short and take turns, because what else the machine does changes; if they do
         # not agree there are more of them.
-        while with_readers < 10 or (ratio(disturbed, alone) > 1.2 and with_readers < 20):
+        while with_readers < 10 or (ratio(disturbed, alone) > 1.2 and with_readers < 30):
             for bus_to_read, results in ((bus, disturbed), (elsewhere.bus, alone)):
                 readers.bus = bus_to_read
                 result = storm(0.25)
