@@ -147,6 +147,13 @@ def open_fds():
     return {int(name) for name in os.listdir(FD_DIR) if os.path.exists(f"{FD_DIR}/{name}")}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def collect_only_what_is_new():
+    """Keep what was there before a module's tests, imports above all, out of their collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def clean_end():
     """Fail a test that leaves behind an open fd or an error nobody asked for."""
