@@ -164,7 +164,7 @@ impl Bus {
             .bus()
             .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        let token = courier.get().expect(future);
+        let token = courier.get().remember(future);
         let watch = bus.watch(key, courier.get().mail().clone(), token);
         Ok(Watch::of_key(courier, token, watch))
     }

@@ -164,7 +164,7 @@ impl Channel {
 
     /// Tell `future` when there is something to take.
     fn _watch(&self, courier: Py<Courier>, future: Py<PyAny>) -> Watch {
-        let token = courier.get().expect(future);
+        let token = courier.get().remember(future);
         let mail = courier.get().mail().clone();
         self.waiters.lock().push((token, mail));
         Watch::of_channel(courier, token, self.waiters.clone())

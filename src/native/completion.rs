@@ -82,7 +82,7 @@ impl Inlet {
 
     /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there before,
     /// for the caller to drop.
-    pub fn expect(&self, work: &Work, waiting: Ref) -> Option<Ref> {
+    pub fn remember(&self, work: &Work, waiting: Ref) -> Option<Ref> {
         let mut table = lock(&self.table);
         let before = match work {
             Work::One(job) => table.jobs.insert(job.id(), waiting),

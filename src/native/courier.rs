@@ -94,7 +94,7 @@ impl Courier {
     }
 
     /// The number of a future that waits for a notice.
-    pub fn expect(&self, future: Py<PyAny>) -> u64 {
+    pub fn remember(&self, future: Py<PyAny>) -> u64 {
         let token = NEXT.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(token, future);
         token
