@@ -12,7 +12,6 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -23,12 +22,6 @@ from hybridloop import Engine, EngineClosedError
 from .support import until
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(gil_threads=2, tasks_per_thread=10) as engine:
-        yield engine
 
 
 async def value(result: object) -> object:

@@ -6,20 +6,13 @@ import asyncio
 import dataclasses
 import json
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError, LoopStats, NativeStats
 
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.001)
+from .support import until
 
 
 def test_before_start_and_after_close() -> None:

@@ -10,6 +10,8 @@ import pytest
 import hybridloop
 from hybridloop._core import NativeEngine
 
+from .support import LIMIT
+
 
 @pytest.fixture
 def engine():
@@ -22,6 +24,15 @@ def engine():
 @pytest.fixture
 def bus(engine):
     return engine.bus
+
+
+@pytest.fixture
+def single():
+    """An engine with one worker."""
+    engine = NativeEngine(native_threads=1, max_native_queue=3)
+    yield engine
+    assert engine.close(LIMIT) == []
+    assert engine.stats()["memory"] == 0
 
 
 HERE = Path(__file__).parent
@@ -55,3 +66,19 @@ def name():
 
 
 names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def job_library(compile_c):
+    return compile_c("jobs")
+
+
+@pytest.fixture
+def job_kernels(job_library):
+    """The kernels of `jobs.c`, with the gate closed; open at the end, so that none stays."""
+    hybridloop.load_kernels(job_library, replace=True)
+    engine = NativeEngine(native_threads=1)
+    engine.run_native("jobs.set_gate", 0).result(LIMIT)
+    yield
+    engine.run_native("jobs.set_gate", 1).result(LIMIT)
+    engine.close(LIMIT)

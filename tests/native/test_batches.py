@@ -8,7 +8,7 @@ import pytest
 import hybridloop
 from hybridloop._core import NativeEngine
 
-from .test_jobs import LIMIT, LOOPS, run, until
+from .support import LIMIT, LOOPS, run, until
 
 pytestmark = pytest.mark.improves_on_asyncio
 

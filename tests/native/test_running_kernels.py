@@ -1,288 +1,21 @@
-"""What jobs do with kernels that write, emit, tell, fail and misbehave."""
+"""What jobs do with kernels that fail, misbehave and take their time."""
 
 import array
 import asyncio
-import gc
-import itertools
 import subprocess
 import sys
 import threading
 import time
-import weakref
 
 import pytest
 
 import hybridloop
-from hybridloop import BufferInUseError, NativeKernelError
+from hybridloop import NativeKernelError
 from hybridloop._core import NativeEngine
 
-from .test_jobs import LIMIT, LOOPS, run, until
+from .support import LIMIT, open_gate, run, until
 
-np = pytest.importorskip("numpy")
-
-pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.usefixtures("kernels")]
-
-
-@pytest.fixture(scope="module")
-def library(compile_c):
-    return compile_c("jobs")
-
-
-@pytest.fixture
-def kernels(library):
-    """The kernels of `jobs.c`, with the gate closed; open at the end, so that none stays."""
-    hybridloop.load_kernels(library, replace=True)
-    engine = NativeEngine(native_threads=1)
-    engine.run_native("jobs.set_gate", 0).result(LIMIT)
-    yield
-    engine.run_native("jobs.set_gate", 1).result(LIMIT)
-    engine.close(LIMIT)
-
-
-async def open_gate():
-    engine = NativeEngine(native_threads=1)
-    await engine.run_native("jobs.set_gate", 1)
-    engine.close(LIMIT)
-
-
-def test_out_is_filled_in_place(engine):
-    async def main():
-        await open_gate()
-        for data in (
-            bytearray(b"abc"),
-            array.array("B", b"abc"),
-            np.frombuffer(bytearray(b"abc"), np.uint8),
-        ):
-            await engine.run_native("jobs.increment", out=data)
-            assert bytes(data) == b"bcd"
-            await engine.run_native("jobs.increment", data)
-            assert bytes(data) == b"cde"
-        whole = np.zeros((4, 4), np.uint8)
-        await engine.run_native("jobs.increment", out=whole[1:2])
-        assert whole.sum() == 4
-        assert (whole[1] == 1).all()
-
-    run(main())
-
-
-def test_what_cannot_be_written_is_refused(engine):
-    async def main():
-        before = await engine.run_native("jobs.count")
-        frozen = np.zeros(4, np.uint8)
-        frozen.flags.writeable = False
-        for error, match, out in [
-            (ValueError, "'data'.*read-only", b"abc"),
-            (ValueError, "'data'.*read-only", memoryview(b"abc")),
-            (ValueError, "'data'.*read-only", frozen),
-            (ValueError, "'data'.*contiguous", np.zeros((4, 4), np.uint8)[:, 1]),
-            (ValueError, "'data'.*contiguous", memoryview(bytearray(8))[::2]),
-            (TypeError, "'data'", 1),
-            (TypeError, "'data'", "abc"),
-        ]:
-            for args, keywords in (((out,), {}), ((), {"out": out})):
-                with pytest.raises(error, match=match):
-                    engine.run_native("jobs.increment", *args, **keywords)
-        with pytest.raises(TypeError, match="'beats': expected elements of type i64"):
-            engine.run_native("jobs.heartbeat", 1, out=np.zeros(3))
-        with pytest.raises(TypeError):
-            engine.run_native("jobs.increment")
-        assert await engine.run_native("jobs.count") == before + 1
-
-    run(main())
-
-
-def test_a_buffer_that_is_written_belongs_to_one_job(engine):
-    async def main():
-        data = bytearray(10)
-        job = engine.run_native("jobs.increment", out=data)
-        await until(job.running)
-        references = sys.getrefcount(data)
-        for call in (
-            lambda: engine.run_native("jobs.increment", out=data),
-            lambda: engine.run_native("jobs.increment", memoryview(data)[3:5]),
-            lambda: engine.run_native("hl.crc32", data),
-            lambda: engine.run_native_many("hl.crc32", [(b"",), (data,)]),
-        ):
-            with pytest.raises(BufferInUseError):
-                call()
-        other = bytearray(2)
-        with pytest.raises(BufferInUseError):
-            engine.run_native_many("jobs.increment", [(other,), (other,)])
-        other.append(1)
-        assert sys.getrefcount(data) == references
-        with pytest.raises(BufferError):
-            data.append(1)
-        await open_gate()
-        await job
-        data.append(1)
-        await engine.run_native("jobs.increment", out=data)
-        assert data == b"\2" * 11 or data[:10] == b"\2" * 10
-
-    run(main())
-
-
-def test_read_only_arguments_are_shared(engine):
-    async def main():
-        data = bytearray(b"x")
-        first = engine.run_native("jobs.stubborn", data)
-        assert await engine.run_native("hl.crc32", data) == await engine.run_native(
-            "hl.crc32", b"x"
-        )
-        with pytest.raises(BufferError):
-            data.clear()
-        await open_gate()
-        assert await first == ord("x")
-        data.clear()
-
-    run(main())
-
-
-def test_memory_is_counted_until_the_last_view_goes():
-    engine = NativeEngine(native_threads=1, memory=1 << 20)
-
-    async def main():
-        first = await engine.run_native("jobs.memory", 1 << 19)
-        assert engine.stats()["memory"] == 1 << 19
-        view = memoryview(first)[5:]
-        with pytest.raises(MemoryError, match=r"jobs\.memory"):
-            await engine.run_native("jobs.memory", (1 << 19) + 1)
-        del first
-        gc.collect()
-        assert engine.stats()["memory"] == 1 << 19
-        assert bytes(view[:3]) == b"mmm"
-        array = np.frombuffer(view, np.uint8)
-        assert not array.flags.writeable
-        del view, array
-        await until(lambda: gc.collect() >= 0 and engine.stats()["memory"] == 0)
-
-    run(main())
-    assert engine.close(LIMIT) == []
-
-
-def test_nothing_is_copied_on_the_way_in_and_out(engine):
-    async def main():
-        first = await engine.run_native("jobs.memory", 1 << 20)
-        again = await engine.run_native("jobs.same", first)
-        address = np.frombuffer(first, np.uint8).ctypes.data
-        assert np.frombuffer(again, np.uint8).ctypes.data == address
-        assert engine.stats()["memory"] == 1 << 20
-        part = await engine.run_native("jobs.same", again)
-        del first, again
-        assert np.frombuffer(part, np.uint8).ctypes.data == address
-        with pytest.raises(NativeKernelError, match="not the host's"):
-            await engine.run_native("jobs.same", b"Python's")
-
-    run(main())
-
-
-def test_a_thread_that_has_waited_holds_nothing(engine):
-    job = engine.run_native("jobs.memory", 1 << 20)
-    job.result(LIMIT)
-    gone = weakref.ref(job)
-    del job
-    gc.collect()
-    assert gone() is None
-    deadline = time.monotonic() + LIMIT
-    while engine.stats()["memory"]:
-        assert time.monotonic() < deadline
-        engine.run_native("hl.noop").result(LIMIT)
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-def test_items_come_in_order_and_before_the_end(engine, loop):
-    async def main():
-        job = engine.run_native("jobs.emit", 3000)
-        assert [item async for item in job] == list(range(3000))
-        assert job.done()
-        assert [item async for item in job] == []
-        assert await job is None
-        empty = engine.run_native("jobs.emit", 0)
-        assert [item async for item in empty] == []
-
-    run(main(), LOOPS[loop])
-
-
-def test_items_before_an_error_and_after_cancelling(engine):
-    async def main():
-        got = []
-        with pytest.raises(ValueError, match="invalid value"):
-            async for item in engine.run_native("jobs.emit", 3, -1):
-                got.append(item)
-        assert got == [0, 1, 2]
-        endless = engine.run_native("jobs.emit", 1 << 60)
-        async for item in endless:
-            if item == 5000:
-                endless.cancel()
-                break
-        with pytest.raises(asyncio.CancelledError):
-            await endless
-
-    run(main())
-
-
-def test_several_tasks_share_the_items(engine):
-    async def main():
-        job = engine.run_native("jobs.emit", 2000)
-
-        async def take():
-            return [item async for item in job]
-
-        parts = await asyncio.gather(take(), take(), take())
-        assert sorted(itertools.chain(*parts)) == list(range(2000))
-        assert all(part == sorted(part) for part in parts)
-
-    run(main())
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-def test_progress_is_the_latest_state_and_comes_before_the_end(engine, loop):
-    async def main():
-        calls = []
-        job = engine.run_native("jobs.emit", 1000, on_progress=lambda *state: calls.append(state))
-        job.add_done_callback(lambda _: calls.append("done"))
-        await job
-        await asyncio.sleep(0)
-        assert calls[-1] == "done"
-        assert calls[-2] == (1000, 1000)
-        assert calls[:-1] == sorted(calls[:-1])
-        job = engine.run_native("jobs.emit", 1000)
-        states = [state async for state in job.progress()]
-        assert states[-1] == (1000, 1000)
-        assert states == sorted(set(states))
-
-    run(main(), LOOPS[loop])
-
-
-def test_an_on_progress_that_fails_is_told_and_the_job_goes_on(engine):
-    async def main():
-        told = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: told.append(context["exception"])
-        )
-
-        def fail(done, total):
-            raise ZeroDivisionError
-
-        assert await engine.run_native("jobs.emit", 1, on_progress=fail) is None
-        await asyncio.sleep(0)
-        assert [type(error) for error in told] == [ZeroDivisionError]
-
-    run(main())
-
-
-def test_no_loop_no_progress(engine):
-    with pytest.raises(ValueError, match="on_progress"):
-        engine.run_native("jobs.emit", 1, on_progress=print)
-    assert engine.run_native("jobs.emit", 1).result(LIMIT) is None
-    other = engine.run_native("jobs.stubborn", b"x")
-
-    async def wait():
-        with pytest.raises(RuntimeError, match="without a running event loop"):
-            await anext(aiter(other))
-        await open_gate()
-        assert await other == ord("x")
-
-    run(wait())
+pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.usefixtures("job_kernels")]
 
 
 @pytest.mark.parametrize(
@@ -332,6 +65,8 @@ def test_garbage_as_a_result_is_an_error(engine, args):
 
 
 def test_what_a_kernel_without_a_signature_gets(engine):
+    np = pytest.importorskip("numpy")
+
     async def main():
         for expected, value in [
             ("none", None),
@@ -374,59 +109,6 @@ def test_what_was_cancelled_or_is_late_never_runs():
 
     run(main())
     assert engine.close(LIMIT) == []
-
-
-def test_a_kernel_that_ignores_cancelling_keeps_its_buffers(engine):
-    async def main():
-        data = bytearray(b"x")
-        job = engine.run_native("jobs.stubborn", data)
-        await until(job.running)
-        assert job.cancel()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(job), 0.05)
-        with pytest.raises(BufferError):
-            data.clear()
-        await open_gate()
-        with pytest.raises(asyncio.CancelledError):
-            await job
-        data.clear()
-
-    run(main())
-
-
-@pytest.mark.parametrize("ends", ["cancel", "timeout"])
-def test_detached_a_job_ends_at_once_and_its_buffers_stay(engine, ends):
-    async def main():
-        data = bytearray(b"x")
-        timeout = 0.02 if ends == "timeout" else None
-        job = engine.run_native("jobs.stubborn", data, timeout=timeout, cancel_policy="detach")
-        task = asyncio.create_task(asyncio.wait_for(job, LIMIT))
-        await until(job.running)
-        if ends == "cancel":
-            assert job.cancel()
-            assert job.done()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        else:
-            with pytest.raises(TimeoutError, match=r"jobs\.stubborn"):
-                await task
-        with pytest.raises(BufferError):
-            data.clear()
-        assert job.running()
-        await open_gate()
-        await until(lambda: not job.running())
-
-        def is_free():
-            try:
-                data.append(1)
-            except BufferError:
-                return False
-            return True
-
-        await until(is_free)
-        assert job.cancelled() == (ends == "cancel")
-
-    run(main())
 
 
 def test_close_names_the_kernel_that_does_not_end():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,12 @@ def read_exactly(sock: socket.socket, count: int) -> bytes:
         assert part, f"the end came after {data!r}"
         data += part
     return data
+
+
+def reset(sock: socket.socket) -> None:
+    """End a connection by a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def until(condition: Callable[[], object]) -> None:
