@@ -80,7 +80,6 @@ class Loop(NativeMethods, SignalMethods):
 
     def __init__(self) -> None:
         self._native_engine = None
-        self._courier = None
         super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
         live.add_loop(self)
 
@@ -93,7 +92,6 @@ class Loop(NativeMethods, SignalMethods):
         self._close_pidfds()
         super().close()
         self._close_core()
-        self._close_courier()
 
     def stats(self) -> LoopStats:
         """What the loop has done so far, and what is open now. Cheap; works in any state."""

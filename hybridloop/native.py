@@ -212,7 +212,6 @@ class NativeMethods:
     """What a loop knows of its engine of native kernels."""
 
     _native_engine: NativeEngine | None
-    _courier: _core.Courier | None
 
     @property
     def native_engine(self) -> NativeEngine:
@@ -227,10 +226,6 @@ class NativeMethods:
         if not isinstance(engine, NativeEngine):
             raise TypeError(f"expected a NativeEngine, not {type(engine).__name__}")
         self._native_engine = engine
-
-    def _close_courier(self) -> None:
-        if self._courier is not None:
-            self._courier.close()
 
     @property
     def bus(self) -> Bus:

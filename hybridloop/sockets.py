@@ -43,7 +43,6 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
         "_clock_resolution",
         "_coroutine_origin_tracking_enabled",
         "_coroutine_origin_tracking_saved_depth",
-        "_courier",
         "_default_executor",
         "_exception_handler",
         "_executor_shutdown_called",

@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from typing import TYPE_CHECKING, Any
 
-from ._core import Courier, Watch
 from .errors import BusBusyError, ChannelClosedError
-from .native import NativeMethods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._core import Bus, Channel, NativeBuffer
-
-# A loop of ours keeps its courier until it is closed. Others have one as long as somebody waits.
-_couriers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Courier]]
-_couriers = weakref.WeakKeyDictionary()
+    from ._core import Bus, Channel, NativeBuffer, Watch
 
 
-def _courier_of(loop: asyncio.AbstractEventLoop) -> Courier:
-    if isinstance(loop, NativeMethods):
-        found = loop._courier
-    else:
-        reference = _couriers.get(loop)
-        found = reference() if reference else None
-    if found is not None and found.fileno() >= 0:
-        return found
-    courier = Courier()
-    loop.add_reader(courier.fileno(), courier.deliver)
-    if isinstance(loop, NativeMethods):
-        loop._courier = courier
-    else:
-        _couriers[loop] = weakref.ref(courier)
-    return courier
-
-
-async def _wait(watch: Callable[[Courier, asyncio.Future[Any]], Watch]) -> Any:
-    loop = asyncio.get_running_loop()
-    courier = _courier_of(loop)
-    courier.join()
+async def _wait(watch: Callable[[asyncio.Future[Any]], Watch]) -> Any:
+    future = asyncio.get_running_loop().create_future()
+    watching = watch(future)
     try:
-        future = loop.create_future()
-        watching = watch(courier, future)
-        try:
-            return await future
-        finally:
-            watching.close()
+        return await future
     finally:
-        if courier.leave() and not isinstance(loop, NativeMethods):
-            if not loop.is_closed():
-                loop.remove_reader(courier.fileno())
-            courier.close()
+        watching.close()
 
 
 async def wait_for_key(bus: Bus, key: str | bytes, timeout: float | None) -> NativeBuffer:
@@ -62,15 +29,15 @@ async def wait_for_key(bus: Bus, key: str | bytes, timeout: float | None) -> Nat
     except (KeyError, BusBusyError):
         pass
     async with asyncio.timeout(timeout):
-        view: NativeBuffer = await _wait(lambda courier, future: bus._watch(key, courier, future))
+        view: NativeBuffer = await _wait(lambda future: bus._watch(key, future))
         return view
 
 
 async def wait_for_arrival(channel: Channel, timeout: float | None) -> None:
     """The body of `Channel.wait()`."""
 
-    def watch(courier: Courier, future: asyncio.Future[Any]) -> Watch:
-        watching = channel._watch(courier, future)
+    def watch(future: asyncio.Future[Any]) -> Watch:
+        watching = channel._watch(future)
         # What came before the watch is not announced.
         if len(channel) or channel.closed:
             future.set_result(None)

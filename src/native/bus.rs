@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::buffer::NativeBuffer;
-use super::courier::{Courier, Watch};
 use super::engine::bus_stats;
 use super::exceptions::bus_error;
+use super::watch::Watch;
 use crate::ffi::buffer::Buffer;
 
 /// Immutable blocks of bytes under keys, shared with native kernels.
@@ -152,21 +152,14 @@ impl Bus {
         module.call_method1("wait_for_key", (slf, key, timeout))
     }
 
-    /// Tell `future` when `key` is sealed.
-    fn _watch(
-        &self,
-        key: &Bound<'_, PyAny>,
-        courier: Py<Courier>,
-        future: Py<PyAny>,
-    ) -> PyResult<Watch> {
+    /// Tell `future`, of the running loop, when `key` is sealed.
+    fn _watch(&self, key: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
         let bytes = KeyBytes::of(key)?;
         let (bus, key) = self
             .bus()
             .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        let token = courier.get().remember(future);
-        let watch = bus.watch(key, courier.get().mail().clone(), token);
-        Ok(Watch::of_key(courier, token, watch))
+        Watch::of_key(future, |mailbox, token| bus.watch(key, mailbox, token))
     }
 
     /// Whether a kernel is writing `key` now.

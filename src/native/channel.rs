@@ -2,22 +2,26 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{Arrival, Budget, ChannelError, Order, Value};
+use hybridloop_native::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Value};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::courier::{Courier, Mail, Notice, Watch};
 use super::exceptions::raise;
 use super::value::{from_python, to_python};
+use super::watch::Watch;
 
 /// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
 #[derive(Default)]
-pub struct Waiters(Mutex<Vec<(u64, Arc<Mail>)>>);
+pub struct Waiters(Mutex<Vec<(u64, Arc<Mailbox<Event>>)>>);
 
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mail>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mailbox<Event>>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) {
+        self.lock().push((token, mailbox));
     }
 
     pub fn remove(&self, token: u64) {
@@ -32,8 +36,8 @@ impl Waiters {
 impl Arrival for Waiters {
     fn arrived(&self, _channel: u64) {
         let waiters = std::mem::take(&mut *self.lock());
-        for (token, mail) in waiters {
-            mail.post(Notice::Arrived(token));
+        for (token, mailbox) in waiters {
+            mailbox.post(Event::Arrived(token));
         }
     }
 }
@@ -162,12 +166,9 @@ impl Channel {
         self.inner.close();
     }
 
-    /// Tell `future` when there is something to take.
-    fn _watch(&self, courier: Py<Courier>, future: Py<PyAny>) -> Watch {
-        let token = courier.get().remember(future);
-        let mail = courier.get().mail().clone();
-        self.waiters.lock().push((token, mail));
-        Watch::of_channel(courier, token, self.waiters.clone())
+    /// Tell `future`, of the running loop, when there is something to take.
+    fn _watch(&self, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+        Watch::of_channel(future, &self.waiters)
     }
 
     /// Whether nothing can be pushed any more.

@@ -1,21 +1,23 @@
-//! From workers to loops: what jobs tell arrives here, and goes to whoever waits for it.
+//! From native threads to loops: what jobs, the bus and channels tell arrives here, and goes to whoever waits for it.
 //!
-//! Each loop has one [`Inlet`]. A worker puts an event into its mailbox and rings once for as many as come together; the loop
-//! then finds the waiting object by the job's number. A loop of ours is rung by its own wake-up, any other asyncio loop
+//! Each loop has one [`Inlet`]. A thread puts an event into its mailbox and rings once for as many as come together; the loop
+//! then finds the waiting object by the job's number, or the future by that of its watch. A loop of ours is rung by its own wake-up, any other asyncio loop
 //! watches a socket ([`foreign`](super::foreign)). Jobs that belong to no loop, and those whose loop is gone, come in with the
 //! strays: that inlet is looked through whenever kernels are used, so that buffers are released.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{Event, Mailbox, Patience, Wake};
+use hybridloop_native::{BusError, Event, Mailbox, Patience, Wake};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
 use rustc_hash::FxHashMap;
 
 use super::awaitable::{NativeAwaitable, Work};
+use super::buffer::NativeBuffer;
+use super::exceptions::bus_error;
 use super::foreign;
 use crate::event_loop::{errors, Bell, Caller, Desk, LoopCore};
 use crate::ffi::future::resolve;
@@ -34,6 +36,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Table {
     jobs: FxHashMap<u64, Ref>,
     batches: FxHashMap<u64, Ref>,
+    /// Futures that wait for a key or a channel.
+    watches: FxHashMap<u64, Ref>,
 }
 
 /// Where what is told to one loop arrives.
@@ -100,6 +104,35 @@ impl Inlet {
         })
     }
 
+    /// A future that waits for a key or a channel; gives the number of its watch.
+    pub fn begin_watch(&self, future: Ref) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let token = NEXT.fetch_add(1, Ordering::Relaxed);
+        lock(&self.table).watches.insert(token, future);
+        token
+    }
+
+    /// Nothing that comes in for that watch matters any more. Gives the future, for the caller to drop.
+    pub fn end_watch(&self, token: u64) -> Option<Ref> {
+        lock(&self.table).watches.remove(&token)
+    }
+
+    fn finish_watch(
+        &self,
+        py: Python<'_>,
+        token: u64,
+        finish: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let Some(future) = self.end_watch(token) else {
+            return Ok(());
+        };
+        let future = future.bind(py);
+        if future.call_method0("done")?.is_truthy()? {
+            return Ok(());
+        }
+        finish(future)
+    }
+
     fn count(&self, table: &Table) {
         let count = table.jobs.len() + table.batches.len();
         self.expected.store(count, Ordering::Relaxed);
@@ -152,8 +185,18 @@ impl Inlet {
             Event::Item(job, value) => {
                 of_job(job.id()).map_or(Ok(()), |it| super::job::emitted(py, &it, value))
             }
-            // Whoever waits for keys and channels has a mailbox of its own.
-            Event::Sealed(..) | Event::Arrived(_) => Ok(()),
+            Event::Sealed(token, view) => self.finish_watch(py, token, |future| {
+                let buffer = Bound::new(py, NativeBuffer::new(view))?;
+                future.call_method1("set_result", (buffer,)).map(drop)
+            }),
+            Event::Closed(token) => self.finish_watch(py, token, |future| {
+                let error = bus_error(py, &BusError::Closed, None);
+                future.call_method1("set_exception", (error,)).map(drop)
+            }),
+            Event::Arrived(token) => match self.end_watch(token) {
+                Some(future) => Ok(resolve(&future)?),
+                None => Ok(()),
+            },
         }
     }
 
@@ -164,7 +207,12 @@ impl Inlet {
         self.expected.store(0, Ordering::Relaxed);
         // SAFETY: loops are closed by threads that are attached.
         let py = unsafe { Python::assume_attached() };
-        let Table { jobs, batches } = table;
+        let Table {
+            jobs,
+            batches,
+            watches,
+        } = table;
+        drop(watches);
         for waiting in jobs.into_values().chain(batches.into_values()) {
             if self.process == std::process::id() {
                 NativeAwaitable::lose_home(py, &waiting);
@@ -180,8 +228,8 @@ impl Inlet {
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
         let table = lock(&self.table);
-        let mut all = table.jobs.values().chain(table.batches.values());
-        all.try_for_each(visit)
+        let jobs = table.jobs.values().chain(table.batches.values());
+        jobs.chain(table.watches.values()).try_for_each(visit)
     }
 }
 

@@ -79,8 +79,10 @@ pub fn inlet(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Inlet>> {
     })?;
     let known = known.bind(py);
     let found = known.call_method1("get", (event_loop,))?;
-    if let Ok(found) = found.cast::<NativeInlet>() {
-        return Ok(found.get().inlet.clone());
+    if !found.is_none() {
+        if let Ok(found) = found.call0()?.cast::<NativeInlet>() {
+            return Ok(found.get().inlet.clone());
+        }
     }
     let (reader, writer) = UnixStream::pair().map_err(|error| os_error(&error))?;
     for socket in [&reader, &writer] {
@@ -99,8 +101,8 @@ pub fn inlet(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Inlet>> {
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
         },
     )?;
-    // The loop holds the inlet; the inlet does not hold the loop.
+    // The loop alone holds the inlet, until it is closed; the inlet does not hold the loop.
     event_loop.call_method1("add_reader", (fd, this.getattr("_ready")?))?;
-    known.set_item(event_loop, &this)?;
+    known.set_item(event_loop, PyWeakrefReference::new(&this)?)?;
     Ok(this.get().inlet.clone())
 }

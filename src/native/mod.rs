@@ -6,7 +6,7 @@
 //! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
 //! * [`bus`] — `Bus`: Python's side of the memory bus.
 //! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
-//! * [`courier`] — news from the bus and from channels for an event loop.
+//! * [`watch`] — futures that wait for the bus and for channels.
 //! * [`value`] — results, and what channels carry, as Python objects.
 //! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and what stays pinned.
 //! * [`awaitable`] — what jobs and batches have in common: a future of any loop; [`job`], [`many`] — the two.
@@ -20,7 +20,6 @@ mod buffer;
 mod bus;
 mod channel;
 mod completion;
-mod courier;
 mod engine;
 mod exceptions;
 mod foreign;
@@ -31,6 +30,7 @@ mod outcome;
 mod submit;
 mod targets;
 mod value;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -41,8 +41,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::NativeBuffer>()?;
     module.add_class::<bus::Bus>()?;
     module.add_class::<channel::Channel>()?;
-    module.add_class::<courier::Courier>()?;
-    module.add_class::<courier::Watch>()?;
+    module.add_class::<watch::Watch>()?;
     kernel::register(module)?;
     targets::register(module)?;
     engine::register(module)?;

@@ -29,6 +29,8 @@ pub enum Event {
     Batch(u64),
     /// The key of a watch was sealed.
     Sealed(u64, crate::block::View),
+    /// The bus of a watch was closed.
+    Closed(u64),
     /// A channel has something.
     Arrived(u64),
 }
@@ -36,6 +38,10 @@ pub enum Event {
 impl crate::bus::Notify for Mailbox<Event> {
     fn sealed(&self, token: u64, view: &crate::block::View) {
         self.post(Event::Sealed(token, view.clone()));
+    }
+
+    fn closed(&self, token: u64) {
+        self.post(Event::Closed(token));
     }
 }
 
