@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::ffi::future::NativeFuture;
-use crate::ffi::Ref;
+use crate::ffi::{Raised, Ref, Res};
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -144,4 +144,19 @@ impl Stdlib {
 fn missing() -> ! {
     // SAFETY: a fatal error of CPython's, for a state that import order rules out.
     unsafe { ffi::Py_FatalError(c"hybridloop._core was used before it was imported".as_ptr()) }
+}
+
+/// What a module calls by a name now.
+pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
+    // SAFETY: attached; `module` is the dictionary of a module, and the result is borrowed from it.
+    unsafe {
+        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
+        if found.is_null() {
+            if ffi::PyErr_Occurred().is_null() {
+                ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
+            }
+            return Err(Raised);
+        }
+        Ok(Ref::borrowed(found))
+    }
 }

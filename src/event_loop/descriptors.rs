@@ -10,7 +10,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
-use super::schedule::install;
+use super::methods::install;
 use super::source::{Native, Pending};
 use super::watch::{Direction, Mode, Ready, Watch};
 use super::{confined, errors, handle, LoopCore};

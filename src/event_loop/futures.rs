@@ -7,10 +7,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::schedule::current;
 use super::LoopCore;
 use crate::ffi::{future, Raised, Ref, Res};
-use crate::stdlib::Stdlib;
+use crate::stdlib::{current, Stdlib};
 
 impl LoopCore {
     /// `Future(loop=event_loop)`, of whatever class `asyncio.futures.Future` is now.

@@ -2,8 +2,8 @@
 //!
 //! * [`python`] — the attributes and cold methods that Python sees.
 //! * [`turn`] — one turn after another until the loop is stopped.
-//! * [`schedule`] — `call_soon`, timers, futures and tasks.
-//! * [`futures`] — making futures.
+//! * [`schedule`] — `call_soon` and timers; [`callback_arguments`] — what they are called with.
+//! * [`tasks`], [`futures`] — making tasks and futures.
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
 //! * [`watch`] — one descriptor of the user: who waits for it.
@@ -12,13 +12,16 @@
 //! * [`desk`] — what threads without Python leave for the loop.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`stats`] — what the loop has done.
+//! * [`methods`] — adding methods to the class, with asyncio's signatures.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
+mod callback_arguments;
 mod descriptors;
 mod desk;
 pub mod errors;
 mod futures;
 mod handle;
+mod methods;
 mod python;
 mod readiness;
 mod resolver;
@@ -26,6 +29,7 @@ mod schedule;
 mod sockets;
 mod source;
 mod stats;
+mod tasks;
 mod turn;
 mod watch;
 
@@ -48,7 +52,8 @@ use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Flag, Local, Ref, Res, Word};
 pub use descriptors::{file_descriptor, Descriptors, Source};
 pub use desk::{Bell, Desk};
-pub use schedule::install;
+pub use methods::install;
+
 pub use source::{Caller, Kind, Native, Pending};
 
 /// Native state of one event loop.

@@ -1,8 +1,4 @@
-//! `call_soon` and its kin, futures and tasks: the methods that run once per callback.
-
-use std::ffi::CString;
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+//! `call_soon`, timers and what else runs once per callback.
 
 use hybridloop_reactor::{deadline_ns, now_ns, seconds};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -10,11 +6,12 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use super::callback_arguments::{by_keyword, number, parse};
+use super::methods::{install, ASYNCIO};
+use super::tasks::{create_future, create_task};
 use super::{confined, handle, LoopCore};
-use crate::ffi::fastcall::{missing, unexpected, Method};
 use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
-use crate::ffi::{Args, Raised, Ref, Res};
-use crate::stdlib::Stdlib;
+use crate::ffi::{Args, Ref, Res};
 use crate::{fastcall, noargs, onearg};
 
 impl LoopCore {
@@ -96,68 +93,6 @@ impl LoopCore {
             .with(|timers| timers.push(deadline_ns(when), timer.clone()));
         Ok(timer)
     }
-}
-
-/// The arguments `(callback, *args, context=None)` from position `at` on.
-struct Parsed<'a> {
-    callback: *mut PyObject,
-    args: &'a [*mut PyObject],
-    context: Option<Ref>,
-}
-
-#[inline]
-unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a>> {
-    let names = &Stdlib::get().names;
-    let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
-    let mut context = ptr::null_mut();
-    for (name, value) in args.keywords() {
-        if is_context(name) {
-            context = value;
-        } else if callback.is_null() && is_name(name, &names.callback) {
-            callback = value;
-        } else {
-            return Err(unexpected(function, name));
-        }
-    }
-    if callback.is_null() {
-        return Err(missing(function, "callback"));
-    }
-    // SAFETY: `None` is always live.
-    // SAFETY: `None` is always live, and an argument is live during the call.
-    let context = unsafe {
-        (!context.is_null() && context != ffi::Py_None()).then(|| Ref::borrowed(context))
-    };
-    Ok(Parsed {
-        callback,
-        args: args.positional.get(at + 1..).unwrap_or(&[]),
-        context,
-    })
-}
-
-/// Whether a keyword's name is `wanted`. Names in compiled code are interned; others are compared by content.
-#[inline]
-fn is_name(name: *mut PyObject, wanted: &Ref) -> bool {
-    // SAFETY: both are live strings; comparing exact strings does not raise.
-    name == wanted.as_ptr() || unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
-}
-
-/// The name that asyncio's C code passes: always the same object, and not the interned one.
-static CONTEXT: AtomicPtr<PyObject> = AtomicPtr::new(ptr::null_mut());
-
-/// Whether a keyword's name is `context`. The first such name that is not interned is kept, to be known by its address.
-#[inline]
-fn is_context(name: *mut PyObject) -> bool {
-    let interned = &Stdlib::get().names.context;
-    if name == interned.as_ptr() || name == CONTEXT.load(Ordering::Relaxed) {
-        return true;
-    }
-    let equal = is_name(name, interned);
-    if equal && CONTEXT.load(Ordering::Relaxed).is_null() {
-        // SAFETY: the name is live, and the reference to it is never given back.
-        let kept = unsafe { Ref::borrowed(name) }.into_ptr();
-        CONTEXT.store(kept, Ordering::Relaxed);
-    }
-    equal
 }
 
 unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
@@ -264,56 +199,6 @@ unsafe fn timer(
     }
 }
 
-/// `call_later(delay=1, callback=f)`: legal and rare, so it goes by way of a call with positions.
-#[cold]
-unsafe fn by_keyword(slf: *mut PyObject, function: &std::ffi::CStr, args: &Args<'_>) -> Res<Ref> {
-    // SAFETY: as for `call_soon`.
-    unsafe {
-        let py = Python::assume_attached();
-        let function = function.to_str().unwrap_or_default();
-        let first = if function == "call_at" {
-            "when"
-        } else {
-            "delay"
-        };
-        let kwargs = pyo3::types::PyDict::new(py);
-        let mut moved = None;
-        for (name, value) in args.keywords() {
-            let name = Bound::from_borrowed_ptr(py, name);
-            let value = Bound::from_borrowed_ptr(py, value);
-            if name.eq(first)? {
-                moved = Some(value);
-            } else {
-                kwargs.set_item(name, value)?;
-            }
-        }
-        let Some(moved) = moved else {
-            return Err(missing(function, first));
-        };
-        let Some(callback) = kwargs.get_item("callback")? else {
-            return Err(missing(function, "callback"));
-        };
-        kwargs.del_item("callback")?;
-        let slf = Bound::from_borrowed_ptr(py, slf);
-        Ok(slf
-            .call_method(function, (moved, callback), Some(&kwargs))?
-            .into())
-    }
-}
-
-/// A number of seconds.
-unsafe fn number(object: *mut PyObject) -> Res<f64> {
-    // SAFETY: an argument is live; -1.0 may be a value or an error, which the indicator tells apart.
-    unsafe {
-        let value = ffi::PyFloat_AsDouble(object);
-        #[allow(clippy::float_cmp)]
-        if value == -1.0 && !ffi::PyErr_Occurred().is_null() {
-            return Err(Raised);
-        }
-        Ok(value)
-    }
-}
-
 unsafe fn time(_slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: returns a new reference or raises.
     unsafe { Ref::new(ffi::PyFloat_FromDouble(seconds(now_ns()))) }
@@ -338,99 +223,6 @@ unsafe fn is_closed(slf: *mut PyObject) -> Res<Ref> {
 unsafe fn get_debug(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_debug()))
-}
-
-/// What a module calls by a name now.
-pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
-    // SAFETY: attached; `module` is the dictionary of a module, and the result is borrowed from it.
-    unsafe {
-        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
-        if found.is_null() {
-            if ffi::PyErr_Occurred().is_null() {
-                ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
-            }
-            return Err(Raised);
-        }
-        Ok(Ref::borrowed(found))
-    }
-}
-
-unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
-    unsafe { LoopCore::of(slf).new_future(slf) }
-}
-
-/// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what
-/// the inherited method does.
-unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    const MAX_KEYWORDS: usize = 4;
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
-    unsafe {
-        let core = LoopCore::of(slf);
-        let stdlib = Stdlib::get();
-        let keywords = args.keyword_count();
-        if args.positional.len() != 1
-            || keywords > MAX_KEYWORDS
-            || core.is_debug()
-            || core.is_closed()
-            || core.task_factory.with(|factory| factory.is_some())
-        {
-            return inherited_create_task(slf, &args);
-        }
-        // Layout of a vectorcall: a free slot, the coroutine, then `loop` and the caller's keyword values.
-        let mut values = [ptr::null_mut(); MAX_KEYWORDS + 3];
-        values[1] = args.positional[0];
-        values[2] = slf;
-        let names = if keywords == 0 {
-            stdlib.loop_keyword.clone()
-        } else {
-            let names = Ref::new(ffi::PyTuple_New((keywords + 1).cast_signed()))?;
-            ffi::PyTuple_SET_ITEM(
-                names.as_ptr(),
-                0,
-                Ref::borrowed(ffi::PyTuple_GET_ITEM(stdlib.loop_keyword.as_ptr(), 0)).into_ptr(),
-            );
-            for (i, (name, value)) in args.keywords().enumerate() {
-                values[i + 3] = value;
-                ffi::PyTuple_SET_ITEM(
-                    names.as_ptr(),
-                    (i + 1).cast_signed(),
-                    Ref::borrowed(name).into_ptr(),
-                );
-            }
-            names
-        };
-        Ref::new(ffi::PyObject_Vectorcall(
-            current(&stdlib.tasks, &stdlib.names.Task)?.as_ptr(),
-            values.as_ptr().add(1),
-            1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-            names.as_ptr(),
-        ))
-    }
-}
-
-#[cold]
-unsafe fn inherited_create_task(slf: *mut PyObject, args: &Args<'_>) -> Res<Ref> {
-    // SAFETY: as for `create_task`.
-    unsafe {
-        let py = Python::assume_attached();
-        let kwargs = pyo3::types::PyDict::new(py);
-        for (name, value) in args.keywords() {
-            kwargs.set_item(
-                Bound::from_borrowed_ptr(py, name),
-                Bound::from_borrowed_ptr(py, value),
-            )?;
-        }
-        let positional = std::iter::once(slf)
-            .chain(args.positional.iter().copied())
-            .map(|object| Bound::from_borrowed_ptr(py, object));
-        let positional = pyo3::types::PyTuple::new(py, positional.collect::<Vec<_>>())?;
-        Ok(Stdlib::get()
-            .base_create_task
-            .bind(py)
-            .call(positional, Some(&kwargs))?
-            .into())
-    }
 }
 
 /// `_add_callback(handle)`: what inherited code does with a handle that it made itself.
@@ -505,39 +297,4 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
             (onearg!(c"_add_callback", add_callback), "(self, handle)", "Run a handle that was made elsewhere."),
         ],
     )
-}
-
-/// The signature that `asyncio.AbstractEventLoop` gives a method on the running Python.
-pub const ASYNCIO: &str = "";
-
-/// Makes method descriptors of (method, signature, documentation) and sets them on `class`.
-pub fn install<const N: usize>(
-    class: &Bound<'_, PyType>,
-    methods: [(Method, &str, &str); N],
-) -> PyResult<()> {
-    let py = class.py();
-    let asyncio_loop = py.import("asyncio.events")?.getattr("AbstractEventLoop")?;
-    let signature_of = py.import("inspect")?.getattr("signature")?;
-    for (method, signature, doc) in methods {
-        let name = method.name.to_string_lossy().into_owned();
-        let signature = if signature.is_empty() {
-            let function = asyncio_loop.getattr(name.as_str())?;
-            signature_of.call1((function,))?.to_string()
-        } else {
-            signature.to_owned()
-        };
-        let doc = format!(
-            "{name}{}\n--\n\n{doc}",
-            signature.replacen("(self", "($self", 1)
-        );
-        // CPython keeps pointers to the definition and its documentation as long as the class lives.
-        let doc = Box::leak(CString::new(doc)?.into_boxed_c_str());
-        let def = Box::leak(Box::new(method.def(doc)));
-        // SAFETY: the definition is complete and lives for good.
-        let descriptor = unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), def))?
-        };
-        class.setattr(name, descriptor)?;
-    }
-    Ok(())
 }

@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::event_loop::errors;
-use crate::event_loop::schedule::current;
 use crate::ffi::{Raised, Ref};
+use crate::stdlib::current;
 
 /// What is used of `socket`.
 pub struct Module {

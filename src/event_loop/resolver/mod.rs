@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
 
 use self::answers::{decoded, error_of, list, module};
-use super::schedule::{install, ASYNCIO};
+use super::methods::{install, ASYNCIO};
 use super::{errors, LoopCore};
 use crate::fastcall;
 use crate::ffi::arguments::{bind, Parameter};

@@ -1,0 +1,134 @@
+//! The arguments of `call_soon()` and its kin: `callback, *args, context=None`, behind a time for timers.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::ffi::fastcall::{missing, unexpected};
+use crate::ffi::{Args, Raised, Ref, Res};
+use crate::stdlib::Stdlib;
+
+/// The arguments `(callback, *args, context=None)` from position `at` on.
+pub struct Parsed<'a> {
+    pub callback: *mut PyObject,
+    pub args: &'a [*mut PyObject],
+    pub context: Option<Ref>,
+}
+
+/// # Safety
+/// The arguments are live.
+#[inline]
+pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a>> {
+    let names = &Stdlib::get().names;
+    let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
+    let mut context = ptr::null_mut();
+    for (name, value) in args.keywords() {
+        if is_context(name) {
+            context = value;
+        } else if callback.is_null() && is_name(name, &names.callback) {
+            callback = value;
+        } else {
+            return Err(unexpected(function, name));
+        }
+    }
+    if callback.is_null() {
+        return Err(missing(function, "callback"));
+    }
+    // SAFETY: `None` is always live, and an argument is live during the call.
+    let context = unsafe {
+        (!context.is_null() && context != ffi::Py_None()).then(|| Ref::borrowed(context))
+    };
+    Ok(Parsed {
+        callback,
+        args: args.positional.get(at + 1..).unwrap_or(&[]),
+        context,
+    })
+}
+
+/// Whether a keyword's name is `wanted`. Names in compiled code are interned; others are compared by content.
+#[inline]
+fn is_name(name: *mut PyObject, wanted: &Ref) -> bool {
+    // SAFETY: both are live strings; comparing exact strings does not raise.
+    name == wanted.as_ptr() || unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
+}
+
+/// The name that asyncio's C code passes: always the same object, and not the interned one.
+static CONTEXT: AtomicPtr<PyObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether a keyword's name is `context`. The first such name that is not interned is kept, to be known by its address.
+#[inline]
+fn is_context(name: *mut PyObject) -> bool {
+    let interned = &Stdlib::get().names.context;
+    if name == interned.as_ptr() || name == CONTEXT.load(Ordering::Relaxed) {
+        return true;
+    }
+    let equal = is_name(name, interned);
+    if equal && CONTEXT.load(Ordering::Relaxed).is_null() {
+        // SAFETY: the name is live, and the reference to it is never given back.
+        let kept = unsafe { Ref::borrowed(name) }.into_ptr();
+        CONTEXT.store(kept, Ordering::Relaxed);
+    }
+    equal
+}
+
+/// A number of seconds.
+///
+/// # Safety
+/// The object is live.
+pub unsafe fn number(object: *mut PyObject) -> Res<f64> {
+    // SAFETY: an argument is live; -1.0 may be a value or an error, which the indicator tells apart.
+    unsafe {
+        let value = ffi::PyFloat_AsDouble(object);
+        #[allow(clippy::float_cmp)]
+        if value == -1.0 && !ffi::PyErr_Occurred().is_null() {
+            return Err(Raised);
+        }
+        Ok(value)
+    }
+}
+
+/// `call_later(delay=1, callback=f)`: legal and rare, so it goes by way of a call with positions.
+///
+/// # Safety
+/// `slf` is a live loop, and the arguments are live.
+#[cold]
+pub unsafe fn by_keyword(
+    slf: *mut PyObject,
+    function: &std::ffi::CStr,
+    args: &Args<'_>,
+) -> Res<Ref> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let py = Python::assume_attached();
+        let function = function.to_str().unwrap_or_default();
+        let first = if function == "call_at" {
+            "when"
+        } else {
+            "delay"
+        };
+        let kwargs = pyo3::types::PyDict::new(py);
+        let mut moved = None;
+        for (name, value) in args.keywords() {
+            let name = Bound::from_borrowed_ptr(py, name);
+            let value = Bound::from_borrowed_ptr(py, value);
+            if name.eq(first)? {
+                moved = Some(value);
+            } else {
+                kwargs.set_item(name, value)?;
+            }
+        }
+        let Some(moved) = moved else {
+            return Err(missing(function, first));
+        };
+        let Some(callback) = kwargs.get_item("callback")? else {
+            return Err(missing(function, "callback"));
+        };
+        kwargs.del_item("callback")?;
+        let slf = Bound::from_borrowed_ptr(py, slf);
+        Ok(slf
+            .call_method(function, (moved, callback), Some(&kwargs))?
+            .into())
+    }
+}

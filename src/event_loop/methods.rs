@@ -1,0 +1,44 @@
+//! Methods for the class of the loop, each with the signature that asyncio gives it on the Python that runs.
+
+use std::ffi::CString;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::ffi::fastcall::Method;
+
+/// The signature that `asyncio.AbstractEventLoop` gives a method on the running Python.
+pub const ASYNCIO: &str = "";
+
+/// Makes method descriptors of (method, signature, documentation) and sets them on `class`.
+pub fn install<const N: usize>(
+    class: &Bound<'_, PyType>,
+    methods: [(Method, &str, &str); N],
+) -> PyResult<()> {
+    let py = class.py();
+    let asyncio_loop = py.import("asyncio.events")?.getattr("AbstractEventLoop")?;
+    let signature_of = py.import("inspect")?.getattr("signature")?;
+    for (method, signature, doc) in methods {
+        let name = method.name.to_string_lossy().into_owned();
+        let signature = if signature.is_empty() {
+            let function = asyncio_loop.getattr(name.as_str())?;
+            signature_of.call1((function,))?.to_string()
+        } else {
+            signature.to_owned()
+        };
+        let doc = format!(
+            "{name}{}\n--\n\n{doc}",
+            signature.replacen("(self", "($self", 1)
+        );
+        // CPython keeps pointers to the definition and its documentation as long as the class lives.
+        let doc = Box::leak(CString::new(doc)?.into_boxed_c_str());
+        let def = Box::leak(Box::new(method.def(doc)));
+        // SAFETY: the definition is complete and lives for good.
+        let descriptor = unsafe {
+            Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), def))?
+        };
+        class.setattr(name, descriptor)?;
+    }
+    Ok(())
+}

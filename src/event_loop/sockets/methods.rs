@@ -1,0 +1,153 @@
+//! The methods `sock_*`: each binds its arguments and makes a coroutine.
+
+use std::cell::Cell;
+use std::ptr;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use super::{Kind, SocketCall, CLASS};
+use crate::event_loop::methods::{install, ASYNCIO};
+use crate::event_loop::{confined, file_descriptor, LoopCore};
+use crate::fastcall;
+use crate::ffi::arguments::{bind, Parameter};
+use crate::ffi::coroutine;
+use crate::ffi::{Args, Local, Raised, Ref, Res};
+
+/// Makes the coroutine of a call.
+#[inline]
+unsafe fn call<const N: usize>(
+    slf: *mut PyObject,
+    kind: Kind,
+    parameters: [Parameter; N],
+    args: &Args<'_>,
+) -> Res<Ref> {
+    let name = kind.name().to_bytes();
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let bound = bind(&name[b"Loop.".len()..], parameters, args)?;
+        let object = |at: usize| {
+            let object = bound.get(at).copied().unwrap_or(ptr::null_mut());
+            (!object.is_null()).then(|| Ref::borrowed(object))
+        };
+        let operation = SocketCall {
+            kind,
+            event_loop: Ref::borrowed(slf),
+            socket: object(0).ok_or_else(no_socket)?,
+            args: [object(1), object(2)],
+            checked: Cell::new(false),
+            sent: Cell::new(0),
+            data: Local::default(),
+            waiter: Local::default(),
+        };
+        coroutine::new(operation, kind.name())
+    }
+}
+
+#[cold]
+fn no_socket() -> Raised {
+    PyTypeError::new_err("a socket is required").into()
+}
+
+const SOCK: Parameter = Parameter::needed(c"sock");
+const BUF: Parameter = Parameter::needed(c"buf");
+const DATA: Parameter = Parameter::needed(c"data");
+
+unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // asyncio's abstract class and its loops have different names for it.
+    const SIZE: Parameter = Parameter::needed(c"n").or(c"nbytes");
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::Recv, [SOCK, SIZE], &args) }
+}
+
+unsafe fn sock_recv_into(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::RecvInto, [SOCK, BUF], &args) }
+}
+
+unsafe fn sock_recvfrom(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    const SIZE: Parameter = Parameter::needed(c"bufsize");
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::RecvFrom, [SOCK, SIZE], &args) }
+}
+
+unsafe fn sock_recvfrom_into(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    const SIZE: Parameter = Parameter::optional(c"nbytes");
+    // Without a number, or with 0, the socket's method takes the size of the buffer.
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::RecvFromInto, [SOCK, BUF, SIZE], &args) }
+}
+
+unsafe fn sock_sendall(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::SendAll, [SOCK, DATA], &args) }
+}
+
+unsafe fn sock_sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    const ADDRESS: Parameter = Parameter::needed(c"address");
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::SendTo, [SOCK, DATA, ADDRESS], &args) }
+}
+
+unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call`.
+    unsafe { call(slf, Kind::Accept, [SOCK], &args) }
+}
+
+/// `_wait_socket(socket, write, future)`: what `sock_connect` awaits.
+unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[socket, write, future] = args.positional else {
+        return Err(
+            PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
+        );
+    };
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let fd = file_descriptor(socket)?;
+        let write = write == ffi::Py_True();
+        let core = LoopCore::of(slf);
+        let known = core.known_socket(socket, fd);
+        core.wait_for(socket, fd, known, write, Ref::borrowed(future))?;
+    }
+    Ok(Ref::none())
+}
+
+/// `_leave_socket(socket, write, future)`: takes `_wait_socket()` back.
+unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[socket, write, future] = args.positional else {
+        return Err(
+            PyTypeError::new_err("_leave_socket() takes a socket, a bool and a future").into(),
+        );
+    };
+    // SAFETY: as for `wait_socket`. A socket that is closed has no number to look under.
+    unsafe {
+        let py = Python::assume_attached();
+        let fd = Bound::from_borrowed_ptr(py, socket)
+            .call_method0("fileno")?
+            .extract()?;
+        let write = write == ffi::Py_True();
+        LoopCore::of(slf).stop_waiting(fd, write, &Ref::borrowed(future))?;
+    }
+    Ok(Ref::none())
+}
+
+/// Makes the class of the coroutines and adds the methods to the loop.
+pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
+    CLASS.init::<SocketCall>(class.py(), c"hybridloop._core.SocketCall")?;
+    install(
+        class,
+        [
+            (fastcall!(c"sock_recv", sock_recv), "(self, sock, n)", "Receive up to `n` bytes; empty at the end of the stream."),
+            (fastcall!(c"sock_recv_into", sock_recv_into), ASYNCIO, "Receive into a writable buffer; returns the number of bytes."),
+            (fastcall!(c"sock_recvfrom", sock_recvfrom), ASYNCIO, "Receive a datagram of up to `bufsize` bytes; returns data and sender's address."),
+            (fastcall!(c"sock_recvfrom_into", sock_recvfrom_into), ASYNCIO, "Receive a datagram into a writable buffer; returns its size and the sender's address."),
+            (fastcall!(c"sock_sendall", sock_sendall), ASYNCIO, "Send all of `data`. After an error it is not known how much has been sent."),
+            (fastcall!(c"sock_sendto", sock_sendto), ASYNCIO, "Send a datagram to `address`; returns the number of bytes."),
+            (fastcall!(c"sock_accept", sock_accept), ASYNCIO, "Accept a connection; returns the new, non-blocking socket and the peer's address."),
+            (fastcall!(c"_wait_socket", wait_socket, confined), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
+            (fastcall!(c"_leave_socket", leave_socket, confined), "(self, sock, write, future, /)", "Take _wait_socket() back."),
+        ],
+    )
+}

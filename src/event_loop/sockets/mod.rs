@@ -1,0 +1,243 @@
+//! `sock_recv`, `sock_sendall` and their kin: coroutines over the user's own sockets.
+//!
+//! * [`methods`] — what Python calls: the arguments.
+//! * [`receive`], [`send`] — system calls on plain sockets.
+//!
+//! Each tries the system call first and waits only when it would block. Sockets that are exactly `socket.socket` are read
+//! and written here; for other objects, and for addresses, their methods are called, as asyncio does.
+
+mod methods;
+mod receive;
+mod send;
+
+use std::cell::Cell;
+use std::ffi::{c_int, CStr};
+use std::os::fd::RawFd;
+use std::ptr;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use super::readiness::Known;
+use super::{file_descriptor, LoopCore};
+use crate::ffi::buffer::Buffer;
+use crate::ffi::coroutine::{Class, Operation, Step, Visit};
+use crate::ffi::socket::plain_descriptor;
+use crate::ffi::{Local, Raised, Ref, Res};
+pub use methods::register;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Recv,
+    RecvInto,
+    RecvFrom,
+    RecvFromInto,
+    SendAll,
+    SendTo,
+    Accept,
+}
+
+impl Kind {
+    /// The coroutine's name.
+    const fn name(self) -> &'static CStr {
+        match self {
+            Self::Recv => c"Loop.sock_recv",
+            Self::RecvInto => c"Loop.sock_recv_into",
+            Self::RecvFrom => c"Loop.sock_recvfrom",
+            Self::RecvFromInto => c"Loop.sock_recvfrom_into",
+            Self::SendAll => c"Loop.sock_sendall",
+            Self::SendTo => c"Loop.sock_sendto",
+            Self::Accept => c"Loop.sock_accept",
+        }
+    }
+
+    /// The method of the socket that does the work.
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Recv => "recv",
+            Self::RecvInto => "recv_into",
+            Self::RecvFrom => "recvfrom",
+            Self::RecvFromInto => "recvfrom_into",
+            Self::SendAll => "send",
+            Self::SendTo => "sendto",
+            Self::Accept => "accept",
+        }
+    }
+
+    const fn writes(self) -> bool {
+        matches!(self, Self::SendAll | Self::SendTo)
+    }
+}
+
+/// One call of a `sock_*` method.
+struct SocketCall {
+    kind: Kind,
+    event_loop: Ref,
+    socket: Ref,
+    args: [Option<Ref>; 2],
+    checked: Cell<bool>,
+    /// What is sent of the data of `sock_sendall`.
+    sent: Cell<usize>,
+    /// The data of `sock_sendall` while it waits.
+    data: Local<Option<Box<Buffer>>>,
+    waiter: Local<Option<(RawFd, Ref)>>,
+}
+
+/// What a try came to.
+enum Tried {
+    Done(Ref),
+    /// It would block. What is known of the socket, if no Python has run since that was looked up.
+    Wait(Option<Known>),
+}
+
+static CLASS: Class = Class::new();
+
+impl Operation for SocketCall {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    #[inline]
+    fn step(&self) -> Res<Step> {
+        self.stop_waiting()?;
+        // SAFETY: the loop of a call is a LoopCore.
+        let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
+        let socket = self.socket.as_ptr();
+        // SAFETY: the operation holds the socket.
+        let fd = unsafe { plain_descriptor(socket) };
+        self.check(core, fd.is_some())?;
+        let tried = match (self.kind, fd) {
+            // A closed socket raises what its methods do.
+            (Kind::Recv | Kind::RecvInto, Some(fd)) if fd >= 0 => self.receive(core, fd)?,
+            (Kind::SendAll, Some(fd)) if fd >= 0 => self.send(core, fd)?,
+            (Kind::SendAll, _) => self.send_by_method()?,
+            _ => self.call_method(core, fd)?,
+        };
+        match tried {
+            Tried::Done(result) => Ok(Step::Done(result)),
+            Tried::Wait(known) => self.wait(core, fd, known),
+        }
+    }
+
+    fn abandon(&self) {
+        if let Err(Raised) = self.stop_waiting() {
+            // SAFETY: attached.
+            let py = unsafe { Python::assume_attached() };
+            PyErr::fetch(py).write_unraisable(py, None);
+        }
+    }
+
+    fn traverse(&self, visit: Visit<'_>) -> c_int {
+        let waiter = self
+            .waiter
+            .with(|waiter| waiter.as_ref().map(|(_, future)| future.as_ptr()));
+        for object in [&self.event_loop, &self.socket]
+            .into_iter()
+            .chain(self.args.iter().flatten())
+        {
+            let stop = visit(object);
+            if stop != 0 {
+                return stop;
+            }
+        }
+        match waiter {
+            // SAFETY: the future is held; this reference is not counted, as the collector needs it.
+            Some(future) => visit(&std::mem::ManuallyDrop::new(unsafe {
+                Ref::unowned(future)
+            })),
+            None => 0,
+        }
+    }
+}
+
+impl SocketCall {
+    fn argument(&self, at: usize) -> *mut PyObject {
+        self.args[at].as_ref().map_or(ptr::null_mut(), Ref::as_ptr)
+    }
+
+    /// Refuses what asyncio refuses, once, when the call begins to run.
+    #[inline]
+    fn check(&self, core: &LoopCore, plain: bool) -> Res<()> {
+        if self.checked.replace(true) || (plain && !core.is_debug()) {
+            return Ok(());
+        }
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        py.import("asyncio.base_events")?
+            .getattr("_check_ssl_socket")?
+            .call1((self.socket.bind(py),))?;
+        if core.is_debug() && !self.socket.bind(py).call_method0("gettimeout")?.eq(0)? {
+            return Err(PyValueError::new_err("the socket must be non-blocking").into());
+        }
+        Ok(())
+    }
+
+    fn wait(&self, core: &LoopCore, fd: Option<RawFd>, known: Option<Known>) -> Res<Step> {
+        let socket = self.socket.as_ptr();
+        // SAFETY: the operation holds the socket and the loop.
+        unsafe {
+            let fd = match fd {
+                Some(fd) if fd >= 0 => fd,
+                _ => file_descriptor(socket)?,
+            };
+            let known = known.or_else(|| core.known_socket(socket, fd));
+            let future = core.new_waiter(self.event_loop.as_ptr())?;
+            core.wait_for(socket, fd, known, self.kind.writes(), future.clone())?;
+            drop(self.waiter.replace(Some((fd, future.clone()))));
+            Ok(Step::Wait(future))
+        }
+    }
+
+    fn stop_waiting(&self) -> Res<()> {
+        let Some((fd, future)) = self.waiter.take() else {
+            return Ok(());
+        };
+        // SAFETY: the loop of a call is a LoopCore.
+        let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
+        core.stop_waiting(fd, self.kind.writes(), &future)
+    }
+
+    /// Has the socket's method do the work.
+    fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> Res<Tried> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        // SAFETY: the operation holds the socket.
+        let known = fd.and_then(|fd| unsafe { core.known_socket(self.socket.as_ptr(), fd) });
+        // A size or buffer that is refused is refused at once.
+        let reads = matches!(
+            self.kind,
+            Kind::RecvFrom | Kind::RecvFromInto | Kind::Accept
+        );
+        if reads && known.is_some_and(|known| known.dry) {
+            return Ok(Tried::Wait(None));
+        }
+        let args: Vec<_> = self
+            .args
+            .iter()
+            .flatten()
+            .map(|object| object.bind(py))
+            .collect();
+        let args = pyo3::types::PyTuple::new(py, args)?;
+        match self.socket.bind(py).call_method1(self.kind.method(), args) {
+            Ok(result) => {
+                if self.kind == Kind::Accept {
+                    result.get_item(0)?.call_method1("setblocking", (false,))?;
+                }
+                Ok(Tried::Done(result.into()))
+            }
+            Err(error) if would_block(py, &error) => {
+                if let (true, Some(known)) = (reads, known) {
+                    core.found_dry(known, false);
+                }
+                Ok(Tried::Wait(None))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn would_block(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<pyo3::exceptions::PyBlockingIOError>(py)
+        || error.is_instance_of::<pyo3::exceptions::PyInterruptedError>(py)
+}

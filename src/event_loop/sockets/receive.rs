@@ -1,0 +1,185 @@
+//! `recv` on plain sockets.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject};
+
+use super::{Kind, SocketCall, Tried};
+use crate::event_loop::{errors, LoopCore};
+use crate::ffi::buffer::Buffer;
+use crate::ffi::{Raised, Ref, Res};
+
+/// What is read at most into the buffer that all sockets of a loop share; more is read into an object of its own.
+const SHARED_READ: usize = 256 * 1024;
+
+struct Received {
+    result: Ref,
+    size: usize,
+    asked: usize,
+}
+
+impl SocketCall {
+    pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
+        // SAFETY: the operation holds the socket.
+        let known = unsafe { core.known_socket(self.socket.as_ptr(), fd) };
+        let dry = known.is_some_and(|known| known.dry);
+        let received = match self.kind {
+            Kind::RecvInto => self.receive_into(fd, dry)?,
+            _ => self.receive_bytes(core, fd, dry)?,
+        };
+        let Some(received) = received else {
+            return self.call_method(core, Some(fd));
+        };
+        match received {
+            Ok(Received {
+                result,
+                size,
+                asked,
+            }) => {
+                core.stats.received(size);
+                if let (Some(known), true) = (known, 0 < size && size < asked) {
+                    core.found_dry(known, true);
+                }
+                Ok(Tried::Done(result))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Some(known) = known {
+                    core.found_dry(known, false);
+                }
+                Ok(Tried::Wait(known))
+            }
+            Err(error) => Err(errors::os_error(&error).into()),
+        }
+    }
+
+    /// `None` for a size that the socket's own method has to judge.
+    fn receive_bytes(
+        &self,
+        core: &LoopCore,
+        fd: RawFd,
+        dry: bool,
+    ) -> Res<Option<io::Result<Received>>> {
+        let size = self.argument(0);
+        // SAFETY: the argument is live.
+        let asked = unsafe {
+            if ffi::PyLong_CheckExact(size) == 0 {
+                return Ok(None);
+            }
+            let asked = ffi::PyLong_AsSsize_t(size);
+            if asked == -1 && !ffi::PyErr_Occurred().is_null() {
+                ffi::PyErr_Clear();
+                return Ok(None);
+            }
+            asked
+        };
+        let Ok(asked) = usize::try_from(asked) else {
+            return Ok(None);
+        };
+        if dry && asked > 0 {
+            return Ok(Some(Err(io::ErrorKind::WouldBlock.into())));
+        }
+        if asked == 0 || asked > SHARED_READ {
+            return receive_much(fd, asked);
+        }
+        let received = core
+            .scratch
+            .with(|scratch| -> io::Result<(usize, Res<Ref>)> {
+                if scratch.len() < SHARED_READ {
+                    scratch.resize(SHARED_READ, 0);
+                }
+                let n = receive(fd, scratch.as_mut_ptr(), asked)?;
+                Ok((n, core.spare_bytes.lend(&scratch[..n])))
+            });
+        Ok(Some(match received {
+            Ok((size, result)) => Ok(Received {
+                result: result?,
+                size,
+                asked,
+            }),
+            Err(error) => Err(error),
+        }))
+    }
+
+    fn receive_into(&self, fd: RawFd, dry: bool) -> Res<Option<io::Result<Received>>> {
+        // SAFETY: the argument is live.
+        let Ok(buffer) = (unsafe { Buffer::writable(self.argument(0)) }) else {
+            // The socket's method refuses it in its own words.
+            // SAFETY: attached.
+            unsafe { ffi::PyErr_Clear() };
+            return Ok(None);
+        };
+        let asked = buffer.len();
+        let received = if asked == 0 {
+            Ok(0)
+        } else if dry {
+            Err(io::ErrorKind::WouldBlock.into())
+        } else {
+            receive(fd, buffer.as_mut_ptr(), asked)
+        };
+        drop(buffer);
+        Ok(Some(match received {
+            Ok(size) => Ok(Received {
+                // SAFETY: attached; a new reference or an error.
+                result: unsafe { Ref::new(ffi::PyLong_FromSize_t(size))? },
+                size,
+                asked,
+            }),
+            Err(error) => Err(error),
+        }))
+    }
+}
+
+fn receive(fd: RawFd, into: *mut u8, size: usize) -> io::Result<usize> {
+    loop {
+        // SAFETY: the caller's buffer has `size` bytes.
+        let n = unsafe { libc::recv(fd, into.cast(), size, libc::MSG_DONTWAIT) };
+        if let Ok(n) = usize::try_from(n) {
+            return Ok(n);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Reads into an object of the size asked for, which is then cut; nothing at all if nothing is asked for.
+#[cold]
+fn receive_much(fd: RawFd, asked: usize) -> Res<Option<io::Result<Received>>> {
+    // SAFETY: attached; the object is new, and nobody else sees it before it is complete.
+    unsafe {
+        let result = Ref::new(ffi::PyBytes_FromStringAndSize(
+            ptr::null(),
+            asked.cast_signed(),
+        ))?;
+        if asked == 0 {
+            return Ok(Some(Ok(Received {
+                result,
+                size: 0,
+                asked,
+            })));
+        }
+        let into = ffi::PyBytes_AS_STRING(result.as_ptr()).cast_mut().cast();
+        let size = match receive(fd, into, asked) {
+            Ok(size) => size,
+            Err(error) => return Ok(Some(Err(error))),
+        };
+        let mut result = result.into_ptr();
+        if size < asked && _PyBytes_Resize(&raw mut result, size.cast_signed()) != 0 {
+            return Err(Raised);
+        }
+        Ok(Some(Ok(Received {
+            result: Ref::new(result)?,
+            size,
+            asked,
+        })))
+    }
+}
+
+extern "C" {
+    /// Documented, and kept from users by `pyo3-ffi`.
+    fn _PyBytes_Resize(bytes: *mut *mut PyObject, size: ffi::Py_ssize_t) -> c_int;
+}

@@ -1,0 +1,90 @@
+//! `send` on plain sockets, and through the method of others.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::RawFd;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyMemoryView, PySlice};
+
+use super::{would_block, SocketCall, Tried};
+use crate::event_loop::{errors, LoopCore};
+use crate::ffi::buffer::Buffer;
+use crate::ffi::{Ref, Res};
+
+/// Non-blocking, whatever the socket is set to; and an error instead of `SIGPIPE`.
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
+
+impl SocketCall {
+    pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
+        let object = self.argument(0);
+        let mut view = self.data.take();
+        // SAFETY: the operation holds the argument.
+        let is_bytes = unsafe { ffi::PyBytes_CheckExact(object) } != 0;
+        if view.is_none() && !is_bytes {
+            // SAFETY: as above.
+            view = Some(Box::new(unsafe { Buffer::readable(object)? }));
+        }
+        let data = match &view {
+            Some(view) => view.as_slice(),
+            // SAFETY: an exact `bytes`, which does not change.
+            None => unsafe { bytes_of(object) },
+        };
+        loop {
+            let left = &data[self.sent.get()..];
+            // SAFETY: the slice is valid for the call.
+            let n = unsafe { libc::send(fd, left.as_ptr().cast(), left.len(), SEND_FLAGS) };
+            let Ok(n) = usize::try_from(n) else {
+                let error = io::Error::last_os_error();
+                match error.kind() {
+                    io::ErrorKind::Interrupted => continue,
+                    io::ErrorKind::WouldBlock => {
+                        drop(self.data.replace(view));
+                        return Ok(Tried::Wait(None));
+                    }
+                    _ => return Err(errors::os_error(&error).into()),
+                }
+            };
+            core.stats.sent(n);
+            if n == left.len() {
+                return Ok(Tried::Done(Ref::none()));
+            }
+            self.sent.set(self.sent.get() + n);
+        }
+    }
+
+    /// As [`SocketCall::send`], through the socket's own method.
+    pub(super) fn send_by_method(&self) -> Res<Tried> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        // SAFETY: the operation holds the argument.
+        let data = unsafe { Bound::from_borrowed_ptr(py, self.argument(0)) };
+        let view = PyMemoryView::from(&data)?.call_method1("cast", ("B",))?;
+        let size = view.len()?;
+        loop {
+            let rest = PySlice::new(py, self.sent.get().cast_signed(), size.cast_signed(), 1);
+            let rest = view.get_item(rest)?;
+            match self.socket.bind(py).call_method1("send", (rest,)) {
+                Ok(n) => self.sent.set(self.sent.get().saturating_add(n.extract()?)),
+                Err(error) if would_block(py, &error) => return Ok(Tried::Wait(None)),
+                Err(error) => return Err(error.into()),
+            }
+            if self.sent.get() >= size {
+                return Ok(Tried::Done(Ref::none()));
+            }
+        }
+    }
+}
+
+/// The contents of an exact `bytes` object.
+unsafe fn bytes_of<'a>(object: *mut PyObject) -> &'a [u8] {
+    // SAFETY: the caller's object is live while the slice is used.
+    unsafe {
+        let data = ffi::PyBytes_AS_STRING(object).cast();
+        std::slice::from_raw_parts(data, ffi::Py_SIZE(object).unsigned_abs())
+    }
+}

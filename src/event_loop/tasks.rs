@@ -1,0 +1,88 @@
+//! `create_task()` and `create_future()`.
+
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use super::LoopCore;
+use crate::ffi::{Args, Ref, Res};
+use crate::stdlib::{current, Stdlib};
+
+pub unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe { LoopCore::of(slf).new_future(slf) }
+}
+
+/// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what
+/// the inherited method does.
+pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    const MAX_KEYWORDS: usize = 4;
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let stdlib = Stdlib::get();
+        let keywords = args.keyword_count();
+        if args.positional.len() != 1
+            || keywords > MAX_KEYWORDS
+            || core.is_debug()
+            || core.is_closed()
+            || core.task_factory.with(|factory| factory.is_some())
+        {
+            return inherited_create_task(slf, &args);
+        }
+        // Layout of a vectorcall: a free slot, the coroutine, then `loop` and the caller's keyword values.
+        let mut values = [ptr::null_mut(); MAX_KEYWORDS + 3];
+        values[1] = args.positional[0];
+        values[2] = slf;
+        let names = if keywords == 0 {
+            stdlib.loop_keyword.clone()
+        } else {
+            let names = Ref::new(ffi::PyTuple_New((keywords + 1).cast_signed()))?;
+            ffi::PyTuple_SET_ITEM(
+                names.as_ptr(),
+                0,
+                Ref::borrowed(ffi::PyTuple_GET_ITEM(stdlib.loop_keyword.as_ptr(), 0)).into_ptr(),
+            );
+            for (i, (name, value)) in args.keywords().enumerate() {
+                values[i + 3] = value;
+                ffi::PyTuple_SET_ITEM(
+                    names.as_ptr(),
+                    (i + 1).cast_signed(),
+                    Ref::borrowed(name).into_ptr(),
+                );
+            }
+            names
+        };
+        Ref::new(ffi::PyObject_Vectorcall(
+            current(&stdlib.tasks, &stdlib.names.Task)?.as_ptr(),
+            values.as_ptr().add(1),
+            1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            names.as_ptr(),
+        ))
+    }
+}
+
+#[cold]
+unsafe fn inherited_create_task(slf: *mut PyObject, args: &Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `create_task`.
+    unsafe {
+        let py = Python::assume_attached();
+        let kwargs = pyo3::types::PyDict::new(py);
+        for (name, value) in args.keywords() {
+            kwargs.set_item(
+                Bound::from_borrowed_ptr(py, name),
+                Bound::from_borrowed_ptr(py, value),
+            )?;
+        }
+        let positional = std::iter::once(slf)
+            .chain(args.positional.iter().copied())
+            .map(|object| Bound::from_borrowed_ptr(py, object));
+        let positional = pyo3::types::PyTuple::new(py, positional.collect::<Vec<_>>())?;
+        Ok(Stdlib::get()
+            .base_create_task
+            .bind(py)
+            .call(positional, Some(&kwargs))?
+            .into())
+    }
+}
