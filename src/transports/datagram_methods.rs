@@ -6,11 +6,14 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
+use super::arguments::{exact_bytes, not_bytes, one_argument};
 use super::datagram::Datagram;
 use super::datagram_io::{enqueue, fatal, send, target, tell_error, Sent};
 use super::datagram_queue::Queued;
-use super::endpoint::{Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED};
-use super::methods::{count_lost_write, debug_log, exact_bytes, not_bytes, one_argument};
+use super::endpoint::{
+    count_lost_write, debug_log, Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED,
+    PROTOCOL_PAUSED,
+};
 use crate::event_loop::LoopCore;
 use crate::ffi::fastcall::{guard, missing, unexpected};
 use crate::ffi::typespec::getset;

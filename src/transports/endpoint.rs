@@ -15,6 +15,9 @@ use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
 use crate::ffi::{context, Flags, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
+/// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
+const LOST_WRITES_BEFORE_WARNING: u32 = 5;
+
 /// `connection_made()` is over: the socket may be read.
 pub const STARTED: u32 = 1;
 pub const PAUSED: u32 = 1 << 1;
@@ -434,4 +437,39 @@ pub trait Transport: Deref<Target = Endpoint> {
         closed?;
         Ok(())
     }
+}
+
+/// A write after the connection was lost: asyncio warns of the sixth.
+#[cold]
+pub fn count_lost_write(it: &Endpoint) -> Res<Ref> {
+    let count = it.lost_writes.get();
+    if count >= LOST_WRITES_BEFORE_WARNING {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        Stdlib::get()
+            .logger
+            .bind(py)
+            .call_method1("warning", ("socket.send() raised exception.",))?;
+    }
+    it.lost_writes.set(count.saturating_add(1));
+    Ok(Ref::none())
+}
+
+/// Writes a line to asyncio's log in debug mode, as asyncio does.
+///
+/// # Safety
+/// `me` is the live object of `it`.
+pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> Res<()> {
+    // SAFETY: the loop of a transport is a LoopCore; `me` is live.
+    unsafe {
+        let event_loop = it.event_loop.get();
+        if event_loop.is_some_and(|event_loop| LoopCore::of(event_loop.as_ptr()).is_debug()) {
+            let py = Python::assume_attached();
+            Stdlib::get()
+                .logger
+                .bind(py)
+                .call_method1("debug", (message, Bound::from_borrowed_ptr(py, me)))?;
+        }
+    }
+    Ok(())
 }

@@ -1,43 +1,21 @@
 //! The methods of `StreamTransport`. Cold ones are in `hybridloop.transports`, in Python.
 
-use std::ffi::{c_int, c_void};
-
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use super::address::Side;
+use super::arguments::{exact_bytes, not_bytes, one_argument};
 use super::endpoint::{
-    Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED, PROTOCOL_PAUSED, STARTED,
+    count_lost_write, debug_log, Transport, BLOCKED, CLOSING, LOST, PAUSED, STARTED,
 };
 use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
 use crate::event_loop::LoopCore;
-use crate::ffi::fastcall::{guard, guard_int, missing, unexpected};
-use crate::ffi::typespec::getset;
 use crate::ffi::{future, Args, Ref, Res};
-use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
 
-/// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
-const LOST_WRITES_BEFORE_WARNING: u32 = 5;
-
-/// An exact `bytes` object with the contents of a bytes-like one: what changes later is not what was written.
-///
-/// # Safety
-/// `data` is a live object.
-pub unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
-    // SAFETY: attached; the argument is live.
-    unsafe {
-        if ffi::PyBytes_CheckExact(data) != 0 {
-            Ok(Ref::borrowed(data))
-        } else {
-            Ref::new(ffi::PyBytes_FromObject(data))
-        }
-    }
-}
-
-/// Whether the stream takes writes at all; one that is lost counts them and warns, as asyncio does.
+/// Refuses what is written after `write_eof()`, or while a file is sent.
 fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
     if it.has(EOF_WRITTEN) {
         return Err(
@@ -50,49 +28,6 @@ fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
         );
     }
     Ok(())
-}
-
-/// A write after the connection was lost: asyncio warns of the sixth.
-#[cold]
-pub fn count_lost_write(it: &Endpoint) -> Res<Ref> {
-    let count = it.lost_writes.get();
-    if count >= LOST_WRITES_BEFORE_WARNING {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        Stdlib::get()
-            .logger
-            .bind(py)
-            .call_method1("warning", ("socket.send() raised exception.",))?;
-    }
-    it.lost_writes.set(count.saturating_add(1));
-    Ok(Ref::none())
-}
-
-/// The one argument of a method, which may be named.
-#[inline]
-pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
-    match (args.positional, args.keyword_count()) {
-        (&[value], 0) => Ok(value),
-        ([], 1) => named_argument(args, function, name),
-        _ => Err(PyTypeError::new_err(format!(
-            "{function}() takes exactly one argument ({} given)",
-            args.positional.len() + args.keyword_count()
-        ))
-        .into()),
-    }
-}
-
-#[cold]
-fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
-    let Some((key, value)) = args.keywords().next() else {
-        return Err(missing(function, name));
-    };
-    // SAFETY: attached; keyword names are live strings.
-    if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
-        Ok(value)
-    } else {
-        Err(unexpected(function, key))
-    }
 }
 
 unsafe fn confined(slf: *mut PyObject) -> Res<()> {
@@ -137,24 +72,6 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
         write::write(core, event_loop.as_ptr(), &me, it, data)?;
     }
     Ok(Ref::none())
-}
-
-/// What asyncio raises for data that is not bytes-like.
-///
-/// # Safety
-/// `data` is a live object.
-#[cold]
-pub unsafe fn not_bytes(data: *mut PyObject) -> crate::ffi::Raised {
-    // SAFETY: attached; the argument is live.
-    let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), data) }
-        .get_type()
-        .name()
-        .and_then(|name| name.repr())
-        .map_or_else(|_| String::from("?"), |name| name.to_string());
-    PyTypeError::new_err(format!(
-        "data argument must be a bytes-like object, not {name}"
-    ))
-    .into()
 }
 
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
@@ -301,25 +218,6 @@ unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
 unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
     Ok(Ref::bool(!unsafe { Stream::of(slf) }.has(PAUSED | CLOSING)))
-}
-
-/// Writes a line to asyncio's log in debug mode, as asyncio does.
-///
-/// # Safety
-/// `me` is the live object of `it`.
-pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> Res<()> {
-    // SAFETY: the loop of a transport is a LoopCore; `me` is live.
-    unsafe {
-        let event_loop = it.event_loop.get();
-        if event_loop.is_some_and(|event_loop| LoopCore::of(event_loop.as_ptr()).is_debug()) {
-            let py = Python::assume_attached();
-            Stdlib::get()
-                .logger
-                .bind(py)
-                .call_method1("debug", (message, Bound::from_borrowed_ptr(py, me)))?;
-        }
-    }
-    Ok(())
 }
 
 unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
@@ -505,89 +403,5 @@ pub fn methods() -> Vec<ffi::PyMethodDef> {
         noargs!(c"_send_gathered", send_gathered, confined).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
         onearg!(c"_call_connection_lost", call_connection_lost, confined).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
-    ]
-}
-
-macro_rules! getter {
-    ($name:ident, |$it:ident| $body:expr) => {
-        unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-            // SAFETY: the descriptor has checked `self`.
-            let $it = unsafe { Stream::of(slf) };
-            guard(|| $body)
-        }
-    };
-}
-
-/// An object of the stream, or `None`.
-fn object(slot: &crate::ffi::Local<Option<Ref>>) -> Res<Ref> {
-    Ok(slot.get().unwrap_or_else(Ref::none))
-}
-
-getter!(get_loop, |it| object(&it.event_loop));
-getter!(get_protocol_attribute, |it| object(&it.protocol));
-getter!(get_server, |it| object(&it.server));
-getter!(get_socket, |it| object(&it.socket));
-getter!(get_empty_waiter, |it| object(&it.empty_waiter));
-getter!(get_conn_lost, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromLong(it.lost_writes.get().into())) }
-});
-getter!(get_high_water, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.high_water.get())) }
-});
-getter!(get_low_water, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.low_water.get())) }
-});
-getter!(get_fd, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromLong(it.fd.get().into())) }
-});
-getter!(get_closing, |it| Ok(Ref::bool(it.is_closing())));
-getter!(get_paused, |it| Ok(Ref::bool(it.has(PAUSED))));
-getter!(get_eof, |it| Ok(Ref::bool(it.has(EOF_WRITTEN))));
-getter!(get_lost, |it| Ok(Ref::bool(it.has(LOST))));
-getter!(get_blocked, |it| Ok(Ref::bool(it.has(BLOCKED))));
-getter!(get_protocol_paused, |it| Ok(Ref::bool(
-    it.has(PROTOCOL_PAUSED)
-)));
-
-unsafe fn set_slot(slot: &crate::ffi::Local<Option<Ref>>, value: *mut PyObject) -> c_int {
-    guard_int(|| {
-        // SAFETY: the setter passes a live object or null for a deletion.
-        let value =
-            unsafe { (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value)) };
-        drop(slot.replace(value));
-        Ok(())
-    })
-}
-
-unsafe extern "C" fn set_empty_waiter(
-    slf: *mut PyObject,
-    value: *mut PyObject,
-    _: *mut c_void,
-) -> c_int {
-    // SAFETY: the descriptor has checked `self`.
-    unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
-}
-
-pub fn attributes() -> Vec<ffi::PyGetSetDef> {
-    vec![
-        getset(c"_loop", get_loop, None),
-        getset(c"_protocol", get_protocol_attribute, None),
-        getset(c"_server", get_server, None),
-        getset(c"_socket", get_socket, None),
-        getset(c"_sock_fd", get_fd, None),
-        getset(c"_empty_waiter", get_empty_waiter, Some(set_empty_waiter)),
-        getset(c"_conn_lost", get_conn_lost, None),
-        getset(c"_closing", get_closing, None),
-        getset(c"_paused", get_paused, None),
-        getset(c"_eof", get_eof, None),
-        getset(c"_lost", get_lost, None),
-        getset(c"_write_blocked", get_blocked, None),
-        getset(c"_protocol_paused", get_protocol_paused, None),
-        getset(c"_high_water", get_high_water, None),
-        getset(c"_low_water", get_low_water, None),
     ]
 }

@@ -2,7 +2,7 @@
 //!
 //! * [`endpoint`] — what every transport has: descriptor, protocol, context, flow control, end.
 //! * [`stream`] — the object: state, lifetime, protocol.
-//! * [`methods`] — what Python calls on it.
+//! * [`methods`], [`attributes`] — what Python calls on it, and reads; [`arguments`] — of methods of all kinds of transports.
 //! * [`read`] — from the socket to the protocol.
 //! * [`write`] — from the protocol to the socket, one system call a turn.
 //! * [`tls`] — TLS on top of streams.
@@ -13,6 +13,8 @@
 //! * [`listener`] — accepting connections.
 
 mod address;
+mod arguments;
+mod attributes;
 mod datagram;
 mod datagram_io;
 mod datagram_methods;

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use super::endpoint::{Transport, LOST};
+use super::endpoint::{debug_log, Transport, LOST};
 use super::sink::{Sink, Source};
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 use super::{methods, write};
@@ -289,7 +289,7 @@ fn read_failed(me: &Ref, error: io::Error) -> Res<Outcome> {
 
 fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
     // SAFETY: `me` is the object of `it`.
-    unsafe { methods::debug_log(me.as_ptr(), it, "%r received EOF")? };
+    unsafe { debug_log(me.as_ptr(), it, "%r received EOF")? };
     let keep_open = it
         .call_protocol(&Stdlib::get().names.eof_received, [])
         .and_then(|answer| Ok(answer.bind(py).is_truthy()?));

@@ -21,7 +21,7 @@ use super::endpoint::{
 };
 use super::sink::{self, Sink};
 use super::write::WriteQueue;
-use super::{methods, read, write};
+use super::{attributes, methods, read, write};
 use crate::event_loop::{errors, Caller, Kind, LoopCore, Pending};
 use crate::ffi::typespec::{getset_end, method_end, Slots};
 use crate::ffi::{Local, Ref, Res};
@@ -484,7 +484,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         .add(ffi::Py_tp_clear, clear as *mut c_void)
         .add(ffi::Py_tp_dealloc, dealloc as *mut c_void)
         .table(ffi::Py_tp_methods, methods::methods(), method_end())
-        .table(ffi::Py_tp_getset, methods::attributes(), getset_end());
+        .table(ffi::Py_tp_getset, attributes::attributes(), getset_end());
     // SAFETY: the layout begins with the words of the base, as just checked.
     let class = unsafe {
         slots.build(

@@ -16,7 +16,7 @@ use super::protocol::{
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::ffi::{Args, Raised, Ref, Res};
-use crate::transports::methods::one_argument;
+use crate::transports::arguments::one_argument;
 use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
 use crate::transports::write;
 
