@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .runner import drive
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
+
+# In place of the lock of a handle that is done: what that guards does not change any more.
+_no_lock = nullcontext()
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:
@@ -65,11 +68,11 @@ class TaskHandle(Generic[_T]):
         if not asyncio.iscoroutine(coroutine) and not inspect.isgenerator(coroutine):
             raise TypeError(f"a coroutine or a generator is expected, not {coroutine!r}")
         self._placement = placement
-        # Kept to the end for its name; it is empty once it has run.
-        self._coroutine = coroutine
-        self._context = context
+        # Both go when the task has ended.
+        self._coroutine: Any = coroutine
+        self._context: Any = context
         self._name = name
-        self._lock = threading.Lock()
+        self._lock: AbstractContextManager[Any] = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[_T] | None = None
         self._done = False
@@ -98,8 +101,10 @@ class TaskHandle(Generic[_T]):
 
     def get_name(self) -> str:
         """The name given to `spawn()`, or the coroutine function's."""
+        # In this order: it has a name before it loses its coroutine.
+        coroutine = self._coroutine
         if self._name is None:
-            self._name = str(getattr(self._coroutine, "__qualname__", None) or "task")
+            self._name = str(getattr(coroutine, "__qualname__", None) or "task")
         return self._name
 
     def done(self) -> bool:
@@ -176,7 +181,8 @@ class TaskHandle(Generic[_T]):
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._task is not None and self._task is asyncio.current_task(loop):
+        task = self._task
+        if task is not None and task is asyncio.current_task(loop):
             raise RuntimeError(f"{self!r} cannot await itself")
         waiter: asyncio.Future[None] = loop.create_future()
         with self._lock:
@@ -221,7 +227,7 @@ class TaskHandle(Generic[_T]):
             if self._done:
                 return False
             self._loop = loop
-        coroutine: Any = self._coroutine
+        coroutine = self._coroutine
         if inspect.isgenerator(coroutine):
             coroutine = drive(coroutine)
         self._finished = finished
@@ -236,9 +242,14 @@ class TaskHandle(Generic[_T]):
             self._resolve(None, error)
         else:
             self._resolve(result, None)
-        if self._finished is not None:
-            self._finished(self)
-            self._finished = None
+        finished, self._finished = self._finished, None
+        # A handle that is kept keeps the outcome, and not what else the garbage collector would
+        # have to look at.
+        self.get_name()
+        self._task = self._context = self._coroutine = None
+        self._lock = _no_lock
+        if finished is not None:
+            finished(self)
 
     def _resolve(self, result: Any, exception: BaseException | None) -> None:
         """Set the outcome; the first one counts."""
@@ -251,7 +262,8 @@ class TaskHandle(Generic[_T]):
             self._done = True
             waiters, self._waiters = self._waiters, None
             callbacks, self._callbacks = self._callbacks, None
-        if self._task is None:
+            begun = self._task is not None
+        if not begun:
             # It has not run, and nobody else will run it.
             self._coroutine.close()
         if waiters:

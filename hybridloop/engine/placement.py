@@ -287,10 +287,15 @@ class Placement:
             raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
 
     def _least_loaded(self) -> GilThread:
-        alive = [thread for thread in self.threads if not thread.failed]
-        if not alive:
+        least = None
+        least_load = 0
+        for thread in self.threads:
+            load = thread.load + thread.services
+            if not thread.failed and (least is None or load < least_load):
+                least, least_load = thread, load
+        if least is None:
             raise EngineClosedError("every thread of the engine has failed")
-        return min(alive, key=_load) if len(alive) > 1 else alive[0]
+        return least
 
     def _numbered(self, index: int) -> GilThread:
         if not 0 <= index < len(self.threads):
@@ -327,10 +332,6 @@ class Placement:
     def _stop_if_abandoned(self) -> None:
         with self.lock:
             self._tell_if_idle()
-
-
-def _load(thread: GilThread) -> int:
-    return thread.load + thread.services
 
 
 def _set(waiter: asyncio.Future[None]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -74,6 +76,26 @@ def test_cancelling_one_who_awaits_leaves_the_task(engine: Engine) -> None:
         return await handle
 
     assert hybridloop.run(main()).startswith("hybridloop-gil-")
+
+
+def test_a_handle_that_is_kept_keeps_only_the_outcome(engine: Engine) -> None:
+    class Large:
+        pass
+
+    large = Large()
+    alive = weakref.ref(large)
+    variable: contextvars.ContextVar[Large] = contextvars.ContextVar("large")
+    context = contextvars.copy_context()
+    context.run(variable.set, large)
+    handle = engine.spawn(value(1), context=context)
+    assert handle.result(20) == 1
+    del context, large
+    until(lambda: gc.collect() >= 0 and alive() is None)
+    assert handle.result() == 1 and handle.get_name() == "value"
+    assert repr(handle) == "<TaskHandle value finished>" and not handle.cancel()
+    called: list[object] = []
+    handle.add_done_callback(called.append)
+    assert called == [handle]
 
 
 def test_cancel_a_running_task(engine: Engine) -> None:
