@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -28,7 +27,6 @@ WORKERS = os.cpu_count() or 1
 TIMEOUT = 120.0
 SAMPLE_SECONDS = 0.3
 MEBIBYTE = 1 << 20
-SPIN_SECONDS = 0.01
 
 Run = Callable[[], Awaitable[object]]
 
@@ -122,22 +120,6 @@ async def time_rows(native: bool) -> dict[str, float]:
     return found
 
 
-async def time_scaling() -> dict[str, float]:
-    """How long kernels of 10 ms take on one worker and on all, relative to the work there is."""
-    from hybridloop._core import NativeEngine
-
-    found = {}
-    for threads in sorted({1, WORKERS}):
-        engine = NativeEngine(native_threads=threads)
-        calls = [(SPIN_SECONDS,)] * (20 * threads)
-        await engine.run_native_many("hl.spin", calls[:threads])
-        begin = time.perf_counter()
-        await engine.run_native_many("hl.spin", calls)
-        found[str(threads)] = (time.perf_counter() - begin) / (20 * SPIN_SECONDS)
-        engine.close()
-    return found
-
-
 def sample(*arguments: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.native", "--sample", *arguments]
     result = subprocess.run(
@@ -152,8 +134,6 @@ def sample(*arguments: str) -> dict[str, float]:
 def take_sample(arguments: list[str]) -> dict[str, float]:
     loop, kind = arguments
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-        if kind == "scaling":
-            return runner.run(time_scaling())
         return runner.run(time_rows(kind == "native"))
 
 
@@ -175,12 +155,9 @@ def report(loops: list[str], repeats: int) -> None:
         columns.append("run_native")
         sources.append((SUBJECT, "native"))
     samples: dict[str, list[dict[str, float]]] = {column: [] for column in columns}
-    scaling: list[dict[str, float]] = []
     for _ in range(repeats):
         for column, source in zip(columns, sources, strict=True):
             samples[column].append(sample(*source))
-        if SUBJECT in loops:
-            scaling.append(sample(SUBJECT, "scaling"))
     # The shortest: what another program takes from this one makes samples longer, never shorter.
     best = {
         column: {row: min(one[row] for one in taken) / 1e3 for row in TITLES}
@@ -195,13 +172,6 @@ def report(loops: list[str], repeats: int) -> None:
         own = best.get("run_native", {}).get(row)
         body.append([title, *cells, f"{peers / own:.1f}" if own else NONE])
     print("\n".join(table(["", *columns, factor], body)))
-    if scaling:
-        print("\nTime of independent kernels of 10 ms, relative to work / workers:\n")
-        rows = [
-            [f"{threads} workers", f"{statistics.median(one[threads] for one in scaling):.2f}"]
-            for threads in scaling[0]
-        ]
-        print("\n".join(table(["", "time"], rows)))
 
 
 def main() -> None:

@@ -1,5 +1,13 @@
 """The engine of native kernels: its sizes, the one of the process, its end, and forks."""
 
+import contextlib
+import os
+import pathlib
+import re
+import sys
+import threading
+import time
+
 import pytest
 
 import hybridloop
@@ -24,6 +32,22 @@ def test_says_what_it_does(engine):
     }
     assert engine.is_here
     assert repr(engine) == "<NativeEngine native_threads=2>"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no nice of their own")
+def test_workers_give_way_to_the_threads_of_python(engine):
+    def nice_of_workers():
+        for path in pathlib.Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                if re.match(r"hybridloop-\d", path.read_text()):
+                    yield os.getpriority(os.PRIO_PROCESS, int(path.parent.name))
+
+    expected = min(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + 5, 19)
+    engine.run_native("hl.noop").result(10)
+    deadline = time.monotonic() + 10
+    while not (found := list(nice_of_workers())) or set(found) != {expected}:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.001)  # not all of them may have run yet
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,25 @@ impl Pool {
     }
 }
 
+/// Has the scheduler prefer the threads that answer clients: an event loop that wakes up where a kernel computes would
+/// otherwise wait for milliseconds, until the kernel's time slice is over.
+#[cfg(all(target_os = "linux", not(any(loom, miri))))]
+fn give_way() {
+    /// Steps of `nice`. Beside a thread that never sleeps a worker still has a quarter of a processor.
+    const STEPS: libc::c_int = 5;
+    // SAFETY: neither takes a pointer. On Linux both are about the calling thread alone.
+    unsafe {
+        let nice = libc::getpriority(libc::PRIO_PROCESS, 0);
+        // May be forbidden by a sandbox: then nothing changes.
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice + STEPS);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(any(loom, miri)))))]
+fn give_way() {}
+
 fn work(shared: &Arc<Shared>, index: usize) {
+    give_way();
     let slot = &shared.running[index];
     let has_work = || !shared.queue.is_empty();
     let mut patience = Patience::default();
