@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hybridloop_native::{load, symbol, Arg, Buffer, Event, Kernel, Mailbox, Wake};
+use hybridloop_native::{
+    load, symbol, Arg, Buffer, Code, Config, Engine, Event, Job, Kernel, Mailbox, Options, Outcome,
+    Value, View, Wake,
+};
 
 /// No wait takes longer, unless something is broken.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -120,4 +123,42 @@ pub fn events(
             }
         }
     }
+}
+
+pub fn engine(threads: usize) -> Engine {
+    Engine::new(&Config {
+        threads,
+        ..Config::default()
+    })
+}
+
+pub fn outcome(job: &Arc<Job>) -> &Outcome {
+    job.wait(soon()).unwrap()
+}
+
+pub fn int(job: &Arc<Job>) -> i64 {
+    match outcome(job) {
+        Outcome::Value(Value::Int(value)) => *value,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn error(job: &Arc<Job>) -> (Code, String) {
+    match outcome(job) {
+        Outcome::Error(error) => (error.code, error.message.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn bytes(job: &Arc<Job>) -> View {
+    match outcome(job) {
+        Outcome::Value(Value::Buffer(view)) => view.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn run(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Arc<Job> {
+    engine
+        .submit(kernel, args, None, Options::default())
+        .unwrap()
 }

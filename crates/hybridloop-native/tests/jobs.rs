@@ -1,0 +1,287 @@
+//! Jobs from their submission to their outcome, with kernels in C.
+#![cfg(all(not(loom), not(miri)))]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{
+    buffer, bytes, engine, error, events, int, ints, kernel, mailbox, outcome, plain, run, soon,
+};
+use hybridloop_native::{
+    Arg, ArgumentErrorKind, Code, Config, Engine, Event, Key, Options, Outcome, State, SubmitError,
+    Value,
+};
+
+#[test]
+fn items_and_progress_come_in_order_and_before_the_end() {
+    let (engine, sum) = (engine(2), kernel("c.sum"));
+    assert_eq!(
+        (sum.signature_text(), sum.doc()),
+        (Some("i64([i64] values)"), "The sum.")
+    );
+    let (mailbox, wake) = mailbox();
+    let options = Options {
+        mailbox: Some(mailbox.clone()),
+        progress: true,
+        ..Options::default()
+    };
+    let job = engine
+        .submit(&sum, vec![ints(&[3, 4, 5])], None, options)
+        .unwrap();
+    let all = events(&mailbox, &wake, |event| matches!(event, Event::Done(_)));
+    let items: Vec<_> = all
+        .iter()
+        .filter_map(|event| match event {
+            Event::Item(_, Value::Int(item)) => Some(*item),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(items, [3, 4, 5]);
+    assert!(all.iter().any(|event| matches!(event, Event::Progress(_))));
+    assert_eq!(
+        (job.take_progress(), int(&job), job.state()),
+        ((3, 3), 12, State::Done)
+    );
+    mailbox.open();
+    assert!(mailbox.pop().is_none(), "nothing comes after the end");
+}
+
+#[test]
+fn a_batch_is_told_of_once() {
+    let (engine, sum) = (engine(2), kernel("c.sum"));
+    let (mailbox, wake) = mailbox();
+    let (batch, jobs) = engine
+        .submit_many(
+            &sum,
+            vec![vec![ints(&[])]; 1000],
+            Some(mailbox.clone()),
+            &Options::default,
+        )
+        .unwrap();
+    let all = events(&mailbox, &wake, |event| matches!(event, Event::Batch(_)));
+    assert!(matches!(all[..], [Event::Batch(id)] if id == batch.id()));
+    assert!(wake.try_recv().is_err());
+    assert_eq!(batch.remaining(), 0);
+    batch.subscribe(mailbox.clone());
+    assert!(matches!(
+        events(&mailbox, &wake, |_| true)[..],
+        [Event::Batch(_)]
+    ));
+    assert!(jobs.iter().all(|job| int(job) == 0));
+    // Whoever comes late is told at once.
+    jobs[0].subscribe(mailbox.clone());
+    assert!(matches!(
+        events(&mailbox, &wake, |_| true)[..],
+        [Event::Done(_)]
+    ));
+}
+
+#[test]
+fn cancelling_a_job_that_waits_and_one_that_runs() {
+    let (engine, forever) = (engine(1), kernel("c.forever"));
+    let (mailbox, wake) = mailbox();
+    let running = run(&engine, &forever, vec![]);
+    let options = Options {
+        mailbox: Some(mailbox.clone()),
+        ..Options::default()
+    };
+    let waiting = engine.submit(&forever, vec![], None, options).unwrap();
+    assert!(waiting.cancel());
+    assert!(
+        matches!(waiting.outcome(), Some(Outcome::Cancelled)),
+        "at once: it has never run"
+    );
+    events(&mailbox, &wake, |event| matches!(event, Event::Done(_)));
+    while running.state() == State::Queued {
+        std::thread::yield_now();
+    }
+    assert_eq!(engine.stats().queued, 0);
+    assert!(running.cancel());
+    assert!(matches!(outcome(&running), Outcome::Cancelled));
+    assert!(!running.cancel());
+}
+
+#[test]
+fn deadlines_count_while_waiting_and_while_running() {
+    let (engine, forever) = (engine(1), kernel("c.forever"));
+    let late = |after| Options {
+        deadline: Some(Instant::now() + Duration::from_millis(after)),
+        ..Options::default()
+    };
+    let running = engine.submit(&forever, vec![], None, late(150)).unwrap();
+    let waiting = engine.submit(&forever, vec![], None, late(20)).unwrap();
+    assert!(matches!(outcome(&waiting), Outcome::TimedOut));
+    assert!(
+        running.outcome().is_none(),
+        "the worker is still busy with the other"
+    );
+    assert!(running
+        .wait(Some(Instant::now() + Duration::from_millis(1)))
+        .is_none());
+    assert!(matches!(outcome(&running), Outcome::TimedOut));
+}
+
+#[test]
+fn errors_have_the_kernels_code_and_words() {
+    let engine = engine(1);
+    for (status, code) in [
+        (-1, Code::Invalid),
+        (-6, Code::NotFound),
+        (7, Code::Custom(7)),
+        (-99, Code::Custom(-99)),
+    ] {
+        let job = run(&engine, &kernel("c.fails"), vec![Arg::Int(status)]);
+        assert_eq!(error(&job), (code, "on purpose".into()));
+    }
+    let garbage = |kind, flags| {
+        run(
+            &engine,
+            &kernel("c.garbage"),
+            vec![Arg::Int(kind), Arg::Int(flags)],
+        )
+    };
+    assert_eq!(
+        error(&garbage(99, 0)),
+        (
+            Code::Result,
+            "the kernel returned a value of the unknown kind 99".into()
+        )
+    );
+    assert_eq!(error(&garbage(7, 0)).0, Code::Result);
+    assert!(error(&garbage(6, 0))
+        .1
+        .contains("memory that is not the host's"));
+    assert_eq!(&bytes(&garbage(6, 4))[..], b"own");
+    assert!(
+        matches!(outcome(&garbage(5, 4)), Outcome::Value(Value::Str(text)) if &**text == "own")
+    );
+}
+
+#[test]
+fn memory_of_the_host_becomes_the_result_and_keys_go_with_the_job() {
+    let engine = engine(1);
+    let key = Key::new(b"result").unwrap();
+    let options = Options {
+        key: Some(key),
+        ..Options::default()
+    };
+    let data = Arg::Buffer(buffer(b"abc", c"B"));
+    let job = engine
+        .submit(&kernel("c.memory"), vec![data], None, options)
+        .unwrap();
+    let view = bytes(&job);
+    assert_eq!(&view[..], b"abcabc");
+    assert_eq!(
+        engine.bus().get(b"result").unwrap().as_ptr(),
+        view.as_ptr(),
+        "shared, not copied"
+    );
+    let own = format!("job:{}:half", job.id());
+    assert_eq!(&engine.bus().snapshot(own.as_bytes()).unwrap()[..], b"abc");
+    assert_eq!(engine.bus().keys().len(), 2);
+    // The worker lets go of its handle right after it has told of the outcome.
+    let weak = Arc::downgrade(&job);
+    drop(job);
+    let until = soon().unwrap();
+    while weak.strong_count() > 0 || engine.bus().contains(own.as_bytes()) {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    engine.bus().pop(b"result").unwrap();
+    assert_eq!(engine.memory().used(), 6);
+    drop(view);
+    assert_eq!(engine.memory().used(), 0);
+}
+
+#[test]
+fn limits_of_memory_are_errors_of_the_job() {
+    let engine = Engine::new(&Config {
+        threads: 1,
+        job_memory: 5,
+        ..Config::default()
+    });
+    let job = run(
+        &engine,
+        &kernel("c.memory"),
+        vec![Arg::Buffer(buffer(b"abc", c"B"))],
+    );
+    assert_eq!(error(&job), (Code::Memory, "out of memory".into()));
+    let engine = Engine::new(&Config {
+        threads: 1,
+        bus_capacity: 2,
+        ..Config::default()
+    });
+    let job = run(
+        &engine,
+        &kernel("c.memory"),
+        vec![Arg::Buffer(buffer(b"abc", c"B"))],
+    );
+    assert_eq!(
+        error(&job),
+        (
+            Code::Memory,
+            "3 bytes do not fit on the bus: 0 of 2 bytes are taken".into()
+        )
+    );
+    drop(job);
+    assert_eq!(engine.memory().used(), 0);
+}
+
+#[test]
+fn plain_functions_are_called_with_their_types() {
+    let engine = engine(1);
+    let scale = plain(
+        "plain_scale",
+        "double(const double *values, size_t n, double by, float, int8_t)",
+    );
+    let values = Arg::Buffer(buffer(&[1.5, 2.5], c"d"));
+    let job = run(
+        &engine,
+        &scale,
+        vec![
+            values,
+            Arg::Int(2),
+            Arg::Int(10),
+            Arg::Float(0.5),
+            Arg::Int(-1),
+        ],
+    );
+    assert!(
+        matches!(outcome(&job), Outcome::Value(Value::Float(value)) if value.to_bits() == 21_f64.to_bits())
+    );
+    let small = plain("plain_small", "i8(u16, i32)");
+    assert_eq!(
+        int(&run(
+            &engine,
+            &small,
+            vec![Arg::Int(65535), Arg::Int(65530)]
+        )),
+        -5
+    );
+    let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
+    let memory: &'static mut [i32] = Box::leak(Box::new([0; 3]));
+    let address = memory.as_mut_ptr();
+    // SAFETY: leaked memory that only the kernel touches until it is read below.
+    let mut target = unsafe { hybridloop_native::Buffer::new(0, address.cast(), 12) };
+    (target.format, target.itemsize) = (c"i".into(), 4);
+    let args = || vec![Arg::Int(3), Arg::Int(7)];
+    let refused = engine.submit(
+        &fill,
+        args(),
+        Some(Arg::Buffer(target.clone())),
+        Options::default(),
+    );
+    assert!(
+        matches!(refused, Err(SubmitError::Argument(error)) if error.kind == ArgumentErrorKind::Value)
+    );
+    target.writable = true;
+    let job = engine
+        .submit(&fill, args(), Some(Arg::Buffer(target)), Options::default())
+        .unwrap();
+    assert!(matches!(outcome(&job), Outcome::Value(Value::None)));
+    // SAFETY: the job is done.
+    assert_eq!(unsafe { *address.cast::<[i32; 3]>() }, [7; 3]);
+}
