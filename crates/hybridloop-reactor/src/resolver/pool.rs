@@ -1,0 +1,175 @@
+//! The threads that lookups run on.
+
+use std::collections::VecDeque;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::fork::Process;
+
+/// So many lookups run at a time; the others wait for their turn.
+const THREADS: usize = 16;
+/// How long a thread waits for more work before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+/// The system's functions keep their buffers on the stack, and modules of the name service switch add theirs.
+const STACK: usize = 512 * 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs a job on one of the resolver's threads.
+///
+/// # Errors
+/// When there is no thread and none can be started.
+pub fn spawn(job: Job) -> std::io::Result<()> {
+    Pool::here().spawn(job)
+}
+
+struct Pool {
+    process: Process,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Pool {
+    /// The pool of this process. The child of a fork has none of its parent's threads, and whatever lock they held stays
+    /// locked, so it gets a pool of its own; the parent's is left as it is.
+    fn here() -> &'static Self {
+        static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
+        loop {
+            let known = POOL.load(Ordering::Acquire);
+            // SAFETY: a pool, once made, is never dropped.
+            if let Some(pool) = unsafe { known.as_ref() } {
+                if pool.process.is_here() {
+                    return pool;
+                }
+            }
+            let made = Box::into_raw(Box::new(Self {
+                process: Process::current(),
+                state: Mutex::default(),
+                work: Condvar::new(),
+            }));
+            if POOL
+                .compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+            {
+                // SAFETY: made above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&'static self, job: Job) -> std::io::Result<()> {
+        let mut state = self.state();
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() || state.threads >= THREADS {
+            self.work.notify_one();
+            return Ok(());
+        }
+        let started = thread::Builder::new()
+            .name("hybridloop-dns".into())
+            .stack_size(STACK)
+            .spawn(move || self.work());
+        match started {
+            Ok(_) => {
+                state.threads += 1;
+                Ok(())
+            }
+            // Those that are there will come to it.
+            Err(_) if state.threads > 0 => Ok(()),
+            Err(error) => {
+                state.jobs.pop_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn work(&self) {
+        block_signals();
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                // A panic has been reported by then; the thread goes on.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                state = self.state();
+                continue;
+            }
+            state.idle += 1;
+            let (woken, waited) = self
+                .work
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if waited.timed_out() && state.jobs.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// Signals are for the threads of the program.
+fn block_signals() {
+    // SAFETY: the set is filled before it is used; blocking changes this thread only.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    #[test]
+    fn more_jobs_than_threads_all_run_and_no_more_at_a_time() {
+        let (sender, receiver) = channel();
+        let gate = Arc::new(Barrier::new(THREADS));
+        for number in 0..THREADS * 4 {
+            let (sender, gate) = (sender.clone(), gate.clone());
+            spawn(Box::new(move || {
+                // Passes only if so many are here together.
+                gate.wait();
+                sender.send(number).unwrap();
+            }))
+            .unwrap();
+        }
+        let mut done: Vec<usize> = receiver.iter().take(THREADS * 4).collect();
+        done.sort_unstable();
+        assert_eq!(done, (0..THREADS * 4).collect::<Vec<_>>());
+        assert!(Pool::here().state().threads <= THREADS);
+    }
+
+    #[test]
+    fn a_panic_costs_no_thread() {
+        let (sender, receiver) = channel();
+        for number in 0..THREADS * 2 {
+            let sender = sender.clone();
+            spawn(Box::new(move || {
+                sender.send(number).unwrap();
+                assert!(number % 2 == 0, "meant to panic");
+            }))
+            .unwrap();
+        }
+        assert_eq!(receiver.iter().take(THREADS * 2).count(), THREADS * 2);
+    }
+}
