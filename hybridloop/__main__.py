@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+from importlib.util import find_spec
 
 import hybridloop
 
@@ -20,25 +22,50 @@ called just "top" is run as ./top.
 
 def main(argv: list[str]) -> int:
     """Run the program named by `argv`; 2 if there is none."""
-    if not argv or argv[0] in ("-h", "--help") or argv == ["-m"]:
-        print(_USAGE, end="", file=sys.stdout if argv[:1] in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    if argv[0] == "--version":
+    if argv[:1] in (["-h"], ["--help"]):
+        print(_USAGE, end="")
+        return 0
+    if argv[:1] == ["--version"]:
         print(f"hybridloop {hybridloop.__version__}")
         return 0
+    if not argv or argv == ["-m"] or (argv[0].startswith("-") and argv[0] != "-m"):
+        print(_USAGE, end="", file=sys.stderr)
+        return 2
     if argv[0] == "top":
         from .observe.top import main as top
 
         return top(argv[1:])
-    hybridloop.install()
     if argv[0] == "-m":
-        sys.argv = argv[1:]
-        sys.path.insert(0, "")
-        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = argv
-        runpy.run_path(argv[0], run_name="__main__")
+        return _run_module(argv[1:])
+    return _run_file(argv)
+
+
+def _run_module(argv: list[str]) -> int:
+    if "." not in argv[0] and find_spec(argv[0]) is None:
+        return _fail(f"No module named {argv[0]}")
+    hybridloop.install()
+    sys.argv = argv
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
     return 0
+
+
+def _run_file(argv: list[str]) -> int:
+    path = argv[0]
+    if not os.path.exists(path):
+        return _fail(f"can't open file {os.path.abspath(path)!r}: no such file")
+    hybridloop.install()
+    sys.argv = argv
+    if not (sys.flags.safe_path or os.path.isdir(path)):
+        # What lies beside the program can be imported, as with `python PROGRAM.py`; until now this
+        # was the current folder, because of `python -m`.
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    runpy.run_path(path, run_name="__main__")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"{sys.executable} -m hybridloop: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +40,34 @@ def test_uncaught_exception() -> None:
 
 def test_missing_script() -> None:
     result = run_script("-m", "hybridloop", "no_such_script.py")
-    assert result.returncode not in (0, -signal.SIGABRT, -signal.SIGSEGV)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
     assert "no_such_script.py" in result.stderr
+
+
+def test_missing_module() -> None:
+    result = run_script("-m", "hybridloop", "-m", "no_such_module")
+    assert result.returncode == 2
+    assert result.stderr.endswith("No module named no_such_module\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["--no-such-option"], ["-c", "pass"]])
+def test_usage(arguments: list[str]) -> None:
+    result = run_script("-m", "hybridloop", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("usage: python -m hybridloop ")
+
+
+def test_imports_what_is_beside_the_script(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("answer = 42\n")
+    script = tmp_path / "script.py"
+    script.write_text("import sys, beside\nprint(beside.answer, sys.path[0])\n")
+    link = tmp_path / "elsewhere" / "link.py"
+    link.parent.mkdir()
+    link.symlink_to(script)
+    for path in (script, link):
+        result = run_script("-m", "hybridloop", str(path))
+        assert (result.stdout, result.stderr) == (f"42 {tmp_path.resolve()}\n", "")
 
 
 def test_module_that_is_a_server() -> None:
