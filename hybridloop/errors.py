@@ -77,7 +77,7 @@ class BusKeyExistsError(BusError):
         self.key = key
 
     def __str__(self) -> str:
-        return f"the key {self.key!r} exists"
+        return f"the key {self.key!r} exists, and only kernels overwrite; try_push() just tells"
 
 
 class BusBusyError(BusError):
@@ -88,7 +88,7 @@ class BusBusyError(BusError):
         self.key = key
 
     def __str__(self) -> str:
-        return f"the key {self.key!r} is being written"
+        return f"the key {self.key!r} is being written; 'await bus.wait(key)' waits for it"
 
 
 class BusFullError(BusError):

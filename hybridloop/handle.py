@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .runner import drive
+from .runner import call_hint, drive
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -66,7 +66,9 @@ class TaskHandle(Generic[_T]):
     ) -> None:
         self._retrieved = True
         if not asyncio.iscoroutine(coroutine) and not inspect.isgenerator(coroutine):
-            raise TypeError(f"a coroutine or a generator is expected, not {coroutine!r}")
+            raise TypeError(
+                f"a coroutine or a generator is expected, not {coroutine!r}{call_hint(coroutine)}"
+            )
         self._placement = placement
         # Both go when the task has ended.
         self._coroutine: Any = coroutine

@@ -135,6 +135,7 @@ class Loop(NativeMethods, SignalMethods):
 
     create_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_server)
     create_unix_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
+    create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
 
     def _make_socket_transport(
         self,

@@ -23,14 +23,23 @@ _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 
 }
 
 
-def parse_size(size: int | str) -> int:
-    """The number of bytes in `268435456` or `"256MiB"`."""
+def parse_size(name: str, size: int | str | None) -> int | None:
+    """The number of bytes in `268435456` or `"256MiB"`, which is given as the argument `name`."""
+    if size is None:
+        return None
     if not isinstance(size, str):
+        if not hasattr(size, "__index__"):
+            raise TypeError(
+                f"{name} must be a number of bytes, or text like '256MiB', not"
+                f" {type(size).__name__}"
+            )
+        if size < 0:
+            raise ValueError(f"{name} must be at least 0, not {size}")
         return size
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", size)
     unit = _UNITS.get(found[2].upper()) if found else None
     if not found or unit is None:
-        raise ValueError(f"not a size: {size!r}; write a number of bytes, or one like '256MiB'")
+        raise ValueError(f"{name} must be a number of bytes, or text like '256MiB', not {size!r}")
     return int(float(found[1]) * unit)
 
 
@@ -197,10 +206,10 @@ def configure(
             native_threads=native_threads,
             native_queue=native_queue,
             max_native_queue=max_native_queue,
-            bus_capacity=None if bus_capacity is None else parse_size(bus_capacity),
+            bus_capacity=parse_size("bus_capacity", bus_capacity),
             bus_policy=bus_policy,
-            memory=None if memory is None else parse_size(memory),
-            job_memory=None if job_memory is None else parse_size(job_memory),
+            memory=parse_size("memory", memory),
+            job_memory=parse_size("job_memory", job_memory),
         )
     )
 

@@ -54,7 +54,7 @@ class Collector(_Collector):
         self._tasks = tasks
         self._of: weakref.WeakSet[Engine | Loop] | None = None
         if source is not None:
-            chosen = [source] if isinstance(source, (Engine, Loop)) else list(source)
+            chosen = list(source) if isinstance(source, Iterable) else [source]
             for it in chosen:
                 if not isinstance(it, (Engine, Loop)):
                     raise TypeError(f"an Engine or a hybridloop.Loop is expected, not {it!r}")

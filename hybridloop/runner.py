@@ -60,6 +60,11 @@ def writable(file: FileDescriptorLike) -> _Ready:
     return _Ready(file, write=True)
 
 
+def call_hint(given: Any) -> str:
+    """For messages: what to do about a function in the place of what it makes."""
+    return "; call the function first" if callable(given) else ""
+
+
 async def wait_ready(ready: _Ready) -> None:
     """Wait in the running loop until a descriptor is ready."""
     loop = asyncio.get_running_loop()
@@ -209,7 +214,7 @@ class GeneratorRunner:
     ) -> GeneratorTask[_T]:
         """Add a generator; also from a generator that runs. `TypeError` for anything else."""
         if not isinstance(generator, Generator):
-            raise TypeError(f"a generator is expected, not {generator!r}")
+            raise TypeError(f"a generator is expected, not {generator!r}{call_hint(generator)}")
         task = GeneratorTask(generator, name)
         self._waiting.append(task)
         if self._change is not None:

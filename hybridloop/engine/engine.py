@@ -82,7 +82,11 @@ class Engine(WorkMethods):
             ("gil_threads", gil_threads, 1),
             ("tasks_per_thread", tasks_per_thread, 1),
             ("max_pending", max_pending, 0),
+            ("native_threads", native_threads, 1),
+            ("max_native_queue", max_native_queue, 1),
         ):
+            if value is None and name in ("native_threads", "max_native_queue"):
+                continue
             if not isinstance(value, int):
                 raise TypeError(f"{name} must be an int, not {type(value).__name__}")
             if value < least:
@@ -92,9 +96,9 @@ class Engine(WorkMethods):
             native_threads=native_threads,
             native_queue=native_queue,
             max_native_queue=max_native_queue,
-            bus_capacity=None if bus_capacity is None else parse_size(bus_capacity),
+            bus_capacity=parse_size("bus_capacity", bus_capacity),
             bus_policy=bus_policy,
-            memory=None if memory is None else parse_size(memory),
+            memory=parse_size("memory", memory),
         )
         self._placement = Placement(tasks_per_thread, max_pending, self._native)
         self._threads = self._placement.threads

@@ -18,6 +18,15 @@ Calls = list[tuple[Any, ...]]
 Outcome = tuple[list[Any], BaseException | None]
 
 
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""An argument's default where `None` may be given, that reads well in `help()`."""
+
+
 class Chunk(Protocol):
     """Calls under way."""
 

@@ -46,6 +46,8 @@ class Placement:
         # Those that have not ended.
         self.servers: set[EngineServer] = set()
         self.open = False
+        # It was, and will not be again.
+        self.closed = False
         # Nobody holds the engine: the threads end with their last task.
         self.abandoned = False
         self.generation = forks.generation()
@@ -57,6 +59,12 @@ class Placement:
     def check_process(self) -> None:
         if self.is_inherited():
             raise EngineClosedError("the engine belongs to the parent process; make a new one")
+
+    def make_closed_error(self) -> EngineClosedError:
+        """What is raised while the engine is not open; says how to get one that is."""
+        if self.closed:
+            return EngineClosedError("the engine is not open any more; make a new one")
+        return EngineClosedError("the engine is not open yet; use 'with engine:' or start()")
 
     def start(self, count: int) -> None:
         """Make and start the threads: all of them, or none."""
@@ -207,7 +215,7 @@ class Placement:
     def refuse(self) -> None:
         """Take no more tasks."""
         with self.lock:
-            self.open = False
+            self.open, self.closed = False, True
             while self.room_waiters:
                 self._tell_room()
 
@@ -262,7 +270,7 @@ class Placement:
 
         The collector may call this while the lock is held by this very thread.
         """
-        self.open = False
+        self.open, self.closed = False, True
         self.abandoned = True
         self.stop_serving()
         for thread in self.threads:
@@ -284,7 +292,7 @@ class Placement:
 
     def _check_open(self) -> None:
         if not self.open:
-            raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
+            raise self.make_closed_error()
 
     def _least_loaded(self) -> GilThread:
         least = None

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._core import Bus, Kernel, NativeBuffer, NativeEngine
 from ..handle import TaskHandle
 from ..native import kernels
-from .errors import EngineClosedError
-from .mapping import Calls, Chunk, MapResults, NativeChunk, PythonChunk, call_one_by_one, resolve
+from .mapping import (
+    NOT_GIVEN,
+    Calls,
+    Chunk,
+    MapResults,
+    NativeChunk,
+    PythonChunk,
+    call_one_by_one,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from .._core import NativeBatch, NativeJob
     from .placement import Placement
 
 _T = TypeVar("_T")
-_NOTHING: Any = object()
 
 # Of the calls of map(), for each worker or thread so many chunks are under way: one runs, and the
 # next is there when it ends.
@@ -107,7 +114,7 @@ class WorkMethods:
         function: Callable[..., Any] | Kernel | str,
         reducer: Callable[[Any, Any], Any] | Kernel | str,
         iterable: Iterable[Any],
-        initial: Any = _NOTHING,
+        initial: Any = NOT_GIVEN,
         *,
         chunksize: int = 1,
         buffersize: int | None = None,
@@ -130,8 +137,8 @@ class WorkMethods:
             )
             value = initial
             async for result in results:
-                value = result if value is _NOTHING else await resolve(reduce(value, result))
-            if value is _NOTHING:
+                value = result if value is NOT_GIVEN else await resolve(reduce(value, result))
+            if value is NOT_GIVEN:
                 raise TypeError("map_reduce() of no items needs an initial value")
             return value
 
@@ -179,11 +186,19 @@ class WorkMethods:
     def _check_open(self) -> None:
         self._placement.check_process()
         if not self._placement.open:
-            raise EngineClosedError("the engine is not open; use 'with engine:' or start()")
+            raise self._placement.make_closed_error()
 
 
 def _kernel(kernel: Kernel | str) -> Kernel:
-    return kernels[kernel] if isinstance(kernel, str) else kernel
+    if not isinstance(kernel, str):
+        return kernel
+    try:
+        return kernels[kernel]
+    except KeyError:
+        # As run_native() says it.
+        raise LookupError(
+            f"no kernel is named {kernel!r}; hybridloop.kernels has those there are"
+        ) from None
 
 
 def _name(function: Any) -> str:

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from .._core import Kernel
+from ..engine.mapping import NOT_GIVEN
 from .runtime import Runtime, get_runtime
 from .threads import blocking
 from .work import Errback, Job
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..engine.mapping import MapResults
     from ..handle import TaskHandle
 
-_NOTHING: Any = object()
 _Function = Callable[..., Any] | Kernel | str
 
 
@@ -95,7 +95,7 @@ def map_reduce(
     callable: _Function,
     reducer: _Function,
     iterable: Iterable[Any],
-    initial: Any = _NOTHING,
+    initial: Any = NOT_GIVEN,
     chunksize: int = 1,
     callback: Callable[[Any], None] | None = None,
     errback: Errback | None = None,
@@ -106,7 +106,7 @@ def map_reduce(
     functions may be kernels.
     """
     runtime = get_runtime()
-    options = {} if initial is _NOTHING else {"initial": initial}
+    options = {} if initial is NOT_GIVEN else {"initial": initial}
     items = iter(iterable)
 
     async def reduce() -> Any:

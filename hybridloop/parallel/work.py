@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..engine.mapping import NOT_GIVEN
 from ..handle import TaskHandle
 from ..runner import readable, wait_ready
 from .guards import Event, event_of
@@ -23,8 +24,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 Callback = Callable[[Any], None]
 ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
 Errback = Callable[[ExcInfo], None]
-
-_MISSING: Any = object()
 
 
 async def _nothing() -> None:
@@ -337,20 +336,20 @@ async def _wait_for_signal(event: Event) -> None:
 
 
 def call_from_main_thread(
-    func: _F, args: Any = _MISSING, kwds: Mapping[str, Any] | None = None
+    func: _F, args: Any = NOT_GIVEN, kwds: Mapping[str, Any] | None = None
 ) -> _F | None:
     """Have the thread in `run()` call `func(*args)`; its result is dropped, with a warning.
 
     With `func` alone, a decorator: the function that it returns is called like that.
     """
-    if args is _MISSING and kwds is None:
+    if args is NOT_GIVEN and kwds is None:
 
         @functools.wraps(func)
         def called_later(*args: Any, **kwds: Any) -> None:
             call_from_main_thread(func, args, kwds)
 
         return cast("_F", called_later)
-    function = bind(func, None if args is _MISSING else args, kwds)
+    function = bind(func, None if args is NOT_GIVEN else args, kwds)
     if is_parallel_thread():
         get_runtime().call(function, None)
     else:
@@ -359,20 +358,20 @@ def call_from_main_thread(
 
 
 def call_from_main_thread_and_wait(
-    func: Callable[..., Any], args: Any = _MISSING, kwds: Mapping[str, Any] | None = None
+    func: Callable[..., Any], args: Any = NOT_GIVEN, kwds: Mapping[str, Any] | None = None
 ) -> Any:
     """Have the thread in `run()` call `func(*args)`, wait, and return or raise what it does.
 
     With `func` alone, a decorator: the function that it returns is called like that.
     """
-    if args is _MISSING and kwds is None:
+    if args is NOT_GIVEN and kwds is None:
 
         @functools.wraps(func)
         def called_there(*args: Any, **kwds: Any) -> Any:
             return call_from_main_thread_and_wait(func, args, kwds)
 
         return called_there
-    function = bind(func, None if args is _MISSING else args, kwds)
+    function = bind(func, None if args is NOT_GIVEN else args, kwds)
     if not is_parallel_thread():
         return function()
     result: Future[Any] = Future()

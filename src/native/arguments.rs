@@ -167,10 +167,12 @@ impl Place<'_> {
         Err(PyTypeError::new_err(format!(
             "{}: expected {}, got {}",
             self.name(),
-            ty.map_or_else(
-                || "None, a number, str, or a buffer".to_owned(),
-                |ty| ty.to_string()
-            ),
+            match ty {
+                None => "None, a number, str, or a buffer".to_owned(),
+                Some(ty @ (Type::Buf | Type::Slice(_) | Type::Pointer(_))) =>
+                    format!("{ty} (bytes, an array, or another buffer)"),
+                Some(ty) => ty.to_string(),
+            },
             object.get_type().name()?
         )))
     }

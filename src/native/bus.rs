@@ -121,7 +121,7 @@ impl Bus {
 
     /// What is under `key`, without a copy. It stays as it is, whatever happens to the key.
     ///
-    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it.
+    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         let bytes = KeyBytes::of(key)?;
         self.bus()

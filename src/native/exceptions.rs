@@ -67,10 +67,13 @@ pub fn raise(
 
 /// Why a kernel cannot be registered.
 pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
+    if let RegistryError::Exists(_) = error {
+        let message = format!("{error}; replace=True puts this one in its place");
+        return raise(py, |classes| &classes.exists, message);
+    }
     raise(
         py,
         |classes| match error {
-            RegistryError::Exists(_) => &classes.exists,
             RegistryError::Signature { .. } => &classes.signature,
             RegistryError::Symbol(_) => &classes.symbol,
             RegistryError::Abi { .. } => &classes.abi,
@@ -116,7 +119,11 @@ pub fn bus_error(py: Python<'_>, error: &BusError, key: Option<&Bound<'_, PyAny>
         BusError::Busy => about_key(|classes| &classes.bus_busy),
         BusError::Memory => PyMemoryError::new_err(error.to_string()),
         BusError::BadKey(_) | BusError::ReservedKey => raise(py, |classes| &classes.bus_key, error),
-        BusError::Capacity { .. } => raise(py, |classes| &classes.bus_full, error),
+        BusError::Capacity { .. } => raise(
+            py,
+            |classes| &classes.bus_full,
+            format!("{error}; a larger bus_capacity or bus_policy='evict' makes room"),
+        ),
         BusError::Closed => raise(py, |classes| &classes.bus_closed, error),
         _ => raise(py, |classes| &classes.bus, error),
     }

@@ -47,9 +47,11 @@ impl Kernel {
             .py()
             .import("hybridloop.native")?
             .call_method0("discover")?;
-        registry()
-            .get(name)
-            .ok_or_else(|| PyLookupError::new_err(format!("no kernel is named '{name}'")))
+        registry().get(name).ok_or_else(|| {
+            PyLookupError::new_err(format!(
+                "no kernel is named '{name}'; hybridloop.kernels has those there are"
+            ))
+        })
     }
 }
 

@@ -215,7 +215,7 @@ unsafe fn run_many(
             }
             Err(_) => {
                 let text = format!(
-                    "call {}: expected a tuple of arguments, got {}",
+                    "call {}: expected a tuple of arguments, such as (data,), got {}",
                     converted.len(),
                     call.get_type().name()?
                 );

@@ -34,8 +34,10 @@ def test_close_waits_for_everything() -> None:
     assert sorted(done) == list(range(10))
     assert engine.close() == []
     coroutine = value(1)
-    with pytest.raises(EngineClosedError, match="not open"):
+    with pytest.raises(EngineClosedError, match="make a new one"):
         engine.spawn(coroutine)
+    with pytest.raises(EngineClosedError, match="use 'with engine:' or start()"):
+        Engine().spawn(coroutine)
     coroutine.close()
     with pytest.raises(EngineClosedError, match="make a new one"):
         engine.start()

@@ -83,13 +83,13 @@ def test_refuses_a_bad_timeout(engine, timeout):
     [(17, 17), ("17", 17), ("256MiB", 256 << 20), ("1.5 kib", 1536), ("2GB", 2 * 10**9)],
 )
 def test_sizes_have_units(text, size):
-    assert parse_size(text) == size
+    assert parse_size("memory", text) == size
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "1 XiB", "1e3"])
 def test_refuses_sizes_it_cannot_read(text):
-    with pytest.raises(ValueError, match="not a size"):
-        parse_size(text)
+    with pytest.raises(ValueError, match="memory must be a number of bytes"):
+        parse_size("memory", text)
 
 
 def test_is_empty_and_closed_after_its_end():
@@ -101,6 +101,8 @@ def test_is_empty_and_closed_after_its_end():
     assert view == b"value"
     with pytest.raises(hybridloop.BusClosedError):
         engine.bus.push("key", b"value")
+    with pytest.raises(hybridloop.BusClosedError):
+        engine.bus.get("key")
     assert engine.close() == []
 
 

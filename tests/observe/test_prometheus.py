@@ -136,7 +136,7 @@ def test_an_engine_and_not_others(worked: Loop) -> None:
         assert len([key for key in both if key[0] == "hybridloop_loop_turns_total"]) == 3
         everything = parsed(exposed())
         assert len([key for key in everything if key[0] == "hybridloop_loop_turns_total"]) >= 4
-        assert len([key for key in everything if key[0] == "hybridloop_engine_pending_tasks"]) == 2
+        assert len([key for key in everything if key[0] == "hybridloop_engine_pending_tasks"]) >= 2
         for handle in handles:
             handle.cancel()
 

@@ -331,8 +331,12 @@ impl Bus {
             drop(shard);
             return Err(self.busy_now());
         }
-        let view = shard.read(key, now).ok_or(BusError::NotFound)?;
+        let view = shard.read(key, now);
         drop(shard);
+        let Some(view) = view else {
+            self.check_open()?;
+            return Err(BusError::NotFound);
+        };
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         Ok(view)
     }

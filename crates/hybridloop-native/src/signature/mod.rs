@@ -111,7 +111,8 @@ impl Signature {
         if args.len() > self.params.len() {
             let (most, given) = (self.params.len(), args.len());
             return Err(error(format!(
-                "{kernel}() takes at most {most} arguments, got {given}"
+                "{kernel}() takes at most {most} argument{}, got {given}",
+                if most == 1 { "" } else { "s" }
             )));
         }
         for param in &self.params[args.len()..] {
@@ -357,7 +358,7 @@ mod tests {
         );
         assert_eq!(
             error("f64(i8 a)", vec![Arg::None, Arg::None], None),
-            text(Kind::Type, "k() takes at most 1 arguments, got 2")
+            text(Kind::Type, "k() takes at most 1 argument, got 2")
         );
         assert_eq!(
             error("f64(i8 a)", vec![], Some(Arg::None)).1,
