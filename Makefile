@@ -38,7 +38,7 @@ $(shell [ -e "$$(cat "$(BUILT)" 2>/dev/null)" ] || rm -f "$(BUILT)")
 help: ## List the targets
 	@echo "usage: make [target] [PYTHON=python3.12] [VENV=.venv-3.12]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ##### Use
 

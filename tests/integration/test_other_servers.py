@@ -1,4 +1,4 @@
-"""hypercorn and granian, which bring their own ways to choose a loop."""
+"""hypercorn, gunicorn and granian, which bring their own ways to choose a loop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
@@ -67,6 +68,24 @@ def test_hypercorn() -> None:
         assert server.stop() == 0, server.log
         assert "application: shutdown" in server.log
         server.assert_clean_log()
+
+
+def test_gunicorn(tmp_path: Path) -> None:
+    """gunicorn's workers are forked from a process that has imported hybridloop, or has not."""
+    pytest.importorskip("uvicorn_worker", reason="uvicorn's worker class for gunicorn is not here")
+    arguments = ["--worker-class", "gunicorn_worker.Worker", "--workers", "2"]
+    for preload in ([], ["--preload"]):
+        command = ["-m", "gunicorn", *arguments, *preload, "--bind", "127.0.0.1:0", "asgi_app:app"]
+        # Where it puts a socket of its own.
+        with ServerProcess(command, env={"HOME": str(tmp_path)}) as server:
+            port = server.wait_for_port(r"Listening at: http://127\.0\.0\.1:(\d+)")
+            server.wait_for_line("application: startup")
+            check_http(port)
+            check_websocket(port)
+            check_many(port)
+            assert server.stop(signal.SIGTERM) == 0, server.log
+            assert "application: shutdown" in server.log
+            server.assert_clean_log()
 
 
 def accepts(port: int) -> bool:
