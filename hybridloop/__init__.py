@@ -9,9 +9,19 @@ A drop-in for uvloop that stays true to asyncio::
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._core import Channel, Kernel, NativeBatch, NativeBuffer, NativeJob, __version__
+from ._core import (
+    Bus,
+    Channel,
+    Kernel,
+    NativeBatch,
+    NativeBuffer,
+    NativeEngine,
+    NativeJob,
+    __version__,
+)
 from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .errors import (
     BufferInUseError,
@@ -49,10 +59,13 @@ from .streams import (
 )
 
 if TYPE_CHECKING:
+    from . import observe as observe
+    from . import parallel as parallel
     from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
     "BufferInUseError",
+    "Bus",
     "BusBusyError",
     "BusClosedError",
     "BusError",
@@ -81,6 +94,7 @@ __all__ = (
     "NativeBatch",
     "NativeBuffer",
     "NativeClosedError",
+    "NativeEngine",
     "NativeJob",
     "NativeKernelError",
     "NativeQueueFullError",
@@ -106,7 +120,17 @@ __all__ = (
 )
 
 
+# Imported on first use: most programs need neither.
+_LATER = ("observe", "parallel")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LATER})
+
+
 def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return import_module(f".{name}", __name__)
     # Made on first use: policies are deprecated since Python 3.14, and an import should not warn.
     if name == "EventLoopPolicy":
         from .policy import make_policy_class

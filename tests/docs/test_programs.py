@@ -1,0 +1,119 @@
+"""What README and docs show as a whole program runs as it is printed; the rest compiles."""
+
+import ast
+import doctest
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .pages import PAGES, PROGRAMS, PYTHON, ROOT, blocks, is_session, parse
+
+# A program that serves gets a visitor, who ends it; this is what they share.
+VISITOR = """
+import gc, os, signal, socket, threading, time
+
+def find(kind, ready):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for it in gc.get_objects():
+            if type(it) is kind and ready(it):
+                return it
+        time.sleep(0.01)
+    os._exit(99)
+
+def talk(address, said, expected):
+    with socket.create_connection(address, 10) as sock:
+        sock.sendall(said)
+        answer = b""
+        while len(answer) < len(expected) and (more := sock.recv(1000)):
+            answer += more
+    if answer != expected:
+        print(answer, flush=True)
+        os._exit(98)
+
+threading.Thread(target=lambda: visit(), daemon=True).start()
+"""
+VISITORS = {
+    "parallel.run()": """
+from hybridloop import parallel
+
+def visit():
+    server = find(parallel.Server, lambda server: server.port)
+    talk(("127.0.0.1", server.port), b"hi", b"Hello, World!\\r\\nYou said: hi\\r\\n")
+    server.shutdown()
+""",
+    "server.wait()": """
+import hybridloop
+
+def visit():
+    server = find(hybridloop.EngineServer, lambda server: server.addresses)
+    talk(server.addresses[0], b"echo", b"echo")
+    os.kill(os.getpid(), signal.SIGINT)
+""",
+}
+RUN = """
+import runpy, sys
+runpy.run_path(sys.argv[1], run_name="program")
+"""
+
+
+def missing_modules(block):
+    for node in ast.walk(parse(block)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        for name in names:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                yield name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where programs run: with the library that docs/kernels.md has built before."""
+    folder = tmp_path_factory.mktemp("docs")
+    page = ROOT / "docs/kernels.md"
+    (source,) = blocks(page, "c")
+    (folder / "demo.c").write_text(source.source)
+    (command,) = re.findall(r"^    (cc .*)$", page.read_text(), re.MULTILINE)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    python_path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
+    subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, timeout=60)
+    return folder
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
+def test_runs(block, folder, script_env):
+    if missing := sorted(missing_modules(block)):
+        pytest.skip(f"needs {', '.join(missing)}")
+    # Any free port.
+    source = re.sub(r"\b(8000|8080|9000)\b", "0", block.source)
+    program = folder / "program.py"
+    program.write_text(source)
+    visitor = "".join(code + VISITOR for sign, code in VISITORS.items() if sign in source)
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", visitor + RUN, program],
+        cwd=folder,
+        env={**script_env, "XDG_RUNTIME_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+@pytest.mark.parametrize("block", [it for it in PYTHON if it not in PROGRAMS], ids=str)
+def test_fragments_compile(block):
+    if not is_session(block):
+        parse(block)
+
+
+@pytest.mark.parametrize("page", [it for it in PAGES if ">>> " in it.read_text()], ids=str)
+def test_sessions(page):
+    assert doctest.testfile(str(page), module_relative=False).failed == 0

@@ -1,0 +1,56 @@
+"""What README and docs refer to is there: files, headings, names of the package."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from .pages import PAGES, ROOT
+
+# Names that are no attributes: the header, and the name of capsules.
+NOT_PYTHON = {"hybridloop.h", "hybridloop.kernel.v1"}
+
+
+def anchors(page):
+    """The fragments that GitHub makes of headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, fragment = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if fragment:
+            assert fragment in set(anchors(target)), link
+
+
+def resolve(dotted):
+    parts = dotted.split(".")
+    found = importlib.import_module(parts[0])
+    for index, part in enumerate(parts[1:], 2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(parts[:index]))
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names(page):
+    text = page.read_text()
+    for name in re.findall(r"(?<![/\w.-])hybridloop(?:\.[A-Za-z_]\w*)+", text):
+        if name not in NOT_PYTHON:
+            resolve(name)
+
+
+def test_no_paths_of_a_machine():
+    for page in PAGES:
+        found = re.findall(r"(?<![\w.])/(?:home|root|Users|work)/\S*", page.read_text())
+        assert not found, (page, found)
+    assert Path(ROOT / "README.md") in PAGES
