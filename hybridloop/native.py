@@ -77,6 +77,16 @@ _discovering = threading.RLock()
 _discovered = False
 
 
+def _let_the_child_discover() -> None:
+    # Another thread, which is not there, may hold the lock.
+    global _discovering
+    _discovering = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_the_child_discover)
+
+
 def discover() -> None:
     """Load the kernels of installed packages; once, when somebody looks for a kernel by name.
 

@@ -150,6 +150,7 @@ impl Place<'_> {
             return Ok(Arg::View(buffer.get().view().clone()));
         }
         if let Ok(channel) = object.cast::<Channel>() {
+            channel.get().check_process(object.py())?;
             return Ok(Arg::Channel(channel.get().channel().clone()));
         }
         // Numbers of other libraries are buffers as well.

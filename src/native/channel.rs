@@ -2,22 +2,31 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Value};
+use hybridloop_native::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::exceptions::raise;
+use super::exceptions::{forked, raise};
 use super::value::{from_python, to_python};
 use super::watch::Watch;
 
 /// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
-#[derive(Default)]
-pub struct Waiters(Mutex<Vec<(u64, Arc<Mailbox<Event>>)>>);
+pub struct Waiters {
+    all: Mutex<Vec<(u64, Arc<Mailbox<Event>>)>>,
+    process: Process,
+}
 
 impl Waiters {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            all: Mutex::default(),
+            process: Process::current(),
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mailbox<Event>>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) {
@@ -25,6 +34,10 @@ impl Waiters {
     }
 
     pub fn remove(&self, token: u64) {
+        // In the child of a fork, threads that are not there may hold the lock.
+        if !self.process.is_here() {
+            return;
+        }
         let mut waiters = self.lock();
         let at = waiters.iter().position(|waiter| waiter.0 == token);
         let removed = at.map(|at| waiters.swap_remove(at));
@@ -59,6 +72,7 @@ fn error(py: Python<'_>, error: ChannelError) -> PyErr {
     match error {
         ChannelError::Closed => raise(py, |c| &c.channel_closed, "the channel is closed"),
         ChannelError::Full => raise(py, |c| &c.channel_full, "the channel is full"),
+        ChannelError::Forked => forked(py, "channel"),
     }
 }
 
@@ -66,6 +80,15 @@ impl Channel {
     /// What an argument of a kernel refers to.
     pub fn channel(&self) -> &Arc<hybridloop_native::Channel> {
         &self.inner
+    }
+
+    /// Refuses in the child of a fork.
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.inner.is_here() {
+            Ok(())
+        } else {
+            Err(forked(py, "channel"))
+        }
     }
 
     /// Everything that is in it, in the order in which it leaves; what comes meanwhile stays.
@@ -95,7 +118,7 @@ impl Channel {
             return Err(PyValueError::new_err("limit must be at least 1, not 0"));
         }
         let channel = hybridloop_native::Channel::new(order, limit.unwrap_or(usize::MAX));
-        let waiters = Arc::new(Waiters::default());
+        let waiters = Waiters::new();
         channel.on_arrival(Some(waiters.clone()));
         Ok(Self {
             inner: channel,
@@ -133,6 +156,7 @@ impl Channel {
 
     /// Take all values that are in it now, in the order in which they leave.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.check_process(py)?;
         let list = PyList::empty(py);
         for value in self.take_all() {
             list.append(to_python(py, value)?)?;
@@ -141,14 +165,16 @@ impl Channel {
     }
 
     /// Drop all values that are in it now; return how many these were.
-    fn flush(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.take_all().len())
+    fn flush(&self, py: Python<'_>) -> PyResult<usize> {
+        self.check_process(py)?;
+        Ok(py.detach(|| self.take_all().len()))
     }
 
     /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody else
     /// may have taken it when this returns.
     #[pyo3(signature = (timeout=None))]
     fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().check_process(slf.py())?;
         let module = slf.py().import("hybridloop.waiting")?;
         module.call_method1("wait_for_arrival", (slf, timeout))
     }
@@ -157,21 +183,23 @@ impl Channel {
     /// `ChannelClosedError` if there is none and none will come.
     #[pyo3(signature = (timeout=None))]
     fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().check_process(slf.py())?;
         let module = slf.py().import("hybridloop.waiting")?;
         module.call_method1("take_from", (slf, timeout))
     }
 
-    /// Refuse what comes later. What is in it can still be taken.
+    /// Refuse what comes later. What is in it can still be taken. In the child of a fork this does nothing.
     fn close(&self) {
         self.inner.close();
     }
 
     /// Tell `future`, of the running loop, when there is something to take.
     fn _watch(&self, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+        self.check_process(future.py())?;
         Watch::of_channel(future, &self.waiters)
     }
 
-    /// Whether nothing can be pushed any more.
+    /// Whether nothing can be pushed any more; so it is in the child of a fork.
     #[getter]
     fn closed(&self) -> bool {
         self.inner.is_closed()
@@ -192,8 +220,9 @@ impl Channel {
         self.limit
     }
 
-    fn __len__(&self) -> usize {
-        self.inner.len()
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.check_process(py)?;
+        Ok(self.inner.len())
     }
 
     /// A channel is something even if nothing is in it.
@@ -213,6 +242,9 @@ impl Channel {
     }
 
     fn __repr__(&self) -> String {
+        if !self.inner.is_here() {
+            return format!("<Channel {} of the parent process>", self.order());
+        }
         format!("<Channel {} of {} values>", self.order(), self.inner.len())
     }
 }

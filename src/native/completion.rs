@@ -9,7 +9,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{BusError, Event, Mailbox, Patience, Wake};
+use hybridloop_native::{BusError, Event, Mailbox, Patience, Process, Wake};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
@@ -19,6 +19,7 @@ use super::awaitable::{NativeAwaitable, Work};
 use super::buffer::NativeBuffer;
 use super::exceptions::bus_error;
 use super::foreign;
+use super::keep::drop_what_is_left;
 use crate::event_loop::{errors, Bell, Caller, Desk, LoopCore};
 use crate::ffi::future::resolve;
 use crate::ffi::{Ref, Res};
@@ -49,7 +50,7 @@ pub struct Inlet {
     /// Jobs and batches in the table.
     expected: AtomicUsize,
     patience: Mutex<Patience>,
-    process: u32,
+    process: Process,
 }
 
 /// How the owner of an inlet is woken.
@@ -76,8 +77,14 @@ impl Inlet {
             table: Mutex::default(),
             expected: AtomicUsize::new(0),
             patience: Mutex::default(),
-            process: std::process::id(),
+            process: Process::current(),
         })
+    }
+
+    /// Whether this process has made it. In the child of a fork nothing comes in here, and threads that are not there may be about
+    /// to post.
+    pub fn is_here(&self) -> bool {
+        self.process.is_here()
     }
 
     pub fn mailbox(&self) -> &Arc<Mailbox<Event>> {
@@ -151,6 +158,9 @@ impl Inlet {
 
     /// Hands out what has come, on the thread of the loop; `report` gets what goes wrong.
     pub fn deliver(&self, py: Python<'_>, report: &dyn Fn(PyErr) -> Res<()>) -> Res<()> {
+        if !self.is_here() {
+            return Ok(());
+        }
         self.mailbox.open();
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) = self.mailbox.pop() else {
@@ -202,7 +212,9 @@ impl Inlet {
 
     /// The loop is gone: what is still under way comes in with the strays.
     pub fn close(&self) {
-        drop(lock(&self.ring.0).take());
+        if self.is_here() {
+            drop(lock(&self.ring.0).take());
+        }
         let table = std::mem::take(&mut *lock(&self.table));
         self.expected.store(0, Ordering::Relaxed);
         // SAFETY: loops are closed by threads that are attached.
@@ -214,7 +226,7 @@ impl Inlet {
         } = table;
         drop(watches);
         for waiting in jobs.into_values().chain(batches.into_values()) {
-            if self.process == std::process::id() {
+            if self.is_here() {
                 NativeAwaitable::lose_home(py, &waiting);
             } else {
                 // The parent's job: its locks may be held by threads that are not here.
@@ -241,14 +253,20 @@ pub fn strays() -> Arc<Inlet> {
     static STRAYS: Mutex<Option<Arc<Inlet>>> = Mutex::new(None);
     let mut strays = lock(&STRAYS);
     match &*strays {
-        Some(inlet) if inlet.process == std::process::id() => inlet.clone(),
+        Some(inlet) if inlet.is_here() => inlet.clone(),
         _ => {
             // In the child of a fork the parent's stay as they are.
             std::mem::forget(strays.take());
-            let ring = || STRAYS_HAVE_MAIL.store(true, Ordering::Release);
-            strays.insert(Inlet::new(Some(Box::new(ring)))).clone()
+            strays
+                .insert(Inlet::new(Some(Box::new(ring_for_strays))))
+                .clone()
         }
     }
+}
+
+/// Somebody has to look, at the strays or at what threads without Python have dropped.
+pub fn ring_for_strays() {
+    STRAYS_HAVE_MAIL.store(true, Ordering::Release);
 }
 
 /// Looks after the jobs that belong to no loop.
@@ -262,8 +280,9 @@ pub fn look_after_strays(py: Python<'_>) {
 #[cold]
 fn deliver_strays(py: Python<'_>) {
     let inlet = strays();
-    // Before the mailbox is opened: whoever posts after that rings again.
-    STRAYS_HAVE_MAIL.store(false, Ordering::Release);
+    // Before anything is looked at: whoever adds something after that rings again.
+    STRAYS_HAVE_MAIL.store(false, Ordering::SeqCst);
+    drop_what_is_left(py);
     let report = |error: PyErr| {
         error.write_unraisable(py, None);
         Ok(())
@@ -346,7 +365,9 @@ impl Home {
             Some(desk.0.clone())
         };
         let inlet = match known(core) {
-            Some(inlet) => inlet,
+            Some(inlet) if inlet.is_here() => inlet,
+            // A loop of the parent does not run in the child of a fork.
+            Some(_) => strays(),
             None => {
                 let bell: Option<Bell> = core.bell();
                 let ring = bell.map(|bell| Box::new(move || bell.ring()) as Box<dyn Fn() + Send>);

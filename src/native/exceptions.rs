@@ -65,6 +65,15 @@ pub fn raise(
     }
 }
 
+/// What was made before a fork cannot be used here.
+pub fn forked(py: Python<'_>, what: &str) -> PyErr {
+    raise(
+        py,
+        |classes| &classes.closed,
+        format!("this {what} was made before a fork and belongs to the parent process"),
+    )
+}
+
 /// Why a kernel cannot be registered.
 pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
     if let RegistryError::Exists(_) = error {

@@ -26,6 +26,10 @@ impl NativeInlet {
     /// There is mail.
     fn _ready(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        if !this.inlet.is_here() {
+            // What is in the socket is for the parent of this process.
+            return Ok(());
+        }
         let mut bytes = [0; 64];
         loop {
             match (&this.socket).read(&mut bytes) {
@@ -81,7 +85,9 @@ pub fn inlet(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Inlet>> {
     let found = known.call_method1("get", (event_loop,))?;
     if !found.is_none() {
         if let Ok(found) = found.call0()?.cast::<NativeInlet>() {
-            return Ok(found.get().inlet.clone());
+            if found.get().inlet.is_here() {
+                return Ok(found.get().inlet.clone());
+            }
         }
     }
     let (reader, writer) = UnixStream::pair().map_err(|error| os_error(&error))?;

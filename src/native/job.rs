@@ -12,6 +12,7 @@ use pyo3::PyTraverseError;
 
 use super::awaitable::{self, NativeAwaitable, Work};
 use super::completion::{lock, Home, Inlet};
+use super::exceptions::forked;
 use super::outcome::Settled;
 use super::value::to_python;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
@@ -131,9 +132,10 @@ impl NativeJob {
         Ok(job(slf)?.kernel().name().to_owned())
     }
 
-    /// Whether the kernel runs now.
+    /// Whether the kernel runs now, in this process.
     fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(job(slf)?.state() == JobState::Running)
+        let job = job(slf)?;
+        Ok(job.is_here() && job.state() == JobState::Running)
     }
 
     /// What the kernel says on its way: `async for done, total in job.progress()`. What is older than the last state is left out.
@@ -253,6 +255,10 @@ impl Operation for Next {
             return Err(PyStopAsyncIteration::new_err(()).into());
         }
         drop(told);
+        if !slf.as_super().get().is_here() {
+            // What it has told may not have come in.
+            return Err(forked(py, "job").into());
+        }
         let Some(home) = Home::running(py)? else {
             return Err(PyRuntimeError::new_err("no running event loop").into());
         };

@@ -2,7 +2,7 @@
 //!
 //! * [`engine`] — `NativeEngine`: workers and a bus; the one of the process.
 //! * [`kernel`] — `Kernel`, and the registry of kernels by name.
-//! * [`targets`] — what can be registered as a kernel.
+//! * [`targets`] — what can be registered as a kernel; [`keep`] — what that keeps alive.
 //! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
 //! * [`bus`] — `Bus`: Python's side of the memory bus.
 //! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
@@ -24,6 +24,7 @@ mod engine;
 mod exceptions;
 mod foreign;
 mod job;
+mod keep;
 mod kernel;
 mod many;
 mod outcome;

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use super::exceptions::{raise, registry_error};
+use super::keep::{drop_what_is_left, Keep};
 use super::kernel::{registry, Kernel};
 
 /// The name of a capsule that holds the entry of a kernel.
@@ -41,6 +42,7 @@ fn parts(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<CString>, *mut c_void, 
 }
 
 fn add(py: Python<'_>, kernels: &[Arc<Native>], replace: bool) -> PyResult<Vec<Kernel>> {
+    drop_what_is_left(py);
     registry()
         .add_all(kernels.to_vec(), replace)
         .map_err(|error| registry_error(py, &error))?;
@@ -66,7 +68,7 @@ fn from_capsule(capsule: &Bound<'_, PyAny>, overrides: &Overrides<'_>) -> PyResu
         );
         return Err(raise(py, |classes| &classes.abi, message));
     }
-    let keep: Py<PyAny> = capsule.clone().unbind();
+    let keep = Keep::new(capsule);
     // SAFETY: what a capsule of that name holds, and keeps as long as it lives.
     unsafe { Native::from_entry_as(pointer.cast(), overrides, Some(Box::new(keep))) }
         .map_err(|error| registry_error(py, &error))
@@ -116,7 +118,7 @@ fn _register_address(
     replace: bool,
 ) -> PyResult<Kernel> {
     let py = keep.py();
-    let keep: Py<PyAny> = keep.unbind();
+    let keep = Keep::new(&keep);
     let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
     // SAFETY: whoever registers an address promises that it is a function of that signature.
     let kernel =

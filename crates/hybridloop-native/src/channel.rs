@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+use crate::fork::Process;
 use crate::sync::{lock, Mutex};
 use crate::value::Value;
 
@@ -24,6 +25,8 @@ pub enum ChannelError {
     Closed,
     /// It holds as many values as it may.
     Full,
+    /// It was made before a fork, and belongs to the parent of this process.
+    Forked,
 }
 
 /// Whom to tell that a channel has something.
@@ -44,6 +47,7 @@ pub struct Channel {
     order: Order,
     limit: usize,
     inner: Mutex<Inner>,
+    process: Process,
 }
 
 impl Channel {
@@ -60,7 +64,22 @@ impl Channel {
                 arrival: None,
                 closed: false,
             }),
+            process: Process::current(),
         })
+    }
+
+    /// Whether this process has made it. In the child of a fork nothing can be put into it or taken from it.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.process.is_here()
+    }
+
+    fn check_process(&self) -> Result<(), ChannelError> {
+        if self.is_here() {
+            Ok(())
+        } else {
+            Err(ChannelError::Forked)
+        }
     }
 
     /// Its number, unique in this process.
@@ -73,6 +92,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`]
     pub fn push(&self, value: Value) -> Result<(), ChannelError> {
+        self.check_process()?;
         let mut inner = lock(&self.inner);
         if inner.closed {
             return Err(ChannelError::Closed);
@@ -96,8 +116,9 @@ impl Channel {
     /// Takes a value; `None` if there is none now.
     ///
     /// # Errors
-    /// [`ChannelError::Closed`] if there is none and none will come.
+    /// [`ChannelError::Closed`] if there is none and none will come; [`ChannelError::Forked`]
     pub fn pop(&self) -> Result<Option<Value>, ChannelError> {
+        self.check_process()?;
         let mut inner = lock(&self.inner);
         let value = match self.order {
             Order::Fifo => inner.values.pop_front(),
@@ -111,7 +132,11 @@ impl Channel {
 
     /// How many values are in it.
     pub fn len(&self) -> usize {
-        lock(&self.inner).values.len()
+        if self.is_here() {
+            lock(&self.inner).values.len()
+        } else {
+            0
+        }
     }
 
     /// Whether nothing is in it.
@@ -121,11 +146,14 @@ impl Channel {
 
     /// Whether it refuses what comes.
     pub fn is_closed(&self) -> bool {
-        lock(&self.inner).closed
+        !self.is_here() || lock(&self.inner).closed
     }
 
     /// Whom to tell when there is something, at once if there is; `None` for nobody any more.
     pub fn on_arrival(&self, arrival: Option<Arc<dyn Arrival>>) {
+        if !self.is_here() {
+            return;
+        }
         let mut inner = lock(&self.inner);
         let now = arrival
             .clone()
@@ -140,6 +168,9 @@ impl Channel {
 
     /// Refuses what comes later; what is in it can still be taken.
     pub fn close(&self) {
+        if !self.is_here() {
+            return;
+        }
         let mut inner = lock(&self.inner);
         inner.closed = true;
         let arrival = inner.arrival.clone();

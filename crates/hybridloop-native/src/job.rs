@@ -7,6 +7,7 @@ use std::time::Instant;
 use hybridloop_kernel::Code;
 
 use crate::bus::{Bus, Key};
+use crate::fork::Process;
 use crate::loans::Loan;
 use crate::mailbox::Mailbox;
 use crate::pool::Shared;
@@ -131,6 +132,7 @@ pub struct Batch {
     id: u64,
     remaining: AtomicUsize,
     listeners: Mutex<Vec<Arc<Mailbox<Event>>>>,
+    process: Process,
 }
 
 impl Batch {
@@ -140,6 +142,7 @@ impl Batch {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             remaining: AtomicUsize::new(jobs),
             listeners: Mutex::new(mailbox.into_iter().collect()),
+            process: Process::current(),
         })
     }
 
@@ -153,8 +156,11 @@ impl Batch {
         self.remaining.load(Ordering::Acquire)
     }
 
-    /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done.
+    /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done. In the child of a fork it never does.
     pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
+        if !self.process.is_here() {
+            return;
+        }
         let mut listeners = lock(&self.listeners);
         // Whoever takes the last job down to nothing empties the list afterwards.
         if self.remaining() > 0 {
@@ -266,6 +272,11 @@ impl Job {
         &self.kernel
     }
 
+    /// Whether this process runs it. In the child of a fork a job that had not ended has no outcome and never gets one.
+    pub fn is_here(&self) -> bool {
+        self.shared.is_here()
+    }
+
     /// Where it is.
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Acquire) {
@@ -291,6 +302,9 @@ impl Job {
     /// Asks it to end. A job that waits ends here and now; a running kernel is told, and the job ends when the kernel
     /// returns. `false` if it is too late for that; else its outcome is [`Outcome::Cancelled`].
     pub fn cancel(self: &Arc<Self>) -> bool {
+        if !self.is_here() {
+            return false;
+        }
         // It may start in between, but it does not go back to the queue.
         self.end_if_queued(Outcome::Cancelled)
             || self.transition(RUNNING, ASKED)
@@ -299,7 +313,7 @@ impl Job {
 
     /// Ends a job that waits and whose deadline has passed; a running kernel notices by itself.
     pub fn expire(self: &Arc<Self>) -> bool {
-        self.is_late() && self.end_if_queued(Outcome::TimedOut)
+        self.is_here() && self.is_late() && self.end_if_queued(Outcome::TimedOut)
     }
 
     pub(crate) fn end_if_queued(self: &Arc<Self>, outcome: Outcome) -> bool {
@@ -388,8 +402,11 @@ impl Job {
         }
     }
 
-    /// Posts [`Event::Done`] to another mailbox; at once if it is done.
+    /// Posts [`Event::Done`] to another mailbox; at once if it is done. In the child of a fork it never does.
     pub fn subscribe(self: &Arc<Self>, mailbox: Arc<Mailbox<Event>>) {
+        if !self.is_here() {
+            return;
+        }
         let mut listeners = self
             .listeners
             .lock()
@@ -402,8 +419,11 @@ impl Job {
         mailbox.post(Event::Done(self.clone()));
     }
 
-    /// Blocks until it is done, at most until `until`.
+    /// Blocks until it is done, at most until `until`; not at all in the child of a fork.
     pub fn wait(self: &Arc<Self>, until: Option<Instant>) -> Option<&Outcome> {
+        if !self.is_here() {
+            return self.outcome();
+        }
         let mut listeners = self
             .listeners
             .lock()

@@ -8,6 +8,7 @@
 //! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
 //! * `Patience` — for how long to look before going to sleep.
+//! * [`Process`] — which side of a fork this is.
 //! * [`Mailbox`] — events from workers to a loop, in order, with one wake-up for many.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
 
@@ -45,6 +46,7 @@ mod value;
 pub use block::{Block, Draft, Format, View, ALIGN};
 pub use budget::{Budget, Charge};
 pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
+pub use fork::{hold_off_forks, Process};
 pub use idle::Idle;
 pub use mailbox::{Mailbox, Wake};
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use hybridloop_kernel::abi;
 
 use crate::error::RegistryError;
+use crate::fork::hold_off_forks;
 use crate::signature::Signature;
 use crate::trampoline::Trampoline;
 
@@ -50,16 +51,17 @@ unsafe impl Send for UserData {}
 // SAFETY: as above.
 unsafe impl Sync for UserData {}
 
-/// The data in use, by the address of its entry.
+/// The data in use, by the address of its entry. Workers may drop the last kernel, so forks are held off while it is locked.
 static DATA: Mutex<BTreeMap<usize, Weak<UserData>>> = Mutex::new(BTreeMap::new());
 
 impl UserData {
     fn of(address: *const abi::Kernel, entry: &abi::Kernel) -> Option<Arc<Self>> {
         let drop = entry.drop?;
         let address = address.addr();
+        let no_forks = hold_off_forks();
         let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
         let found = data.get(&address).and_then(Weak::upgrade);
-        Some(found.unwrap_or_else(|| {
+        let all = found.unwrap_or_else(|| {
             let new = Arc::new(Self {
                 entry: address,
                 user: entry.user,
@@ -68,12 +70,15 @@ impl UserData {
             });
             data.insert(address, Arc::downgrade(&new));
             new
-        }))
+        });
+        std::mem::drop((data, no_forks));
+        Some(all)
     }
 }
 
 impl Drop for UserData {
     fn drop(&mut self) {
+        let no_forks = hold_off_forks();
         let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
         // Another one may have taken the place meanwhile.
         if data
@@ -82,7 +87,7 @@ impl Drop for UserData {
         {
             data.remove(&self.entry);
         }
-        std::mem::drop(data);
+        std::mem::drop((data, no_forks));
         if *self.is_used.get_mut() {
             // SAFETY: the entry's own function, once, after the last call.
             unsafe { (self.drop)(self.user) };

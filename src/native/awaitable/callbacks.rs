@@ -24,6 +24,7 @@ impl NativeAwaitable {
         context: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        this.check_process(py)?;
         let home = match &this.home {
             Some(home) if home.is_surely_here() => home.clone(),
             own => match Home::running(py)? {

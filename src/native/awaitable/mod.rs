@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use hybridloop_native::Process;
 use pyo3::prelude::*;
 
 use self::callbacks::{call_all, Callback};
@@ -54,6 +55,7 @@ pub struct NativeAwaitable {
     /// Whether `cancel()` and a timeout end it at once, while the kernel runs on.
     detach: bool,
     blocking: AtomicBool,
+    process: Process,
     /// Locked for moments in which no Python runs and nothing is dropped.
     state: Mutex<State>,
 }
@@ -65,6 +67,7 @@ impl NativeAwaitable {
             home,
             detach,
             blocking: AtomicBool::new(false),
+            process: Process::current(),
             state: Mutex::new(State {
                 pins,
                 ..State::default()

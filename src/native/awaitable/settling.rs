@@ -7,6 +7,7 @@ use super::callbacks::call_all;
 use super::{NativeAwaitable, Work};
 use crate::ffi::Ref;
 use crate::native::completion::{lock, look_after_strays, running_loop, strays, Home};
+use crate::native::exceptions::forked;
 use crate::native::outcome::Settled;
 use crate::stdlib::Stdlib;
 
@@ -56,6 +57,9 @@ impl NativeAwaitable {
         let Some(work) = this.work() else {
             return Ok(());
         };
+        if !this.is_here() {
+            return Ok(());
+        }
         for job in work.jobs() {
             job.expire();
         }
@@ -81,12 +85,29 @@ impl NativeAwaitable {
         }
     }
 
+    /// Whether this process has submitted it.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.process.is_here()
+    }
+
+    /// Refuses in the child of a fork, where nobody is told of what the parent has submitted, unless it was over before.
+    #[inline]
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_here() || self.settled(py)?.is_some() {
+            return Ok(());
+        }
+        Err(forked(py, self.work().map_or("job", Work::describe)))
+    }
+
     /// How it has ended. A thread without a loop, which cannot be told, looks for itself.
     pub(super) fn settled(&self, py: Python<'_>) -> PyResult<Option<Settled>> {
         if let Some(settled) = self.peek() {
             return Ok(Some(settled));
         }
-        if self.work().is_some_and(Work::is_over) && running_loop(py)?.is_none() {
+        if self.work().is_some_and(Work::is_over)
+            && (!self.is_here() || running_loop(py)?.is_none())
+        {
             self.settle_here(py);
         }
         Ok(self.peek())

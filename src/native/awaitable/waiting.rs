@@ -23,6 +23,7 @@ impl NativeAwaitable {
         if let Some(settled) = self.settled(py)? {
             return Ok(settled);
         }
+        self.check_process(py)?;
         if running_loop(py)?.is_some() {
             let class = Stdlib::get().invalid_state_error.bind(py);
             let text = "the job is not done, and an event loop runs in this thread, which waiting would block: await the job";
@@ -75,6 +76,7 @@ impl Operation for Await {
             .cast::<NativeAwaitable>()
             .map_err(PyErr::from)?;
         let this = slf.get();
+        this.check_process(py)?;
         match this.peek() {
             Some(settled) => Ok(Step::Done(this.value(py, settled)?)),
             None => Ok(Step::Wait(self.0.clone())),

@@ -36,6 +36,14 @@ impl Work {
         }
     }
 
+    /// What is waited for, in words.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::One(_) => "job",
+            Self::Many { .. } => "batch of jobs",
+        }
+    }
+
     pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
         match self {
             Self::One(job) => job.subscribe(mailbox),
