@@ -1,6 +1,9 @@
+import os
 import socket
 
 import pytest
+
+from .support import METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,21 @@ def socket_pair():
     yield ours, theirs
     ours.close()
     theirs.close()
+
+
+@pytest.fixture
+def pipe():
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    yield read_end, write_end
+    for fd in (read_end, write_end):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+@pytest.fixture(params=METHODS)
+def side(request):
+    return METHODS[request.param]

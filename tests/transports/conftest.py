@@ -1,8 +1,9 @@
 import asyncio
+import socket
 
 import pytest
 
-from .support import Peer, Recorder, tcp_pair, unix_pair
+from .support import Collecting, Peer, Recorder, tcp_pair, unix_pair
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +60,34 @@ def connect_tcp(loop, opened):
         return await attach(loop, opened, tcp_pair(), protocol or Recorder())
 
     return connect
+
+
+@pytest.fixture
+def serve(loop):
+    """``server, address, factory = await serve(...)``; closed after the test."""
+    servers = []
+
+    async def serve(factory=None, host="127.0.0.1", port=0, **options):
+        factory = factory or Collecting()
+        server = await loop.create_server(factory, host, port, **options)
+        servers.append((server, factory))
+        return server, server.sockets[0].getsockname(), factory
+
+    yield serve
+    for server, factory in servers:
+        server.close()
+        for protocol in getattr(factory, "made", ()):
+            if protocol.transport is not None and not protocol.lost:
+                protocol.transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture
+def dial(opened):
+    def dial(address):
+        peer = Peer(socket.create_connection(address[:2]))
+        opened.append(peer)
+        return peer
+
+    return dial

@@ -71,6 +71,18 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.calls.append(("buffer_updated", nbytes))
 
 
+class Collecting:
+    """A protocol factory that keeps what it made."""
+
+    def __init__(self, kind=Recorder):
+        self.kind = kind
+        self.made = []
+
+    def __call__(self):
+        self.made.append(self.kind())
+        return self.made[-1]
+
+
 class Peer:
     """A plain socket, never touched by the loop under test."""
 
