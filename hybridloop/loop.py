@@ -12,7 +12,7 @@ import socket
 from asyncio import SendfileNotAvailableError, base_events, constants
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from . import _core, datagrams, live
+from . import _core, children, datagrams, live
 from .native import NativeMethods
 from .signals import SignalMethods
 from .stats import LoopStats
@@ -136,6 +136,8 @@ class Loop(NativeMethods, SignalMethods):
     create_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_server)
     create_unix_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
     create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
+
+    _make_subprocess_transport = children.make_transport
 
     def _make_socket_transport(
         self,
