@@ -93,6 +93,11 @@ class TlsProtocol(_core.TlsCore, sslproto.SSLProtocol):
         self._send_gathered()
         super()._abort(*args)
 
+    def _fatal_error(self, exc: BaseException, *args: Any) -> None:
+        if self._corked:
+            self._send_gathered()
+        super()._fatal_error(exc, *args)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """The stream is gone."""
         super().connection_lost(exc)

@@ -55,6 +55,32 @@ async def test_abort_sends_what_was_written(loop, serve, dial, eventually):
     assert protocols[0].data == b"last words"
 
 
+@pytest.mark.parametrize("pieces", [[b"last words"], [b"last ", b"", b"words"]])
+async def test_a_failing_eof_received_sends_what_was_written(
+    loop, serve, client_context, eventually, pieces
+):
+    class Failing(Recorder):
+        def eof_received(self):
+            for piece in pieces:
+                self.transport.write(piece)
+            raise ValueError("from eof_received")
+
+    reports = []
+    loop.set_exception_handler(lambda _, report: reports.append(report))
+    address, protocols = await serve(Failing)
+
+    def end():
+        with ManualPeer(address, client_context) as peer:
+            peer.handshake()
+            peer.sock.sendall(peer.close_notify())
+            return peer.read(10)
+
+    assert await asyncio.to_thread(end) == b"last words"
+    await eventually(lambda: protocols[0].lost)
+    assert isinstance(protocols[0].lost_exception, ValueError)
+    assert [report["message"] for report in reports] == ["Error calling eof_received()"]
+
+
 async def test_writing_to_the_closed(loop, serve, dial, eventually, asyncio_log):
     address, _ = await serve()
     transport, protocol = await dial(address)

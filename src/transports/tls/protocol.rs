@@ -249,6 +249,12 @@ impl TlsCore {
         Ok(outgoing::send_gathered(slf.get())?)
     }
 
+    /// Whether what is written waits for the end of what the application does with what was read.
+    #[getter(_corked)]
+    fn corked(&self) -> bool {
+        self.has(CORKED)
+    }
+
     /// Encrypts several pieces; before and after the connection is up, asyncio's code has them.
     fn _write_appdata(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         Ok(outgoing::write_pieces(
