@@ -64,6 +64,11 @@ LOOP = (
         "The longest turn so far, waiting for I/O left out.",
     ),
     Metric(
+        "longest_callback",
+        "hybridloop_loop_longest_callback_seconds",
+        "The longest callback so far.",
+    ),
+    Metric(
         "running_seconds",
         "hybridloop_loop_running_seconds",
         "How long the loop has run, waiting for I/O included.",

@@ -1,7 +1,7 @@
 //! What a loop has done: counters that are always on, so they cost next to nothing.
 //!
-//! Time is taken where the loop reads the processor's counter anyway, once a turn. So the longest stretch of work is told
-//! by the turn, not by the callback.
+//! Time is taken where the loop reads the processor's counter anyway, once a turn, and between the callbacks of a turn.
+//! Reading it costs a tenth of a short callback, so many short ones in a row are timed together.
 
 use hybridloop_reactor::{ticks, ticks_in};
 use pyo3::prelude::*;
@@ -11,6 +11,23 @@ use super::source::Native;
 use super::LoopCore;
 use crate::ffi::handle::CANCELLED;
 use crate::ffi::Word;
+
+/// Callbacks that take no longer than this, one or several timed together, are short.
+const SHORT_NS: u64 = 5_000;
+/// So many short callbacks are timed together at most.
+const TOGETHER: u32 = 8;
+
+/// How many callbacks are timed together: more and more, as long as they are short.
+pub struct Together {
+    most: u32,
+    left: u32,
+}
+
+impl Together {
+    pub fn new() -> Self {
+        Self { most: 1, left: 1 }
+    }
+}
 
 #[derive(Default)]
 pub struct Stats {
@@ -29,6 +46,11 @@ pub struct Stats {
     ran: Word,
     waited: Word,
     longest: Word,
+    /// When the callback under way began, or what is timed together with it.
+    called_since: Word,
+    longest_callback: Word,
+    /// [`SHORT_NS`] in ticks.
+    short: Word,
 }
 
 #[inline]
@@ -73,6 +95,7 @@ impl Stats {
             add(&self.waited, now.wrapping_sub(since));
         }
         self.working_since.set(now);
+        self.called_since.set(now);
     }
 
     #[inline]
@@ -81,12 +104,51 @@ impl Stats {
         if took > self.longest.get() {
             self.longest.set(took);
         }
+        self.called(now);
+    }
+
+    /// A callback is over; how long it took, with those that were timed together with it.
+    #[inline]
+    fn called(&self, now: u64) -> u64 {
+        let took = now.wrapping_sub(self.called_since.replace(now));
+        if took > self.longest_callback.get() {
+            self.longest_callback.set(took);
+        }
+        took
+    }
+
+    /// A callback is over, and something else begins.
+    pub fn callback_over(&self) {
+        self.called(ticks());
+    }
+
+    /// A callback is over, and the next one begins.
+    #[inline]
+    pub fn next_callback(&self, together: &mut Together) {
+        together.left -= 1;
+        if together.left == 0 {
+            let took = self.called(ticks());
+            let short = took < self.short.get();
+            together.most = if short {
+                TOGETHER.min(2 * together.most)
+            } else {
+                1
+            };
+            together.left = together.most;
+        }
+    }
+
+    /// The loop has done work of its own; what comes now is a callback.
+    pub fn callbacks_begin(&self) {
+        self.called_since.set(ticks());
     }
 
     pub fn run_begins(&self) {
+        self.short.set(ticks_in(SHORT_NS));
         let now = ticks();
         self.running_since.set(now);
         self.working_since.set(now);
+        self.called_since.set(now);
     }
 
     pub fn run_ends(&self) {
@@ -108,14 +170,22 @@ impl Stats {
         add(&self.bytes_out, n as u64);
     }
 
-    /// Seconds of the longest stretch of work.
-    fn longest(&self) -> f64 {
-        let under_way = if self.running_since.get() == 0 || self.waiting_since.get() != 0 {
-            0
-        } else {
-            ticks().wrapping_sub(self.working_since.get())
+    /// Seconds of the longest stretch of work, and of the longest callback.
+    fn longest(&self) -> (f64, f64) {
+        let works = self.running_since.get() != 0 && self.waiting_since.get() == 0;
+        let now = ticks();
+        let seconds = |longest: &Word, since: &Word| {
+            let under_way = if works {
+                now.wrapping_sub(since.get())
+            } else {
+                0
+            };
+            ratio(longest.get().max(under_way), ticks_in(1_000_000_000))
         };
-        ratio(self.longest.get().max(under_way), ticks_in(1_000_000_000))
+        (
+            seconds(&self.longest, &self.working_since),
+            seconds(&self.longest_callback, &self.called_since),
+        )
     }
 
     /// Seconds that the loop has run, and of these the ones in which it did not wait.
@@ -152,7 +222,8 @@ impl LoopCore {
             .with(|all| all.natives().filter(|native| is_transport(native)).count());
         let it = &self.stats;
         let (running_seconds, busy_seconds) = it.times();
-        (
+        let (longest_turn, longest_callback) = it.longest();
+        let counts = (
             it.turns.get(),
             it.callbacks.get(),
             it.polls.get(),
@@ -162,10 +233,15 @@ impl LoopCore {
             transports,
             it.bytes_in.get(),
             it.bytes_out.get(),
-            it.longest(),
+        );
+        let seconds = (
+            longest_turn,
+            longest_callback,
             running_seconds,
             busy_seconds,
-        )
-            .into_pyobject(py)
+        );
+        let all = counts.into_pyobject(py)?.into_sequence();
+        all.concat(seconds.into_pyobject(py)?.as_sequence())?
+            .to_tuple()
     }
 }

@@ -12,6 +12,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
+use super::stats::Together;
 use super::{current_thread, errors, Caller, Desk, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{track_kept, Maker, CANCELLED, SCHEDULED};
@@ -88,10 +89,12 @@ impl LoopCore {
         self.look_for_io(py)?;
         if self.lookups.has_mail() {
             self.lookups.deliver(object)?;
+            self.stats.callbacks_begin();
         }
         if let Some(desk) = self.desk() {
             if desk.has_mail() {
                 errors::contain(object, desk.deliver(self.caller(py, object)))?;
+                self.stats.callbacks_begin();
             }
         }
         if self.inbox.has_mail() {
@@ -101,16 +104,23 @@ impl LoopCore {
         let due = self.collect_due_timers();
         self.run_ready(object, ready)?;
         self.dispatch(py, object)?;
-        self.run_ready(object, due)?;
+        if due > 0 {
+            self.stats.callback_over();
+            self.run_ready(object, due)?;
+        }
         self.flush_all(py, object)
     }
 
     /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
     fn run_ready(&self, object: *mut PyObject, count: usize) -> Res<()> {
-        for _ in 0..count {
+        let mut together = Together::new();
+        for number in 0..count {
             let Some(handle) = self.ready.with(VecDeque::pop_front) else {
                 break;
             };
+            if number > 0 {
+                self.stats.next_callback(&mut together);
+            }
             self.stats.callback();
             errors::contain(object, self.run_handle(object, handle))?;
         }
@@ -138,10 +148,14 @@ impl LoopCore {
             return 0;
         }
         let now = now_ns();
-        self.timers.with(|timers| {
+        let due = self.timers.with(|timers| {
             self.ready
                 .with(|ready| timers.take_due(now, |timer| ready.push_back(timer)))
-        })
+        });
+        if due > 0 {
+            self.stats.callbacks_begin();
+        }
+        due
     }
 
     /// Polls, for as long as nothing else is to be done.
@@ -235,6 +249,7 @@ impl LoopCore {
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let more = self.again.with(|again| again.len());
         while let Some(event) = self.events.with(VecDeque::pop_front) {
+            self.stats.callback_over();
             self.stats.callback();
             errors::contain(object, self.dispatch_event(py, object, event))?;
         }
@@ -256,6 +271,7 @@ impl LoopCore {
             if count == 0 {
                 break;
             }
+            self.stats.callback_over();
             for _ in 0..count {
                 let Some(stream) = self.flush.with(VecDeque::pop_front) else {
                     break;
@@ -265,6 +281,7 @@ impl LoopCore {
                     unsafe { (stream.kind.flush)(self.caller(py, object), &stream.object) };
                 errors::contain(object, flushed)?;
             }
+            self.stats.callbacks_begin();
         }
         Ok(())
     }

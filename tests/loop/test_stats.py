@@ -26,6 +26,7 @@ def test_a_new_loop_has_done_nothing(loop):
         "bytes_in": 0,
         "bytes_out": 0,
         "longest_turn": 0.0,
+        "longest_callback": 0.0,
         "running_seconds": 0.0,
         "busy_seconds": 0.0,
     }
@@ -212,6 +213,56 @@ def test_a_turn_under_way_counts(loop):
         seen.append(loop.stats().longest_turn)
 
     seen = []
+    loop.call_soon(look)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert 0.049 < seen[0] < 10
+
+
+def test_the_longest_callback(loop):
+    """Callbacks of one turn count one by one, whatever makes them run."""
+
+    def block():
+        time.sleep(0.05)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"readable")
+        loop.add_reader(ours, lambda: (block(), loop.remove_reader(ours)))
+        for _ in range(5):
+            loop.call_soon(block)
+            loop.call_later(0, block)
+        loop.run_until_complete(asyncio.sleep(0.2))
+    stats = loop.stats()
+    assert stats.longest_turn > 0.54
+    assert 0.049 < stats.longest_callback < stats.longest_turn / 2
+
+
+def test_a_long_callback_among_short_ones(loop):
+    def spin(seconds):
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    for _ in range(10_000):
+        loop.call_soon(int)
+    loop.call_soon(spin, 0.01)
+    for _ in range(10_000):
+        loop.call_soon(int)
+    for _ in range(100):
+        loop.call_soon(spin, 0.001)
+    loop.run_until_complete(asyncio.sleep(0))
+    stats = loop.stats()
+    assert 0.01 <= stats.longest_callback < stats.longest_turn
+    assert stats.longest_turn > 0.1
+
+
+def test_a_callback_under_way_counts(loop):
+    def look():
+        time.sleep(0.05)
+        seen.append(loop.stats().longest_callback)
+
+    seen = []
+    loop.call_soon(int)
     loop.call_soon(look)
     loop.run_until_complete(asyncio.sleep(0))
     assert 0.049 < seen[0] < 10
