@@ -18,6 +18,9 @@ import pytest
 from ..integration.support.loops import run_on_loop, wait_until_async
 from .servers import PostgreSQL
 
+# PostgreSQL ignores what cancels a query that it has not begun: long enough to tell, and no longer.
+SLEEP = "SELECT pg_sleep(3)"
+
 Options = dict[str, Any]
 Main = Callable[[asyncpg.Connection], Coroutine[Any, Any, None]]
 
@@ -134,16 +137,33 @@ def test_listen_and_notify(options: Options) -> None:
 
 
 def test_cancelled_query(options: Options) -> None:
-    """The server stops the query, and the connection goes on."""
+    """The connection goes on, and the server stops a query that it has begun."""
 
     async def main(connection: asyncpg.Connection) -> None:
         for delay in (0.0, 0.001, 0.02):
-            sleeping = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+            sleeping = asyncio.create_task(connection.execute(SLEEP))
             await asyncio.sleep(delay)
             sleeping.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sleeping
             assert await connection.fetchval("SELECT 1") == 1
+
+        async def sleeps() -> bool:
+            found = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'"
+            return await observer.fetchval(found, connection.get_server_pid()) is not None
+
+        observer = await asyncpg.connect(**options)
+        try:
+            sleeping = asyncio.create_task(connection.execute("SELECT pg_sleep(600)"))
+            async with asyncio.timeout(10):
+                while not await sleeps():
+                    await asyncio.sleep(0.002)
+            sleeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sleeping
+            assert await connection.fetchval("SELECT 1") == 1
+        finally:
+            await observer.close()
 
     on_connection(options, main)
 
@@ -151,10 +171,10 @@ def test_cancelled_query(options: Options) -> None:
 def test_timeouts(options: Options) -> None:
     async def main(connection: asyncpg.Connection) -> None:
         with pytest.raises(TimeoutError):
-            await connection.execute("SELECT pg_sleep(60)", timeout=0.05)
+            await connection.execute(SLEEP, timeout=0.05)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await connection.execute("SELECT pg_sleep(60)")
+                await connection.execute(SLEEP)
         await connection.execute("SET statement_timeout = 50")
         with pytest.raises(asyncpg.QueryCanceledError):
             await connection.execute("SELECT pg_sleep(60)")
