@@ -1,10 +1,11 @@
-//! `bytes` objects for data that protocols mostly look at and drop.
+//! `bytes` objects: copies, contents, and spare ones for data that protocols mostly look at and drop.
 
 use std::collections::VecDeque;
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
+use super::buffer::Buffer;
 use super::fastcall::Res;
 use super::local::Local;
 use super::refs::Ref;
@@ -18,6 +19,40 @@ const MIN_LENT: usize = 480;
 const MAX_LENT: usize = 4096;
 /// How many are lent at a time.
 const LENT: usize = 32;
+
+/// A `bytes` object with a copy of `data`.
+pub fn to_bytes(data: &[u8]) -> Res<Ref> {
+    // SAFETY: attached; CPython copies the data.
+    unsafe {
+        Ref::new(ffi::PyBytes_FromStringAndSize(
+            data.as_ptr().cast(),
+            data.len().cast_signed(),
+        ))
+    }
+}
+
+/// The contents of an exact `bytes` object.
+///
+/// # Safety
+/// It is one, and live while the slice is used.
+pub unsafe fn contents<'a>(object: *mut PyObject) -> &'a [u8] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let data = ffi::PyBytes_AS_STRING(object).cast();
+        std::slice::from_raw_parts(data, ffi::Py_SIZE(object).unsigned_abs())
+    }
+}
+
+/// Runs `body` with the contents of a bytes-like object, which the caller holds.
+pub fn with_bytes<T>(object: *mut PyObject, body: impl FnOnce(&[u8]) -> Res<T>) -> Res<T> {
+    // SAFETY: attached; the caller's object is live, and a view keeps the memory where it is.
+    unsafe {
+        if ffi::PyBytes_CheckExact(object) != 0 {
+            return body(contents(object));
+        }
+        body(Buffer::readable(object)?.as_slice())
+    }
+}
 
 /// The object that data was last handed over in, used again for the next data of the same size if nobody kept it.
 ///
@@ -44,14 +79,14 @@ impl SpareBytes {
                 }
             }
         }
-        copied(data)
+        to_bytes(data)
     }
 
     /// A `bytes` object with a copy of `data` for somebody who keeps it for a while.
     #[inline]
     pub fn lend(&self, data: &[u8]) -> Res<Ref> {
         if cfg!(Py_GIL_DISABLED) || !(MIN_LENT..=MAX_LENT).contains(&data.len()) {
-            return copied(data);
+            return to_bytes(data);
         }
         if let Some(oldest) = self.lent.with(VecDeque::pop_front) {
             // SAFETY: the object is live; if nobody else holds it, nobody sees it change.
@@ -73,7 +108,7 @@ impl SpareBytes {
                 }
             }
         }
-        let object = copied(data)?;
+        let object = to_bytes(data)?;
         self.lent.with(|lent| lent.push_back(object.clone()));
         Ok(object)
     }
@@ -96,16 +131,6 @@ impl SpareBytes {
     pub fn clear(&self) {
         drop(self.spare.take());
         drop(self.lent.take());
-    }
-}
-
-fn copied(data: &[u8]) -> Res<Ref> {
-    // SAFETY: attached; CPython copies the data.
-    unsafe {
-        Ref::new(ffi::PyBytes_FromStringAndSize(
-            data.as_ptr().cast(),
-            data.len().cast_signed(),
-        ))
     }
 }
 

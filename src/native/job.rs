@@ -11,8 +11,9 @@ use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
 use super::awaitable::{self, NativeAwaitable, Work};
-use super::completion::{lock, Home, Inlet};
+use super::completion::{lock, Inlet};
 use super::exceptions::forked;
+use super::home::Home;
 use super::outcome::Settled;
 use super::value::to_python;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};

@@ -10,7 +10,7 @@
 //! * [`value`] — results, and what channels carry, as Python objects.
 //! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and what stays pinned.
 //! * [`awaitable`] — what jobs and batches have in common: a future of any loop; [`job`], [`many`] — the two.
-//! * [`completion`] — from workers to loops; [`foreign`] — loops that are not ours.
+//! * [`completion`] — from workers to loops; [`home`] — a loop, as jobs see it; [`foreign`] — loops that are not ours.
 //! * [`outcome`] — how jobs end.
 //! * [`exceptions`] — the classes of `hybridloop.errors`.
 
@@ -23,6 +23,7 @@ mod completion;
 mod engine;
 mod exceptions;
 mod foreign;
+mod home;
 mod job;
 mod keep;
 mod kernel;
@@ -50,7 +51,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     job::register(module)?;
     awaitable::add_class::<many::NativeBatch>(module)?;
     module.add_class::<foreign::NativeInlet>()?;
-    module.add_function(wrap_pyfunction!(completion::_wake, module)?)?;
+    module.add_function(wrap_pyfunction!(home::_wake, module)?)?;
     submit::register(module)?;
     // A kernel runs without Python's lock, and leaves without it.
     hybridloop_native::check_calls(|| {

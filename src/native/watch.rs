@@ -7,7 +7,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::channel::Waiters;
-use super::completion::{lock, Home, Inlet};
+use super::completion::{lock, Inlet};
+use super::home::Home;
 
 /// What a watch takes back.
 enum Source {

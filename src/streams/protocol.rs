@@ -8,10 +8,11 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use super::reader::{to_bytes, with_bytes, StreamReaderCore};
+use super::reader::StreamReaderCore;
 use super::waiter::{call, EventLoop};
 use crate::event_loop::{install, Caller};
 use crate::fastcall;
+use crate::ffi::bytes::{to_bytes, with_bytes};
 use crate::ffi::{Args, Local, Raised, Ref, Res};
 use crate::transports::sink::{self, Sink, Source};
 

@@ -9,8 +9,9 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::reader::{to_bytes, StreamReaderCore};
+use super::reader::StreamReaderCore;
 use super::separators::{Found, Separators};
+use crate::ffi::bytes::{to_bytes, with_bytes};
 use crate::ffi::coroutine::{self, Class, Step, Visit};
 use crate::ffi::{Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -402,9 +403,7 @@ fn separators_of(separator: &Ref) -> Res<Separators> {
                 object.get_type().name()?
             )));
         }
-        Ok(super::reader::with_bytes(object.as_ptr(), |data| {
-            Ok(data.to_vec())
-        })?)
+        Ok(with_bytes(object.as_ptr(), |data| Ok(data.to_vec()))?)
     };
     let mut all = match object.cast::<PyTuple>() {
         Ok(tuple) => tuple

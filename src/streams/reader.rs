@@ -13,6 +13,7 @@ use super::buffer::Buffer;
 use super::read::{Operation, Request};
 use super::waiter::{self, EventLoop};
 use crate::event_loop::install;
+use crate::ffi::bytes::{to_bytes, with_bytes};
 use crate::ffi::{Args, Local, Ref, Res};
 use crate::{fastcall, noargs};
 
@@ -358,41 +359,6 @@ impl StreamReaderCore {
         drop(self.waiter.take());
         drop(self.exception.take());
         drop(self.transport.take());
-    }
-}
-
-/// An exact `bytes` object.
-pub fn to_bytes(data: &[u8]) -> Res<Ref> {
-    // SAFETY: attached; CPython copies the data.
-    unsafe {
-        Ref::new(ffi::PyBytes_FromStringAndSize(
-            data.as_ptr().cast(),
-            data.len().cast_signed(),
-        ))
-    }
-}
-
-/// Runs `body` with the contents of a bytes-like object.
-pub fn with_bytes<T>(object: *mut PyObject, body: impl FnOnce(&[u8]) -> Res<T>) -> Res<T> {
-    // SAFETY: attached; the argument is live during the call. The view keeps the memory where it is.
-    unsafe {
-        if ffi::PyBytes_CheckExact(object) != 0 {
-            let data = ffi::PyBytes_AS_STRING(object).cast::<u8>();
-            let size = ffi::Py_SIZE(object).unsigned_abs();
-            return body(std::slice::from_raw_parts(data, size));
-        }
-        let mut view = std::mem::zeroed::<ffi::Py_buffer>();
-        if ffi::PyObject_GetBuffer(object, &raw mut view, ffi::PyBUF_SIMPLE) != 0 {
-            return Err(crate::ffi::Raised);
-        }
-        let data: &[u8] = if view.len == 0 {
-            &[]
-        } else {
-            std::slice::from_raw_parts(view.buf.cast(), view.len.unsigned_abs())
-        };
-        let result = body(data);
-        ffi::PyBuffer_Release(&raw mut view);
-        result
     }
 }
 

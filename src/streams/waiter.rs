@@ -3,6 +3,7 @@
 use pyo3::ffi::{self, PyObject};
 
 use crate::event_loop::LoopCore;
+use crate::ffi::bytes::to_bytes;
 use crate::ffi::future::is_cancelled;
 pub use crate::ffi::future::wake;
 use crate::ffi::{Ref, Res};
@@ -64,7 +65,7 @@ impl EventLoop {
             let core = unsafe { LoopCore::of(self.object.as_ptr()) };
             return core.spare_bytes.lend(data);
         }
-        super::reader::to_bytes(data)
+        to_bytes(data)
     }
 
     /// Resolves a future of [`EventLoop::create_future`] with `None`, unless it is cancelled.

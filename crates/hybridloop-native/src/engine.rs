@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::Batch;
 use crate::budget::Budget;
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
 use crate::error::SubmitError;
-use crate::job::{Batch, Event, Job, Lent, Options};
+use crate::event::Event;
+use crate::job::{Job, Lent, Options};
 use crate::loans::{Loan, Loans};
 use crate::mailbox::Mailbox;
 use crate::pool::{Pool, Shared};

@@ -4,94 +4,16 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use hybridloop_kernel::Code;
-
+use crate::batch::Batch;
 use crate::bus::{Bus, Key};
-use crate::fork::Process;
+use crate::event::Event;
 use crate::loans::Loan;
 use crate::mailbox::Mailbox;
+use crate::outcome::Outcome;
 use crate::pool::Shared;
 use crate::registry::Kernel;
-use crate::sync::{
-    lock, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Condvar, Mutex, OnceLock, Ordering,
-};
+use crate::sync::{lock, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering};
 use crate::value::{Arg, Value};
-
-/// What a mailbox carries.
-#[derive(Debug)]
-pub enum Event {
-    /// [`Job::take_progress`] has news.
-    Progress(Arc<Job>),
-    /// The kernel has emitted a value.
-    Item(Arc<Job>, Value),
-    /// The job has an outcome, and its buffers are no longer used. Comes after everything else of the job.
-    Done(Arc<Job>),
-    /// Every job of the batch with that number is done.
-    Batch(u64),
-    /// The key of a watch was sealed.
-    Sealed(u64, crate::block::View),
-    /// The bus of a watch was closed.
-    Closed(u64),
-    /// A channel has something.
-    Arrived(u64),
-}
-
-impl crate::bus::Notify for Mailbox<Event> {
-    fn sealed(&self, token: u64, view: &crate::block::View) {
-        self.post(Event::Sealed(token, view.clone()));
-    }
-
-    fn closed(&self, token: u64) {
-        self.post(Event::Closed(token));
-    }
-}
-
-impl crate::channel::Arrival for Mailbox<Event> {
-    fn arrived(&self, channel: u64) {
-        self.post(Event::Arrived(channel));
-    }
-}
-
-/// An error of a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelError {
-    /// What kind of error.
-    pub code: Code,
-    /// The kernel's words, or the code's.
-    pub message: String,
-}
-
-impl KernelError {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for KernelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for KernelError {}
-
-/// How a job has ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The kernel's result.
-    Value(Value),
-    /// The kernel failed.
-    Error(KernelError),
-    /// It was cancelled, before or while it ran.
-    Cancelled,
-    /// Its deadline passed, before or while it ran.
-    TimedOut,
-    /// The engine was closed before it ran.
-    Closed,
-}
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
@@ -125,67 +47,6 @@ pub struct Options {
     pub progress: bool,
     /// The result is sealed on the bus under this key as well.
     pub key: Option<Key>,
-}
-
-/// Jobs that were submitted together.
-pub struct Batch {
-    id: u64,
-    remaining: AtomicUsize,
-    listeners: Mutex<Vec<Arc<Mailbox<Event>>>>,
-    process: Process,
-}
-
-impl Batch {
-    pub(crate) fn new(jobs: usize, mailbox: Option<Arc<Mailbox<Event>>>) -> Arc<Self> {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-        Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            remaining: AtomicUsize::new(jobs),
-            listeners: Mutex::new(mailbox.into_iter().collect()),
-            process: Process::current(),
-        })
-    }
-
-    /// Its number, unique in this process.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// How many of its jobs are not done.
-    pub fn remaining(&self) -> usize {
-        self.remaining.load(Ordering::Acquire)
-    }
-
-    /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done. In the child of a fork it never does.
-    pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
-        if !self.process.is_here() {
-            return;
-        }
-        let mut listeners = lock(&self.listeners);
-        // Whoever takes the last job down to nothing empties the list afterwards.
-        if self.remaining() > 0 {
-            listeners.push(mailbox);
-            return;
-        }
-        drop(listeners);
-        mailbox.post(Event::Batch(self.id));
-    }
-
-    fn job_done(&self) {
-        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        let listeners = std::mem::take(&mut *lock(&self.listeners));
-        for mailbox in listeners {
-            mailbox.post(Event::Batch(self.id));
-        }
-    }
-}
-
-impl fmt::Debug for Batch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({}, {} to come)", self.id, self.remaining())
-    }
 }
 
 /// What a job uses until it is done; arguments go before the memory behind them is free for others.

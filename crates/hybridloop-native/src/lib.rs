@@ -26,15 +26,18 @@ mod idle;
 mod mailbox;
 mod sync;
 
+mod batch;
 #[cfg(not(loom))]
 mod builtin;
 mod call;
 mod channel;
 mod engine;
 mod error;
+mod event;
 mod job;
 mod loader;
 mod loans;
+mod outcome;
 mod patience;
 mod pool;
 mod queue;
@@ -51,13 +54,16 @@ pub use idle::Idle;
 pub use mailbox::{Mailbox, Wake};
 
 pub use {
+    batch::Batch,
     call::check_calls,
     channel::{Arrival, Channel, ChannelError, Order},
     engine::{Config, Engine, Stats},
     error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
+    event::Event,
     hybridloop_kernel::{abi, Code},
-    job::{Batch, Event, Job, KernelError, Options, Outcome, State},
+    job::{Job, Options, State},
     loader::{load, symbol},
+    outcome::{KernelError, Outcome},
     patience::Patience,
     registry::{Kernel, Overrides, Registry},
     signature::{Param, Scalar, Signature, Type},

@@ -4,13 +4,14 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::RawFd;
 
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
 use super::{would_block, SocketCall, Tried};
 use crate::event_loop::{errors, LoopCore};
 use crate::ffi::buffer::Buffer;
+use crate::ffi::bytes::contents;
 use crate::ffi::{Ref, Res};
 
 /// Non-blocking, whatever the socket is set to; and an error instead of `SIGPIPE`.
@@ -32,7 +33,7 @@ impl SocketCall {
         let data = match &view {
             Some(view) => view.as_slice(),
             // SAFETY: an exact `bytes`, which does not change.
-            None => unsafe { bytes_of(object) },
+            None => unsafe { contents(object) },
         };
         loop {
             let left = &data[self.sent.get()..];
@@ -77,14 +78,5 @@ impl SocketCall {
                 return Ok(Tried::Done(Ref::none()));
             }
         }
-    }
-}
-
-/// The contents of an exact `bytes` object.
-unsafe fn bytes_of<'a>(object: *mut PyObject) -> &'a [u8] {
-    // SAFETY: the caller's object is live while the slice is used.
-    unsafe {
-        let data = ffi::PyBytes_AS_STRING(object).cast();
-        std::slice::from_raw_parts(data, ffi::Py_SIZE(object).unsigned_abs())
     }
 }

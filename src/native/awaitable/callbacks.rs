@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 
 use super::NativeAwaitable;
 use crate::ffi::Ref;
-use crate::native::completion::{current_context, lock, Home};
+use crate::native::completion::lock;
+use crate::native::home::{current_context, Home};
 
 /// What `add_done_callback()` was given, and the loop that calls it.
 pub struct Callback {

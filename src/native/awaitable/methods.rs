@@ -12,7 +12,8 @@ use super::waiting::{self, Await};
 use super::{NativeAwaitable, Work};
 use crate::ffi::coroutine;
 use crate::ffi::Ref;
-use crate::native::completion::{lock, running_loop};
+use crate::native::completion::lock;
+use crate::native::home::running_loop;
 use crate::native::outcome::Settled;
 
 #[pymethods]

@@ -28,7 +28,8 @@ use pyo3::prelude::*;
 use self::callbacks::{call_all, Callback};
 use crate::ffi::Ref;
 use crate::native::arguments::Pins;
-use crate::native::completion::{lock, running_loop, strays, Home, Inlet};
+use crate::native::completion::{lock, strays, Inlet};
+use crate::native::home::{running_loop, Home};
 use crate::native::outcome::Settled;
 
 pub use self::unretrieved::add_class;

@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 use super::callbacks::call_all;
 use super::{NativeAwaitable, Work};
 use crate::ffi::Ref;
-use crate::native::completion::{lock, look_after_strays, running_loop, strays, Home};
+use crate::native::completion::{lock, look_after_strays, strays};
 use crate::native::exceptions::forked;
+use crate::native::home::{running_loop, Home};
 use crate::native::outcome::Settled;
 use crate::stdlib::Stdlib;
 

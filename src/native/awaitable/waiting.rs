@@ -9,7 +9,8 @@ use pyo3::prelude::*;
 use super::NativeAwaitable;
 use crate::ffi::coroutine::{Class, Operation, Step, Visit};
 use crate::ffi::{Ref, Res};
-use crate::native::completion::{look_after_strays, running_loop};
+use crate::native::completion::look_after_strays;
+use crate::native::home::running_loop;
 use crate::native::outcome::Settled;
 use crate::stdlib::Stdlib;
 

@@ -8,9 +8,10 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use super::openssl::{SSL_READING, SSL_RECEIVED_SHUTDOWN, SSL_WRITING};
-use super::outgoing::{self, to_bytes};
+use super::outgoing;
 use super::protocol::{call, raise, Session, TlsCore, BUFFERED, CORKED, READING_PAUSED, WRAPPED};
 use crate::event_loop::Caller;
+use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::transports::sink::Source;

@@ -15,6 +15,7 @@ use super::protocol::{
 };
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
+use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Args, Raised, Ref, Res};
 use crate::transports::arguments::one_argument;
 use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
@@ -127,17 +128,6 @@ fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> Res<bool> {
     let data = to_bytes(data)?;
     write::write(core, event_loop.as_ptr(), transport, stream, data)?;
     Ok(true)
-}
-
-/// A `bytes` object with a copy of `data`.
-pub fn to_bytes(data: &[u8]) -> Res<Ref> {
-    // SAFETY: attached; CPython copies the data.
-    unsafe {
-        Ref::new(ffi::PyBytes_FromStringAndSize(
-            data.as_ptr().cast(),
-            data.len().cast_signed(),
-        ))
-    }
 }
 
 /// Gives everything that was written so far to the stream, which sends it when it is made to close.

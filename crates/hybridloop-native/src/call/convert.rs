@@ -8,7 +8,7 @@ use hybridloop_kernel::Code;
 
 use super::{bytes, Call};
 use crate::block::{Draft, Format, View};
-use crate::job::KernelError;
+use crate::outcome::KernelError;
 use crate::sync::lock;
 use crate::value::{Arg, Value};
 

@@ -10,7 +10,7 @@ use super::{bytes, call, Call};
 use crate::block::Draft;
 use crate::bus::Writer;
 use crate::channel::ChannelError;
-use crate::job::Outcome;
+use crate::outcome::Outcome;
 use crate::sync::lock;
 use crate::value::{Arg, Value};
 

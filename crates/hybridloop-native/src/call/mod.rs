@@ -16,7 +16,8 @@ use host::HOST;
 
 use crate::block::{Draft, View};
 use crate::bus::{BusError, Key, Writer};
-use crate::job::{Job, KernelError, Outcome};
+use crate::job::Job;
+use crate::outcome::{KernelError, Outcome};
 use crate::registry::Target;
 use crate::sync::{lock, Mutex};
 use crate::value::{Arg, Value};
