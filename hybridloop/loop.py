@@ -75,7 +75,8 @@ class Loop(NativeMethods, SignalMethods):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
     Whatever runs once per connection or less is inherited from CPython, so it always fits the
-    Python that runs.
+    Python that runs. Beyond asyncio there are `run_native()` and `run_native_many()` for native
+    kernels, `bus` for memory shared with them, and `stats()`.
     """
 
     def __init__(self) -> None:

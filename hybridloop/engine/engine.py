@@ -62,7 +62,9 @@ class Engine(WorkMethods):
         bus_capacity: bytes on the memory bus, as a number or like `"256MiB"`.
         bus_policy: what happens when the bus is full: `"error"`, or `"evict"` what was not read
             for the longest time.
-        memory: bytes that results and blocks of the bus may have together, alike.
+        memory: bytes that results and blocks of the bus may have together, alike; no limit by
+            default.
+        job_memory: bytes that one job may allocate, alike.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Engine(WorkMethods):
         max_pending: int = 100_000,
         max_native_queue: int | None = None,
         memory: int | str | None = None,
+        job_memory: int | str | None = None,
     ) -> None:
         for name, value, least in (
             ("gil_threads", gil_threads, 1),
@@ -99,6 +102,7 @@ class Engine(WorkMethods):
             bus_capacity=parse_size("bus_capacity", bus_capacity),
             bus_policy=bus_policy,
             memory=parse_size("memory", memory),
+            job_memory=parse_size("job_memory", job_memory),
         )
         self._placement = Placement(tasks_per_thread, max_pending, self._native)
         self._threads = self._placement.threads

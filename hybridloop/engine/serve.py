@@ -117,7 +117,8 @@ def _close(made: list[list[socket.socket]]) -> None:
 class EngineServer:
     """What `Engine.serve()` returns: a listener on each of the threads.
 
-    A context manager, which closes it at its end.
+    A context manager, which closes it at its end. `addresses` has what it listens on, as
+    `socket.getsockname()` gives it: pairs of host and port for IPv4.
     """
 
     def __init__(

@@ -12,6 +12,9 @@ use pyo3::types::PyDict;
 use super::bus::Bus;
 
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
+///
+/// The arguments are those of `hybridloop.configure()`; `bus_capacity`, `memory` and `job_memory` are numbers of bytes. A loop
+/// whose `native_engine` it is runs its kernels there.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct NativeEngine {
     engine: Arc<Engine>,

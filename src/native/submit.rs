@@ -319,18 +319,30 @@ unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> Res<Ref>
 const RUN: &str = "(self, kernel, /, *args, out=None, key=None, timeout=None, priority=0, on_progress=None, cancel_policy='wait')";
 const RUN_MANY: &str =
     "(self, kernel, calls, /, *, timeout=None, priority=0, cancel_policy='wait', return_exceptions=False)";
-const RUN_DOC: &str = "Have a worker run a kernel, a Kernel or the name of one; returns a NativeJob to await.\n\n\
-    Buffers are used in place: they cannot be resized until the kernel returns, and must not be written to. `out` is a writable \
-    buffer that the kernel fills. With `key` the result goes on the memory bus as well. After `timeout` seconds the job raises \
-    TimeoutError, and never runs if it still waits then; a kernel that runs is asked to return. Jobs of a higher `priority` run \
-    first. `on_progress(done, total)` is called by the loop. With cancel_policy='detach', cancelling and the timeout end the job \
-    at once instead of when the kernel returns.\n\n\
-    What does not fit raises TypeError, ValueError, OverflowError, BufferInUseError, NativeQueueFullError, NativeClosedError or \
-    LookupError here, and nothing has run then.";
-const RUN_MANY_DOC: &str = "Submit many calls of a kernel at a time, each a tuple of arguments; all are taken, or none.\n\n\
-    Returns a NativeBatch: awaiting it gives the list of results when the last one has ended. One that has failed raises its \
-    exception then, the first one's if there are several; with `return_exceptions` they are in the list instead. The loop is \
-    woken once for all of them.";
+const RUN_DOC: &str = "\
+Have a worker run a kernel, a `Kernel` or the name of one; return a `NativeJob` to await.
+
+Args:
+    args: what the kernel takes; its `signature` says what that is. Buffers are used in place: they
+        cannot be resized until the kernel returns, and must not be written to.
+    out: a writable, contiguous buffer that the kernel fills.
+    key: the result goes on the memory bus under this key as well.
+    timeout: seconds until the job raises `TimeoutError`. It never runs if it still waits then; a
+        kernel that runs is asked to return.
+    priority: jobs of a higher one run first.
+    on_progress: `on_progress(done, total)` is called by the loop.
+    cancel_policy: `\"wait\"` ends a job that is cancelled or late when the kernel has returned,
+        `\"detach\"` at once.
+
+What does not fit raises `TypeError`, `ValueError`, `OverflowError`, `BufferInUseError`,
+`NativeQueueFullError`, `NativeClosedError` or `LookupError` here, and nothing has run then.";
+const RUN_MANY_DOC: &str = "\
+Submit many calls of a kernel at a time, each a tuple of arguments; all are taken, or none.
+
+Returns a `NativeBatch`: awaiting it gives the list of results when the last call has ended. A call
+that has failed raises its exception then, the first one's if there are several; with
+`return_exceptions` they are in the list instead. The loop is woken once for all of them. The other
+arguments are those of `run_native()`.";
 
 /// Adds the methods to loops and engines.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

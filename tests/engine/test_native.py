@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import ctypes
 import gc
 import hashlib
 import os
+import select
+import struct
 import time
 import warnings
 import zlib
@@ -153,12 +156,25 @@ def test_the_seeds_names_of_the_bus(engine: Engine) -> None:
 
 
 def test_t0_3_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
-    hold = ctypes.PyDLL(None).usleep  # a PyDLL does not release it
-    jobs = engine.run_native_many("hl.spin", [(0.1,)] * 4)
-    # Nothing of Python runs for as long as this takes.
-    hold(600_000)
-    assert engine.native_engine.stats()["done"] == 4
-    assert jobs.result(20) == [None] * 4
+    libc = ctypes.PyDLL(None)  # its functions are called without releasing the interpreter
+    tell = hybridloop.register_kernel(
+        "test.tell", (None, "write"), "isize(i32 fd, const u8* data, usize size)", replace=True
+    )
+    reader, writer = os.pipe()
+    try:
+        told, count = ctypes.create_string_buffer(4), 0
+        # Until these are done, no other begins.
+        threads = engine.native_engine.stats()["threads"]
+        first = engine.run_native_many("hl.spin", [(0.05,)] * threads)
+        jobs = engine.run_native_many(tell, [(writer, b".", 1)] * 4)
+        while count < 4:
+            assert libc.poll(struct.pack("ihh", reader, select.POLLIN, 0), 1, 20_000) == 1
+            count += libc.read(reader, told, 4)
+        assert jobs.result(20) == [1] * 4
+        assert first.result(20) == [None] * threads
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 # Statistics
@@ -376,3 +392,11 @@ def test_in_a_forked_child(engine: Engine) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert engine.run_native("hl.crc32", b"x").result(20) == zlib.crc32(b"x")
+
+
+def test_one_job_may_not_allocate_more_than_its_limit() -> None:
+    values = array.array("d", bytes(1 << 20))
+    with Engine(job_memory="64KiB") as engine:
+        with pytest.raises(MemoryError):
+            engine.run_native("hl.sort", values).result(20)
+        assert len(engine.run_native("hl.sort", values[:1000]).result(20)) == 1000

@@ -92,6 +92,15 @@ def test_refuses_sizes_it_cannot_read(text):
         parse_size("memory", text)
 
 
+async def test_is_the_engine_of_a_loop(loop):
+    engine = hybridloop.NativeEngine(native_threads=1, bus_capacity=1 << 20)
+    loop.native_engine = engine
+    await loop.run_native("hl.crc32", b"some data", key="sum")
+    assert "sum" in engine.bus and "sum" in loop.bus
+    assert (engine.stats()["done"], loop.bus.stats()["capacity"]) == (1, 1 << 20)
+    assert engine.close() == []
+
+
 def test_is_empty_and_closed_after_its_end():
     engine = NativeEngine()
     engine.bus.push("key", b"value")
