@@ -1,11 +1,9 @@
 //! From a Rust function to an entry of a module.
 
-use std::any::Any;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-
 use crate::abi::{self, code, Host, RawCtx, Val};
 use crate::ctx::Ctx;
 use crate::error::{Code, Error};
+use crate::panics;
 use crate::value::FromArg;
 
 /// A function with `#[kernel]`.
@@ -77,31 +75,15 @@ pub unsafe fn call(
         unsafe { std::slice::from_raw_parts(args, n) }
     };
     let call = Call { ctx: &ctx, args };
-    let error = match catch_unwind(AssertUnwindSafe(|| body(&call))) {
+    let error = match panics::catch(|| body(&call)) {
         Ok(Ok(val)) => {
             // SAFETY: the host's place for the result.
             unsafe { out.write(val) };
             return code::OK;
         }
-        Ok(Err(error)) => error,
-        Err(payload) => panicked(payload),
+        Ok(Err(error)) | Err(error) => error,
     };
     ctx.fail(&error)
-}
-
-fn panicked(payload: Box<dyn Any + Send>) -> Error {
-    let text = if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "the kernel panicked".to_owned()
-    };
-    // Dropping what somebody panicked with may panic itself.
-    if catch_unwind(AssertUnwindSafe(|| drop(payload))).is_err() {
-        return Code::Panic.into();
-    }
-    Error::new(Code::Panic, text)
 }
 
 /// The length of [`signature`].

@@ -26,6 +26,7 @@ mod ctx;
 mod error;
 mod export;
 mod memory;
+mod panics;
 mod results;
 mod value;
 

@@ -1,0 +1,141 @@
+"""Kernels in Rust that panic, in a library: an error of the job, and nothing else."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridloop import NativeKernelError, load_kernels
+from hybridloop._core import NativeEngine
+
+pytestmark = [
+    pytest.mark.improves_on_asyncio,
+    pytest.mark.usefixtures("clean_end"),
+    pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler"),
+    pytest.mark.timeout(300),
+]
+
+CRATE = Path(__file__).parent / "kernels" / "panics"
+PANIC = -10
+"""HL_EPANIC"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def panics():
+    """Build the crate, once for all Pythons that are tested from this folder, and load it."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", CRATE.parents[3] / "target")) / "kernels"
+    command = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
+    subprocess.run([*command, "--manifest-path", str(CRATE / "Cargo.toml")], check=True)
+    ending = "dylib" if sys.platform == "darwin" else "so"
+    load_kernels(target / "release" / f"libpanics.{ending}", replace=True)
+
+
+@pytest.fixture
+def engine(loop):
+    """One worker, so that whoever runs the next job is the one that has seen the panic."""
+    engine = loop.native_engine = NativeEngine(native_threads=1)
+    yield engine
+    assert engine.close(10.0) == []
+
+
+def workers():
+    """The threads of this process that run kernels."""
+    names = {task: (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
+    return {task.name for task, name in names.items() if name.startswith("hybridloop-")}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments", "message"),
+    [
+        ("words", ("oh ß",), r"on purpose: oh ß \(src/lib.rs:\d+:5\)"),
+        ("words", ("",), r"no words \(src/lib.rs:\d+:9\)"),
+        ("index", (bytes(80), 10), r"index out of bounds: .* 10 .* \(src/lib.rs:\d+:5\)"),
+        ("other", (False,), r"the kernel panicked \(src/lib.rs:\d+:5\)"),
+        ("other", (True,), "the kernel panicked"),
+    ],
+)
+async def test_a_panic_is_an_error_of_its_job(loop, engine, capfd, kernel, arguments, message):
+    name = f"panics.{kernel}"
+    if kernel == "index":
+        arguments = (memoryview(arguments[0]).cast("q"), arguments[1])
+    with pytest.raises(NativeKernelError) as caught:
+        await loop.run_native(name, *arguments)
+    error = caught.value
+    assert re.fullmatch(message, error.message)
+    assert (error.code, error.kernel) == (PANIC, name)
+    assert str(error) == f"{name}: {error.message} (code {PANIC})"
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_panic_that_panics_when_it_is_dropped(loop, engine, capfd):
+    with pytest.raises(NativeKernelError, match="the kernel panicked"):
+        await loop.run_native("panics.bomb")
+    # Of the second one nobody else tells.
+    assert "while it was dropped" in capfd.readouterr().err
+    assert await loop.run_native("hl.crc32", b"x") == 2363233923
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are looked up in /proc")
+async def test_the_worker_lives_on(loop, engine, capfd):
+    await loop.run_native("hl.noop")
+    before = workers()
+    assert before
+    for _ in range(20):
+        jobs = [loop.run_native("panics.words", "again"), loop.run_native("hl.crc32", b"x")]
+        failed, checksum = await asyncio.gather(*jobs, return_exceptions=True)
+        assert failed.code == PANIC
+        assert checksum == 2363233923
+    assert workers() == before
+    assert await loop.run_native("panics.caught") is True
+    stats = engine.stats()
+    assert (stats["failed"], stats["done"], stats["running"]) == (20, 22, 0)
+    # What the kernel itself catches was a panic of the kernel all the same.
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_what_the_kernel_had_is_given_back(loop, engine):
+    data = bytearray(10)
+    memory = engine.stats()["memory"]
+    job = loop.run_native("panics.half", data)
+    items = []
+    with pytest.raises(NativeKernelError, match="half way"):
+        async for item in job:
+            items.append(item)
+    assert items == [5]
+    assert data == bytes([1] * 5 + [0] * 5)
+    data.append(1)
+    assert not loop.bus.busy("half")
+    assert "half" not in loop.bus
+    del job
+    async with asyncio.timeout(30):
+        # The worker lets go of the job right after it has told of the end.
+        while engine.stats()["memory"] != memory or len(loop.bus):
+            await loop.run_native("hl.noop")
+
+
+async def test_in_a_batch(loop, engine):
+    calls = [("a",), ("b",)]
+    results = await loop.run_native_many("panics.words", calls, return_exceptions=True)
+    assert [error.message.split(" (")[0] for error in results] == [
+        "on purpose: a",
+        "on purpose: b",
+    ]
+    with pytest.raises(NativeKernelError, match="on purpose: a"):
+        await loop.run_native_many("panics.words", calls)
+
+
+async def test_of_a_panic_that_nobody_asks_for_the_loop_is_told(loop, engine, capfd):
+    told = []
+    loop.set_exception_handler(lambda _, about: told.append(about))
+    loop.run_native("panics.words", "nobody asks")
+    async with asyncio.timeout(30):
+        while not told:
+            await asyncio.sleep(0)
+    assert told[0]["message"] == "exception of native kernel 'panics.words' was never retrieved"
+    assert "nobody asks" in told[0]["exception"].message
+    assert capfd.readouterr() == ("", "")
