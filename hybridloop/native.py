@@ -133,8 +133,9 @@ def register_kernel(
     `target` is one of
 
     * a PyCapsule "hybridloop.kernel.v1", which holds a kernel that was written for hybridloop;
-    * a `scipy.LowLevelCallable` without user data, or a capsule whose name is the signature of the
-      function it holds, as in Cython's `__pyx_capi__`;
+    * a `scipy.LowLevelCallable`, or a capsule whose name is the signature of the function it holds,
+      as in Cython's `__pyx_capi__`; if there is user data, the function gets it by its last
+      parameter, a `void *`, and the kernel does not take that one;
     * a function pointer of ctypes or cffi, or a `cfunc` of numba;
     * an address, as an int, or a pair of a shared library and the name of a function in it, such as
       `("libm.so.6", "cbrt")`; `None` for the library looks in the process itself.
@@ -159,7 +160,9 @@ def register_kernel(
             f"kernel {name!r}: say what the function takes and returns: "
             f"register_kernel({name!r}, …, 'f64(f64*, usize)')"
         )
-    return _core._register_address(name, found.address, signature, doc or "", found.keep, replace)
+    return _core._register_address(
+        name, found.address, signature, doc or "", found.keep, replace, found.data
+    )
 
 
 def load_kernels(

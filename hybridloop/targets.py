@@ -29,6 +29,8 @@ class Function(NamedTuple):
     signature: str | None
     keep: Any
     """What has to live as long as the function may be called."""
+    data: int = 0
+    """The address that its last parameter gets in every call, if it is not 0."""
 
 
 class Entry(NamedTuple):
@@ -80,13 +82,8 @@ def _capsule(capsule: Any) -> Function | Entry:
         raise KernelAbiError(
             f"the capsule is named {name!r}, but this hybridloop takes {CAPSULE!r}"
         )
-    if context:
-        raise KernelRegistrationError(
-            "the capsule comes with user data, which a plain function of numbers and pointers does "
-            "not get: make the data an argument"
-        )
-    # SciPy and Cython put the signature in the name.
-    return Function(address, name if name and "(" in name else None, capsule)
+    # SciPy and Cython put the signature in the name. SciPy's context is user data for the function.
+    return Function(address, name if name and "(" in name else None, capsule, context)
 
 
 def _low_level_callable(target: Any) -> Function | Entry:

@@ -1,5 +1,6 @@
 //! What a registration accepts: addresses, capsules, libraries. `hybridloop/targets.py` finds out which of these an object is.
 
+use std::any::Any;
 use std::ffi::{c_void, CStr, CString, OsString};
 use std::sync::Arc;
 
@@ -107,8 +108,10 @@ fn _register_capsules(
     add(py, &kernels, replace)
 }
 
-/// Register the plain C function at an address; `keep` lives as long as the kernel does.
+/// Register the plain C function at an address; `keep` lives as long as the kernel does. If `data` is not 0, the function gets that
+/// address by its last parameter.
 #[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "what a kernel is made of")]
 fn _register_address(
     name: &str,
     address: usize,
@@ -116,14 +119,17 @@ fn _register_address(
     doc: &str,
     keep: Bound<'_, PyAny>,
     replace: bool,
+    data: usize,
 ) -> PyResult<Kernel> {
     let py = keep.py();
     let keep = Keep::new(&keep);
     let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
-    // SAFETY: whoever registers an address promises that it is a function of that signature.
-    let kernel =
-        unsafe { Native::from_address(name, pointer, signature, doc, Some(Box::new(keep))) }
-            .map_err(|error| registry_error(py, &error))?;
+    let data = (data != 0).then(|| std::ptr::with_exposed_provenance::<c_void>(data));
+    let keep: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(keep));
+    // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data what
+    // it does.
+    let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, keep) }
+        .map_err(|error| registry_error(py, &error))?;
     add(py, std::slice::from_ref(&kernel), replace)?;
     Ok(Kernel::new(kernel))
 }

@@ -1,17 +1,20 @@
 """Kernels made of functions of others, run: each kind of target gives the right result."""
 
 import ctypes
+import gc
 import importlib.util
 import math
 import subprocess
 import sys
 import sysconfig
+import weakref
 
 import cffi
 import numba
 import numpy
 import pytest
 import scipy
+import scipy.integrate
 
 from hybridloop import NativeBuffer, load_kernels, register_kernel
 
@@ -60,6 +63,62 @@ async def test_numba(loop, name):
 async def test_scipy(loop, name):
     register_kernel(name, scipy.LowLevelCallable(numba_total.ctypes))
     assert await loop.run_native(name, VALUES, 10) == 45.0
+
+
+@numba.cfunc(numba.float64(numba.float64, numba.intc, numba.types.voidptr))
+def polynomial(x, degree, coefficients):
+    values = numba.carray(coefficients, degree + 1, numpy.float64)
+    result = 0.0
+    for i in range(degree, -1, -1):
+        result = result * x + values[i]
+    return result
+
+
+async def test_scipy_with_user_data_of_numba(loop, name):
+    """The function is the one that SciPy itself calls with the same data."""
+    coefficients = (ctypes.c_double * 3)(1.0, 2.0, 3.0)
+    data = ctypes.cast(coefficients, ctypes.c_void_p)
+    kernel = register_kernel(name, scipy.LowLevelCallable(polynomial.ctypes, data))
+    assert kernel.signature == "double (double, int)"
+    assert await loop.run_native(name, 2.0, 2) == 17.0
+    assert await loop.run_native_many(name, [(2, 0), (2, 1), (0.5, 2)]) == [1.0, 5.0, 2.75]
+    for arguments in ((2.0,), (2.0, 2, data)):
+        with pytest.raises(TypeError, match=name):
+            loop.run_native(name, *arguments)
+
+
+async def test_scipy_with_user_data_of_ctypes(loop, name, demo):
+    scaled = ctypes.CDLL(demo).plain_scaled
+    scaled.restype, scaled.argtypes = ctypes.c_double, [ctypes.c_double, ctypes.c_void_p]
+    by = ctypes.c_double(3.0)
+    integrand = scipy.LowLevelCallable(scaled, ctypes.cast(ctypes.pointer(by), ctypes.c_void_p))
+    register_kernel(name, integrand)
+    assert await loop.run_native(name, 5.0) == 15.0
+    # SciPy's own idea of it.
+    assert scipy.integrate.quad(integrand, 0, 2)[0] == pytest.approx(6.0)
+    by.value = 4.0
+    assert await loop.run_native(name, 5.0) == 20.0
+    register_kernel(name, integrand, "f64(f64 x = 2.5, void*? data = None)", replace=True)
+    assert await loop.run_native(name) == 10.0
+
+
+async def test_scipy_with_user_data_of_cffi(loop, name, demo):
+    ffi = cffi.FFI()
+    ffi.cdef("double plain_scaled(double, void *);")
+    by = ffi.new("double *", 3.0)
+    scaled = ffi.addressof(ffi.dlopen(str(demo)), "plain_scaled")
+    register_kernel(name, scipy.LowLevelCallable(scaled, by))
+    assert await loop.run_native(name, 5.0) == 15.0
+    # The kernel keeps what its data is in, until it is replaced and its last job is gone.
+    watch = weakref.ref(by)
+    del by, scaled
+    gc.collect()
+    assert watch() is not None
+    assert await loop.run_native(name, 7.0) == 21.0
+    register_kernel(name, numba_total, replace=True)
+    await loop.run_native("hl.noop")
+    gc.collect()
+    assert watch() is None
 
 
 async def test_an_address(loop, name):

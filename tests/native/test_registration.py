@@ -158,9 +158,21 @@ def test_numba(name):
     assert register_kernel(name + "l", callable_).signature == "double (double *, long)"
 
 
-def test_scipy_with_user_data_is_refused(name, refused):
+def test_user_data_needs_a_parameter(name, refused):
+    """The last one, a void*: in the function's own signature, or in the one that is given."""
     with_data = scipy.LowLevelCallable(function(), ctypes.c_void_p(5))
-    refused(KernelRegistrationError, name, with_data, match="user data")
+    refused(KernelSignatureError, name, with_data, match=r"a void\*, for the user data")
+    for signature in ("f64(f64)", "f64()", "f64(void*, f64)", "f64(f64, f64*)", "f64(usize)"):
+        refused(KernelSignatureError, name, with_data, signature, match="the user data")
+    for given, left in {
+        "double (double x, void *data)": "double (double x)",
+        "f64(void*)": "f64()",
+        "f64(f64 x, i32 n,  void* data )": "f64(f64 x, i32 n)",
+        "f64(f64 x, const void *)": "f64(f64 x)",
+    }.items():
+        assert register_kernel(name, with_data, given, replace=True).signature == left
+    without = scipy.LowLevelCallable(function(), signature="double (double, void *)")
+    assert register_kernel(name + "w", without).signature == "double (double, void *)"
 
 
 def test_functions_of_python_are_refused(name, refused):

@@ -200,8 +200,28 @@ impl Kernel {
         doc: &str,
         keep: Option<Box<dyn Any + Send + Sync>>,
     ) -> Result<Arc<Self>, RegistryError> {
+        // SAFETY: as the caller promises.
+        unsafe { Self::from_address_with(name, address, None, signature, doc, keep) }
+    }
+
+    /// As [`Kernel::from_address`], for a function whose last parameter, a `void*`, gets `data` in every call.
+    ///
+    /// # Errors
+    /// As for [`Kernel::from_address`].
+    ///
+    /// # Safety
+    /// As for [`Kernel::from_address`]; and what the function does with `data` is sound in any thread, as long as `keep` lives.
+    pub unsafe fn from_address_with(
+        name: &str,
+        address: *const c_void,
+        data: Option<*const c_void>,
+        signature: &str,
+        doc: &str,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Arc<Self>, RegistryError> {
         let name = check_name(name)?;
-        let parsed = parse(signature)?;
+        let mut parsed = parse(signature)?;
+        let mut text = signature.to_owned();
         let error = |reason| RegistryError::Signature {
             signature: signature.to_owned(),
             reason,
@@ -211,11 +231,14 @@ impl Kernel {
                 "kernel '{name}': the address is null"
             )));
         }
-        let trampoline = Trampoline::new(address, &parsed).map_err(error)?;
+        if data.is_some() {
+            (parsed, text) = parsed.without_data(signature).map_err(error)?;
+        }
+        let trampoline = Trampoline::new(address, &parsed, data).map_err(error)?;
         Ok(Arc::new(Self {
             name,
             doc: doc.to_owned(),
-            text: Some(signature.to_owned()),
+            text: Some(text),
             signature: Some(parsed),
             target: Target::Plain(trampoline),
             _keep: keep,

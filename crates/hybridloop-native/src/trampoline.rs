@@ -13,6 +13,8 @@ pub(crate) struct Trampoline {
     code: CodePtr,
     params: Vec<Type>,
     result: Type,
+    /// What it is given after the arguments.
+    data: Option<*const c_void>,
 }
 
 /// An argument in its place in memory.
@@ -42,13 +44,18 @@ fn ffi(scalar: Scalar) -> Ffi {
     }
 }
 
-// SAFETY: made once, and libffi only reads it for a call.
+// SAFETY: made once, and libffi only reads it for a call; the data is the function's, which any thread may call.
 unsafe impl Send for Trampoline {}
 // SAFETY: as above.
 unsafe impl Sync for Trampoline {}
 
 impl Trampoline {
-    pub fn new(address: *const c_void, signature: &Signature) -> Result<Self, String> {
+    /// How to call the function at an address. `data` is passed after what the signature says.
+    pub fn new(
+        address: *const c_void,
+        signature: &Signature,
+        data: Option<*const c_void>,
+    ) -> Result<Self, String> {
         let mut types = Vec::new();
         for param in &signature.params {
             types.push(match param.ty {
@@ -60,6 +67,7 @@ impl Trampoline {
                 }
             });
         }
+        types.extend(data.map(|_| Ffi::pointer()));
         let result = match signature.result {
             Type::None => Ffi::void(),
             Type::Scalar(scalar) => ffi(scalar),
@@ -70,6 +78,7 @@ impl Trampoline {
             code: CodePtr::from_ptr(address),
             params: signature.params.iter().map(|param| param.ty).collect(),
             result: signature.result,
+            data,
         })
     }
 
@@ -86,6 +95,7 @@ impl Trampoline {
             .iter()
             .zip(args)
             .map(|(ty, arg)| slot(*ty, arg))
+            .chain(self.data.map(|pointer| Some(Slot { pointer })))
             .collect::<Option<Vec<_>>>()?;
         let places: Vec<FfiArg<'_>> = slots.iter().map(FfiArg::new).collect();
         // SAFETY: as the caller promises; each place holds a value of the parameter's type.

@@ -17,6 +17,9 @@ HL_EXPORT void plain_fill(int32_t *target, size_t n, int32_t with) {
         target[i] = with;
 }
 
+/* As SciPy calls functions: data of its own comes last. */
+HL_EXPORT double plain_scaled(double x, void *data) { return x * *(const double *)data; }
+
 /* ---- a module ---- */
 
 static int32_t twice(const hl_host *host, hl_ctx *ctx, const hl_val *args, size_t n, hl_val *out, void *user) {

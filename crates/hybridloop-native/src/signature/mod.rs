@@ -68,6 +68,22 @@ impl Signature {
         Ok(Self { result, params })
     }
 
+    /// What is left for callers, as text too, of a function that gets data of its own by its last parameter.
+    ///
+    /// # Errors
+    /// That the last parameter is no `void*`.
+    pub(crate) fn without_data(mut self, text: &str) -> Result<(Self, String), String> {
+        match self.params.pop() {
+            Some(last) if last.ty == Type::Pointer(None) => {}
+            _ => return Err("the last parameter has to be a void*, for the user data".into()),
+        }
+        // There is no comma within a parameter of this type.
+        let end = text.rfind(if self.params.is_empty() { '(' } else { ',' });
+        let end = end.map_or(0, |end| end + usize::from(self.params.is_empty()));
+        let text = format!("{})", text[..end].trim_end());
+        Ok((self, text))
+    }
+
     /// The place of the parameter that `out=` goes to: the only one that is written to.
     pub fn out_index(&self) -> Option<usize> {
         let mut places = self
