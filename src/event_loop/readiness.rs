@@ -123,17 +123,22 @@ impl LoopCore {
     }
 
     /// Takes back [`LoopCore::wait_for`], if the future still waits.
+    ///
+    /// With the last one the registration goes. A wait in vain may be one for an event that cannot come, because
+    /// `os.dup2()` has put another file where the socket was: the next wait finds that out.
     pub fn stop_waiting(&self, fd: RawFd, write: bool, future: &Ref) -> Res<()> {
         let found = self.descriptors.with(|all| {
             let watch = all.watch(fd)?;
             let before = watch.mode();
             let removed = watch.direction(write).waiters.remove(future)?;
-            Some((before, removed))
+            let socket = if watch.is_awaited() {
+                None
+            } else {
+                watch.socket.take()
+            };
+            Some((before, removed, socket))
         });
-        match found {
-            Some((before, _future)) if matches!(before, Mode::Level(_)) => self.rearm(fd, before),
-            _ => Ok(()),
-        }
+        found.map_or(Ok(()), |(before, ..)| self.rearm(fd, before))
     }
 }
 

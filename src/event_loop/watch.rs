@@ -102,10 +102,9 @@ impl Watch {
     pub fn mode(&self) -> Mode {
         let (read, write) = (&self.read, &self.write);
         let called = read.callback.is_some() || write.callback.is_some();
-        let awaited = !read.waiters.is_empty() || !write.waiters.is_empty();
         if self.is_edge() {
             Mode::Edge
-        } else if called || awaited {
+        } else if called || self.is_awaited() {
             Mode::Level(Interest {
                 readable: read.callback.is_some() || !read.waiters.is_empty(),
                 writable: write.callback.is_some() || !write.waiters.is_empty(),
@@ -113,6 +112,11 @@ impl Watch {
         } else {
             Mode::Out
         }
+    }
+
+    /// Whether `sock_*` calls wait.
+    pub fn is_awaited(&self) -> bool {
+        !self.read.waiters.is_empty() || !self.write.waiters.is_empty()
     }
 
     /// Whether the mode is [`Mode::Edge`].

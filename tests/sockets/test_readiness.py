@@ -199,6 +199,46 @@ async def test_blocking_socket_does_not_block_the_loop(loop, pair):
     assert await asyncio.wait_for(reading, 10) == b"data"
 
 
+async def test_another_file_under_the_number_is_noticed_after_a_wait_in_vain(loop, pair, unix_pair):
+    """os.dup2() over the number of a socket that is known; see docs/differences.md."""
+    ours, theirs = pair
+    await known(loop, ours, theirs)
+    os.dup2(unix_pair[0].fileno(), ours.fileno())
+    reading = await wait_until_read(loop, ours)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    for number in range(3):
+        reading = await wait_until_read(loop, ours)
+        unix_pair[1].send(b"%d" % number)
+        assert await asyncio.wait_for(reading, 10) == b"%d" % number
+
+
+async def test_another_file_under_the_number_is_noticed_with_a_reader(loop, pair, unix_pair):
+    ours, theirs = pair
+    await known(loop, ours, theirs)
+    os.dup2(unix_pair[0].fileno(), ours.fileno())
+    loop.add_reader(ours, int)
+    assert loop.remove_reader(ours)
+    reading = await wait_until_read(loop, ours)
+    unix_pair[1].send(b"data")
+    assert await asyncio.wait_for(reading, 10) == b"data"
+
+
+async def test_cancelling_one_wait_leaves_the_others(loop, pair):
+    ours, theirs = pair
+    readings = [await wait_until_read(loop, ours, 1) for _ in range(3)]
+    readings[0].cancel()
+    await asyncio.sleep(0)
+    theirs.send(b"ab")
+    assert await asyncio.wait_for(asyncio.gather(*readings[1:]), 10) == [b"a", b"b"]
+    writable = asyncio.ensure_future(loop.sock_sendall(ours, bytes(16 << 20)))
+    reading = await wait_until_read(loop, ours)
+    reading.cancel()
+    await asyncio.sleep(0)
+    while not writable.done():
+        await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 10)
+
+
 class Counting(socket.socket):
     calls = 0
 
