@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import io
 import os
 import socket
@@ -10,9 +11,11 @@ import threading
 
 import pytest
 
+from tests.conftest import open_fds
 from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
 
-from .cancel_walk import compare
+from . import test_cancel_connecting
+from .cancel_walk import LIMIT, Report, compare, one_run
 
 DATA = bytes(range(256)) * 1024
 
@@ -236,7 +239,7 @@ async def run_in_executor(walk):
         assert ended.is_set()
 
 
-async def shutdown_asyncgens(walk):
+async def generator_aclose(walk):
     closed = []
 
     async def numbers():
@@ -250,6 +253,37 @@ async def shutdown_asyncgens(walk):
     await anext(generator)
     await walk.attempt(generator.aclose())
     del generator
+
+
+async def shutdown_asyncgens(walk):
+    closed = []
+
+    async def numbers():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            closed.append(True)
+
+    generators = [numbers() for _ in range(3)]
+    for generator in generators:
+        await anext(generator)
+    outcome = await walk.attempt(walk.loop.shutdown_asyncgens())
+    if outcome.succeeded:
+        assert closed == [True] * 3
+    for generator in generators:
+        await generator.aclose()
+
+
+async def shutdown_default_executor(walk):
+    go = threading.Event()
+    working = walk.loop.run_in_executor(None, go.wait, 20)
+    # Before 3.13, asyncio's waits for the thread, and blocks the loop, when it is cancelled.
+    timer = threading.Timer(0.002, go.set)
+    timer.start()
+    await walk.attempt(walk.loop.shutdown_default_executor())
+    assert await working
+    timer.join()
 
 
 async def read_pipe(walk):
@@ -418,7 +452,7 @@ OPERATIONS = [
     getaddrinfo_of_a_literal,
     getnameinfo,
     run_in_executor,
-    shutdown_asyncgens,
+    generator_aclose,
     read_pipe,
     write_pipe,
     subprocess_exec,
@@ -438,3 +472,46 @@ OPERATIONS = [
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_cancelled_at_every_await(loop_factory, tmp_path, operation):
     compare(loop_factory, operation, tmp_path)
+
+
+@pytest.mark.parametrize("operation", [shutdown_asyncgens, shutdown_default_executor])
+def test_shutdowns_cancelled_at_every_await(loop_factory, tmp_path, operation):
+    """As above, with a loop for each run, because a shutdown is the last of its kind."""
+
+    def walk(new_event_loop):
+        report = Report()
+        for late in (False, True):
+            for stop_at in range(1, LIMIT):
+                fds = open_fds()
+                loop = new_event_loop()
+                loop.set_exception_handler(lambda _, context: report.contexts.append(context))
+                try:
+                    once = one_run(loop, operation, stop_at, late, tmp_path, report)
+                    again = loop.run_until_complete(once)
+                finally:
+                    loop.close()
+                assert open_fds() <= fds
+                if not again:
+                    break
+        return report
+
+    ours, expected = walk(loop_factory), walk(asyncio.SelectorEventLoop)
+    assert "result" in ours.kinds <= expected.kinds
+    assert not ours.contexts or expected.contexts
+
+
+def test_every_method_is_walked():
+    """No coroutine of the loop is left out, here or where connections are made."""
+    walked = inspect.getsource(sys.modules[__name__]) + inspect.getsource(test_cancel_connecting)
+    methods = {
+        name
+        for name, method in vars(asyncio.AbstractEventLoop).items()
+        if inspect.iscoroutinefunction(method)
+    }
+    assert len(methods) >= 25
+    # asyncio's own functions call these.
+    by_another_name = {"subprocess_shell": "asyncio.create_subprocess_shell("}
+    left_out = {
+        name for name in methods if by_another_name.get(name, f".loop.{name}(") not in walked
+    }
+    assert not left_out

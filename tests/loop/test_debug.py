@@ -91,6 +91,28 @@ def test_slow_reader_is_reported(debug_loop, socket_pair, asyncio_log):
     assert "on_readable" in message
 
 
+@pytest.mark.improves_on_asyncio
+async def test_slow_protocol_is_reported_with_its_transport(debug_loop, socket_pair, asyncio_log):
+    class Sluggish(asyncio.Protocol):
+        def data_received(self, data):
+            slow()
+            received.set_result(data)
+
+    debug_loop.slow_callback_duration = 0.02
+    received = debug_loop.create_future()
+    ours, theirs = socket_pair
+    ours.setblocking(False)
+    transport, _ = await debug_loop.connect_accepted_socket(Sluggish, ours)
+    theirs.send(b"x")
+    await received
+    await asyncio.sleep(0)
+    assert any(
+        message.startswith(f"Executing {transport!r} took 0.") for message in asyncio_log.messages
+    )
+    transport.close()
+    await asyncio.sleep(0)
+
+
 def test_slow_callback_that_raises_is_not_hidden(debug_loop, turn, asyncio_log, unhandled):
     debug_loop.slow_callback_duration = 0.02
 

@@ -26,6 +26,36 @@ async def test_output_and_status(loop):
     assert await run("print('hello'); raise SystemExit(3)") == (3, "hello\n")
 
 
+async def test_another_executable(loop):
+    """The first argument is the child's name only."""
+    process = await asyncio.create_subprocess_exec(
+        "some name", "-S", "-c", "print('hello')", executable=sys.executable, stdout=subprocess.PIPE
+    )
+    assert await process.communicate() == (b"hello\n", None)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio gives children sockets there")
+async def test_standard_streams_by_path(loop):
+    """Children may open /dev/stdin and its kin, which they can't if these are sockets."""
+    source = "open('/dev/stdout', 'w').write(open('/dev/stdin').read().upper())"
+    process = await asyncio.create_subprocess_exec(
+        *python(source), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert await process.communicate(b"text") == (b"TEXT", None)
+
+
+async def test_pipes_tell_what_they_are(loop):
+    process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1, stderr=-1)
+    popen = process._transport.get_extra_info("subprocess")
+    assert isinstance(popen, subprocess.Popen)
+    assert popen.pid == process.pid
+    for fd, file in enumerate([popen.stdin, popen.stdout, popen.stderr]):
+        transport = process._transport.get_pipe_transport(fd)
+        assert transport.get_extra_info("pipe") is file
+    process.stdin.close()
+    assert await process.wait() == 0
+
+
 async def test_killed_by_a_signal(loop):
     assert await run("import os; os.kill(os.getpid(), 9)") == (-signal.SIGKILL, "")
 

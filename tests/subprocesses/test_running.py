@@ -317,6 +317,41 @@ async def test_uses_a_pidfd_where_the_standard_library_does(loop):
     assert await process.wait() == 0
 
 
+def test_a_thread_waits_where_there_is_no_pidfd(run_script):
+    """As on kernels and systems without; children of the main thread's loop and of another's."""
+    run_script(
+        """
+        import os, threading
+        os.__dict__.pop("pidfd_open", None)
+
+        async def child(status, seen):
+            command = f"cat; exit {status}"
+            process = await asyncio.create_subprocess_shell(command, stdin=-1)
+            seen.update(thread.name for thread in threading.enumerate())
+            process.stdin.close()
+            return await process.wait()
+
+        async def main(first):
+            seen = set()
+            numbers = range(first, first + 10)
+            statuses = await asyncio.gather(*(child(number, seen) for number in numbers))
+            assert statuses == list(numbers), statuses
+            assert sum("waitpid" in name for name in seen) >= 10, seen
+
+        def run(first):
+            loop = new_event_loop()
+            loop.run_until_complete(main(first))
+            loop.close()
+
+        run(0)
+        other = threading.Thread(target=run, args=[100])
+        other.start()
+        run(50)
+        other.join()
+        """
+    )
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there a thread takes the status at once")
 async def test_status_taken_by_somebody_else(loop, asyncio_log):
     """asyncio's answer is 255, with a line in the log."""

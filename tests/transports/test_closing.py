@@ -209,6 +209,27 @@ async def test_eof_received_true_keeps_the_sending_side(loop, connect, eventuall
     assert protocol.names.count("eof_received") == 1
 
 
+@pytest.mark.improves_on_asyncio
+async def test_an_end_is_told_once_to_who_pauses_and_resumes(loop, connect, eventually):
+    class Lingering(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            return True
+
+    protocol = Lingering()
+    transport, peer = await connect(protocol)
+    peer.sock.shutdown(socket.SHUT_WR)
+    await eventually(lambda: "eof_received" in protocol.names)
+    for _ in range(3):
+        transport.pause_reading()
+        await asyncio.sleep(0.001)
+        transport.resume_reading()
+        await asyncio.sleep(0.001)
+    assert protocol.names.count("eof_received") == 1
+    transport.write(b"answer")
+    assert await peer.read(6) == b"answer"
+
+
 async def test_half_closed_connection_does_not_spin(loop, connect, eventually):
     class Lingering(Recorder):
         def eof_received(self):
