@@ -76,7 +76,7 @@ def _show(observed: Source, arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if not arguments.once and console.is_terminal:
         return _live(observed, console, arguments.interval)
-    console.print(render(observed.read()))
+    console.print(render(observed.read()), soft_wrap=not console.is_terminal)
     return 0
 
 
