@@ -62,6 +62,20 @@ pub fn ticks() -> u64 {
     now_ns()
 }
 
+/// The clock and the counter at one moment: of a few readings the one that nothing came between.
+fn both() -> (u64, u64) {
+    let (mut best, mut found) = (u64::MAX, (0, 0));
+    for _ in 0..8 {
+        let before = ticks();
+        let now = now_ns();
+        let took = ticks().wrapping_sub(before);
+        if took < best {
+            (best, found) = (took, (now, before.wrapping_add(took / 2)));
+        }
+    }
+    found
+}
+
 /// How many [`ticks`] go into `ns` nanoseconds, as far as 100 µs of watching can tell. Measured once per process.
 #[must_use]
 #[allow(
@@ -72,33 +86,27 @@ pub fn ticks() -> u64 {
 pub fn ticks_in(ns: u64) -> u64 {
     static PER_NS: OnceLock<f64> = OnceLock::new();
     let per_ns = PER_NS.get_or_init(|| {
-        let (start_ns, start) = (now_ns(), ticks());
-        loop {
-            let elapsed = now_ns() - start_ns;
-            if elapsed >= 100_000 {
-                return ticks().wrapping_sub(start) as f64 / elapsed as f64;
-            }
+        let (start_ns, start) = both();
+        while now_ns() - start_ns < 100_000 {
             std::hint::spin_loop();
         }
+        let (end_ns, end) = both();
+        end.wrapping_sub(start) as f64 / (end_ns - start_ns) as f64
     });
     (ns as f64 * per_ns) as u64
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{deadline_ns, now_ns, seconds, ticks, ticks_in};
+    use super::{both, deadline_ns, now_ns, seconds, ticks, ticks_in};
 
     #[test]
     fn ticks_measure_time() {
-        let wanted = ticks_in(5_000_000);
-        let (start, start_ns) = (ticks(), now_ns());
+        let (start_ns, start) = both();
         while now_ns() - start_ns < 5_000_000 {}
-        let found = ticks() - start;
-        // Preemption between the readings can stretch either side.
-        assert!(
-            found > wanted / 4 && found < wanted * 20,
-            "{found} of {wanted}"
-        );
+        let (end_ns, end) = both();
+        let (found, wanted) = (end - start, ticks_in(end_ns - start_ns));
+        assert!(found.abs_diff(wanted) < wanted / 10, "{found} of {wanted}");
     }
 
     #[test]
