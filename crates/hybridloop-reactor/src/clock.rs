@@ -98,7 +98,7 @@ pub fn ticks_in(ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{both, deadline_ns, now_ns, seconds, ticks, ticks_in};
+    use super::{both, deadline_ns, now_ns, seconds, ticks_in};
 
     #[test]
     fn ticks_measure_time() {
