@@ -202,7 +202,7 @@ def configure(
     native_threads: int | None = None,
     native_queue: str = "fifo",
     max_native_queue: int | None = None,
-    bus_capacity: int | str | None = None,
+    bus_capacity: int | str | None = "256MiB",
     bus_policy: str = "error",
     memory: int | str | None = None,
     job_memory: int | str | None = None,

@@ -73,7 +73,7 @@ class Engine(WorkMethods):
         tasks_per_thread: int = 1000,
         native_threads: int | None = None,
         native_queue: str = "fifo",
-        bus_capacity: int | str | None = None,
+        bus_capacity: int | str | None = "256MiB",
         bus_policy: str = "error",
         *,
         max_pending: int = 100_000,

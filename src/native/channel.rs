@@ -71,7 +71,11 @@ pub struct Channel {
 fn error(py: Python<'_>, error: ChannelError) -> PyErr {
     match error {
         ChannelError::Closed => raise(py, |c| &c.channel_closed, "the channel is closed"),
-        ChannelError::Full => raise(py, |c| &c.channel_full, "the channel is full"),
+        ChannelError::Full => raise(
+            py,
+            |c| &c.channel_full,
+            "the channel is full; take from it first, or make its limit larger",
+        ),
         ChannelError::Forked => forked(py, "channel"),
     }
 }

@@ -107,7 +107,11 @@ pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, 
         SubmitError::BufferInUse { .. } | SubmitError::BufferRead(_) => {
             raise(py, |classes| &classes.buffer_in_use, error)
         }
-        SubmitError::QueueFull(_) => raise(py, |classes| &classes.queue_full, error),
+        SubmitError::QueueFull(_) => raise(
+            py,
+            |classes| &classes.queue_full,
+            format!("{error}; await some of them first, or raise max_native_queue"),
+        ),
         SubmitError::Key(reason) => bus_error(py, reason, key),
         SubmitError::Closed | SubmitError::Forked => raise(py, |classes| &classes.closed, error),
         _ => PyRuntimeError::new_err(error.to_string()),

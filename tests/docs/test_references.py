@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hybridloop import kernels
+
 from .pages import PAGES, ROOT
 
 # Names that are no attributes: the header, and the name of capsules.
@@ -47,6 +49,30 @@ def test_names(page):
     for name in re.findall(r"(?<![/\w.-])hybridloop(?:\.[A-Za-z_]\w*)+", text):
         if name not in NOT_PYTHON:
             resolve(name)
+
+
+def test_kernels_that_come_along():
+    page = (ROOT / "docs/kernels.md").read_text()
+    table = page[page.index("## Kernels that come with the engine") :]
+    described = {}
+    for names, signatures in re.findall(r"^\| (`hl\..*?) \| (.*) \|$", table, re.MULTILINE):
+        names = [name for spelt in re.findall(r"`(.*?)`", names) for name in spell_out(spelt)]
+        signatures = re.findall(r"`([^`]*\))`", signatures)
+        if len(signatures) == 1:
+            signatures *= len(names)
+        described.update(zip(names, signatures, strict=True))
+    built_in = {
+        name: kernel.signature for name, kernel in kernels.items() if name.startswith("hl.")
+    }
+    assert described == built_in
+    assert f"{len(built_in)} kernels" in (ROOT / "README.md").read_text()
+
+
+def spell_out(name):
+    """`a.{b,c}.d` as `a.b.d` and `a.c.d`."""
+    if found := re.fullmatch(r"(.*)\{(.*)\}(.*)", name):
+        return [found[1] + middle + found[3] for middle in found[2].split(",")]
+    return [name]
 
 
 def test_no_paths_of_a_machine():
