@@ -12,21 +12,13 @@ import pytest
 
 from .pages import PAGES, PROGRAMS, PYTHON, ROOT, blocks, is_session, parse
 
-# A program that serves gets a visitor, who ends it; this is what they share.
+# A program that serves gets a visitor, who ends it.
 VISITOR = """
-import gc, os, signal, socket, threading, time
-
-def find(kind, ready):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for it in gc.get_objects():
-            if type(it) is kind and ready(it):
-                return it
-        time.sleep(0.01)
-    os._exit(99)
+import os, signal, socket, threading
 
 def talk(address, said, expected):
     with socket.create_connection(address, 10) as sock:
+        sock.settimeout(10)
         sock.sendall(said)
         answer = b""
         while len(answer) < len(expected) and (more := sock.recv(1000)):
@@ -35,24 +27,36 @@ def talk(address, said, expected):
         print(answer, flush=True)
         os._exit(98)
 
-threading.Thread(target=lambda: visit(), daemon=True).start()
+def begin(visit, *args):
+    threading.Thread(target=visit, args=args, daemon=True).start()
 """
 VISITORS = {
     "parallel.run()": """
 from hybridloop import parallel
 
-def visit():
-    server = find(parallel.Server, lambda server: server.port)
+def visit(server):
     talk(("127.0.0.1", server.port), b"hi", b"Hello, World!\\r\\nYou said: hi\\r\\n")
     server.shutdown()
+
+def register_and_visit(transport, protocol, register=parallel.register):
+    register(transport, protocol)
+    begin(visit, transport)
+
+parallel.register = register_and_visit
 """,
     "server.wait()": """
 import hybridloop
 
-def visit():
-    server = find(hybridloop.EngineServer, lambda server: server.addresses)
+def visit(server):
     talk(server.addresses[0], b"echo", b"echo")
     os.kill(os.getpid(), signal.SIGINT)
+
+def wait_and_visit(server, wait=hybridloop.EngineServer.wait):
+    hybridloop.EngineServer.wait = wait
+    begin(visit, server)
+    wait(server)
+
+hybridloop.EngineServer.wait = wait_and_visit
 """,
 }
 RUN = """
@@ -96,7 +100,7 @@ def test_runs(block, folder, script_env):
     source = re.sub(r"\b(8000|8080|9000)\b", "0", block.source)
     program = folder / "program.py"
     program.write_text(source)
-    visitor = "".join(code + VISITOR for sign, code in VISITORS.items() if sign in source)
+    visitor = "".join(VISITOR + code for sign, code in VISITORS.items() if sign in source)
     done = subprocess.run(
         [sys.executable, "-W", "always::ResourceWarning", "-c", visitor + RUN, program],
         cwd=folder,
