@@ -8,6 +8,7 @@
 //! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
 //! * [`watch`] — one descriptor of the user: who waits for it.
 //! * [`resolver`] — `getaddrinfo` and `getnameinfo`.
+//! * [`receive`] — `recv`, into the object that is handed over where that is worth it.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
 //! * [`desk`] — what threads without Python leave for the loop.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
@@ -24,6 +25,7 @@ mod handle;
 mod methods;
 mod python;
 mod readiness;
+pub mod receive;
 mod resolver;
 mod schedule;
 mod sockets;

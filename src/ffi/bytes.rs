@@ -1,12 +1,14 @@
 //! `bytes` objects: copies, contents, and spare ones for data that protocols mostly look at and drop.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
 use super::buffer::Buffer;
-use super::fastcall::Res;
+use super::fastcall::{Raised, Res};
 use super::local::Local;
 use super::refs::Ref;
 
@@ -19,6 +21,10 @@ const MIN_LENT: usize = 480;
 const MAX_LENT: usize = 4096;
 /// How many are lent at a time.
 const LENT: usize = 32;
+/// From this size on, data is received into its object, as copying would cost as much as the rest of the read …
+const MIN_ROOM: usize = 16 * 1024;
+/// … and up to this one into a fresh one: larger ones would be mapped and unmapped by the allocator.
+const MAX_FRESH: usize = 120 * 1024;
 
 /// A `bytes` object with a copy of `data`.
 pub fn to_bytes(data: &[u8]) -> Res<Ref> {
@@ -63,9 +69,43 @@ pub struct SpareBytes {
     spare: Local<Option<Ref>>,
     /// Those that tasks got, the oldest first: mostly, a task drops what it got last when it gets the next.
     lent: Local<VecDeque<Ref>>,
+    /// The sizes of what was received last.
+    recent: Cell<[usize; 2]>,
 }
 
 impl SpareBytes {
+    /// An object to receive up to `most` bytes into, if what was received of late was large: nearly always the next data
+    /// is no larger.
+    #[inline]
+    pub fn room(&self, most: usize) -> Res<Option<Room>> {
+        let [before, last] = self.recent.get();
+        let size = before.max(last).min(most);
+        if size < MIN_ROOM {
+            return Ok(None);
+        }
+        self.large_room(size, most).map(Some)
+    }
+
+    fn large_room(&self, size: usize, most: usize) -> Res<Room> {
+        if let Some(spare) = self.spare.take() {
+            // SAFETY: what is kept is exact `bytes`.
+            if (size..=most).contains(unsafe { &size_of_bytes(&spare) }) {
+                // Nobody else holds it, as `keep` says.
+                return Ok(Room(spare));
+            }
+        }
+        let size = size.min(MAX_FRESH).cast_signed();
+        // SAFETY: attached; nobody sees the object before it is filled.
+        unsafe { Ref::new(ffi::PyBytes_FromStringAndSize(ptr::null(), size)) }.map(Room)
+    }
+
+    /// Tells what has come in.
+    #[inline]
+    pub fn note(&self, size: usize) {
+        let [_, last] = self.recent.get();
+        self.recent.set([last, size]);
+    }
+
     /// A `bytes` object with a copy of `data`.
     #[inline]
     pub fn make(&self, data: &[u8]) -> Res<Ref> {
@@ -132,6 +172,69 @@ impl SpareBytes {
         drop(self.spare.take());
         drop(self.lent.take());
     }
+}
+
+/// A `bytes` object that nobody else holds, for data that is on its way.
+pub struct Room(Ref);
+
+impl Room {
+    #[inline]
+    pub fn len(&self) -> usize {
+        // SAFETY: it is exact `bytes`.
+        unsafe { size_of_bytes(&self.0) }
+    }
+
+    /// Where the data goes.
+    #[inline]
+    pub fn start(&self) -> *mut u8 {
+        // SAFETY: it is exact `bytes`.
+        unsafe { ffi::PyBytes_AS_STRING(self.0.as_ptr()) }
+            .cast_mut()
+            .cast()
+    }
+
+    /// An object of the first `size` bytes; those that did not fit are in front of `behind`.
+    pub fn filled(self, size: usize, behind: &[u8]) -> Res<Ref> {
+        let room = self.len();
+        if size > room {
+            return self.joined(&behind[..size - room]);
+        }
+        if size == room {
+            // SAFETY: it is exact `bytes`.
+            unsafe { forget_hash(self.0.as_ptr()) };
+            return Ok(self.0);
+        }
+        if size == 0 {
+            return to_bytes(&[]);
+        }
+        let mut object = self.0.into_ptr();
+        // SAFETY: this is the only reference, which the call takes and gives back.
+        unsafe {
+            if _PyBytes_Resize(&raw mut object, size.cast_signed()) != 0 {
+                return Err(Raised);
+            }
+            Ref::new(object)
+        }
+    }
+
+    fn joined(self, rest: &[u8]) -> Res<Ref> {
+        let (room, size) = (self.len(), self.len() + rest.len());
+        // SAFETY: attached; the new object has room for both parts, and nobody sees it before it is filled.
+        unsafe {
+            let joined = Self(Ref::new(ffi::PyBytes_FromStringAndSize(
+                ptr::null(),
+                size.cast_signed(),
+            ))?);
+            ptr::copy_nonoverlapping(self.start(), joined.start(), room);
+            ptr::copy_nonoverlapping(rest.as_ptr(), joined.start().add(room), rest.len());
+            Ok(joined.0)
+        }
+    }
+}
+
+extern "C" {
+    /// Documented, and kept from users by `pyo3-ffi`.
+    pub fn _PyBytes_Resize(bytes: *mut *mut PyObject, size: ffi::Py_ssize_t) -> c_int;
 }
 
 #[inline]

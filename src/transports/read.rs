@@ -1,7 +1,6 @@
 //! From the socket to the protocol.
 
 use std::io;
-use std::os::fd::RawFd;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
@@ -11,13 +10,11 @@ use super::endpoint::{debug_log, Transport, LOST};
 use super::sink::{Sink, Source};
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 use super::{methods, write};
+use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
 use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
-/// What one `recv` takes at most, as in asyncio. All streams of a loop share one such buffer: a fresh one of this size
-/// would be mapped and unmapped by the allocator for each read.
-const READ_SIZE: usize = 256 * 1024;
 /// Reads for one event, so that one busy stream does not keep the others waiting.
 const READS_PER_EVENT: usize = 16;
 
@@ -75,20 +72,6 @@ pub fn read(caller: Caller<'_>, me: &Ref, it: &Stream) -> Res<()> {
     Ok(())
 }
 
-fn receive(fd: RawFd, into: *mut u8, size: usize) -> io::Result<usize> {
-    loop {
-        // SAFETY: the caller's buffer has `size` bytes.
-        let n = unsafe { libc::recv(fd, into.cast(), size, 0) };
-        if let Ok(n) = usize::try_from(n) {
-            return Ok(n);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
 /// Whether the socket may hold more after `n` of `size` bytes came. A short read has emptied it: more would raise
 /// another edge. Only an end or an error that was told of before still waits behind the data.
 #[inline]
@@ -100,10 +83,10 @@ fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
 fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink) -> Res<Outcome> {
     // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
     let mut scratch = caller.core.scratch.take();
-    if scratch.is_empty() {
+    if scratch.len() < READ_SIZE {
         scratch.resize(READ_SIZE, 0);
     }
-    let received = receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE);
+    let received = receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE, 0);
     let n = match received {
         Ok(n @ 1..) => {
             caller.core.stats.received(n);
@@ -134,16 +117,10 @@ fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink
 }
 
 fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
-    let fd = it.fd.get();
-    let read = core
-        .scratch
-        .with(|scratch| -> io::Result<(usize, Res<Ref>)> {
-            if scratch.is_empty() {
-                scratch.resize(READ_SIZE, 0);
-            }
-            let n = receive(fd, scratch.as_mut_ptr(), READ_SIZE)?;
-            Ok((n, core.spare_bytes.make(&scratch[..n])))
-        });
+    let room = core.spare_bytes.room(READ_SIZE)?;
+    let read = receive_bytes(core, it.fd.get(), READ_SIZE, 0, room, |data| {
+        core.spare_bytes.make(data)
+    });
     let (n, data) = match read {
         Ok((0, _)) => return Ok(Outcome::End),
         Ok((n, data)) => {
@@ -222,7 +199,7 @@ fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<O
         return Ok(Outcome::Failed);
     }
     let size = buffer.0.len.unsigned_abs();
-    let read = receive(it.fd.get(), buffer.0.buf.cast(), size);
+    let read = receive(it.fd.get(), buffer.0.buf.cast(), size, 0);
     drop(buffer);
     let n = match read {
         Ok(0) => return Ok(Outcome::End),

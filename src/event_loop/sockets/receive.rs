@@ -1,19 +1,17 @@
 //! `recv` on plain sockets.
 
-use std::ffi::c_int;
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
 
 use super::{Kind, SocketCall, Tried};
+use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
 use crate::event_loop::{errors, LoopCore};
 use crate::ffi::buffer::Buffer;
+use crate::ffi::bytes::_PyBytes_Resize;
 use crate::ffi::{Raised, Ref, Res};
-
-/// What is read at most into the buffer that all sockets of a loop share; more is read into an object of its own.
-const SHARED_READ: usize = 256 * 1024;
 
 struct Received {
     result: Ref,
@@ -81,18 +79,13 @@ impl SocketCall {
         if dry && asked > 0 {
             return Ok(Some(Err(io::ErrorKind::WouldBlock.into())));
         }
-        if asked == 0 || asked > SHARED_READ {
+        if asked == 0 || asked > READ_SIZE {
             return receive_much(fd, asked);
         }
-        let received = core
-            .scratch
-            .with(|scratch| -> io::Result<(usize, Res<Ref>)> {
-                if scratch.len() < SHARED_READ {
-                    scratch.resize(SHARED_READ, 0);
-                }
-                let n = receive(fd, scratch.as_mut_ptr(), asked)?;
-                Ok((n, core.spare_bytes.lend(&scratch[..n])))
-            });
+        let room = core.spare_bytes.room(asked)?;
+        let received = receive_bytes(core, fd, asked, libc::MSG_DONTWAIT, room, |data| {
+            core.spare_bytes.lend(data)
+        });
         Ok(Some(match received {
             Ok((size, result)) => Ok(Received {
                 result: result?,
@@ -117,7 +110,7 @@ impl SocketCall {
         } else if dry {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
-            receive(fd, buffer.as_mut_ptr(), asked)
+            receive(fd, buffer.as_mut_ptr(), asked, libc::MSG_DONTWAIT)
         };
         drop(buffer);
         Ok(Some(match received {
@@ -129,20 +122,6 @@ impl SocketCall {
             }),
             Err(error) => Err(error),
         }))
-    }
-}
-
-fn receive(fd: RawFd, into: *mut u8, size: usize) -> io::Result<usize> {
-    loop {
-        // SAFETY: the caller's buffer has `size` bytes.
-        let n = unsafe { libc::recv(fd, into.cast(), size, libc::MSG_DONTWAIT) };
-        if let Ok(n) = usize::try_from(n) {
-            return Ok(n);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
     }
 }
 
@@ -163,7 +142,7 @@ fn receive_much(fd: RawFd, asked: usize) -> Res<Option<io::Result<Received>>> {
             })));
         }
         let into = ffi::PyBytes_AS_STRING(result.as_ptr()).cast_mut().cast();
-        let size = match receive(fd, into, asked) {
+        let size = match receive(fd, into, asked, libc::MSG_DONTWAIT) {
             Ok(size) => size,
             Err(error) => return Ok(Some(Err(error))),
         };
@@ -177,9 +156,4 @@ fn receive_much(fd: RawFd, asked: usize) -> Res<Option<io::Result<Received>>> {
             asked,
         })))
     }
-}
-
-extern "C" {
-    /// Documented, and kept from users by `pyo3-ffi`.
-    fn _PyBytes_Resize(bytes: *mut *mut PyObject, size: ffi::Py_ssize_t) -> c_int;
 }
