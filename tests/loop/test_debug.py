@@ -141,8 +141,7 @@ def test_debug_switched_while_running(loop, asyncio_log):
     loop.slow_callback_duration = 0.02
     loop.set_debug(False)
     loop.call_soon(loop.set_debug, True)
-    loop.call_soon(lambda: loop.call_soon(slow))
-    loop.call_later(0.001, loop.stop)
+    loop.call_soon(lambda: (loop.call_soon(slow), loop.call_soon(loop.stop)))
     loop.run_forever()
     assert any("slow()" in message for message in asyncio_log.messages)
 

@@ -235,8 +235,8 @@ def test_run_until_complete_leaves_no_callback_behind(loop, turn):
         loop.run_until_complete(future)
     future.set_result(None)
     seen = []
-    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(lambda: seen.append(1))))
-    loop.call_later(0.005, loop.stop)
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(seen.append, 1)))
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
     loop.run_forever()
     assert seen == [1]
 
@@ -335,9 +335,13 @@ def test_loop_made_in_one_thread_runs_in_another(loop):
 
 def test_is_running_seen_from_another_thread(loop):
     states = []
-    thread = threading.Thread(target=lambda: states.append(loop.is_running()))
+
+    def look():
+        states.append(loop.is_running())
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=look)
     loop.call_soon(thread.start)
-    loop.call_later(0.05, loop.stop)
     loop.run_forever()
     thread.join()
     assert states == [True]

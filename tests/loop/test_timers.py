@@ -270,8 +270,12 @@ def test_timers_set_by_timers(loop):
 
 def test_timer_set_in_the_past_while_another_runs(loop):
     seen = []
-    loop.call_later(0, lambda: loop.call_at(loop.time() - 10, seen.append, "past"))
-    loop.call_later(0.005, loop.stop)
+
+    def past():
+        seen.append("past")
+        loop.stop()
+
+    loop.call_later(0, lambda: loop.call_at(loop.time() - 10, past))
     loop.run_forever()
     assert seen == ["past"]
 
