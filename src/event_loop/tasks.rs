@@ -17,7 +17,7 @@ pub unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
 /// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what
 /// the inherited method does.
 pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    const MAX_KEYWORDS: usize = 4;
+    const MAX_KEYWORDS: usize = 2;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let core = LoopCore::of(slf);
@@ -25,6 +25,8 @@ pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let keywords = args.keyword_count();
         if args.positional.len() != 1
             || keywords > MAX_KEYWORDS
+            // What else a task takes, asyncio may refuse.
+            || !args.keywords().all(|(keyword, _)| is_name_or_context(keyword))
             || core.is_debug()
             || core.is_closed()
             || core.task_factory.with(|factory| factory.is_some())
@@ -61,6 +63,14 @@ pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             names.as_ptr(),
         ))
     }
+}
+
+#[inline]
+fn is_name_or_context(keyword: *mut PyObject) -> bool {
+    // SAFETY: the name of a keyword is a live `str`.
+    [c"name", c"context"]
+        .iter()
+        .any(|name| unsafe { ffi::PyUnicode_CompareWithASCIIString(keyword, name.as_ptr()) } == 0)
 }
 
 #[cold]

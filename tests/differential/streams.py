@@ -424,6 +424,8 @@ def is_before_the_break(entry):
     name = entry[0].partition(":")[2]
     if entry[0] == "returned":  # to what reacts to data
         return True
+    if entry[0] == "handler":  # of a protocol that raises when it reads
+        return entry[2] == "ArithmeticError"
     return name in ("data", "data_received", "eof_received") or entry[2:] == (
         "RuntimeError",
         AFTER_EOF,

@@ -50,11 +50,23 @@ def test_create_task_of_something_else(loop):
 
 
 def test_create_task_refuses_what_asyncio_refuses(loop):
-    """Unknown keywords are an error, as in the running Python's asyncio."""
-    coroutine = answer()
-    with pytest.raises(TypeError):
-        loop.create_task(coroutine, unknown_keyword=1)
-    coroutine.close()
+    """Keywords are those of the running Python's asyncio, whatever else its tasks take."""
+    reference = asyncio.SelectorEventLoop()
+    keywords = {"unknown_keyword": 1, "loop": reference, "coro": 1, "eager_start": False}
+    for keyword, value in keywords.items():
+        outcomes = []
+        for a_loop in (loop, reference):
+            coroutine = answer()
+            try:
+                task = a_loop.create_task(coroutine, **{keyword: value})
+            except TypeError as error:
+                outcomes.append(str(error))
+                coroutine.close()
+            else:
+                outcomes.append("taken")
+                assert a_loop.run_until_complete(task) == 42
+        assert outcomes[0] == outcomes[1], keyword
+    reference.close()
 
 
 def test_task_factory(loop):
