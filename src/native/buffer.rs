@@ -1,6 +1,7 @@
 //! `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use hybridloop_native::View;
@@ -9,6 +10,20 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
+
+/// From this many bytes on, other threads of Python run while they are copied. Giving the interpreter away costs more than to copy
+/// a few.
+const LARGE: usize = 64 << 10;
+
+/// Copies so many bytes.
+#[inline]
+pub fn copying<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T + Send) -> T {
+    if bytes < LARGE {
+        copy()
+    } else {
+        py.detach(copy)
+    }
+}
 
 /// Immutable memory that a kernel or the bus has given. It exports a read-only buffer without a copy, to `memoryview`, numpy and
 /// others, and counts against the limits of its engine until the last view of it is gone.
@@ -110,8 +125,26 @@ impl NativeBuffer {
     }
 
     /// A copy of its bytes.
-    fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.view)
+    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let from = &*self.view;
+        if from.len() < LARGE {
+            return Ok(PyBytes::new(py, from));
+        }
+        // SAFETY: attached.
+        let bytes = unsafe {
+            let new = ffi::PyBytes_FromStringAndSize(ptr::null(), from.len().cast_signed());
+            Bound::from_owned_ptr_or_err(py, new)?
+        };
+        // SAFETY: that many bytes, of an object that nobody else knows yet.
+        let to = unsafe {
+            let start = ffi::PyBytes_AS_STRING(bytes.as_ptr()).cast_mut();
+            std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), from.len())
+        };
+        copying(py, from.len(), || {
+            // SAFETY: two places of that size.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) }
+        });
+        Ok(bytes.cast_into()?)
     }
 
     /// Its elements as a list, or as lists of lists.
@@ -119,7 +152,7 @@ impl NativeBuffer {
         memoryview(slf)?.call_method0("tolist")
     }
 
-    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.tobytes(py)
     }
 
@@ -174,7 +207,7 @@ impl NativeBuffer {
                 "hashing is restricted to formats 'B', 'b' or 'c', as it is for a memoryview",
             ));
         }
-        self.tobytes(py).hash()
+        self.tobytes(py)?.hash()
     }
 
     fn __repr__(&self) -> String {

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
-use super::buffer::NativeBuffer;
+use super::buffer::{copying, NativeBuffer};
 use super::engine::bus_stats;
 use super::exceptions::bus_error;
 use super::watch::Watch;
@@ -70,6 +70,7 @@ impl Bus {
         data: &Bound<'_, PyAny>,
         size: Option<usize>,
     ) -> PyResult<Result<(), BusError>> {
+        let py = key.py();
         let bytes = KeyBytes::of(key)?;
         // SAFETY: the object is live.
         let buffer = unsafe { Buffer::readable(data.as_ptr()) }?;
@@ -81,15 +82,17 @@ impl Bus {
                 data.len()
             )));
         };
-        Ok(self
-            .bus()
-            .and_then(|bus| bus.put_new(&Key::new(bytes.as_slice())?, data)))
+        Ok(self.bus().and_then(|bus| {
+            let key = Key::new(bytes.as_slice())?;
+            copying(py, data.len(), || bus.put_new(&key, data))
+        }))
     }
 }
 
 #[pymethods]
 impl Bus {
-    /// Create `key` with a copy of `data`, or of its first `size` bytes.
+    /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied; they
+    /// must not write to `data` meanwhile.
     ///
     /// Raises `BusKeyExistsError` if the key is there, and changes nothing then; `BusBusyError` while a kernel writes it;
     /// `BusFullError` if there is no room.

@@ -133,7 +133,7 @@ impl Channel {
         })
     }
 
-    /// Add a copy of `value`.
+    /// Add a copy of `value`. Other threads run while 64 KiB or more are copied; they must not write to `value` meanwhile.
     ///
     /// Raises `TypeError`, which names the type, for what it cannot copy; `OverflowError` for an int of more than 64 bits;
     /// `ChannelFullError` if it holds as many values as it may; `ChannelClosedError` if it is closed.

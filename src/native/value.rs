@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
-use super::buffer::NativeBuffer;
+use super::buffer::{copying, NativeBuffer};
 use crate::ffi::buffer::Buffer;
 
 /// The object that Python gets for a value.
@@ -46,7 +46,8 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
         return object.extract().map(Value::Float);
     }
     if let Ok(text) = object.cast::<PyString>() {
-        return Ok(Value::Str(text.to_str()?.into()));
+        let (py, text) = (text.py(), text.to_str()?);
+        return Ok(Value::Str(copying(py, text.len(), || text.into())));
     }
     if let Ok(buffer) = object.cast::<NativeBuffer>() {
         // Immutable already: shared, not copied.
@@ -61,7 +62,8 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
     }
     // SAFETY: the object is live.
     let data = unsafe { Buffer::readable(object.as_ptr()) }?;
-    let draft = Draft::copy(data.as_slice(), budget)
+    let data = data.as_slice();
+    let draft = copying(object.py(), data.len(), || Draft::copy(data, budget))
         .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;
     Ok(Value::Buffer(View::new(draft.seal())))
 }

@@ -1,6 +1,6 @@
 //! Immutable memory that is shared by counting.
 
-use std::alloc::{alloc_zeroed, dealloc, realloc, Layout};
+use std::alloc::{alloc, alloc_zeroed, dealloc, realloc, Layout};
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
@@ -29,13 +29,25 @@ unsafe impl Sync for Block {}
 
 impl Block {
     fn new(len: usize, align: usize, charge: Charge) -> Option<Self> {
+        // SAFETY: zeroed memory is initialised.
+        unsafe { Self::made_by(alloc_zeroed, len, align, charge) }
+    }
+
+    /// # Safety
+    /// Memory of `allocate`, one of the two functions, is initialised before it is read.
+    unsafe fn made_by(
+        allocate: unsafe fn(Layout) -> *mut u8,
+        len: usize,
+        align: usize,
+        charge: Charge,
+    ) -> Option<Self> {
         let layout = Layout::from_size_align(len, align.max(1)).ok()?;
         let data = if len == 0 {
             // Aligned and not null, which is all that memory of no bytes has to be.
             NonNull::new(std::ptr::without_provenance_mut(layout.align()))?
         } else {
             // SAFETY: the size is not 0.
-            NonNull::new(unsafe { alloc_zeroed(layout) })?
+            NonNull::new(unsafe { allocate(layout) })?
         };
         Some(Self {
             data,
@@ -92,9 +104,16 @@ impl Draft {
 
     /// A copy of `data`.
     pub fn copy(data: &[u8], budget: &Arc<Budget>) -> Option<Self> {
-        let mut draft = Self::new(data.len(), budget)?;
-        draft.copy_from_slice(data);
-        Some(draft)
+        let charge = budget.take(data.len())?;
+        // SAFETY: all of it is written here.
+        let block = unsafe { Block::made_by(alloc, data.len(), ALIGN, charge)? };
+        // SAFETY: that many bytes, of this owner alone.
+        unsafe {
+            block
+                .data
+                .copy_from_nonoverlapping(NonNull::from(data).cast(), data.len());
+        };
+        Some(Self(block))
     }
 
     /// Gives it another length; it may move. `false`, and no change, if there is no room.
