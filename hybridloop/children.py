@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import types
-from asyncio import SelectorEventLoop, unix_events
+import warnings
+from asyncio import SelectorEventLoop, events, unix_events
+from contextlib import nullcontext
 from typing import Any
 
 # Children are reaped by asyncio's child watcher. `Popen.poll()` reaps as well, and asyncio calls
@@ -41,9 +43,41 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
             self._proc.__class__ = Child
 
 
+# Python 3.12 and 3.13 get the child watcher with a warning, which they suppress: for the whole
+# process, whatever other threads do meanwhile, and that takes long beside the rest. So our method
+# finds something else where it looks for the two modules.
+
+
+class _Watchers:
+    @staticmethod
+    def get_child_watcher() -> Any:
+        policy = events.get_event_loop_policy()
+        watcher = getattr(policy, "_watcher", None)
+        found = getattr(policy.get_child_watcher, "__func__", None)
+        if watcher is not None and found is _get_watcher:
+            return watcher
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return events.get_child_watcher()
+
+
+class _NoWarnings:
+    catch_warnings = nullcontext
+
+    @staticmethod
+    def simplefilter(*args: Any) -> None:
+        pass
+
+
+_policy = getattr(unix_events, "_UnixDefaultEventLoopPolicy", None)
+_get_watcher = getattr(_policy, "get_child_watcher", None)
+
+
 def _with_our_transport(make: Any) -> Any:
     """asyncio's method, which finds our class where it looks for its own."""
     names = vars(unix_events) | {"_UnixSubprocessTransport": SubprocessTransport}
+    if "simplefilter" in make.__code__.co_names:
+        names |= {"events": _Watchers, "warnings": _NoWarnings}
     ours = types.FunctionType(
         make.__code__, names, make.__name__, make.__defaults__, make.__closure__
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -360,3 +361,42 @@ async def test_status_taken_by_somebody_else(loop, asyncio_log):
     os.waitpid(process.pid, 0)
     assert await process.wait() == 255
     assert any("exit status already read" in message for message in asyncio_log.messages)
+
+
+no_watchers = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="asyncio has no child watchers since Python 3.14"
+)
+
+
+@no_watchers
+async def test_the_child_watcher_is_the_policys(loop, monkeypatch):
+    asked = []
+    policy = asyncio.get_event_loop_policy()
+    get_child_watcher = policy.get_child_watcher
+
+    def counted():
+        asked.append(True)
+        return get_child_watcher()
+
+    process = await asyncio.create_subprocess_exec("true")
+    assert await process.wait() == 0
+    monkeypatch.setattr(policy, "get_child_watcher", counted)
+    process = await asyncio.create_subprocess_exec("true")
+    assert await process.wait() == 0
+    assert asked == [True]
+
+
+@no_watchers
+async def test_warnings_of_the_process_are_left_alone(loop, monkeypatch):
+    """asyncio suppresses its own warning of child watchers, and with it those of other threads."""
+    process = await asyncio.create_subprocess_exec("true")
+    assert await process.wait() == 0
+
+    def refuse(*args):
+        raise AssertionError("the filters are changed for all threads")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warnings, "simplefilter", refuse)
+        # A name without a path is looked up by os.get_exec_path(), which has a warning of its own.
+        process = await asyncio.create_subprocess_exec(*python(""))
+    assert await process.wait() == 0
