@@ -88,9 +88,11 @@ class TlsProtocol(_core.TlsCore, sslproto.SSLProtocol):
         transport: sslproto._SSLProtocolTransport = super()._get_app_transport()  # type: ignore[misc]
         return transport
 
+    # asyncio has sent by then what the application has written.
+
     def _abort(self, *args: Any) -> None:
-        # asyncio has sent by now what was written before.
-        self._send_gathered()
+        if self._corked:
+            self._send_gathered()
         super()._abort(*args)
 
     def _fatal_error(self, exc: BaseException, *args: Any) -> None:
