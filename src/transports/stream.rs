@@ -391,7 +391,13 @@ unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
     }
     if event.writable {
         if it.has_blocked_writes() {
-            write::flush(caller.event_loop, me, it)?;
+            if let Some(error) = write::try_flush(caller.event_loop, me, it)? {
+                // It may have come after the poll.
+                if it.wants_to_read() {
+                    read::read(caller, me, it)?;
+                }
+                return write::failed(me, it, error);
+            }
         } else {
             // If that fails, it goes on being told.
             let _ = it.watch_writes(caller.core, false);

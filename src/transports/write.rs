@@ -137,8 +137,16 @@ pub fn settle(
 
 /// Sends what is queued, as far as the socket takes it.
 pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+    match try_flush(event_loop, me, it)? {
+        Some(error) => failed(me, it, error),
+        None => Ok(()),
+    }
+}
+
+/// The same; the error of a write that fails is given to the caller, who has to report it with [`failed`].
+pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option<io::Error>> {
     if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
-        return Ok(());
+        return Ok(None);
     }
     let mut progress = false;
     loop {
@@ -152,7 +160,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
                 drop(done);
                 progress |= bytes > 0;
                 if left == 0 {
-                    return drained(event_loop, me, it);
+                    return drained(event_loop, me, it).map(|()| None);
                 }
                 if !all {
                     break;
@@ -160,7 +168,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return failed(me, it, error),
+            Err(error) => return Ok(Some(error)),
         }
     }
     progress &= it.has(PROTOCOL_PAUSED);
@@ -169,7 +177,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
         // What is left may be little enough.
         resume_protocol(event_loop, me, it)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Sends what the socket takes at once of what was gathered, and tells nobody.
@@ -326,8 +334,9 @@ pub fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Ends the connection because a write has failed.
 #[cold]
-fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
+pub fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
     drop(it.queue.take());
     it.set(BLOCKED, false);
     let error = errors::os_error(&error);

@@ -34,6 +34,30 @@ async def test_last_words_of_a_peer_that_goes_while_we_write(loop, connect, even
     assert isinstance(protocol.lost_exception, ConnectionError)
 
 
+async def test_last_words_that_come_after_the_poll(loop, connect, eventually):
+    """The loop knows only that it can write, and that fails."""
+
+    class Ender(Recorder):
+        def data_received(self, data):
+            peer.send(b"too large")
+            peer.close()
+
+    _, trigger = await connect(Ender())
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    transport.write(b"x" * 8 * MIB)
+    assert transport.get_write_buffer_size() > 0
+    await asyncio.sleep(0)
+    # One poll tells of both; the first then sees to it that the second fails.
+    trigger.send(b"now")
+    read = 0
+    while read < MIB // 8:
+        read += len(peer.sock.recv(MIB // 8))
+    await eventually(lambda: protocol.lost)
+    assert protocol.data == b"too large"
+    assert isinstance(protocol.lost_exception, ConnectionError)
+
+
 async def test_written_before_eof_received_raises(loop, connect, eventually, unhandled):
     class Raising(Recorder):
         def eof_received(self):
