@@ -55,17 +55,21 @@ class SignalMethods(SocketMethods):
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
-        # Some releases of Python check this so late that they end the run that is under way.
-        self._check_closed()
-        self._check_running()
-        in_main_thread = _in_main_thread()
+        before = self._claim("This event loop is already running")
         try:
-            if in_main_thread:
-                self._let_signals_wake()
-            super().run_forever()
+            # Some releases of Python check this so late that they end the run that is under way.
+            self._check_closed()
+            self._check_running()
+            in_main_thread = _in_main_thread()
+            try:
+                if in_main_thread:
+                    self._let_signals_wake()
+                super().run_forever()
+            finally:
+                if in_main_thread:
+                    self._let_signals_rest()
         finally:
-            if in_main_thread:
-                self._let_signals_rest()
+            self._release(before)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove what add_signal_handler() has set; False if there was nothing."""

@@ -37,6 +37,16 @@ impl LoopCore {
         turn::run_until_stopped(slf)
     }
 
+    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`; what comes back is for
+    /// `_release()`.
+    fn _claim(&self, refusal: &str) -> PyResult<u64> {
+        self.claim(refusal)
+    }
+
+    fn _release(&self, before: u64) {
+        self.release(before);
+    }
+
     /// Cancels what waits and closes the selector; called at the end of `close()`.
     fn _close_core(slf: &Bound<'_, Self>) {
         slf.get().shut();

@@ -31,16 +31,10 @@ const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
 /// Runs turns until `stop()` or until an exception ends the loop.
 pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
-    let me = current_thread();
-    let before = core
-        .turning
-        .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
-        .unwrap_or_else(|running| running);
-    if before != 0 && before != me {
-        // asyncio's own check looks and then sets, which two threads may do at the same time.
-        return Err(PyRuntimeError::new_err(
-            "This event loop is already running",
-        ));
+    let before = core.claim("This event loop is already running")?;
+    if let Err(error) = core.check_open() {
+        core.release(before);
+        return Err(error.into());
     }
     // A loop that starts to run looks for I/O first.
     core.polls_skipped.set(u32::MAX - 1);
@@ -48,7 +42,7 @@ pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let result = run_turns(py, core, object);
     core.stats.run_ends();
     core.rest();
-    core.turning.store(before, Ordering::Release);
+    core.release(before);
     result
 }
 
@@ -68,6 +62,24 @@ fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult
 }
 
 impl LoopCore {
+    /// Keeps other threads from running or closing the loop until [`LoopCore::release`], which wants what this gives. asyncio's
+    /// own check looks and then sets, which two threads may do at the same time.
+    pub fn claim(&self, refusal: &str) -> PyResult<u64> {
+        let me = current_thread();
+        let before = self
+            .turning
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .unwrap_or_else(|running| running);
+        if before != 0 && before != me {
+            return Err(PyRuntimeError::new_err(refusal.to_owned()));
+        }
+        Ok(before)
+    }
+
+    pub fn release(&self, before: u64) {
+        self.turning.store(before, Ordering::Release);
+    }
+
     /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
     fn rest(&self) {
         drop(Contexts::take_all(&self.contexts));
