@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::ffi::future::NativeFuture;
-use crate::ffi::{Raised, Ref, Res};
+use crate::ffi::{Ref, Res};
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -148,15 +148,12 @@ fn missing() -> ! {
 
 /// What a module calls by a name now.
 pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
-    // SAFETY: attached; `module` is the dictionary of a module, and the result is borrowed from it.
+    let mut found = std::ptr::null_mut();
+    // SAFETY: attached; `module` is the dictionary of a module. What is found is a new reference.
     unsafe {
-        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
-        if found.is_null() {
-            if ffi::PyErr_Occurred().is_null() {
-                ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
-            }
-            return Err(Raised);
+        if ffi::compat::PyDict_GetItemRef(module.as_ptr(), name.as_ptr(), &raw mut found) == 0 {
+            ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
         }
-        Ok(Ref::borrowed(found))
+        Ref::new(found)
     }
 }

@@ -105,8 +105,9 @@ impl Descriptors {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for source in self.sources.iter() {
             match source {
-                Source::Native(native) if native.is_held() => native.hold().object.visit(visit)?,
-                Source::Native(_) => {}
+                Source::Native(native) => {
+                    native.held().map_or(Ok(()), |object| object.visit(visit))?;
+                }
                 Source::Watch(watch) => watch.refs().try_for_each(|object| object.visit(visit))?,
             }
         }
@@ -117,7 +118,7 @@ impl Descriptors {
     #[inline]
     pub fn native(&self, token: Token) -> Option<Pending> {
         match self.sources.get(token)? {
-            Source::Native(native) => Some(native.hold()),
+            Source::Native(native) => native.hold(),
             Source::Watch(_) => None,
         }
     }
@@ -258,22 +259,22 @@ impl LoopCore {
 impl LoopCore {
     /// An open transport owns its descriptor: nobody else may wait on it.
     pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
-        let native = self.descriptors.with(|all| match all.source(fd) {
-            Some(Source::Native(native)) => Some(*native),
+        let owner = self.descriptors.with(|all| match all.source(fd) {
+            Some(Source::Native(native)) if native.is_exclusive() => native.hold(),
             _ => None,
         });
-        match native {
-            Some(native) if native.is_exclusive() => {
+        match owner {
+            Some(owner) => {
                 // SAFETY: attached; the caller's argument is live.
                 let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
                 Err(PyRuntimeError::new_err(format!(
                     "File descriptor {} is used by transport {}",
                     file.repr()?,
-                    native.hold().object.bind(file.py()).repr()?
+                    owner.object.bind(file.py()).repr()?
                 ))
                 .into())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

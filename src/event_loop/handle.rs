@@ -71,7 +71,7 @@ impl LoopCore {
     unsafe fn run_in_copy(&self, this: *mut HandleObject) -> Res<()> {
         // SAFETY: as for `run_plain`.
         unsafe {
-            let template = Ref::borrowed((*this).context);
+            let template = HandleObject::locked(this, || Ref::borrowed((*this).context));
             let context = Contexts::lease(&self.contexts, &template)?;
             let result = context::run_in(context.as_ptr(), || HandleObject::call(this));
             match result {
@@ -158,10 +158,11 @@ pub fn note_source(handle: &HandleRef) -> Res<()> {
         let py = Python::assume_attached();
         let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
         let stack = Stdlib::get().extract_stack.bind(py).call1((frame,))?;
-        let old = std::mem::replace(
-            &mut (*handle.as_ptr()).source_traceback,
-            Ref::from(stack).into_ptr(),
-        );
+        let this = handle.as_ptr();
+        let stack = Ref::from(stack).into_ptr();
+        let old = HandleObject::locked(this, || {
+            std::mem::replace(&mut (*this).source_traceback, stack)
+        });
         ffi::Py_XDECREF(old);
     }
     Ok(())
@@ -404,7 +405,7 @@ pub fn failure_report<'py>(
         (
             field((*this).callback)?,
             HandleObject::args_tuple(this)?,
-            (*this).source_traceback,
+            HandleObject::locked(this, || field((*this).source_traceback))?,
         )
     };
     let kwargs = PyDict::new(py);
@@ -419,11 +420,8 @@ pub fn failure_report<'py>(
     report.set_item("message", format!("Exception in callback {text}"))?;
     report.set_item("exception", error.value(py))?;
     report.set_item("handle", handle.as_object().bind(py))?;
-    if !source.is_null() {
-        // SAFETY: a field that is set holds a live object.
-        report.set_item("source_traceback", unsafe {
-            Bound::from_borrowed_ptr(py, source)
-        })?;
+    if !source.bind(py).is_none() {
+        report.set_item("source_traceback", source.bind(py))?;
     }
     Ok(report)
 }

@@ -35,7 +35,6 @@ mod tasks;
 mod turn;
 mod watch;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -51,7 +50,7 @@ use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
 use crate::ffi::future_words::Futures;
 use crate::ffi::handle::{HandleRef, Maker};
-use crate::ffi::{fastcall, Flag, Local, Ref, Res, Word};
+use crate::ffi::{fastcall, Cell, Flag, Local, Ref, Res, Word};
 pub use descriptors::{file_descriptor, Descriptors, Source};
 pub use desk::{Bell, Desk};
 pub use methods::install;
@@ -234,7 +233,7 @@ impl LoopCore {
     /// Whether this thread may touch the loop's state directly.
     #[inline]
     #[allow(clippy::unused_self)]
-    fn is_owner(&self) -> bool {
+    pub fn is_owner(&self) -> bool {
         #[cfg(not(Py_GIL_DISABLED))]
         {
             true

@@ -11,6 +11,7 @@ use pyo3::ffi::{self, PyObject};
 
 use super::watch::Mode;
 use super::LoopCore;
+use crate::ffi::refs::weak_target;
 use crate::ffi::{Raised, Ref, Res};
 
 /// A socket that is registered for edges.
@@ -35,8 +36,7 @@ impl LoopCore {
                 return None;
             }
             let dry = watch.dry;
-            // SAFETY: attached.
-            let target = unsafe { target_of(watch.socket.as_ref()?) };
+            let target = weak_target(watch.socket.as_ref()?);
             Some((Known { token, dry }, target?))
         })?;
         ptr::eq(target.as_ptr(), socket).then_some(known)
@@ -142,22 +142,9 @@ impl LoopCore {
     }
 }
 
-/// The object of a weak reference.
-#[inline]
-unsafe fn target_of(weak: &Ref) -> Option<Ref> {
-    let mut target = ptr::null_mut();
-    // SAFETY: attached; a live weak reference. What comes back is a reference of our own, or null.
-    unsafe {
-        ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut target);
-        Ref::new(target).ok()
-    }
-}
-
 /// Whether a weak reference is to `object`.
-unsafe fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
-    // SAFETY: attached.
-    let target = unsafe { target_of(weak) };
-    target.is_some_and(|target| ptr::eq(target.as_ptr(), object))
+fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
+    weak_target(weak).is_some_and(|target| ptr::eq(target.as_ptr(), object))
 }
 
 /// A weak reference, or none if the object's class does not allow it.

@@ -1,10 +1,18 @@
 //! What the loop asks of native I/O objects. The rooms above make them; the loop knows them only by this.
 
+use std::mem::ManuallyDrop;
+#[cfg(Py_GIL_DISABLED)]
+use std::ptr;
+
 use hybridloop_reactor::Event;
+#[cfg(Py_GIL_DISABLED)]
+use pyo3::ffi;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use super::LoopCore;
+#[cfg(Py_GIL_DISABLED)]
+use crate::ffi::refs::weak_target;
 use crate::ffi::{Ref, Res};
 
 /// Where a call comes from.
@@ -34,42 +42,82 @@ pub struct Kind {
     pub is_reader: bool,
 }
 
-/// An I/O object in the descriptor table. It takes itself out before it dies.
-#[derive(Clone, Copy)]
+/// An I/O object in the descriptor table.
+///
+/// Its memory lasts as long as it is in there: one of which the table's pointer does not count as a reference takes itself
+/// out before it dies. With a global interpreter lock nobody sees it between the two. Without one it may be on its way out in
+/// another thread, and only a weak reference tells.
 pub struct Native {
-    pub object: *mut PyObject,
+    object: *mut PyObject,
     pub kind: &'static Kind,
+    #[cfg(Py_GIL_DISABLED)]
+    weak: Option<Ref>,
 }
 
-// SAFETY: the pointer is used by the thread that holds the loop.
+// SAFETY: the pointer is used while the table is locked, or while the object is held.
 unsafe impl Send for Native {}
 
 impl Native {
-    /// A reference of its own, for the length of a call.
-    #[inline]
-    pub fn hold(self) -> Pending {
-        Pending {
-            // SAFETY: what is in the table is live.
-            object: unsafe { Ref::borrowed(self.object) },
-            kind: self.kind,
+    /// For an object that takes itself out of the table.
+    ///
+    /// # Safety
+    /// Attached; `object` is live, and of that kind.
+    pub unsafe fn new(object: *mut PyObject, kind: &'static Kind) -> Res<Self> {
+        Ok(Self {
+            object,
+            kind,
+            #[cfg(Py_GIL_DISABLED)]
+            // SAFETY: the caller's promise.
+            weak: Some(unsafe { Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut()))? }),
+        })
+    }
+
+    /// For an object of which the table has a reference, until `dropped` gives it back.
+    pub fn owned(object: Ref, kind: &'static Kind) -> Self {
+        Self {
+            object: object.into_ptr(),
+            kind,
+            #[cfg(Py_GIL_DISABLED)]
+            weak: None,
         }
     }
 
-    pub fn is_exclusive(self) -> bool {
-        // SAFETY: what is in the table is live and of its kind.
+    /// A reference of its own, for the length of a call; `None` if the object is dying in another thread.
+    #[inline]
+    pub fn hold(&self) -> Option<Pending> {
+        #[cfg(Py_GIL_DISABLED)]
+        if let Some(weak) = &self.weak {
+            let object = weak_target(weak)?;
+            let kind = self.kind;
+            return Some(Pending { object, kind });
+        }
+        Some(Pending {
+            // SAFETY: what is in the table, or was taken out of it just now, is live.
+            object: unsafe { Ref::borrowed(self.object) },
+            kind: self.kind,
+        })
+    }
+
+    /// For one that is in the table, as the next one.
+    pub fn is_exclusive(&self) -> bool {
+        // SAFETY: what is in the table has its memory, and is of its kind.
         unsafe { (self.kind.is_exclusive)(self.object) }
     }
 
-    pub fn is_held(self) -> bool {
-        // SAFETY: as above.
-        unsafe { (self.kind.is_held)(self.object) }
+    /// The object, if the table's pointer counts as a reference; it must not be dropped.
+    pub fn held(&self) -> Option<ManuallyDrop<Ref>> {
+        // SAFETY: as above; a reference of the table keeps the object.
+        unsafe {
+            (self.kind.is_held)(self.object).then(|| ManuallyDrop::new(Ref::unowned(self.object)))
+        }
     }
 
     /// Lets go of an object that was taken out of the table.
     pub fn forget(self) {
-        let held = self.hold();
-        // SAFETY: held here, so giving back the table's reference does not end it.
-        unsafe { (self.kind.dropped)(held.object.as_ptr()) };
+        if let Some(held) = self.hold() {
+            // SAFETY: held here, so giving back the table's reference does not end it.
+            unsafe { (self.kind.dropped)(held.object.as_ptr()) };
+        }
     }
 }
 

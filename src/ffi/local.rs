@@ -74,6 +74,37 @@ impl<T: Default> Default for Local<T> {
     }
 }
 
+/// A small value that is copied in and out.
+#[cfg(not(Py_GIL_DISABLED))]
+pub use std::cell::Cell;
+
+/// A small value that is copied in and out, whole whichever threads do that at the same time.
+#[cfg(Py_GIL_DISABLED)]
+#[derive(Default)]
+pub struct Cell<T>(Local<T>);
+
+#[cfg(Py_GIL_DISABLED)]
+impl<T: Copy> Cell<T> {
+    pub const fn new(value: T) -> Self {
+        Self(Local::new(value))
+    }
+
+    #[inline]
+    pub fn get(&self) -> T {
+        self.0.with(|value| *value)
+    }
+
+    #[inline]
+    pub fn set(&self, value: T) {
+        self.0.with(|slot| *slot = value);
+    }
+
+    #[inline]
+    pub fn replace(&self, value: T) -> T {
+        self.0.replace(value)
+    }
+}
+
 /// A number that the loop's thread changes and others may look at. It costs what a `Cell` does.
 #[derive(Default)]
 pub struct Word(AtomicU64);
@@ -126,15 +157,23 @@ impl Flags {
 
     #[inline]
     pub fn set(&self, flags: u32, on: bool) {
-        if !cfg!(Py_GIL_DISABLED) {
+        self.change(flags, on);
+    }
+
+    /// Whether it was not so before.
+    #[inline]
+    pub fn change(&self, flags: u32, on: bool) -> bool {
+        let old = if !cfg!(Py_GIL_DISABLED) {
             // One thread at a time, so that no locked instruction is needed.
             let old = self.get();
             let new = if on { old | flags } else { old & !flags };
             self.0.store(new, Ordering::Relaxed);
+            old
         } else if on {
-            self.0.fetch_or(flags, Ordering::Relaxed);
+            self.0.fetch_or(flags, Ordering::Relaxed)
         } else {
-            self.0.fetch_and(!flags, Ordering::Relaxed);
-        }
+            self.0.fetch_and(!flags, Ordering::Relaxed)
+        };
+        old & flags != if on { flags } else { 0 }
     }
 }

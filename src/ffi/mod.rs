@@ -19,5 +19,5 @@ mod stop;
 pub mod typespec;
 
 pub use fastcall::{Args, Raised, Res};
-pub use local::{Flag, Flags, Local, Word};
+pub use local::{Cell, Flag, Flags, Local, Word};
 pub use refs::Ref;

@@ -11,8 +11,7 @@ use super::fastcall::{Raised, Res};
 
 /// An owned reference that is counted at once, by plain increments: `Py<T>` asks a thread-local on each drop.
 ///
-/// Whoever drops or clones one is attached to the interpreter; only the owning loop's thread, or any thread under the
-/// GIL, does.
+/// Whoever drops or clones one is attached to the interpreter.
 #[repr(transparent)]
 pub struct Ref(NonNull<PyObject>);
 
@@ -94,6 +93,17 @@ impl Ref {
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: `Py` is, like `Ref`, a transparent wrapper of one non-null pointer.
         visit.call(unsafe { &*std::ptr::from_ref(self).cast::<Py<PyAny>>() })
+    }
+}
+
+/// The object of a weak reference, while it lives. It waits for nobody for long, so it may be asked while a cell is open.
+#[inline]
+pub fn weak_target(weak: &Ref) -> Option<Ref> {
+    let mut target = std::ptr::null_mut();
+    // SAFETY: attached; the callers have weak references. What comes back is a reference of our own, or null.
+    unsafe {
+        ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut target);
+        Ref::new(target).ok()
     }
 }
 

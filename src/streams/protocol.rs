@@ -1,6 +1,5 @@
 //! `StreamProtocolCore`: what the transport and `drain()` ask of a stream's protocol.
 
-use std::cell::Cell;
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
@@ -13,7 +12,7 @@ use super::waiter::{call, EventLoop};
 use crate::event_loop::{install, Caller};
 use crate::fastcall;
 use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{Args, Local, Raised, Ref, Res};
+use crate::ffi::{Args, Cell, Local, Raised, Ref, Res};
 use crate::transports::sink::{self, Sink, Source};
 
 /// Native base of `hybridloop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it

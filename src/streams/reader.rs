@@ -1,7 +1,5 @@
 //! `StreamReaderCore`: the state of a reader, and what feeds it.
 
-use std::cell::Cell;
-
 use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyNotImplementedError, PyRuntimeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -14,7 +12,7 @@ use super::read::{Operation, Request};
 use super::waiter::{self, EventLoop};
 use crate::event_loop::install;
 use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{Args, Local, Ref, Res};
+use crate::ffi::{Args, Cell, Local, Ref, Res};
 use crate::{fastcall, noargs};
 
 /// Native base of `hybridloop.StreamReader`, in front of `asyncio.StreamReader`.

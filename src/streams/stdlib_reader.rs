@@ -372,7 +372,8 @@ fn find(protocol: &Ref) -> Option<&'static Sink> {
 
 /// Looks at asyncio's classes. If they are not what this code knows, data goes to `data_received()`.
 pub fn register(py: Python<'_>) -> PyResult<()> {
-    if KNOWN.get().is_none() {
+    // A `bytearray` that another thread may resize at the same time is for its own methods.
+    if !cfg!(Py_GIL_DISABLED) && KNOWN.get().is_none() {
         if let Some(known) = Known::find(py)? {
             // A second import of the module finds it set.
             let _ = KNOWN.set(known);

@@ -1,6 +1,5 @@
 //! `StreamWriterCore`: writing, and waiting until there is room for more.
 
-use std::cell::Cell;
 use std::ffi::c_int;
 
 use pyo3::exceptions::PyConnectionResetError;
@@ -14,7 +13,7 @@ use super::reader::{raise, StreamReaderCore};
 use super::waiter::call;
 use crate::event_loop::install;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
-use crate::ffi::{Args, Local, Ref, Res};
+use crate::ffi::{Args, Cell, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::transports::direct;
 use crate::{fastcall, noargs};
@@ -57,13 +56,36 @@ impl StreamWriterCore {
         self.transport.get().unwrap_or_else(Ref::none)
     }
 
+    /// Whether `transport`, which was in its place, is a stream of ours. Another thread may have put it there after the flag was set
+    /// for another one.
+    #[inline]
+    fn is_direct(&self, transport: &Ref) -> bool {
+        self.is_direct.get() && (!cfg!(Py_GIL_DISABLED) || direct::is_stream(transport))
+    }
+
+    /// The same for a reader of ours.
+    #[inline]
+    fn is_core(&self, reader: &Ref) -> bool {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        self.is_core.get()
+            && (!cfg!(Py_GIL_DISABLED) || reader.bind(py).is_instance_of::<StreamReaderCore>())
+    }
+
+    /// The same for a protocol of ours that waits in asyncio's way.
+    #[inline]
+    fn is_plain(&self, protocol: &Ref) -> bool {
+        self.is_plain.get()
+            && (!cfg!(Py_GIL_DISABLED) || StreamProtocolCore::find(protocol).is_some())
+    }
+
     /// Raises what the reader's `exception()` gives.
     #[inline]
     fn check_reader(&self) -> Res<()> {
         let Some(reader) = self.reader.get() else {
             return Ok(());
         };
-        if self.is_core.get() {
+        if self.is_core(&reader) {
             // SAFETY: seen when it was set.
             return unsafe { StreamReaderCore::of(reader.as_ptr()) }.check();
         }
@@ -80,7 +102,7 @@ impl StreamWriterCore {
     #[inline]
     fn is_closing(&self) -> Res<bool> {
         let transport = self.transport();
-        if self.is_direct.get() {
+        if self.is_direct(&transport) {
             // SAFETY: a live stream of ours.
             return Ok(unsafe { direct::is_closing(&transport) });
         }
@@ -183,7 +205,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let it = unsafe { StreamWriterCore::of(slf) };
     let transport = it.transport();
-    if it.is_direct.get() {
+    if it.is_direct(&transport) {
         // SAFETY: a live stream of ours.
         return unsafe { direct::write(&transport, data) };
     }
@@ -212,7 +234,7 @@ unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as above.
     let writer = unsafe { Ref::borrowed(slf) };
     let protocol = it.protocol.get().unwrap_or_else(Ref::none);
-    if !it.is_plain.get() {
+    if !it.is_plain(&protocol) {
         // Whose protocol has its own way of waiting.
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };

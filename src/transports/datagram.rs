@@ -1,6 +1,5 @@
 //! The datagram transport: state and lifetime.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem::size_of;
 use std::ops::Deref;
@@ -20,7 +19,7 @@ use super::{datagram_io, datagram_methods};
 use crate::event_loop::{errors, file_descriptor, install, Caller, Kind, LoopCore};
 use crate::fastcall;
 use crate::ffi::typespec::{getset_end, method_end, Slots};
-use crate::ffi::{context, Args, Local, Ref, Res};
+use crate::ffi::{context, Args, Cell, Local, Ref, Res};
 
 /// The socket is connected: datagrams leave without an address.
 pub const CONNECTED: u32 = FIRST_OWN_FLAG;
@@ -255,7 +254,7 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             it.set(PAIRED, true);
         }
         drop(it.protocol.replace(Some(Ref::borrowed(protocol))));
-        it.link(core, me.as_ptr(), &DATAGRAM);
+        it.link(core, me.as_ptr(), &DATAGRAM)?;
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();

@@ -241,7 +241,7 @@ unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<
 
 unsafe fn abandon(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `sendto`.
-    unsafe { Datagram::of(slf).close_descriptor(slf)? };
+    unsafe { Datagram::of(slf).abandon(slf)? };
     Ok(Ref::none())
 }
 

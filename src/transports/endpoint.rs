@@ -1,6 +1,5 @@
 //! What every transport has: a descriptor, a protocol, a context, flow control, and an end.
 
-use std::cell::Cell;
 use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -12,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
-use crate::ffi::{context, Flags, Local, Ref, Res};
+use crate::ffi::{context, Cell, Flags, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
 /// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
@@ -151,8 +150,12 @@ impl Endpoint {
     }
 
     /// Puts the transport into the loop's table of descriptors.
-    pub fn link(&self, core: &LoopCore, me: *mut PyObject, kind: &'static Kind) {
-        let native = Native { object: me, kind };
+    ///
+    /// # Safety
+    /// Attached; `me` is the live object of this state, and of that kind.
+    pub unsafe fn link(&self, core: &LoopCore, me: *mut PyObject, kind: &'static Kind) -> Res<()> {
+        // SAFETY: the caller's promise.
+        let native = unsafe { Native::new(me, kind)? };
         let (token, replaced) = core
             .descriptors
             .with(|all| all.insert(self.fd.get(), Source::Native(native)));
@@ -160,11 +163,12 @@ impl Endpoint {
             replaced.forget();
         }
         self.token.set(Some(token));
+        Ok(())
     }
 
     /// Takes the transport out of the descriptor table.
     pub fn unlink(&self) {
-        if let (Some(token), Some(event_loop)) = (self.token.take(), self.event_loop.get()) {
+        if let (Some(token), Some(event_loop)) = (self.token.replace(None), self.event_loop.get()) {
             // SAFETY: the loop of a transport is a LoopCore.
             let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
             let fd = self.fd.get();
@@ -317,8 +321,7 @@ pub trait Transport: Deref<Target = Endpoint> {
     fn update_hold(&self, me: *mut PyObject) {
         let wanted =
             self.token.get().is_some() && self.has(STARTED) && !self.has(LOST) && self.is_active();
-        if wanted != self.has(HELD) {
-            self.set(HELD, wanted);
+        if wanted != self.has(HELD) && self.flags.change(HELD, wanted) {
             // SAFETY: the caller holds the object, so taking back this reference does not end it.
             unsafe {
                 if wanted {
@@ -407,6 +410,26 @@ pub trait Transport: Deref<Target = Endpoint> {
             return Err(error.into());
         }
         closed
+    }
+
+    /// Closes the descriptor and tells nobody, as `__del__` does in whatever thread has dropped the last reference. What no
+    /// interpreter lock keeps apart from a loop that runs elsewhere is left to that loop: it may have an event for the transport.
+    fn abandon(&self, me: *mut PyObject) -> Res<()> {
+        if cfg!(Py_GIL_DISABLED) {
+            if let Some(event_loop) = self.event_loop.get() {
+                // SAFETY: the loop of a transport is a LoopCore; the caller's object is live.
+                unsafe {
+                    let core = LoopCore::of(event_loop.as_ptr());
+                    if !core.is_owner() {
+                        let py = Python::assume_attached();
+                        let again = Bound::from_borrowed_ptr(py, me).getattr("_abandon")?;
+                        core.soon(event_loop.as_ptr(), again.as_ptr(), &[], None)?;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        self.close_descriptor(me)
     }
 
     /// Closes the descriptor and lets go of everything.

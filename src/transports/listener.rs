@@ -1,6 +1,5 @@
 //! Accepting connections.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -19,7 +18,7 @@ use crate::event_loop::{
     errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
 };
 use crate::fastcall;
-use crate::ffi::{context, Args, Local, Raised, Ref, Res};
+use crate::ffi::{context, Args, Cell, Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
 const CREATION_FAILED: &str = "Error on transport creation for incoming connection";
@@ -118,11 +117,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 resting: Cell::new(false),
             },
         )?;
-        // The table holds a reference until the listener is taken out.
-        let source = Source::Native(Native {
-            object: Ref::from(&listener).into_ptr(),
-            kind: &LISTENER,
-        });
+        let source = Source::Native(Native::owned(Ref::from(&listener), &LISTENER));
         let known = core.descriptors.with(|all| all.token(fd).is_some());
         let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
         if let Some(replaced) = replaced {

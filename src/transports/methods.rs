@@ -206,7 +206,7 @@ unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<
 
 unsafe fn abandon(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `write`.
-    unsafe { Stream::of(slf).close_descriptor(slf)? };
+    unsafe { Stream::of(slf).abandon(slf)? };
     Ok(Ref::none())
 }
 

@@ -1,6 +1,5 @@
 //! The stream transport: state, lifetime and protocol.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::size_of;
@@ -24,7 +23,7 @@ use super::write::WriteQueue;
 use super::{attributes, methods, read, write};
 use crate::event_loop::{errors, Caller, Kind, LoopCore, Pending};
 use crate::ffi::typespec::{getset_end, method_end, Slots};
-use crate::ffi::{Local, Ref, Res};
+use crate::ffi::{Cell, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
 /// `write_eof()` was called.
@@ -332,7 +331,8 @@ pub fn create(
     // SAFETY: just made.
     let stream = unsafe { Stream::of(me.as_ptr()) };
     let set_up = stream.set_protocol(&parts.protocol).and_then(|()| {
-        stream.link(core, me.as_ptr(), &STREAM);
+        // SAFETY: just made.
+        unsafe { stream.link(core, me.as_ptr(), &STREAM)? };
         attach(py, stream, &me)
     });
     if set_up.is_err() {

@@ -48,6 +48,14 @@ impl WriteQueue {
         self.pieces.push_back(piece);
     }
 
+    /// Sends what one system call takes; the pieces that are through come back, to be dropped.
+    #[inline]
+    fn send(&mut self, fd: RawFd) -> io::Result<(Sent, Done)> {
+        let sent = send(fd, self)?;
+        let done = self.advance(sent.bytes);
+        Ok((sent, done))
+    }
+
     /// Takes note of `n` bytes sent; the pieces that are through come back, to be dropped.
     fn advance(&mut self, mut n: usize) -> Done {
         self.size -= n;
@@ -151,13 +159,14 @@ pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option
     let mut progress = false;
     loop {
         let fd = it.fd.get();
-        let sent = it.queue.with(|queue| send(fd, queue));
+        let sent = it
+            .queue
+            .with(|queue| queue.send(fd).map(|sent| (sent, queue.size())));
         match sent {
-            Ok(Sent { bytes, all }) => {
+            Ok(((Sent { bytes, all }, done), left)) => {
+                drop(done);
                 // SAFETY: the loop of a transport is a LoopCore.
                 unsafe { LoopCore::of(event_loop) }.stats.sent(bytes);
-                let (done, left) = it.queue.with(|queue| (queue.advance(bytes), queue.size()));
-                drop(done);
                 progress |= bytes > 0;
                 if left == 0 {
                     return drained(event_loop, me, it).map(|()| None);
@@ -184,15 +193,15 @@ pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option
 pub fn send_last(it: &Stream) {
     while !it.has(BLOCKED | LOST) && it.queue.with(|queue| !queue.is_empty()) {
         let fd = it.fd.get();
-        match it.queue.with(|queue| send(fd, queue)) {
-            Ok(sent) => {
+        match it.queue.with(|queue| queue.send(fd)) {
+            Ok((sent, done)) => {
+                drop(done);
                 if let Some(event_loop) = it.event_loop.get() {
                     // SAFETY: the loop of a transport is a LoopCore.
                     unsafe { LoopCore::of(event_loop.as_ptr()) }
                         .stats
                         .sent(sent.bytes);
                 }
-                drop(it.queue.with(|queue| queue.advance(sent.bytes)));
                 if !sent.all {
                     return;
                 }

@@ -7,10 +7,9 @@
 
 mod answers;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, CString};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hybridloop_reactor::resolver::{self, Answer, Failure, Found, NameQuery, Names, Query};
@@ -33,7 +32,7 @@ pub struct Lookups {
     mailbox: Arc<Mailbox>,
     /// The futures that wait, by number.
     waiting: Local<HashMap<u64, Ref>>,
-    last: Cell<u64>,
+    last: AtomicU64,
 }
 
 /// Where finished lookups are reported. It outlives the loop if a lookup does.
@@ -94,7 +93,7 @@ impl Lookups {
                 waker: Mutex::new(Some(waker)),
             }),
             waiting: Local::default(),
-            last: Cell::new(0),
+            last: AtomicU64::new(0),
         }
     }
 
@@ -131,8 +130,7 @@ impl Lookups {
     }
 
     fn start(&self, ask: impl FnOnce() -> Reply + Send + 'static, slot: &Arc<Slot>) -> Res<u64> {
-        let number = self.last.get() + 1;
-        self.last.set(number);
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (slot, mailbox) = (Arc::clone(slot), Arc::clone(&self.mailbox));
         let job = move || {
             if slot.given_up.load(Ordering::Relaxed) {

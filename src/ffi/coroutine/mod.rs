@@ -22,7 +22,7 @@
 
 mod slots;
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ffi::{c_int, CStr};
 use std::mem::size_of;
 use std::ptr;
@@ -91,8 +91,9 @@ enum State {
 struct CoroutineObject<T> {
     ob_base: PyObject,
     weakrefs: *mut PyObject,
-    name: Cell<&'static CStr>,
-    state: Cell<State>,
+    name: &'static CStr,
+    /// `Running` says that one thread has the operation for itself.
+    state: Local<State>,
     /// What it was suspended on.
     future: Local<Option<Ref>>,
     operation: UnsafeCell<Option<T>>,
@@ -151,8 +152,8 @@ pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
         };
         let this = object.cast::<CoroutineObject<T>>();
         (&raw mut (*this).weakrefs).write(ptr::null_mut());
-        (&raw mut (*this).name).write(Cell::new(name));
-        (&raw mut (*this).state).write(Cell::new(State::Fresh));
+        (&raw mut (*this).name).write(name);
+        (&raw mut (*this).state).write(Local::new(State::Fresh));
         (&raw mut (*this).future).write(Local::new(None));
         (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
         ffi::PyObject_GC_Track(object.cast());
@@ -178,12 +179,24 @@ impl<T: Operation> CoroutineObject<T> {
         unsafe { (*self.operation.get()).as_ref() }
     }
 
-    /// Ends the coroutine: drops the operation.
+    /// Takes the operation for the caller alone, if nobody has it and it is not over; what the state was before.
+    #[inline]
+    fn claim(&self) -> State {
+        self.state.with(|state| {
+            let before = *state;
+            if matches!(before, State::Fresh | State::Waiting) {
+                *state = State::Running;
+            }
+            before
+        })
+    }
+
+    /// Ends the coroutine, which the caller has claimed: drops the operation.
     #[inline]
     fn finish(&self) {
-        self.state.set(State::Finished);
-        // SAFETY: the operation is not in use: `state` was not `Running`, or the caller is who was running it.
+        // SAFETY: nobody else has the operation.
         let operation = unsafe { (*self.operation.get()).take() };
+        self.state.replace(State::Finished);
         drop(operation);
         drop(self.future.take());
     }
@@ -191,12 +204,11 @@ impl<T: Operation> CoroutineObject<T> {
     /// Runs the operation until it ends or waits.
     #[inline]
     fn resume(&self) -> Res<Answer> {
-        match self.state.get() {
+        match self.claim() {
             State::Fresh | State::Waiting => {}
             State::Running => return Err(already_executing()),
             State::Finished => return Err(reused()),
         }
-        self.state.set(State::Running);
         let waited = self.future.take();
         let step = match self.operation() {
             Some(operation) => operation.step(),
@@ -215,7 +227,7 @@ impl<T: Operation> CoroutineObject<T> {
                 }
             },
             Ok(Step::Yield) => {
-                self.state.set(State::Waiting);
+                self.state.replace(State::Waiting);
                 Ok(Answer::Yielded(Ref::none()))
             }
             Err(raised) => {
@@ -231,7 +243,7 @@ impl<T: Operation> CoroutineObject<T> {
         }
         super::future::block(future)?;
         drop(self.future.replace(Some(future.clone())));
-        self.state.set(State::Waiting);
+        self.state.replace(State::Waiting);
         Ok(())
     }
 
@@ -245,13 +257,12 @@ impl<T: Operation> CoroutineObject<T> {
         error.restore(py);
     }
 
-    /// Undoes what the operation has set up, and ends; an exception that is set stays.
+    /// Undoes what the operation, which the caller has claimed, has set up, and ends; an exception that is set stays.
     #[cold]
     fn end_abandoned(&self) {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let error = PyErr::take(py);
-        self.state.set(State::Running);
         if let Some(operation) = self.operation() {
             operation.abandon();
         }

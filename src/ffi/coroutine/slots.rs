@@ -175,18 +175,18 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if let Some(traceback) = argument(2) {
             ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr());
         }
-        if this.state.get() == State::Running {
-            return Err(already_executing());
+        match this.claim() {
+            State::Running => Err(already_executing()),
+            State::Finished => Err(reused()),
+            State::Fresh => {
+                this.finish();
+                Err(error.into())
+            }
+            State::Waiting => {
+                this.end_abandoned();
+                Err(error.into())
+            }
         }
-        if this.state.get() == State::Finished {
-            return Err(reused());
-        }
-        if this.state.get() == State::Fresh {
-            this.finish();
-        } else {
-            this.end_abandoned();
-        }
-        Err(error.into())
     }
 }
 
@@ -217,7 +217,7 @@ fn exception_of(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> Py
 unsafe fn close<T: Operation>(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let this = unsafe { of::<T>(slf) };
-    match this.state.get() {
+    match this.claim() {
         State::Running => return Err(already_executing()),
         State::Waiting => this.end_abandoned(),
         State::Fresh => this.finish(),
@@ -258,7 +258,7 @@ unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
         // SAFETY: the slot gets a live coroutine.
         unsafe {
-            let name = of::<T>(slf).name.get();
+            let name = of::<T>(slf).name;
             let py = Python::assume_attached();
             let text = format!("<coroutine object {} at {slf:p}>", name.to_string_lossy());
             Ok(PyString::new(py, &text).into())
@@ -271,13 +271,13 @@ unsafe extern "C" fn get_qualname<T: Operation>(
     _: *mut c_void,
 ) -> *mut PyObject {
     // SAFETY: the descriptor has checked `self`.
-    unsafe { ffi::PyUnicode_FromString(of::<T>(slf).name.get().as_ptr()) }
+    unsafe { ffi::PyUnicode_FromString(of::<T>(slf).name.as_ptr()) }
 }
 
 unsafe extern "C" fn get_name<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
     guard(|| {
         // SAFETY: the descriptor has checked `self`.
-        let name = unsafe { of::<T>(slf) }.name.get().to_string_lossy();
+        let name = unsafe { of::<T>(slf) }.name.to_string_lossy();
         let name = name.rsplit('.').next().unwrap_or_default();
         // SAFETY: attached.
         Ok(PyString::new(unsafe { Python::assume_attached() }, name).into())
@@ -332,7 +332,7 @@ unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
     // SAFETY: the collector passes a live coroutine; one that runs is reachable, so it is not cleared.
     unsafe {
         let this = of::<T>(object);
-        match this.state.get() {
+        match this.claim() {
             State::Waiting => this.end_abandoned(),
             State::Fresh => this.finish(),
             State::Running | State::Finished => {}
@@ -367,9 +367,9 @@ unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
         if !this.weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(object);
         }
-        match this.state.get() {
+        match this.claim() {
             State::Fresh => {
-                never_awaited(this.name.get());
+                never_awaited(this.name);
                 this.finish();
             }
             State::Waiting => this.end_abandoned(),

@@ -117,7 +117,7 @@ pub fn read_copied(me: &Ref, it: &TlsCore, caller: Option<Caller<'_>>) -> Res<()
     let session = it.session().ok_or_else(super::openssl::not_attached)?;
     let mut plain = PLAIN.take();
     plain.clear();
-    let end = decrypt(session, &mut plain);
+    let end = it.locked(|| decrypt(session, &mut plain));
     let result = match end {
         // As in asyncio, what came with a record that cannot be decrypted is not handed over.
         End::Failed => Err(raise(session)),
@@ -221,12 +221,13 @@ pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> Res<()> {
     while filled < size {
         let mut n = 0;
         // SAFETY: the view has `size` bytes.
-        let read = unsafe {
+        end = it.locked(|| unsafe {
             let into = buffer.0.buf.cast::<u8>().add(filled);
-            (session.openssl.SSL_read_ex)(session.ssl, into.cast(), size - filled, &raw mut n)
-        };
-        if read != 1 {
-            end = Some(why(session));
+            let room = size - filled;
+            let read = (session.openssl.SSL_read_ex)(session.ssl, into.cast(), room, &raw mut n);
+            (read != 1).then(|| why(session))
+        });
+        if end.is_some() {
             break;
         }
         filled += n;

@@ -18,7 +18,7 @@ use crate::fastcall;
 use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Args, Raised, Ref, Res};
 use crate::transports::arguments::one_argument;
-use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
+use crate::transports::stream::{is_stream, Stream, CORKED as STREAM_CORKED};
 use crate::transports::write;
 
 /// What one `SSL_write` gets, and how much ciphertext is gathered at most before it goes to the stream.
@@ -57,7 +57,15 @@ pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &Stream) -> T) -> Op
         return None;
     }
     let transport = it.transport.get()?;
-    // SAFETY: the flag says that it is one.
+    if cfg!(Py_GIL_DISABLED) {
+        // Another thread may have put it there after the flag was set for another one.
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        if !is_stream(transport.bind(py)) {
+            return None;
+        }
+    }
+    // SAFETY: it is one, as the flag says.
     let stream = unsafe { Stream::of(transport.as_ptr()) };
     Some(body(&transport, stream))
 }
@@ -164,20 +172,20 @@ fn encrypt(me: &Ref, it: &TlsCore, data: &[u8]) -> Res<()> {
         forget_errors(session);
         let mut n = 0;
         // SAFETY: the piece is valid for the call.
-        let written = unsafe {
+        let end = it.locked(|| unsafe {
             let piece = &rest[..rest.len().min(GATHER)];
-            (session.openssl.SSL_write_ex)(
+            let written = (session.openssl.SSL_write_ex)(
                 session.ssl,
                 piece.as_ptr().cast(),
                 piece.len(),
                 &raw mut n,
-            )
-        };
-        if written != 1 {
-            return match why(session) {
-                End::Wait => leave_to_asyncio(me, it, rest),
-                End::Closed | End::Failed => Err(raise(session)),
-            };
+            );
+            (written != 1).then(|| why(session))
+        });
+        match end {
+            None => {}
+            Some(End::Wait) => return leave_to_asyncio(me, it, rest),
+            Some(End::Closed | End::Failed) => return Err(raise(session)),
         }
         rest = &rest[n..];
         if it.with_wire(|wire| wire.out.len()) >= GATHER {

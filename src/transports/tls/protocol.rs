@@ -3,7 +3,6 @@
 //! Attributes through which the inherited `asyncio.sslproto.SSLProtocol` and the core talk are descriptors here, so that
 //! there is one value and not two.
 
-use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -16,7 +15,7 @@ use pyo3::PyTraverseError;
 use super::openssl::{self, Bio, OpenSsl, Ssl};
 use super::wire::{self, Wire};
 use super::{incoming, outgoing};
-use crate::ffi::{Local, Raised, Ref, Res};
+use crate::ffi::{Cell, Flags, Local, Raised, Ref, Res};
 use crate::transports::sink;
 use crate::transports::stream;
 
@@ -35,10 +34,11 @@ pub const CORKED: u32 = 1 << 5;
 /// The transport is a stream of ours.
 pub const ON_STREAM: u32 = 1 << 6;
 
-/// State of one TLS connection. It is touched by the thread that runs the loop.
+/// State of one TLS connection. It is touched by the thread that runs the loop; the SSL and the wire may be by others, see
+/// [`TlsCore::locked`].
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct TlsCore {
-    flags: Cell<u32>,
+    flags: Flags,
     /// Null until [`TlsCore::attach`], and after the collector has broken a cycle.
     ssl: Cell<*mut Ssl>,
     bio: Cell<*mut Bio>,
@@ -102,8 +102,7 @@ impl TlsCore {
 
     #[inline]
     pub fn set(&self, flags: u32, on: bool) {
-        let old = self.flags.get();
-        self.flags.set(if on { old | flags } else { old & !flags });
+        self.flags.set(flags, on);
     }
 
     #[inline]
@@ -126,10 +125,23 @@ impl TlsCore {
     #[inline]
     pub fn with_wire<T: Default>(&self, body: impl FnOnce(&mut Wire) -> T) -> T {
         // SAFETY: the BIO, of which this object holds a reference, keeps the wire.
-        match unsafe { self.wire.get().as_mut() } {
+        self.locked(|| match unsafe { self.wire.get().as_mut() } {
             Some(wire) => body(wire),
             None => T::default(),
+        })
+    }
+
+    /// Runs `body`, which runs no Python, while no other thread uses the SSL and the wire. `_ssl` locks the same object.
+    #[inline]
+    #[allow(clippy::unused_self)]
+    pub fn locked<T>(&self, body: impl FnOnce() -> T) -> T {
+        #[cfg(Py_GIL_DISABLED)]
+        if let Some(owner) = self.owner.get() {
+            // SAFETY: attached.
+            let py = unsafe { Python::assume_attached() };
+            return pyo3::sync::critical_section::with_critical_section(owner.bind(py), body);
         }
+        body()
     }
 
     fn attach(&self, object: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -146,10 +158,10 @@ impl TlsCore {
         let Some((bio, wire)) = (unsafe { wire::connect(openssl, ssl) }) else {
             return Ok(false);
         };
+        drop(self.owner.replace(Some(owner)));
         self.bio.set(bio);
         self.wire.set(wire);
         self.ssl.set(ssl);
-        drop(self.owner.replace(Some(owner)));
         Ok(true)
     }
 
@@ -190,7 +202,7 @@ impl TlsCore {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
         Self {
-            flags: Cell::new(0),
+            flags: Flags::default(),
             ssl: Cell::new(ptr::null_mut()),
             bio: Cell::new(ptr::null_mut()),
             wire: Cell::new(ptr::null_mut()),
