@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import sysconfig
 import weakref
 
 import pytest
@@ -14,7 +15,13 @@ from .conftest import python_calls
 FEEDING = {"data_received", "feed_data", "_wakeup_waiter", "_stream_reader"}
 LIMIT = 1024
 
+fed_natively = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without a global interpreter lock asyncio's reader is fed by its own methods",
+)
 
+
+@fed_natively
 async def test_no_python_call_feeds_it(loop, connect, eventually):
     reader, _, peer = await connect()
     with python_calls() as calls:
@@ -52,6 +59,7 @@ async def test_a_method_of_the_instance_counts(loop, connect, eventually, place)
     assert not reader._buffer
 
 
+@fed_natively
 @pytest.mark.parametrize(
     ("name", "owner"),
     [
