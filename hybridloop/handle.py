@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from . import interruptible
 from .runner import call_hint, drive
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class TaskHandle(Generic[_T]):
             )
         event = threading.Event()
         self.add_done_callback(lambda _: event.set())
-        if not event.wait(timeout):
+        if not interruptible.wait(event, timeout):
             raise TimeoutError(f"{self.get_name()} has not ended within {timeout} s")
 
     def _outcome(self) -> _T:

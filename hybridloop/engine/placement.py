@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .. import forks
+from .. import forks, interruptible
 from .errors import EngineClosedError, EngineFullError
 from .threads import GilThread, Queue
 
@@ -225,7 +225,7 @@ class Placement:
 
     def wait_served(self, timeout: float | None) -> bool:
         with self.lock:
-            return self.idle.wait_for(self._has_served, timeout)
+            return interruptible.wait_for(self.idle, self._has_served, timeout)
 
     def wait_native_idle(self, timeout: float | None) -> bool:
         """Wait until no job is left; nothing tells of the last one."""
@@ -249,7 +249,7 @@ class Placement:
 
     def wait_idle(self, timeout: float | None) -> bool:
         with self.lock:
-            return self.idle.wait_for(self._is_idle, timeout)
+            return interruptible.wait_for(self.idle, self._is_idle, timeout)
 
     def cancel_everything(self) -> None:
         with self.lock:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from .. import interruptible
 from ..engine import Engine
 from .threads import Pool
 
@@ -88,7 +89,7 @@ class Runtime:
                     return lambda: None
                 if not self.outstanding:
                     return None
-                self.changed.wait()
+                self.changed.wait(interruptible.LONGEST)
 
 
 def serve(function: Callable[[], Any], result: Future[Any] | None) -> None:

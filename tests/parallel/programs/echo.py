@@ -8,8 +8,8 @@ class Echo:
 
 server = parallel.server("127.0.0.1", 0)
 parallel.register(transport=server, protocol=Echo)
-print(server.port, flush=True)
 try:
+    print(server.port, flush=True)
     parallel.run()
 except KeyboardInterrupt:
     server.shutdown()
