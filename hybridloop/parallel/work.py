@@ -137,7 +137,9 @@ class Job(TaskHandle[Any]):
         try:
             value = self._context.run(self._function)
             if inspect.isawaitable(value):
-                self._spawn(_await(value), self._awaited)
+                # A coroutine as it is: one that is cancelled before it has begun is closed.
+                body = value if inspect.iscoroutine(value) else _await(value)
+                self._spawn(body, self._awaited)
                 return
         except BaseException as error:
             self._failed(error)
@@ -310,7 +312,11 @@ def submit_wait(
         except TimeoutError:
             raise _not_ready(obj, timeout) from None
 
-    return Job(call, callback, errback, name).submit_after(ready())
+    job = Job(call, callback, errback, name).submit_after(ready())
+    if inspect.iscoroutine(obj):
+        # Perhaps nobody has come to await it.
+        job.add_done_callback(lambda _: obj.close())
+    return job
 
 
 def _not_ready(obj: Any, timeout: float | None) -> TimeoutError:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from hybridloop.parallel.runtime import _runtime
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -125,6 +126,35 @@ def test_cancelling() -> None:
     assert seen == []
     assert later.cancelled() and awaited.cancelled() and running.result() is True
     assert not later.cancel()
+
+
+def test_a_coroutine_is_closed_if_it_is_cancelled_before_it_has_begun() -> None:
+    async def never() -> None:
+        raise AssertionError
+
+    threads = _runtime.threads
+    blocked, release = threading.Barrier(threads + 1), threading.Event()
+
+    async def block() -> None:
+        blocked.wait(20)
+        release.wait(20)
+
+    def is_queued(job: Any) -> bool:
+        return job._task_of_engine is not None
+
+    for _ in range(threads):
+        parallel.submit_work(block)
+    blocked.wait(20)
+    coroutines = [never() for _ in range(8)]
+    jobs = [parallel.submit_work(lambda: coroutines[0])]
+    jobs += [parallel.submit_wait(it) for it in coroutines[1:]]
+    while not all(map(is_queued, jobs)):
+        time.sleep(0.001)
+    for job in jobs:
+        assert job.cancel()
+    release.set()
+    parallel.run()
+    assert all(it.cr_frame is None for it in coroutines)
 
 
 def test_handle_carries_the_value() -> None:
