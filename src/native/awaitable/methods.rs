@@ -132,7 +132,8 @@ impl NativeAwaitable {
 
     #[getter(_asyncio_future_blocking)]
     fn is_blocking(&self) -> bool {
-        self.blocking.load(Ordering::Relaxed)
+        // Tasks of several threads may come to wait between the setting and the look: then one flag does not tell whose it is.
+        cfg!(Py_GIL_DISABLED) || self.blocking.load(Ordering::Relaxed)
     }
 
     #[setter(_asyncio_future_blocking)]
