@@ -289,13 +289,17 @@ def test_closed_in_the_middle(loop_factory, kind):
 
     def renamed(names):
         # Ours are named without what theirs begin with.
-        return {re.sub("_(Selector|Unix)(Socket|Subprocess)", r"\2", name) for name in names}
+        return {re.sub("_Selector|_Unix(?=Subprocess)", "", name) for name in names}
 
     # Sockets without a Python object are not named one by one.
     if kind is tls_handshake:
-        # Who waited for it is named, and closes the transport; in asyncio that fails.
+        # Who waited for it is named, and closes the transport, which in asyncio fails; unless the
+        # collector comes to the transport first.
         assert messages == {"Task was destroyed but it is pending!"}
-        assert transports(named) == set()
+        assert transports(named) <= {
+            "unclosed transport <SocketTransport",
+            "unclosed transport <asyncio",
+        }
     else:
         assert transports(named) == renamed(transports(expected))
     assert "unclosed <socket" not in named or "unclosed <socket" in expected
