@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from benchmarks.harness.arguments import choice_of
-from benchmarks.harness.process import ROOT, Unavailable, reason_of
+from benchmarks.harness.process import Unavailable, numbers_of
 from benchmarks.harness.tables import table
 from benchmarks.harness.tools import rust_binary
 from benchmarks.loops import LOOPS, SUBJECT, installed, loop_factory
@@ -106,24 +106,13 @@ async def take_sample(way: str) -> dict[str, float]:
     }
 
 
-def sample(way: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.beside", "--way", way]
-    result = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    if result.returncode:
-        raise Unavailable(reason_of(result.stderr) or f"exit status {result.returncode}")
-    numbers: dict[str, float] = json.loads(result.stdout)
-    return numbers
-
-
 def report(ways: list[str], repeats: int) -> None:
     rust_binary("loadgen")  # builds it, if need be
     samples: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, taken in samples.items():
             try:
-                taken.append(sample(way))
+                taken.append(numbers_of("benchmarks.beside", "--way", way, timeout=TIMEOUT))
             except Unavailable as error:
                 sys.exit(f"{way}: {error}")
     print(f"Latency in µs, medians of {repeats} samples and their range; {WORKERS} workers:\n")

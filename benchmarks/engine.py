@@ -10,8 +10,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,7 +20,7 @@ from typing import Any
 
 import hybridloop
 from benchmarks.harness.arguments import choice_of
-from benchmarks.harness.process import ROOT, Unavailable, reason_of
+from benchmarks.harness.process import Unavailable, numbers_of
 from benchmarks.harness.tables import table
 from benchmarks.loops import LOOPS, installed, loop_factory
 
@@ -105,14 +103,8 @@ def measure(way: str, tasks: int) -> dict[str, float]:
 
 def sample(way: str, tasks: int) -> dict[str, float]:
     """Measure a way in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.engine", "--way", way, "--tasks", str(tasks)]
-    result = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    if result.returncode:
-        raise Unavailable(reason_of(result.stderr) or f"exit status {result.returncode}")
-    numbers: dict[str, float] = json.loads(result.stdout)
-    return numbers
+    arguments = ("--way", way, "--tasks", str(tasks))
+    return numbers_of("benchmarks.engine", *arguments, timeout=TIMEOUT)
 
 
 def main() -> None:
@@ -135,7 +127,7 @@ def main() -> None:
             if way not in failures:
                 try:
                     found.append(sample(way, arguments.tasks))
-                except (Unavailable, subprocess.TimeoutExpired) as error:
+                except Unavailable as error:
                     failures[way] = str(error)
     median = {
         way: {name: statistics.median(each[name] for each in found) for name in found[0]}

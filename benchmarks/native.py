@@ -12,14 +12,13 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.harness.arguments import choice_of
-from benchmarks.harness.process import ROOT, reason_of
+from benchmarks.harness.process import Unavailable, numbers_of
 from benchmarks.harness.tables import NONE, table
 from benchmarks.loops import LOOPS, SUBJECT, installed, loop_factory
 
@@ -121,14 +120,10 @@ async def time_rows(native: bool) -> dict[str, float]:
 
 
 def sample(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.native", "--sample", *arguments]
-    result = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    if result.returncode:
-        sys.exit(reason_of(result.stderr) or f"exit status {result.returncode}")
-    found: dict[str, float] = json.loads(result.stdout)
-    return found
+    try:
+        return numbers_of("benchmarks.native", "--sample", *arguments, timeout=TIMEOUT)
+    except Unavailable as error:
+        sys.exit(str(error))
 
 
 def take_sample(arguments: list[str]) -> dict[str, float]:

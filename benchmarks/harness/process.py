@@ -44,6 +44,21 @@ def reason_of(errors: str) -> str:
     return f"{reason} in {places[-1]}()" if places and reason.isidentifier() else reason
 
 
+def numbers_of(module: str, *arguments: str, timeout: float) -> dict[str, float]:
+    """Run a module in a process of its own; the numbers that it prints as JSON."""
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        result = subprocess.run(
+            command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"not done within {timeout:.0f} s") from None
+    if result.returncode:
+        raise Unavailable(reason_of(result.stderr) or f"exit status {result.returncode}")
+    numbers: dict[str, float] = json.loads(result.stdout)
+    return numbers
+
+
 class Child:
     """A child process that speaks in lines on its standard output."""
 
