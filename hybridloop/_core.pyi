@@ -178,10 +178,18 @@ class LoopCore:
     def get_debug(self) -> bool: ...
     def _add_callback(self, handle: asyncio.Handle) -> None: ...
     def _add_reader(
-        self, fd: Any, callback: Callable[[*_Ts], object], *args: *_Ts
+        self,
+        fd: Any,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.Handle: ...
     def _add_writer(
-        self, fd: Any, callback: Callable[[*_Ts], object], *args: *_Ts
+        self,
+        fd: Any,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.Handle: ...
     def _remove_reader(self, fd: Any) -> bool: ...
     def _remove_writer(self, fd: Any) -> bool: ...
@@ -218,6 +226,7 @@ class LoopCore:
         sock: socket.socket,
         server: Any,
         backlog: int,
+        context: Context | None,
         /,
     ) -> None: ...
     def _connect_stream(
@@ -227,6 +236,7 @@ class LoopCore:
         waiter: asyncio.Future[None] | None,
         extra: dict[str, Any] | None,
         server: Any,
+        context: Context | None,
         /,
     ) -> Any: ...
     def _connect_datagram(

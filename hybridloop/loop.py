@@ -9,7 +9,7 @@ import gc
 import os
 import selectors
 import socket
-from asyncio import SendfileNotAvailableError, base_events, constants
+from asyncio import SendfileNotAvailableError, base_events
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import _core, children, datagrams, live
@@ -27,6 +27,12 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _getnameinfo = socket.getnameinfo
+
+# What the private methods of asyncio that are overridden here may be given, on any Python.
+_STREAM_OPTIONS = {"extra", "server", "context"}
+_TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout"}
+# In this order, behind the backlog.
+_SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
 
 
 class _NativeSelector:
@@ -143,17 +149,23 @@ class Loop(NativeMethods, SignalMethods):
 
     _make_subprocess_transport = children.make_transport
 
+    # What is overridden of asyncio takes any argument. One that a later release of Python has added,
+    # and that is not known here, is left to asyncio's own transports: they run on this loop too.
+
     def _make_socket_transport(
         self,
         sock: socket.socket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
-        *,
-        extra: dict[str, Any] | None = None,
-        server: Any = None,
-    ) -> SocketTransport:
+        **options: Any,
+    ) -> asyncio.Transport:
+        if not options.keys() <= _STREAM_OPTIONS:
+            return super()._make_socket_transport(sock, protocol, waiter, **options)
         self._ensure_fd_no_transport(sock)
-        transport: SocketTransport = self._connect_stream(sock, protocol, waiter, extra, server)
+        extra, server, context = map(options.get, ("extra", "server", "context"))
+        transport: SocketTransport = self._connect_stream(
+            sock, protocol, waiter, extra, server, context
+        )
         return transport
 
     def _make_datagram_transport(
@@ -163,9 +175,12 @@ class Loop(NativeMethods, SignalMethods):
         address: Any = None,
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
+        **unknown: Any,
     ) -> asyncio.DatagramTransport:
-        if not datagrams.is_native(sock):
-            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        if unknown or not datagrams.is_native(sock):
+            return super()._make_datagram_transport(
+                sock, protocol, address, waiter, extra, **unknown
+            )
         self._ensure_fd_no_transport(sock)
         return datagrams.connect(self, sock, protocol, address, waiter, extra)
 
@@ -175,28 +190,16 @@ class Loop(NativeMethods, SignalMethods):
         protocol: asyncio.BaseProtocol,
         sslcontext: ssl.SSLContext,
         waiter: asyncio.Future[None] | None = None,
-        *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        extra: dict[str, Any] | None = None,
-        server: Any = None,
-        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        **options: Any,
     ) -> asyncio.Transport:
+        if not options.keys() <= _STREAM_OPTIONS | _TLS_OPTIONS:
+            return super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)
         # Python may have been built without ssl.
         from .tls import make_protocol
 
-        ssl_protocol = make_protocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        tls_options = {name: options.pop(name) for name in _TLS_OPTIONS & options.keys()}
+        ssl_protocol = make_protocol(self, protocol, sslcontext, waiter, **tls_options)
+        self._make_socket_transport(rawsock, ssl_protocol, **options)
         return ssl_protocol._app_transport
 
     async def start_tls(
@@ -236,12 +239,13 @@ class Loop(NativeMethods, SignalMethods):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if sslcontext is None:
-            self._listen(protocol_factory, sock, server, backlog)
-        else:
+        options = dict(zip(_SERVING_OPTIONS, args, strict=False)) | kwargs
+        if sslcontext is not None or not options.keys() <= set(_SERVING_OPTIONS):
             super()._start_serving(
                 protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs
             )
+        else:
+            self._listen(protocol_factory, sock, server, backlog, options.get("context"))
 
     async def _sendfile_native(
         self, transp: SocketTransport, file: Any, offset: int, count: int | None

@@ -162,12 +162,10 @@ def make_protocol(
     app_protocol: asyncio.BaseProtocol,
     context: ssl.SSLContext | None,
     waiter: asyncio.Future[None] | None,
-    server_side: bool,
-    server_hostname: str | None,
     **options: Any,
 ) -> sslproto.SSLProtocol:
     """A protocol for a native stream; asyncio's where Python's OpenSSL is out of reach."""
-    args = (loop, app_protocol, context, waiter, server_side, server_hostname)
+    args = (loop, app_protocol, context, waiter)
     if TlsProtocol._is_available():
         protocol = TlsProtocol(*args, **options)
         if protocol.is_native:

@@ -36,15 +36,35 @@ pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parse
     if callback.is_null() {
         return Err(missing(function, "callback"));
     }
-    // SAFETY: `None` is always live, and an argument is live during the call.
-    let context = unsafe {
-        (!context.is_null() && context != ffi::Py_None()).then(|| Ref::borrowed(context))
-    };
+    // SAFETY: an argument is live during the call.
+    let context = (!context.is_null())
+        .then(|| unsafe { some(context) })
+        .flatten();
     Ok(Parsed {
         callback,
         args: args.positional.get(at + 1..).unwrap_or(&[]),
         context,
     })
+}
+
+/// The keyword argument `context` of a method that takes other keywords as well, without looking at these; no context if
+/// there is none or it is `None`.
+///
+/// # Safety
+/// The arguments are live.
+pub unsafe fn context_keyword(args: &Args<'_>) -> Option<Ref> {
+    let (_, value) = args.keywords().find(|&(name, _)| is_context(name))?;
+    // SAFETY: an argument is live during the call, and `None` always is.
+    unsafe { some(value) }
+}
+
+/// An argument that may be `None`.
+///
+/// # Safety
+/// The argument is live.
+unsafe fn some(argument: *mut PyObject) -> Option<Ref> {
+    // SAFETY: the caller upholds it.
+    unsafe { (argument != ffi::Py_None()).then(|| Ref::borrowed(argument)) }
 }
 
 /// Whether a keyword's name is `wanted`. Names in compiled code are interned; others are compared by content.

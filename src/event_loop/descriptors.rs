@@ -10,6 +10,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
+use super::callback_arguments::context_keyword;
 use super::methods::install;
 use super::source::{Native, Pending};
 use super::watch::{Direction, Mode, Ready, Watch};
@@ -202,10 +203,15 @@ impl LoopCore {
         unsafe {
             let fd = file_descriptor(file)?;
             self.refuse_transport(fd, file)?;
+            // Releases before Python 3.15 have no `context`, and what later ones add is not for a watch.
+            let context = match context_keyword(args) {
+                Some(context) => context,
+                None => context::copy_current()?,
+            };
             let call = Call {
                 callback,
                 args: rest,
-                context: Some(context::copy_current()?),
+                context: Some(context),
                 event_loop: slf,
             };
             let handle = {
@@ -374,12 +380,12 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         [
             (
                 fastcall!(c"_add_reader", add_reader, confined),
-                "(self, fd, callback, *args)",
+                "(self, fd, callback, *args, context=None)",
                 "Call back while a descriptor can be read.",
             ),
             (
                 fastcall!(c"_add_writer", add_writer, confined),
-                "(self, fd, callback, *args)",
+                "(self, fd, callback, *args, context=None)",
                 "Call back while a descriptor can be written.",
             ),
             (

@@ -16,6 +16,21 @@ pub fn copy_current() -> Res<Ref> {
     unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }
 }
 
+/// `context`, or a copy of the current context if that is `None`.
+///
+/// # Safety
+/// The argument is live.
+pub unsafe fn given_or_copy(context: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the caller upholds it, and `None` is always live.
+    unsafe {
+        if context == ffi::Py_None() {
+            copy_current()
+        } else {
+            Ok(Ref::borrowed(context))
+        }
+    }
+}
+
 /// `context.copy()`.
 pub fn copy(context: &Ref) -> Res<Ref> {
     // SAFETY: attached; raises TypeError for what is no context.

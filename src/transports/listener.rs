@@ -88,10 +88,11 @@ impl Listener {
     }
 }
 
-/// `_listen(protocol_factory, sock, server, backlog)`: accepts connections and makes transports of them.
+/// `_listen(protocol_factory, sock, server, backlog, context)`: accepts connections and makes transports of them, each in a
+/// copy of `context`, or of the current context if that is `None`.
 unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let &[factory, socket, server, backlog] = args.positional else {
-        return Err(pyo3::exceptions::PyTypeError::new_err("_listen() takes 4 arguments").into());
+    let &[factory, socket, server, backlog, context] = args.positional else {
+        return Err(pyo3::exceptions::PyTypeError::new_err("_listen() takes 5 arguments").into());
     };
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -112,7 +113,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 factory: some(factory),
                 server: some(server),
                 socket: some(socket),
-                context: Local::new(Some(context::copy_current()?)),
+                context: Local::new(Some(context::given_or_copy(context)?)),
                 stopped: Cell::new(false),
                 resting: Cell::new(false),
             },
@@ -374,11 +375,12 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
     )
 }
 
-/// `_connect_stream(sock, protocol, waiter, extra, server)`: a transport for a connected socket.
+/// `_connect_stream(sock, protocol, waiter, extra, server, context)`: a transport for a connected socket, whose callbacks run
+/// in `context`, or in a copy of the current context if that is `None`.
 unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let &[socket, protocol, waiter, extra, server] = args.positional else {
+    let &[socket, protocol, waiter, extra, server, context] = args.positional else {
         return Err(
-            pyo3::exceptions::PyTypeError::new_err("_connect_stream() takes 5 arguments").into(),
+            pyo3::exceptions::PyTypeError::new_err("_connect_stream() takes 6 arguments").into(),
         );
     };
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
@@ -392,7 +394,7 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         set_nodelay(fd);
         let mut peer = Address::default();
         peer.fill(fd, Side::Peer);
-        let context = context::copy_current()?;
+        let context = context::given_or_copy(context)?;
         let me = create(
             py,
             core,
@@ -426,12 +428,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         [
             (
                 fastcall!(c"_listen", listen),
-                "(self, protocol_factory, sock, server, backlog, /)",
+                "(self, protocol_factory, sock, server, backlog, context, /)",
                 "Accept connections and make transports of them.",
             ),
             (
                 fastcall!(c"_connect_stream", connect_stream),
-                "(self, sock, protocol, waiter, extra, server, /)",
+                "(self, sock, protocol, waiter, extra, server, context, /)",
                 "A transport for a connected socket.",
             ),
         ],
