@@ -12,7 +12,7 @@ import socket
 from asyncio import SendfileNotAvailableError, base_events
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from . import _core, children, datagrams, live
+from . import _core, children, compat, datagrams, live
 from .native import NativeMethods
 from .signals import SignalMethods
 from .stats import LoopStats
@@ -33,6 +33,9 @@ _STREAM_OPTIONS = {"extra", "server", "context"}
 _TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout"}
 # In this order, behind the backlog.
 _SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
+
+
+compat.check()
 
 
 class _NativeSelector:
@@ -149,8 +152,8 @@ class Loop(NativeMethods, SignalMethods):
 
     _make_subprocess_transport = children.make_transport
 
-    # What is overridden of asyncio takes any argument. One that a later release of Python has added,
-    # and that is not known here, is left to asyncio's own transports: they run on this loop too.
+    # Overridden methods of asyncio take any argument. One that a later release of Python has added
+    # and that is not known here is left to asyncio's own transports: they run on this loop too.
 
     def _make_socket_transport(
         self,

@@ -23,6 +23,9 @@ from pathlib import Path
 
 import pytest
 
+# Whatever asyncio has changed in what is overridden here shall fail the tests.
+os.environ.setdefault("HYBRIDLOOP_STRICT_ASYNCIO", "1")
+
 LOOP_MODULE = os.environ.get("HYBRIDLOOP_TEST_LOOP", "hybridloop")
 TEST_TIMEOUT = 60
 real_stderr = pytest.StashKey()
