@@ -12,7 +12,7 @@ import socket
 from asyncio import SendfileNotAvailableError, base_events
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from . import _core, children, compat, datagrams, live
+from . import _core, children, compat, datagrams, live, transports
 from .native import NativeMethods
 from .signals import SignalMethods
 from .stats import LoopStats
@@ -162,7 +162,7 @@ class Loop(NativeMethods, SignalMethods):
         waiter: asyncio.Future[None] | None = None,
         **options: Any,
     ) -> asyncio.Transport:
-        if not options.keys() <= _STREAM_OPTIONS:
+        if not options.keys() <= _STREAM_OPTIONS or not transports.is_native(sock):
             return super()._make_socket_transport(sock, protocol, waiter, **options)
         self._ensure_fd_no_transport(sock)
         extra, server, context = map(options.get, ("extra", "server", "context"))
@@ -195,7 +195,7 @@ class Loop(NativeMethods, SignalMethods):
         waiter: asyncio.Future[None] | None = None,
         **options: Any,
     ) -> asyncio.Transport:
-        if not options.keys() <= _STREAM_OPTIONS | _TLS_OPTIONS:
+        if not (options.keys() <= _STREAM_OPTIONS | _TLS_OPTIONS and transports.is_native(rawsock)):
             return super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)
         # Python may have been built without ssl.
         from .tls import make_protocol

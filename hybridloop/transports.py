@@ -153,6 +153,21 @@ class SocketTransport(ColdParts, _core.StreamTransport):
         self._empty_waiter = None
 
 
+_SOCKET_METHODS = ("recv", "recv_into", "send", "sendmsg")
+
+
+def is_native(sock: socket.socket) -> bool:
+    """Whether a stream may use the descriptor of `sock`: its methods are those of `socket`.
+
+    What has methods of its own, such as a mock, gets asyncio's transport, which calls them.
+    """
+    kind = type(sock)
+    return kind is socket.socket or (
+        issubclass(kind, socket.socket)
+        and all(getattr(kind, name) is getattr(socket.socket, name) for name in _SOCKET_METHODS)
+    )
+
+
 def _closed_socket() -> socket.socket:
     """What `get_extra_info("socket")` wraps when it is first asked after the connection is gone."""
     sock = socket.socket.__new__(socket.socket)
