@@ -8,12 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{
-    buffer, bytes, engine, error, events, int, ints, kernel, mailbox, outcome, plain, run, soon,
+    buffer, bytes, engine, error, events, int, ints, kernel, mailbox, outcome, run, soon,
 };
-use hybridloop_native::{
-    Arg, ArgumentErrorKind, Code, Config, Engine, Event, Key, Options, Outcome, State, SubmitError,
-    Value,
-};
+use hybridloop_native::{Arg, Code, Config, Engine, Event, Key, Options, Outcome, State, Value};
 
 #[test]
 fn items_and_progress_come_in_order_and_before_the_end() {
@@ -228,60 +225,4 @@ fn limits_of_memory_are_errors_of_the_job() {
     );
     drop(job);
     assert_eq!(engine.memory().used(), 0);
-}
-
-#[test]
-fn plain_functions_are_called_with_their_types() {
-    let engine = engine(1);
-    let scale = plain(
-        "plain_scale",
-        "double(const double *values, size_t n, double by, float, int8_t)",
-    );
-    let values = Arg::Buffer(buffer(&[1.5, 2.5], c"d"));
-    let job = run(
-        &engine,
-        &scale,
-        vec![
-            values,
-            Arg::Int(2),
-            Arg::Int(10),
-            Arg::Float(0.5),
-            Arg::Int(-1),
-        ],
-    );
-    assert!(
-        matches!(outcome(&job), Outcome::Value(Value::Float(value)) if value.to_bits() == 21_f64.to_bits())
-    );
-    let small = plain("plain_small", "i8(u16, i32)");
-    assert_eq!(
-        int(&run(
-            &engine,
-            &small,
-            vec![Arg::Int(65535), Arg::Int(65530)]
-        )),
-        -5
-    );
-    let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
-    let memory: &'static mut [i32] = Box::leak(Box::new([0; 3]));
-    let address = memory.as_mut_ptr();
-    // SAFETY: leaked memory that only the kernel touches until it is read below.
-    let mut target = unsafe { hybridloop_native::Buffer::new(0, address.cast(), 12) };
-    (target.format, target.itemsize) = (c"i".into(), 4);
-    let args = || vec![Arg::Int(3), Arg::Int(7)];
-    let refused = engine.submit(
-        &fill,
-        args(),
-        Some(Arg::Buffer(target.clone())),
-        Options::default(),
-    );
-    assert!(
-        matches!(refused, Err(SubmitError::Argument(error)) if error.kind == ArgumentErrorKind::Value)
-    );
-    target.writable = true;
-    let job = engine
-        .submit(&fill, args(), Some(Arg::Buffer(target)), Options::default())
-        .unwrap();
-    assert!(matches!(outcome(&job), Outcome::Value(Value::None)));
-    // SAFETY: the job is done.
-    assert_eq!(unsafe { *address.cast::<[i32; 3]>() }, [7; 3]);
 }

@@ -1,6 +1,7 @@
 /* A library of kernels as a user writes it, against the header alone. */
 #include "hybridloop.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 /* Sums 64-bit integers, emits each, and tells how far it is. */
@@ -104,3 +105,21 @@ HL_EXPORT void plain_fill(int32_t *target, size_t n, int32_t with) {
     for (size_t i = 0; i < n; i++)
         target[i] = with;
 }
+
+/* More parameters than registers, of every size: what is left goes on the stack, in order. */
+HL_EXPORT double plain_many(int8_t p0, float p1, uint16_t p2, double p3, int64_t p4, float p5,
+                            int32_t p6, double p7, uint8_t p8, float p9, int16_t p10, double p11,
+                            uint32_t p12, float p13, int8_t p14, double p15, int16_t p16, float p17,
+                            uint8_t p18, double p19, int64_t p20, float p21, uint16_t p22, double
+                            p23) {
+    return 1 * (double)p0 + 2 * (double)p1 + 3 * (double)p2 + 4 * (double)p3 + 5 * (double)p4 +
+           6 * (double)p5 + 7 * (double)p6 + 8 * (double)p7 + 9 * (double)p8 + 10 * (double)p9 +
+           11 * (double)p10 + 12 * (double)p11 + 13 * (double)p12 + 14 * (double)p13 + 15 *
+           (double)p14 + 16 * (double)p15 + 17 * (double)p16 + 18 * (double)p17 + 19 *
+           (double)p18 + 20 * (double)p19 + 21 * (double)p20 + 22 * (double)p21 + 23 *
+           (double)p22 + 24 * (double)p23;
+}
+HL_EXPORT float plain_float(float a) { return a / 2; }
+HL_EXPORT bool plain_is_odd(uint64_t a) { return a % 2; }
+HL_EXPORT uint64_t plain_same(uint64_t a) { return a; }
+HL_EXPORT int64_t plain_negative(int64_t a) { return -a; }
