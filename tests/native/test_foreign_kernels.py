@@ -10,7 +10,6 @@ import sysconfig
 import weakref
 
 import cffi
-import numba
 import numpy
 import pytest
 import scipy
@@ -30,17 +29,31 @@ def demo(compile_c):
     return compile_c("demo", MODULE='"foreign"')
 
 
-@numba.cfunc("float64(CPointer(float64), intp)")
-def numba_total(values, count):
-    result = 0.0
-    for i in range(count):
-        result += values[i]
-    return result
+@pytest.fixture
+def numba():
+    return pytest.importorskip("numba", reason="numba does not support this Python")
 
 
-async def test_ctypes(loop, name):
+@pytest.fixture
+def numba_total(numba):
+    @numba.cfunc("float64(CPointer(float64), intp)")
+    def total(values, count):
+        result = 0.0
+        for i in range(count):
+            result += values[i]
+        return result
+
+    return total
+
+
+@pytest.fixture
+def cbrt():
     cbrt = ctypes.CDLL(LIBM).cbrt
     cbrt.restype, cbrt.argtypes = ctypes.c_double, [ctypes.c_double]
+    return cbrt
+
+
+async def test_ctypes(loop, name, cbrt):
     register_kernel(name, cbrt)
     assert await loop.run_native(name, 27.0) == cbrt(27.0)
     assert await loop.run_native(name, 27) == cbrt(27.0)
@@ -55,27 +68,27 @@ async def test_cffi(loop, name):
     assert await loop.run_native(name + "s", b"seven..\0") == 7
 
 
-async def test_numba(loop, name):
+async def test_numba(loop, name, numba_total):
     register_kernel(name, numba_total)
     assert await loop.run_native(name, VALUES, len(VALUES)) == VALUES.sum()
 
 
-async def test_scipy(loop, name):
+async def test_scipy(loop, name, numba_total):
     register_kernel(name, scipy.LowLevelCallable(numba_total.ctypes))
     assert await loop.run_native(name, VALUES, 10) == 45.0
 
 
-@numba.cfunc(numba.float64(numba.float64, numba.intc, numba.types.voidptr))
-def polynomial(x, degree, coefficients):
-    values = numba.carray(coefficients, degree + 1, numpy.float64)
-    result = 0.0
-    for i in range(degree, -1, -1):
-        result = result * x + values[i]
-    return result
-
-
-async def test_scipy_with_user_data_of_numba(loop, name):
+async def test_scipy_with_user_data_of_numba(loop, name, numba):
     """The function is the one that SciPy itself calls with the same data."""
+
+    @numba.cfunc(numba.float64(numba.float64, numba.intc, numba.types.voidptr))
+    def polynomial(x, degree, coefficients):
+        values = numba.carray(coefficients, degree + 1, numpy.float64)
+        result = 0.0
+        for i in range(degree, -1, -1):
+            result = result * x + values[i]
+        return result
+
     coefficients = (ctypes.c_double * 3)(1.0, 2.0, 3.0)
     data = ctypes.cast(coefficients, ctypes.c_void_p)
     kernel = register_kernel(name, scipy.LowLevelCallable(polynomial.ctypes, data))
@@ -102,7 +115,7 @@ async def test_scipy_with_user_data_of_ctypes(loop, name, demo):
     assert await loop.run_native(name) == 10.0
 
 
-async def test_scipy_with_user_data_of_cffi(loop, name, demo):
+async def test_scipy_with_user_data_of_cffi(loop, name, demo, cbrt):
     ffi = cffi.FFI()
     ffi.cdef("double plain_scaled(double, void *);")
     by = ffi.new("double *", 3.0)
@@ -115,13 +128,18 @@ async def test_scipy_with_user_data_of_cffi(loop, name, demo):
     gc.collect()
     assert watch() is not None
     assert await loop.run_native(name, 7.0) == 21.0
-    register_kernel(name, numba_total, replace=True)
+    register_kernel(name, cbrt, replace=True)
     await loop.run_native("hl.noop")
     gc.collect()
     assert watch() is None
 
 
-async def test_an_address(loop, name):
+async def test_an_address(loop, name, cbrt):
+    register_kernel(name, ctypes.cast(cbrt, ctypes.c_void_p).value, "f64(f64 x)")
+    assert await loop.run_native(name, 27.0) == cbrt(27.0)
+
+
+async def test_an_address_of_numba(loop, name, numba_total):
     register_kernel(name, numba_total.address, "f64(f64* values, usize count)")
     assert await loop.run_native(name, VALUES, 3) == 3.0
 

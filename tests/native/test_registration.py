@@ -7,7 +7,6 @@ import types
 import weakref
 
 import cffi
-import numba
 import numpy
 import pytest
 import scipy
@@ -144,6 +143,8 @@ def test_cffi_that_is_no_function_is_refused(name, refused):
 
 
 def test_numba(name):
+    numba = pytest.importorskip("numba", reason="numba does not support this Python")
+
     @numba.cfunc("float64(CPointer(float64), intp)")
     def total(values, count):
         result = 0.0
