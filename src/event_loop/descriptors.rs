@@ -98,9 +98,14 @@ impl Descriptors {
         self.sources.remove(token)
     }
 
-    pub fn take_all(&mut self) -> Vec<Source> {
-        self.by_fd.clear();
-        self.sources.take_all()
+    /// Takes out the source of the highest descriptor.
+    pub fn pop(&mut self) -> Option<Source> {
+        while let Some(token) = self.by_fd.pop() {
+            if let Some(source) = token.and_then(|token| self.sources.remove(token)) {
+                return Some(source);
+            }
+        }
+        None
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -286,7 +286,8 @@ impl LoopCore {
         drop(self.flush.take());
         drop(self.again.take());
         self.events.with(VecDeque::clear);
-        for source in self.descriptors.with(Descriptors::take_all) {
+        // One at a time: dropping one may end others, which then take themselves out.
+        while let Some(source) = self.descriptors.with(Descriptors::pop) {
             source.forget();
         }
         self.lookups.close();

@@ -96,11 +96,6 @@ impl<T> Registry<T> {
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slab.iter().map(|(_, entry)| &entry.source)
     }
-
-    /// Takes every source out.
-    pub fn take_all(&mut self) -> Vec<T> {
-        self.slab.drain().map(|entry| entry.source).collect()
-    }
 }
 
 #[cfg(test)]
@@ -123,7 +118,7 @@ mod tests {
         assert_eq!(registry.remove(first), None);
         assert_eq!(registry.get_mut(second), Some(&mut "second"));
         assert_eq!(registry.len(), 1);
-        assert_eq!(registry.take_all(), ["second"]);
+        assert_eq!(registry.remove(second), Some("second"));
         assert!(registry.is_empty());
     }
 }
