@@ -5,9 +5,7 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 
 use hybridloop_reactor::Event;
-#[cfg(Py_GIL_DISABLED)]
-use pyo3::ffi;
-use pyo3::ffi::PyObject;
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use super::LoopCore;
@@ -45,8 +43,9 @@ pub struct Kind {
 /// An I/O object in the descriptor table.
 ///
 /// Its memory lasts as long as it is in there: one of which the table's pointer does not count as a reference takes itself
-/// out before it dies. With a global interpreter lock nobody sees it between the two. Without one it may be on its way out in
-/// another thread, and only a weak reference tells.
+/// out before its memory is freed. Python may run between its last reference's end and that: in what a subclass of its class has
+/// in slots, or in other threads of builds without a global interpreter lock. Then it is not to be had any longer: with the lock
+/// its count of references tells, without one a weak reference.
 pub struct Native {
     object: *mut PyObject,
     pub kind: &'static Kind,
@@ -82,7 +81,7 @@ impl Native {
         }
     }
 
-    /// A reference of its own, for the length of a call; `None` if the object is dying in another thread.
+    /// A reference of its own, for the length of a call; `None` if the object is dying.
     #[inline]
     pub fn hold(&self) -> Option<Pending> {
         #[cfg(Py_GIL_DISABLED)]
@@ -91,9 +90,11 @@ impl Native {
             let kind = self.kind;
             return Some(Pending { object, kind });
         }
+        // SAFETY: what is in the table, or was taken out of it just now, has its memory; it is live if it is counted.
+        let object =
+            unsafe { (ffi::Py_REFCNT(self.object) > 0).then(|| Ref::borrowed(self.object))? };
         Some(Pending {
-            // SAFETY: what is in the table, or was taken out of it just now, is live.
-            object: unsafe { Ref::borrowed(self.object) },
+            object,
             kind: self.kind,
         })
     }
