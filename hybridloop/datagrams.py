@@ -20,6 +20,8 @@ _NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 class DatagramTransport(ColdParts, _core.DatagramTransport, asyncio.DatagramTransport):
     """A datagram socket: UDP or Unix."""
 
+    __slots__ = ()
+
 
 def is_native(sock: socket.socket) -> bool:
     """Whether the core has a transport for the socket's address family."""

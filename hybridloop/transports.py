@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import warnings
+import weakref
 from asyncio import constants, trsock
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,31 @@ if TYPE_CHECKING:
 
 _DEFAULT_HIGH_WATER = 64 * 1024
 _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
+
+
+class _Extra(dict[str, Any]):
+    """A stream's `_extra`: the socket and the addresses are found out when somebody asks."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: SocketTransport, known: dict[str, Any]) -> None:
+        super().__init__(known)
+        # No cycle, so that a transport that nobody holds any longer ends at once.
+        self._transport = weakref.ref(transport)
+
+    def __missing__(self, name: str) -> Any:
+        transport = self._transport()
+        if transport is None:
+            raise KeyError(name)
+        value = self[name] = transport._find_out(name)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a name."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
 
 class ColdParts:
@@ -54,8 +80,11 @@ class ColdParts:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not self._lost:
-            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._abandon()
+            try:
+                _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            finally:
+                # A warning may be an error.
+                self._abandon()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
@@ -88,7 +117,7 @@ class ColdParts:
 class SocketTransport(ColdParts, _core.StreamTransport):
     """A connected stream socket: TCP or Unix."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ()
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
@@ -107,26 +136,30 @@ class SocketTransport(ColdParts, _core.StreamTransport):
         return None if self._lost else self._socket
 
     @property
-    def _extra(self) -> dict[str, Any]:
+    def _extra(self) -> _Extra:
         """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
         try:
-            extra: dict[str, Any] = _EXTRA.__get__(self)
+            extra = _EXTRA.__get__(self)
         except AttributeError:
             extra = {}
+        if type(extra) is not _Extra:
+            extra = _Extra(self, extra)
             _EXTRA.__set__(self, extra)
         return extra
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`socket`, `sockname`, `peername`, or what the transport was made with; in any thread."""
-        extra = self._extra
-        if name not in extra:
-            if name == "socket":
-                extra[name] = trsock.TransportSocket(self._sock or _closed_socket())
-            elif name == "sockname":
-                extra[name] = self._address_of(peer=False)
-            elif name == "peername":
-                extra[name] = self._address_of(peer=True)
-        return extra.get(name, default)
+    @_extra.setter
+    def _extra(self, extra: dict[str, Any]) -> None:
+        _EXTRA.__set__(self, extra)
+
+    def _find_out(self, name: str) -> Any:
+        """A value of `get_extra_info()` that the transport was not made with; in any thread."""
+        if name == "socket":
+            return trsock.TransportSocket(self._sock or _closed_socket())
+        if name == "sockname":
+            return self._address_of(peer=False)
+        if name == "peername":
+            return self._address_of(peer=True)
+        raise KeyError(name)
 
     def _address_of(self, *, peer: bool) -> Any:
         address = self._address(peer)

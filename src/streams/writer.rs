@@ -23,8 +23,6 @@ use crate::{fastcall, noargs};
 #[derive(Default)]
 pub struct StreamWriterCore {
     transport: Local<Option<Ref>>,
-    /// The transport is a stream of ours: its functions can be called without asking it.
-    is_direct: Cell<bool>,
     protocol: Local<Option<Ref>>,
     /// The protocol is a `StreamProtocolCore` whose `_drain_helper()` is asyncio's.
     is_plain: Cell<bool>,
@@ -56,14 +54,8 @@ impl StreamWriterCore {
         self.transport.get().unwrap_or_else(Ref::none)
     }
 
-    /// Whether `transport`, which was in its place, is a stream of ours. Another thread may have put it there after the flag was set
-    /// for another one.
-    #[inline]
-    fn is_direct(&self, transport: &Ref) -> bool {
-        self.is_direct.get() && (!cfg!(Py_GIL_DISABLED) || direct::is_stream(transport))
-    }
-
-    /// The same for a reader of ours.
+    /// Whether `reader`, which was in its place, is a reader of ours. Another thread may have put it there after the flag was set for
+    /// another one.
     #[inline]
     fn is_core(&self, reader: &Ref) -> bool {
         // SAFETY: attached.
@@ -102,9 +94,8 @@ impl StreamWriterCore {
     #[inline]
     fn is_closing(&self) -> Res<bool> {
         let transport = self.transport();
-        if self.is_direct(&transport) {
-            // SAFETY: a live stream of ours.
-            return Ok(unsafe { direct::is_closing(&transport) });
+        if let Some(stream) = direct::stream(&transport) {
+            return Ok(stream.is_closing());
         }
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
@@ -137,10 +128,7 @@ impl StreamWriterCore {
 
     #[setter(_transport)]
     fn set_transport(&self, transport: &Bound<'_, PyAny>) {
-        let transport = unless_none(transport);
-        self.is_direct
-            .set(transport.as_ref().is_some_and(direct::is_stream));
-        drop(self.transport.replace(transport));
+        drop(self.transport.replace(unless_none(transport)));
     }
 
     #[getter]
@@ -203,11 +191,10 @@ impl StreamWriterCore {
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     let data = super::arguments::required(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
-    let it = unsafe { StreamWriterCore::of(slf) };
-    let transport = it.transport();
-    if it.is_direct(&transport) {
-        // SAFETY: a live stream of ours.
-        return unsafe { direct::write(&transport, data) };
+    let transport = unsafe { StreamWriterCore::of(slf) }.transport();
+    // SAFETY: as above.
+    if let Some(written) = unsafe { direct::write(&transport, data) } {
+        return written;
     }
     call(&Stdlib::get().names.write, [transport.as_ptr(), data])?;
     Ok(Ref::none())

@@ -13,12 +13,13 @@ use pyo3::prelude::*;
 
 use super::datagram_queue::{Queue, SeenAddress};
 use super::endpoint::{
-    self, Endpoint, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    Endpoint, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
 };
+use super::object::{self, Header};
 use super::{datagram_io, datagram_methods};
 use crate::event_loop::{errors, file_descriptor, install, Caller, Kind, LoopCore};
 use crate::fastcall;
-use crate::ffi::typespec::{getset_end, method_end, Slots};
+use crate::ffi::typespec::Slots;
 use crate::ffi::{context, Args, Cell, Local, Ref, Res};
 
 /// The socket is connected: datagrams leave without an address.
@@ -33,11 +34,7 @@ const WRITE_REGISTERED: u32 = FIRST_OWN_FLAG << 4;
 
 #[repr(C)]
 struct DatagramObject {
-    ob_base: ffi::PyObject,
-    /// `asyncio.BaseTransport._extra`: the dictionary behind `get_extra_info()`.
-    extra: *mut PyObject,
-    /// Where asyncio's `_FlowControlMixin` keeps its attributes. Always null: they are answered from the state below.
-    flow_control: [*mut PyObject; 4],
+    header: Header,
     datagram: Datagram,
 }
 
@@ -166,6 +163,12 @@ impl Datagram {
         self.rearm(core)
     }
 
+    /// Breaks cycles for the collector.
+    fn let_go(&self) {
+        self.clear();
+        drop(self.address.take());
+    }
+
     fn let_go_of_addresses(&self) {
         let seen = (self.from.take(), self.to.take());
         drop((seen, self.address.take()));
@@ -233,9 +236,9 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let context = context::copy_current()?;
         let endpoint = Endpoint::new(fd, slf, Some(Ref::from(&socket)), context.clone());
         let me = Ref::new(alloc(ty, 0))?;
-        let object = me.as_ptr().cast::<DatagramObject>();
         let none = ffi::Py_None();
-        ptr::addr_of_mut!((*object).datagram).write(Datagram {
+        let state = &raw mut (*me.as_ptr().cast::<DatagramObject>()).datagram;
+        state.write(Datagram {
             endpoint,
             family,
             address: Local::new((address != none).then(|| Ref::borrowed(address))),
@@ -246,7 +249,7 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             quick_events: Cell::new(0),
             quick_ticks: ticks_in(datagram_io::QUICK),
         });
-        (*object).extra = Ref::borrowed(extra).into_ptr();
+        object::set_extra(me.as_ptr(), Ref::borrowed(extra));
         let it = Datagram::of(me.as_ptr());
         if peer.is_truthy()? {
             it.set(CONNECTED, true);
@@ -272,31 +275,24 @@ unsafe extern "C" fn traverse(
 ) -> c_int {
     // SAFETY: the collector passes a live transport; before its state is written, the words are zero, which is `None`.
     unsafe {
-        let this = object.cast::<DatagramObject>();
-        let it = &(*this).datagram;
+        let it = Datagram::of(object);
         let address = it
             .address
             .with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr));
-        let fields = [(*this).extra, ffi::Py_TYPE(object).cast(), address];
-        for field in fields.into_iter().chain(it.objects()) {
-            if !field.is_null() {
-                let stop = visit(field, arg);
-                if stop != 0 {
-                    return stop;
-                }
-            }
-        }
+        object::traverse(
+            object,
+            visit,
+            arg,
+            it.objects().into_iter().chain([address]),
+        )
     }
-    0
 }
 
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
     // SAFETY: as for `traverse`.
     unsafe {
-        let this = object.cast::<DatagramObject>();
-        ffi::Py_XDECREF(ptr::replace(&raw mut (*this).extra, ptr::null_mut()));
-        (*this).datagram.clear();
-        drop((*this).datagram.address.take());
+        object::clear(object);
+        Datagram::of(object).let_go();
     }
     0
 }
@@ -306,10 +302,10 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
     unsafe {
         let ty = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
-        let this = object.cast::<DatagramObject>();
-        (*this).datagram.die();
-        clear(object);
-        ptr::drop_in_place(&raw mut (*this).datagram);
+        Datagram::of(object).die();
+        object::end(object);
+        Datagram::of(object).let_go();
+        ptr::drop_in_place(&raw mut (*object.cast::<DatagramObject>()).datagram);
         if let Some(free) = (*ty).tp_free {
             free(object.cast());
         }
@@ -320,29 +316,19 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
 /// Makes `DatagramTransport`, and what makes such transports to the loop.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let base = endpoint::base_class(py, std::mem::offset_of!(DatagramObject, datagram))?;
     let slots = Slots::default()
         .add(ffi::Py_tp_traverse, traverse as *mut c_void)
         .add(ffi::Py_tp_clear, clear as *mut c_void)
-        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void)
-        .table(
-            ffi::Py_tp_methods,
-            datagram_methods::methods(),
-            method_end(),
-        )
-        .table(
-            ffi::Py_tp_getset,
-            datagram_methods::attributes(),
-            getset_end(),
-        );
-    // SAFETY: the layout begins with the words of the base, as just checked.
+        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void);
+    // SAFETY: the functions are for this object.
     let class = unsafe {
-        slots.build(
+        object::make_class(
             py,
             c"hybridloop._core.DatagramTransport",
             size_of::<DatagramObject>(),
-            ffi::Py_TPFLAGS_BASETYPE,
-            Some(&base),
+            slots,
+            datagram_methods::methods(),
+            datagram_methods::attributes(),
         )?
     };
     DATAGRAM_TYPE.store(class.as_ptr().cast(), Ordering::Relaxed);

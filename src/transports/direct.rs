@@ -1,34 +1,47 @@
 //! Calling a stream of ours without asking Python for its methods.
 
-use pyo3::ffi::{self, PyObject};
+use std::sync::atomic::Ordering;
 
-use super::methods;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
 use super::stream::{Stream, STREAM_TYPE};
+use super::{methods, object};
 use crate::ffi::{Ref, Res};
 
-/// Whether `object` is a stream transport as this package makes them: with nothing overridden by somebody else.
-pub fn is_stream(object: &Ref) -> bool {
-    // SAFETY: the object is live.
-    let base = unsafe { (*ffi::Py_TYPE(object.as_ptr())).tp_base };
-    !base.is_null() && base == STREAM_TYPE.load(std::sync::atomic::Ordering::Relaxed)
+/// The stream of a transport whose methods are this package's: nobody has overridden one in a class, or replaced one on the
+/// instance.
+#[inline]
+pub fn stream(transport: &Ref) -> Option<&Stream> {
+    let object = transport.as_ptr();
+    // SAFETY: the object is live, and a stream if its class says so.
+    unsafe {
+        let base = (*ffi::Py_TYPE(object)).tp_base;
+        let is_ours = !base.is_null()
+            && base == STREAM_TYPE.load(Ordering::Relaxed)
+            && !object::has_attributes(object);
+        is_ours.then(|| Stream::of(object))
+    }
 }
 
-/// `transport.is_closing()`
+/// `transport.write(data)`, if that is a stream's of ours.
 ///
 /// # Safety
-/// `transport` is a stream of ours.
+/// `data` is live.
 #[inline]
-pub unsafe fn is_closing(transport: &Ref) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { Stream::of(transport.as_ptr()) }.is_closing()
+pub unsafe fn write(transport: &Ref, data: *mut PyObject) -> Option<Res<Ref>> {
+    stream(transport)?;
+    // SAFETY: a stream, as just seen, and the caller's promise.
+    Some(unsafe { methods::write_data(transport.as_ptr(), data) })
 }
 
-/// `transport.write(data)`
-///
-/// # Safety
-/// `transport` is a stream of ours, and `data` is live.
-#[inline]
-pub unsafe fn write(transport: &Ref, data: *mut PyObject) -> Res<Ref> {
-    // SAFETY: the caller's promise.
-    unsafe { methods::write_data(transport.as_ptr(), data) }
+/// `transport.close()` of a stream.
+pub fn close(transport: &Ref, it: &Stream) -> Res<()> {
+    if stream(transport).is_some() {
+        return methods::close_stream(transport, it);
+    }
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    transport.bind(py).call_method0("close")?;
+    Ok(())
 }

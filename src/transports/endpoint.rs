@@ -5,10 +5,8 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use hybridloop_reactor::Token;
-use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
 
 use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
 use crate::ffi::{context, Cell, Flags, Local, Ref, Res};
@@ -269,7 +267,7 @@ impl Endpoint {
     }
 
     /// The last reference is gone. `__del__` closes what was left open; without it, or if it failed, the descriptor is
-    /// closed here.
+    /// closed here. This runs no Python; what does comes after it, when the loop no longer knows the transport.
     pub fn die(&self) {
         let fd = self.fd.get();
         self.unlink();
@@ -279,23 +277,6 @@ impl Endpoint {
             unsafe { libc::close(fd) };
         }
     }
-}
-
-/// asyncio's base class of transports with flow control, whose objects are `header` bytes long if this Python lays them
-/// out as we do.
-pub fn base_class(py: Python<'_>, header: usize) -> PyResult<Bound<'_, PyType>> {
-    let base = py
-        .import("asyncio.transports")?
-        .getattr("_FlowControlMixin")?
-        .cast_into::<PyType>()?;
-    let size: usize = base.getattr("__basicsize__")?.extract()?;
-    if size != header {
-        return Err(PyImportError::new_err(format!(
-            "asyncio's transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
-             upgrade hybridloop"
-        )));
-    }
-    Ok(base)
 }
 
 /// What differs between kinds of transports in how they live and end.

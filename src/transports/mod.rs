@@ -1,7 +1,8 @@
 //! Transports over sockets, and the listener that makes streams of connections.
 //!
 //! * [`endpoint`] — what every transport has: descriptor, protocol, context, flow control, end.
-//! * [`stream`] — the object: state, lifetime, protocol.
+//! * [`object`] — what the objects of all of them begin with.
+//! * [`stream`] — a stream's object: state, lifetime, protocol.
 //! * [`methods`], [`attributes`] — what Python calls on it, and reads; [`arguments`] — of methods of all kinds of transports.
 //! * [`read`] — from the socket to the protocol.
 //! * [`write`] — from the protocol to the socket, one system call a turn.
@@ -23,6 +24,7 @@ pub mod direct;
 mod endpoint;
 mod listener;
 mod methods;
+mod object;
 mod read;
 pub mod sink;
 pub mod stream;

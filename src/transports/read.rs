@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::endpoint::{debug_log, Transport, LOST};
 use super::sink::{Sink, Source};
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
-use super::{methods, write};
+use super::{direct, write};
 use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
 use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
@@ -276,7 +276,7 @@ fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
             it.update_hold(me.as_ptr());
             Ok(())
         }
-        Ok(false) => methods::close_stream(me, it),
+        Ok(false) => direct::close(me, it),
         Err(Raised) => Stream::fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
     }
 }

@@ -16,13 +16,14 @@ use pyo3::types::PyType;
 
 use super::address::{Address, Side};
 use super::endpoint::{
-    self, Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
 };
+use super::object::{self, Header};
 use super::sink::{self, Sink};
 use super::write::WriteQueue;
 use super::{attributes, methods, read, write};
 use crate::event_loop::{errors, Caller, Kind, LoopCore, Pending};
-use crate::ffi::typespec::{getset_end, method_end, Slots};
+use crate::ffi::typespec::Slots;
 use crate::ffi::{Cell, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -46,12 +47,7 @@ const WATCHES_WRITES: u32 = FIRST_OWN_FLAG << 9;
 
 #[repr(C)]
 struct StreamObject {
-    ob_base: ffi::PyObject,
-    /// `asyncio.BaseTransport._extra`: the dictionary behind `get_extra_info()`, once somebody asks.
-    extra: *mut PyObject,
-    /// Where asyncio's `_FlowControlMixin` keeps `_loop`, `_protocol_paused` and the water marks. Always null: the
-    /// attributes are answered from the state below.
-    flow_control: [*mut PyObject; 4],
+    header: Header,
     stream: Stream,
 }
 
@@ -79,12 +75,6 @@ impl Deref for Stream {
     fn deref(&self) -> &Endpoint {
         &self.endpoint
     }
-}
-
-/// Whether an object is a stream transport.
-pub fn is_stream(object: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: the object is live; the class was made at import.
-    unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), STREAM_TYPE.load(Ordering::Relaxed)) != 0 }
 }
 
 /// What a new stream is made of.
@@ -206,6 +196,13 @@ impl Stream {
         Ok(())
     }
 
+    /// Breaks cycles for the collector.
+    fn let_go(&self) {
+        self.clear();
+        drop(self.server.take());
+        drop(self.empty_waiter.take());
+    }
+
     fn interest(&self) -> Interest {
         Interest {
             readable: true,
@@ -313,8 +310,8 @@ pub fn create(
         };
         let me = Ref::new(alloc(ty, 0))?;
         owned.handed_over();
-        let object = me.as_ptr().cast::<StreamObject>();
-        ptr::addr_of_mut!((*object).stream).write(Stream {
+        let state = &raw mut (*me.as_ptr().cast::<StreamObject>()).stream;
+        state.write(Stream {
             endpoint: Endpoint::new(parts.fd, event_loop, parts.socket, parts.context),
             sink: Cell::new(None),
             server: Local::new(parts.server),
@@ -324,7 +321,7 @@ pub fn create(
             local: Local::default(),
         });
         if let Some(extra) = parts.extra {
-            (*object).extra = extra.into_ptr();
+            object::set_extra(me.as_ptr(), extra);
         }
         me
     };
@@ -433,33 +430,18 @@ unsafe extern "C" fn traverse(
 ) -> c_int {
     // SAFETY: the collector passes a live transport; before its state is written, the words are zero, which is `None`.
     unsafe {
-        let this = object.cast::<StreamObject>();
-        let stream = &(*this).stream;
+        let stream = Stream::of(object);
         let own = [&stream.server, &stream.empty_waiter]
             .map(|slot| slot.with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr)));
-        let fields = [(*this).extra, ffi::Py_TYPE(object).cast()];
-        let fields = fields.into_iter().chain(stream.objects()).chain(own);
-        for field in fields {
-            if !field.is_null() {
-                let stop = visit(field, arg);
-                if stop != 0 {
-                    return stop;
-                }
-            }
-        }
+        object::traverse(object, visit, arg, stream.objects().into_iter().chain(own))
     }
-    0
 }
 
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
     // SAFETY: as for `traverse`. The loop and the descriptor stay until the object dies, which needs them.
     unsafe {
-        let this = object.cast::<StreamObject>();
-        let stream = &(*this).stream;
-        ffi::Py_XDECREF(std::mem::replace(&mut (*this).extra, ptr::null_mut()));
-        stream.clear();
-        drop(stream.server.take());
-        drop(stream.empty_waiter.take());
+        object::clear(object);
+        Stream::of(object).let_go();
     }
     0
 }
@@ -469,11 +451,10 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
     unsafe {
         let ty = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
-        let this = object.cast::<StreamObject>();
-        let stream = &(*this).stream;
-        stream.die();
-        clear(object);
-        ptr::drop_in_place(&raw mut (*this).stream);
+        Stream::of(object).die();
+        object::end(object);
+        Stream::of(object).let_go();
+        ptr::drop_in_place(&raw mut (*object.cast::<StreamObject>()).stream);
         if let Some(free) = (*ty).tp_free {
             free(object.cast());
         }
@@ -484,21 +465,19 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
 /// Makes `StreamTransport` and adds it to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let base = endpoint::base_class(py, std::mem::offset_of!(StreamObject, stream))?;
     let slots = Slots::default()
         .add(ffi::Py_tp_traverse, traverse as *mut c_void)
         .add(ffi::Py_tp_clear, clear as *mut c_void)
-        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void)
-        .table(ffi::Py_tp_methods, methods::methods(), method_end())
-        .table(ffi::Py_tp_getset, attributes::attributes(), getset_end());
-    // SAFETY: the layout begins with the words of the base, as just checked.
+        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void);
+    // SAFETY: the functions are for this object.
     let class = unsafe {
-        slots.build(
+        object::make_class(
             py,
             c"hybridloop._core.StreamTransport",
             size_of::<StreamObject>(),
-            ffi::Py_TPFLAGS_BASETYPE,
-            Some(&base),
+            slots,
+            methods::methods(),
+            attributes::attributes(),
         )?
     };
     STREAM_TYPE.store(class.as_ptr().cast(), Ordering::Relaxed);

@@ -19,7 +19,7 @@ IMPROVED = {"writelines_after_abort"}
 def scenarios() -> list[Any]:
     """Script and name of each decorated function."""
     found = []
-    for script in ("bad_protocols.py", "bad_callbacks.py", "exits.py"):
+    for script in ("bad_protocols.py", "bad_callbacks.py", "exits.py", "lifetimes.py"):
         for node in ast.parse((APPS / script).read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 names = {getattr(decorator, "id", "") for decorator in node.decorator_list}
@@ -32,7 +32,9 @@ def scenarios() -> list[Any]:
 @pytest.mark.parametrize("debug", ["", "1"], ids=["", "debug"])
 @pytest.mark.parametrize(("script", "name"), scenarios(), ids=lambda value: value)
 def test_scenario(script: str, name: str, debug: str) -> None:
-    result = run_script(script, name, env={"PYTHONASYNCIODEBUG": debug})
+    # Memory that is freed is overwritten: who uses it fails at once.
+    env = {"PYTHONASYNCIODEBUG": debug, "PYTHONMALLOC": "debug"}
+    result = run_script(script, name, env=env)
     assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr}"
     assert result.stdout.endswith("end of scenario\n"), result.stdout + result.stderr
     assert "panicked" not in result.stderr

@@ -10,16 +10,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::incoming::{failed, forget_errors, why, End};
-use super::protocol::{
-    call, is_tls, raise, TlsCore, APP_PAUSED, CORKED, ON_STREAM, STREAM_PAUSED, WRAPPED,
-};
+use super::protocol::{call, is_tls, raise, TlsCore, APP_PAUSED, CORKED, STREAM_PAUSED, WRAPPED};
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Args, Raised, Ref, Res};
 use crate::transports::arguments::one_argument;
-use crate::transports::stream::{is_stream, Stream, CORKED as STREAM_CORKED};
-use crate::transports::write;
+use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
+use crate::transports::{direct, write};
 
 /// What one `SSL_write` gets, and how much ciphertext is gathered at most before it goes to the stream.
 const GATHER: usize = 64 * 1024;
@@ -50,23 +48,11 @@ fn recycle(mut buffer: Vec<u8>) {
     }
 }
 
-/// Runs `body` with the stream below, if it is one of ours.
+/// Runs `body` with the stream below, if it is one of ours whose methods nobody has replaced.
 #[inline]
 pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &Stream) -> T) -> Option<T> {
-    if !it.has(ON_STREAM) {
-        return None;
-    }
     let transport = it.transport.get()?;
-    if cfg!(Py_GIL_DISABLED) {
-        // Another thread may have put it there after the flag was set for another one.
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        if !is_stream(transport.bind(py)) {
-            return None;
-        }
-    }
-    // SAFETY: it is one, as the flag says.
-    let stream = unsafe { Stream::of(transport.as_ptr()) };
+    let stream = direct::stream(&transport)?;
     Some(body(&transport, stream))
 }
 
@@ -144,20 +130,20 @@ pub fn send_gathered(it: &TlsCore) -> Res<()> {
         return Ok(());
     }
     let data = it.with_wire(|wire| mem::take(&mut wire.out));
-    let piece = if data.is_empty() {
-        None
-    } else {
-        Some(to_bytes(&data)?)
+    let (Some(transport), false) = (it.transport.get(), data.is_empty()) else {
+        recycle(data);
+        return Ok(());
     };
+    let piece = to_bytes(&data)?;
     recycle(data);
-    if let Some(piece) = piece {
-        with_stream(it, |_, stream| {
-            if write::takes_writes(stream) {
-                stream.queue.with(|queue| queue.push(piece));
-            }
-        });
+    match direct::stream(&transport) {
+        Some(stream) if write::takes_writes(stream) => {
+            stream.queue.with(|queue| queue.push(piece));
+            Ok(())
+        }
+        Some(_) => Ok(()),
+        None => call(&transport, "write", [&piece]).map(drop),
     }
-    Ok(())
 }
 
 /// Encrypts `data`. What cannot be encrypted now, because OpenSSL has to read first, is left to asyncio's backlog.
@@ -285,6 +271,15 @@ static PROTOCOL_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
 /// The TLS protocol of a transport; `None` once asyncio has taken it away.
 unsafe fn protocol_of(transport: *mut PyObject) -> Option<Ref> {
+    #[cfg(Py_GIL_DISABLED)]
+    {
+        // Another thread may take it away at the same time: Python's descriptor knows how to read it.
+        // SAFETY: the caller has a live object.
+        let transport = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), transport) };
+        let protocol = transport.getattr("_ssl_protocol").ok()?;
+        is_tls(protocol.as_ptr()).then(|| protocol.into())
+    }
+    #[cfg(not(Py_GIL_DISABLED))]
     // SAFETY: the caller has a live `SSLTransport`, whose slot holds an object or null.
     unsafe {
         let offset = PROTOCOL_OFFSET.load(Ordering::Relaxed);

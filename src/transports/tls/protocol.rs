@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyByteArray, PyTuple, PyType};
 use pyo3::PyTraverseError;
 
 use super::openssl::{self, Bio, OpenSsl, Ssl};
@@ -17,7 +17,6 @@ use super::wire::{self, Wire};
 use super::{incoming, outgoing};
 use crate::ffi::{Cell, Flags, Local, Raised, Ref, Res};
 use crate::transports::sink;
-use crate::transports::stream;
 
 /// The handshake is over, and no shutdown has begun.
 pub const WRAPPED: u32 = 1;
@@ -31,8 +30,6 @@ pub const STREAM_PAUSED: u32 = 1 << 3;
 pub const APP_PAUSED: u32 = 1 << 4;
 /// The application is being called with data: what it writes leaves when it returns.
 pub const CORKED: u32 = 1 << 5;
-/// The transport is a stream of ours.
-pub const ON_STREAM: u32 = 1 << 6;
 
 /// State of one TLS connection. It is touched by the thread that runs the loop; the SSL and the wire may be by others, see
 /// [`TlsCore::locked`].
@@ -234,6 +231,12 @@ impl TlsCore {
         self.attach(sslobj)
     }
 
+    /// Takes ciphertext that came in before the transport was this protocol's.
+    fn _receive(&self, data: &Bound<'_, PyByteArray>) {
+        let data = data.to_vec();
+        self.with_wire(|wire| wire.store(&data));
+    }
+
     /// Drops what was received and what was to be sent.
     fn _discard(&self) {
         self.with_wire(Wire::clear);
@@ -306,7 +309,6 @@ impl TlsCore {
 
     #[setter(_transport)]
     fn set_transport(&self, value: &Bound<'_, PyAny>) {
-        self.set(ON_STREAM, stream::is_stream(value));
         drop(self.transport.replace(some(value)));
     }
 
