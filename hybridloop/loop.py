@@ -215,6 +215,7 @@ class Loop(NativeMethods, SignalMethods):
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        **options: Any,
     ) -> asyncio.Transport | None:
         """Upgrade a connection to TLS, and return the transport to use from now on."""
         upgrade = super().start_tls
@@ -230,6 +231,7 @@ class Loop(NativeMethods, SignalMethods):
             server_hostname=server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
+            **options,
         )
 
     def _start_serving(

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 _DEFAULT_LIMIT = 2**16  # 64 KiB, as asyncio's
 
 
+class _Received(bytearray):
+    """A copy of what waits in a reader; clearing it takes that from the reader, too."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: StreamReader) -> None:
+        super().__init__(reader._received)
+        self._reader = reader
+
+    def clear(self) -> None:
+        super().clear()
+        self._reader._discard_received()
+
+
 class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
     """An `asyncio.StreamReader` that keeps and searches its bytes natively."""
 
@@ -35,6 +49,11 @@ class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
         self._set_up(limit, loop)
         if loop.get_debug():
             self._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+
+    @property
+    def _buffer(self) -> bytearray:
+        # asyncio's start_tls() takes from here what belongs to TLS.
+        return _Received(self)
 
 
 class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter):

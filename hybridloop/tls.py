@@ -111,6 +111,9 @@ async def start_tls(
     transport: SocketTransport,
     protocol: asyncio.BaseProtocol,
     sslcontext: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
     **options: Any,
 ) -> asyncio.Transport | None:
     """What `loop.start_tls()` does on a native stream."""
@@ -121,10 +124,19 @@ async def start_tls(
         )
     waiter = loop.create_future()
     ssl_protocol = make_protocol(
-        loop, protocol, sslcontext, waiter, call_connection_made=False, **options
+        loop,
+        protocol,
+        sslcontext,
+        waiter,
+        server_side,
+        server_hostname,
+        call_connection_made=False,
+        **options,
     )
     # Nothing may be read before the new protocol knows its transport.
     transport.pause_reading()
+    if server_side:
+        _move_received(protocol, ssl_protocol)
     transport.set_protocol(ssl_protocol)
     steps = [
         loop.call_soon(ssl_protocol.connection_made, transport),
@@ -136,8 +148,25 @@ async def start_tls(
         transport.close()
         for step in steps:
             step.cancel()
+        # The exception refers to this frame: a cycle if the frame refers to the exception.
+        del waiter
         raise
     return ssl_protocol._app_transport
+
+
+def _move_received(
+    protocol: asyncio.BaseProtocol, ssl_protocol: TlsProtocol | FallbackProtocol
+) -> None:
+    """Give TLS what a reader has received: the peer began its handshake before `start_tls()`.
+
+    Newer versions of asyncio do so.
+    """
+    reader = getattr(protocol, "_stream_reader", None)
+    if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
+        received = reader._buffer
+        if received:
+            ssl_protocol._receive(received)
+            received.clear()
 
 
 class FallbackProtocol(sslproto.SSLProtocol):
@@ -151,6 +180,9 @@ class FallbackProtocol(sslproto.SSLProtocol):
         self._send_gathered()
         super()._fatal_error(exc, *args)
 
+    def _receive(self, data: bytearray) -> None:
+        self._incoming.write(data)  # type: ignore[attr-defined]
+
     def _send_gathered(self) -> None:
         transport: Any = self._transport
         if transport is not None:
@@ -163,7 +195,7 @@ def make_protocol(
     context: ssl.SSLContext | None,
     waiter: asyncio.Future[None] | None,
     **options: Any,
-) -> sslproto.SSLProtocol:
+) -> TlsProtocol | FallbackProtocol:
     """A protocol for a native stream; asyncio's where Python's OpenSSL is out of reach."""
     args = (loop, app_protocol, context, waiter)
     if TlsProtocol._is_available():

@@ -282,9 +282,14 @@ impl StreamReaderCore {
 
     /// A copy of what waits to be read.
     #[getter]
-    fn _buffer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    fn _received<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = self.buffer.with(|buffer| to_bytes(buffer.as_slice()))?;
         Ok(bytes.bind(py).clone().cast_into::<PyBytes>()?)
+    }
+
+    /// Drops what waits to be read.
+    fn _discard_received(&self) {
+        self.buffer.with(Buffer::clear);
     }
 
     #[getter]

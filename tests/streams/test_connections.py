@@ -8,6 +8,7 @@ import inspect
 import socket
 import ssl
 import weakref
+from unittest import mock
 
 import pytest
 import trustme
@@ -320,6 +321,56 @@ async def test_start_tls(loop, streams, serve, contexts):
         assert await reader.readexactly(size) == b"x" * size
     assert writer.get_extra_info("ssl_object") is not None
     await closed(writer)
+    await others_done()
+
+
+@pytest.mark.improves_on_asyncio
+@pytest.mark.parametrize("layers", [1, 2])
+async def test_start_tls_after_the_handshake_has_begun(loop, streams, serve, contexts, layers):
+    """What came in before `start_tls()` is TLS, and the reader has it already."""
+    if layers > 1 and "_buffer" not in inspect.getsource(asyncio.BaseEventLoop.start_tls):
+        pytest.skip("over transports of others this is asyncio's, and came with a patch release")
+    server_context, client_context = contexts
+
+    async def upgrade(reader, writer):
+        for _ in range(layers):
+            while not reader._buffer:
+                await asyncio.sleep(0.001)
+            await writer.start_tls(server_context)
+        await echo(reader, writer)
+
+    reader, writer = await streams.open_connection(*await serve(upgrade))
+    for _ in range(layers):
+        async with asyncio.timeout(10):
+            await writer.start_tls(client_context, server_hostname="localhost")
+    for size in (1, 1000, 300_000):
+        writer.write(b"x" * size)
+        await writer.drain()
+        assert await reader.readexactly(size) == b"x" * size
+    await closed(writer)
+    await others_done()
+
+
+async def test_replaced_methods_of_a_transport_are_called(loop, streams, serve):
+    reader, writer = await streams.open_connection(*await serve(echo))
+    transport = writer.transport
+    with mock.patch.object(transport, "write") as write:
+        writer.write(b"one")
+        write.assert_called_once_with(b"one")
+    with mock.patch.object(transport, "writelines") as writelines:
+        writer.writelines([b"two"])
+        writelines.assert_called_once_with([b"two"])
+    with mock.patch.object(transport, "is_closing", return_value=True) as is_closing:
+        assert writer.is_closing() is True
+        await writer.drain()
+        assert is_closing.call_count >= 2
+    with mock.patch.object(transport, "get_extra_info", return_value="replaced"):
+        assert writer.get_extra_info("peername") == "replaced"
+    writer.write(b"three\n")
+    assert await reader.readexactly(6) == b"three\n"
+    with mock.patch.object(transport, "close", wraps=transport.close) as close:
+        await closed(writer)
+        assert close.called
     await others_done()
 
 

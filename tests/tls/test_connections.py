@@ -1,9 +1,12 @@
 """TLS connections from the handshake to the end, on the native path and on asyncio's."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
+import weakref
+from unittest import mock
 
 import pytest
 
@@ -245,6 +248,61 @@ async def test_start_tls_that_fails(loop, opened, distrusting_context, server_co
     if not isinstance(results[1], BaseException):
         results[1].abort()
     await asyncio.sleep(0.005)
+
+
+@pytest.mark.improves_on_asyncio
+async def test_start_tls_that_fails_leaves_no_cycle(
+    loop, opened, distrusting_context, server_context, quiet, eventually
+):
+    ours, theirs = tcp_pair()
+    server_side, server = await loop.connect_accepted_socket(Recorder, theirs)
+    opened.append(server_side)
+
+    async def fail():
+        transport, protocol = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await loop.start_tls(
+                transport, protocol, distrusting_context, server_hostname="localhost"
+            )
+        return weakref.ref(transport)
+
+    upgrade = asyncio.ensure_future(
+        loop.start_tls(server_side, server, server_context, server_side=True)
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        reference = await fail()
+        await eventually(lambda: reference() is None)
+    finally:
+        gc.enable()
+    for result in await asyncio.gather(upgrade, return_exceptions=True):
+        if not isinstance(result, BaseException):
+            result.abort()
+
+
+async def test_start_tls_passes_on_what_it_does_not_know(loop, opened, client_context):
+    ours, theirs = tcp_pair()
+    with theirs:
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        opened.append(transport)
+        with pytest.raises(TypeError, match="of_a_later_python"):
+            await loop.start_tls(transport, protocol, client_context, of_a_later_python=1)
+        assert transport.is_reading()
+
+
+async def test_write_of_the_stream_below_is_replaced(loop, serve, dial, eventually):
+    address, _ = await serve()
+    transport, protocol = await dial(address)
+    below = transport._ssl_protocol._transport
+    with mock.patch.object(below, "write", wraps=below.write) as write:
+        transport.write(b"hello")
+        await eventually(lambda: protocol.data == b"hello")
+        (ciphertext,) = (call.args[0] for call in write.call_args_list)
+        assert b"hello" not in bytes(ciphertext)
+    with mock.patch.object(below, "write") as write:
+        transport.write(b"not sent")
+        assert write.called
 
 
 async def test_start_tls_times_out(loop, opened, client_context):
