@@ -26,6 +26,7 @@ macro_rules! names {
 names!(
     _asyncio_future_blocking,
     _fatal_error,
+    _log_destroy_pending,
     _native_engine,
     Future,
     Task,
@@ -38,6 +39,7 @@ names!(
     connection_made,
     context,
     create_future,
+    create_task,
     data_received,
     datagram_received,
     done,

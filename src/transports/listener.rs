@@ -11,6 +11,7 @@ use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
+use super::accepting::Accepted;
 use super::address::{Address, Side};
 use super::endpoint::{Owned, Transport};
 use super::stream::{create, Parts, Stream};
@@ -190,12 +191,13 @@ fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
         .cast::<Listener>()
         .map_err(PyErr::from)?
         .get();
+    let mut accepted = None;
     for _ in 0..it.backlog {
         if it.stopped.get() || it.resting.get() {
             return Ok(());
         }
         let result = match accept_one(it.fd) {
-            Ok((fd, peer)) => connected(caller, it, fd, Address::new(&peer)),
+            Ok((fd, peer)) => connected(caller, it, &mut accepted, fd, Address::new(&peer)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(()),
                 Some(libc::EINTR | libc::ECONNABORTED) => Ok(()),
@@ -305,13 +307,19 @@ fn out_of_resources(
 }
 
 /// Makes protocol and transport for a new connection. Whatever fails, the descriptor is closed and the reason told.
-fn connected(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> Res<()> {
+fn connected(
+    caller: Caller<'_>,
+    it: &Listener,
+    accepted: &mut Option<Accepted>,
+    fd: RawFd,
+    peer: Address,
+) -> Res<()> {
     let Caller {
         py,
         core,
         event_loop,
     } = caller;
-    let me = match make_transport(caller, it, fd, peer) {
+    let me = match make_transport(caller, it, accepted, fd, peer) {
         Ok(me) => me,
         Err(error) => {
             let _ = Raised::from(error);
@@ -339,13 +347,23 @@ fn connected(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> Res
     ends_loop.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -> PyResult<Ref> {
+fn make_transport(
+    caller: Caller<'_>,
+    it: &Listener,
+    accepted: &mut Option<Accepted>,
+    fd: RawFd,
+    peer: Address,
+) -> PyResult<Ref> {
     let Caller {
         py,
         core,
         event_loop,
     } = caller;
     let owned = Owned::new(fd, true);
+    let accepted = match accepted {
+        Some(accepted) => accepted,
+        None => accepted.insert(Accepted::new(caller)?),
+    };
     let context = match it.context.get() {
         Some(context) => context::copy(&context)?,
         None => context::copy_current()?,
@@ -359,7 +377,7 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
     };
     let server = it.server.get().filter(|server| !server.bind(py).is_none());
     owned.handed_over();
-    create(
+    let me = create(
         py,
         core,
         event_loop,
@@ -372,7 +390,9 @@ fn make_transport(caller: Caller<'_>, it: &Listener, fd: RawFd, peer: Address) -
             context,
             peer,
         },
-    )
+    )?;
+    accepted.push(&me)?;
+    Ok(me)
 }
 
 /// `_connect_stream(sock, protocol, waiter, extra, server, context)`: a transport for a connected socket, whose callbacks run

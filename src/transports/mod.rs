@@ -11,8 +11,9 @@
 //! * [`datagram`] — datagram transports: state, lifetime; [`datagram_methods`], [`datagram_io`], [`datagram_queue`].
 //! * [`direct`] — calling streams of ours without their Python methods.
 //! * [`address`] — socket addresses and `get_extra_info()`.
-//! * [`listener`] — accepting connections.
+//! * [`listener`] — accepting connections; [`accepting`] — the task that stands for them.
 
+mod accepting;
 mod address;
 mod arguments;
 mod attributes;
@@ -38,5 +39,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     stream::register(module)?;
     datagram::register(module)?;
     listener::register(module)?;
+    accepting::register(module.py())?;
     tls::register(module)
 }

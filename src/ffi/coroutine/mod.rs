@@ -124,6 +124,16 @@ impl Class {
 /// A coroutine that runs `operation`. `name` is its qualified name: `Owner.method`.
 #[inline]
 pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+    make(operation, name, State::Fresh)
+}
+
+/// A coroutine that is suspended already, as by [`Step::Yield`]: whatever ends it runs [`Operation::abandon`].
+pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+    make(operation, name, State::Waiting)
+}
+
+#[inline]
+fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> Res<Ref> {
     let class = T::class();
     let ty = class.ty.load(Ordering::Relaxed);
     // Free-threaded builds would need a lock for the spares.
@@ -153,7 +163,7 @@ pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
         let this = object.cast::<CoroutineObject<T>>();
         (&raw mut (*this).weakrefs).write(ptr::null_mut());
         (&raw mut (*this).name).write(name);
-        (&raw mut (*this).state).write(Local::new(State::Fresh));
+        (&raw mut (*this).state).write(Local::new(state));
         (&raw mut (*this).future).write(Local::new(None));
         (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
         ffi::PyObject_GC_Track(object.cast());
