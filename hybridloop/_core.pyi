@@ -100,6 +100,7 @@ class LoopCore:
     slow_callback_duration: float
     poll_skip_interval: float
     poll_skip_turns: int
+    cork_interval: float
 
     def run_native(
         self,
@@ -265,6 +266,7 @@ class LoopCore:
 class StreamTransport(asyncio.Transport):
     """A connected stream socket; `hybridloop.transports.SocketTransport` adds what is cold."""
 
+    cork_interval: float
     _empty_waiter: asyncio.Future[None] | None
     @property
     def _socket(self) -> socket.socket | None: ...

@@ -57,7 +57,28 @@ def make_error(
     return error
 
 
-class SSLTransport(sslproto._SSLProtocolTransport):
+class CorkedTransport(sslproto._SSLProtocolTransport):
+    """asyncio's transport, with an attribute of the stream below."""
+
+    __slots__ = ()
+
+    _ssl_protocol: Any
+
+    @property
+    def cork_interval(self) -> float:
+        """Seconds for which a callback that runs on may hold back what it writes; 0: not at all."""
+        stream = getattr(self._ssl_protocol, "_transport", None)
+        return 0.0 if stream is None else float(stream.cork_interval)
+
+    @cork_interval.setter
+    def cork_interval(self, seconds: float) -> None:
+        stream = getattr(self._ssl_protocol, "_transport", None)
+        if stream is not None:
+            self._ssl_protocol._send_gathered()
+            stream.cork_interval = seconds
+
+
+class SSLTransport(CorkedTransport):
     """What the application's protocol gets: asyncio's transport with a native `write()`."""
 
     __slots__ = ("_ssl_protocol",)
@@ -66,7 +87,20 @@ class SSLTransport(sslproto._SSLProtocolTransport):
 _core.TlsCore._install_transport(SSLTransport)
 
 
-class TlsProtocol(_core.TlsCore, sslproto.SSLProtocol):
+class _AppTransport(sslproto.SSLProtocol):
+    """asyncio's TLS protocol with a class of transports of ours."""
+
+    _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedTransport
+
+    def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
+        if self._app_transport is None and not self._app_transport_created:
+            self._app_transport = self._app_transport_class(self._loop, self)
+            self._app_transport_created = True
+        transport: sslproto._SSLProtocolTransport = super()._get_app_transport()  # type: ignore[misc]
+        return transport
+
+
+class TlsProtocol(_core.TlsCore, _AppTransport):
     """asyncio's TLS protocol on a native stream.
 
     Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
@@ -81,12 +115,7 @@ class TlsProtocol(_core.TlsCore, sslproto.SSLProtocol):
         self.is_native = self._attach(self._sslobj)  # type: ignore[attr-defined]
         self._incoming = self._outgoing = _NO_BIO
 
-    def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
-        if self._app_transport is None and not self._app_transport_created:
-            self._app_transport = SSLTransport(self._loop, self)
-            self._app_transport_created = True
-        transport: sslproto._SSLProtocolTransport = super()._get_app_transport()  # type: ignore[misc]
-        return transport
+    _app_transport_class = SSLTransport
 
     # asyncio has sent by then what the application has written.
 
@@ -169,7 +198,7 @@ def _move_received(
             received.clear()
 
 
-class FallbackProtocol(sslproto.SSLProtocol):
+class FallbackProtocol(_AppTransport):
     """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
 
     def _abort(self, *args: Any) -> None:

@@ -112,6 +112,8 @@ def loop(loop_factory):
     loop = loop_factory()
     if loop.get_debug():
         loop.slow_callback_duration = 10  # a busy machine is no fault of a test
+    if hasattr(loop, "cork_interval"):
+        loop.cork_interval = 60  # as above
     try:
         yield loop
     finally:

@@ -88,6 +88,8 @@ pub struct LoopCore {
     pub spare_bytes: SpareBytes,
     polls_skipped: Cell<u32>,
     last_poll: Cell<u64>,
+    /// When streams were flushed last, or the poll was over, by the processor's counter.
+    flushed: Cell<u64>,
     closed: Flag,
     stopping: Flag,
     debug: Flag,
@@ -99,6 +101,8 @@ pub struct LoopCore {
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
     poll_skip_turns: Cell<u32>,
+    /// How long new streams hold back what is written; see [`LoopCore::callback_ticks`].
+    pub cork: Cell<u64>,
     slow_callback_duration: Local<Option<Ref>>,
     task_factory: Local<Option<Ref>>,
     current_handle: Local<Option<Ref>>,
@@ -141,6 +145,7 @@ impl LoopCore {
             spare_bytes: SpareBytes::default(),
             polls_skipped: Cell::new(0),
             last_poll: Cell::new(0),
+            flushed: Cell::new(0),
             closed: Flag::default(),
             stopping: Flag::default(),
             debug: Flag::default(),
@@ -149,6 +154,7 @@ impl LoopCore {
             poll_skip_ticks: Cell::new(ticks_in(turn::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(seconds(turn::POLL_SKIP_NS)),
             poll_skip_turns: Cell::new(turn::POLL_SKIP_TURNS),
+            cork: Cell::new(ticks_in(turn::CORK_NS)),
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
             current_handle: Local::default(),
@@ -210,6 +216,19 @@ impl LoopCore {
             // It fails only when the counter is full, and then the loop has been woken.
             let _ = waker.wake();
         }
+    }
+
+    /// Ends the loop's sleep if another thread calls: what it has left in the loop's queues is looked at.
+    pub fn wake_from_elsewhere(&self) {
+        if self.is_running() && !self.runs_here() && self.inbox.notify() {
+            self.wake();
+        }
+    }
+
+    /// For how long the callback under way has run, in ticks of the processor's counter.
+    #[inline]
+    pub fn callback_ticks(&self) -> u64 {
+        self.stats.callback_ticks()
     }
 
     /// Takes a descriptor out of the selector, unless the loop is closed and the selector gone with it.

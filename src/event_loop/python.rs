@@ -3,7 +3,7 @@
 //! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
 //! descriptors here, so that inherited code and the core look at the same value.
 
-use hybridloop_reactor::ticks_in;
+use hybridloop_reactor::{interval, interval_ticks, ticks_in};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::types::PyTuple;
@@ -159,6 +159,18 @@ impl LoopCore {
     #[setter]
     fn set_poll_skip_turns(&self, value: u32) {
         self.poll_skip_turns.set(value);
+    }
+
+    /// Seconds for which a callback that runs on may hold back what it writes to a connection; connections that are made from now
+    /// on begin with it. 0 sends every write at once.
+    #[getter]
+    fn get_cork_interval(&self) -> f64 {
+        interval(self.cork.get())
+    }
+
+    #[setter]
+    fn set_cork_interval(&self, value: f64) {
+        self.cork.set(interval_ticks(value));
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -247,6 +247,14 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
 }
 
 impl LoopCore {
+    /// asyncio's check of what is not safe to be called from other threads.
+    pub fn check_thread_in_debug(&self) -> Res<()> {
+        if self.is_debug() {
+            return self.check_thread();
+        }
+        Ok(())
+    }
+
     #[cold]
     pub fn check_thread(&self) -> Res<()> {
         let owner = self.thread_id.get();

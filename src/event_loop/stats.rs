@@ -117,30 +117,43 @@ impl Stats {
         took
     }
 
-    /// A callback is over, and something else begins.
-    pub fn callback_over(&self) {
-        self.called(ticks());
+    /// A callback is over, and something else begins; the counter's value.
+    pub fn callback_over(&self) -> u64 {
+        let now = ticks();
+        self.called(now);
+        now
     }
 
-    /// A callback is over, and the next one begins.
+    /// How long the callback under way has run, with those that are timed together with it.
     #[inline]
-    pub fn next_callback(&self, together: &mut Together) {
-        together.left -= 1;
-        if together.left == 0 {
-            let took = self.called(ticks());
-            let short = took < self.short.get();
-            together.most = if short {
-                TOGETHER.min(2 * together.most)
-            } else {
-                1
-            };
-            together.left = together.most;
-        }
+    pub fn callback_ticks(&self) -> u64 {
+        ticks().wrapping_sub(self.called_since.get())
     }
 
-    /// The loop has done work of its own; what comes now is a callback.
-    pub fn callbacks_begin(&self) {
-        self.called_since.set(ticks());
+    /// A callback is over, and the next one begins; the counter's value, if it was read.
+    #[inline]
+    pub fn next_callback(&self, together: &mut Together) -> Option<u64> {
+        together.left -= 1;
+        if together.left > 0 {
+            return None;
+        }
+        let now = ticks();
+        let took = self.called(now);
+        let short = took < self.short.get();
+        together.most = if short {
+            TOGETHER.min(2 * together.most)
+        } else {
+            1
+        };
+        together.left = together.most;
+        Some(now)
+    }
+
+    /// The loop has done work of its own; what comes now is a callback. The counter's value.
+    pub fn callbacks_begin(&self) -> u64 {
+        let now = ticks();
+        self.called_since.set(now);
+        now
     }
 
     pub fn run_begins(&self) {

@@ -23,6 +23,9 @@ pub const POLL_SKIP_NS: u64 = 50_000;
 /// … and for how many turns.
 pub const POLL_SKIP_TURNS: u32 = 16;
 
+/// How long a callback that runs on may hold back what is written, unless `cork_interval` says otherwise.
+pub const CORK_NS: u64 = 1_000_000;
+
 /// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent a turn later.
 const FLUSH_PASSES: u32 = 8;
 /// How much one poll waits at most: what `asyncio` allows (a day).
@@ -114,25 +117,28 @@ impl LoopCore {
         }
         let ready = self.ready.with(|ready| ready.len());
         let due = self.collect_due_timers();
-        self.run_ready(object, ready)?;
+        self.run_ready(py, object, ready)?;
         self.dispatch(py, object)?;
         if due > 0 {
-            self.stats.callback_over();
-            self.run_ready(object, due)?;
+            let now = self.stats.callback_over();
+            self.flush_if_due(py, object, now)?;
+            self.run_ready(py, object, due)?;
         }
         self.flush_all(py, object)
     }
 
     /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
-    fn run_ready(&self, object: *mut PyObject, count: usize) -> Res<()> {
+    fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> Res<()> {
         let mut together = Together::new();
         for number in 0..count {
+            if number > 0 {
+                if let Some(now) = self.stats.next_callback(&mut together) {
+                    self.flush_if_due(py, object, now)?;
+                }
+            }
             let Some(handle) = self.ready.with(VecDeque::pop_front) else {
                 break;
             };
-            if number > 0 {
-                self.stats.next_callback(&mut together);
-            }
             self.stats.callback();
             errors::contain(object, self.run_handle(object, handle))?;
         }
@@ -222,6 +228,7 @@ impl LoopCore {
             if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
                 self.polls_skipped.set(skipped);
                 self.stats.poll_skipped(now);
+                self.flushed.set(now);
                 return Ok(());
             }
         }
@@ -246,6 +253,7 @@ impl LoopCore {
         self.polls_skipped.set(0);
         let now = ticks();
         self.last_poll.set(now);
+        self.flushed.set(now);
         self.stats.polled(now);
         match result {
             Ok(()) => Ok(()),
@@ -260,8 +268,12 @@ impl LoopCore {
     /// ends the loop loses none of the others.
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let more = self.again.with(|again| again.len());
-        while let Some(event) = self.events.with(VecDeque::pop_front) {
-            self.stats.callback_over();
+        while self.events.with(|events| !events.is_empty()) {
+            let now = self.stats.callback_over();
+            self.flush_if_due(py, object, now)?;
+            let Some(event) = self.events.with(VecDeque::pop_front) else {
+                break;
+            };
             self.stats.callback();
             errors::contain(object, self.dispatch_event(py, object, event))?;
         }
@@ -274,6 +286,15 @@ impl LoopCore {
             errors::contain(object, gone_on)?;
         }
         Ok(())
+    }
+
+    /// Sends what streams have gathered if that has waited for as long as a callback may hold it back.
+    #[inline]
+    fn flush_if_due(&self, py: Python<'_>, object: *mut PyObject, now: u64) -> Res<()> {
+        if now.wrapping_sub(self.flushed.get()) < self.cork.get() {
+            return Ok(());
+        }
+        self.flush_all(py, object)
     }
 
     /// Sends what streams have gathered in this turn.
@@ -293,7 +314,7 @@ impl LoopCore {
                     unsafe { (stream.kind.flush)(self.caller(py, object), &stream.object) };
                 errors::contain(object, flushed)?;
             }
-            self.stats.callbacks_begin();
+            self.flushed.set(self.stats.callbacks_begin());
         }
         Ok(())
     }

@@ -2,10 +2,15 @@
 
 use std::ffi::{c_int, c_void};
 
+use hybridloop_reactor::{interval, interval_ticks};
+use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
 
 use super::endpoint::{BLOCKED, LOST, PAUSED, PROTOCOL_PAUSED};
+use super::methods;
 use super::stream::{Stream, EOF_WRITTEN};
+use crate::event_loop::LoopCore;
 use crate::ffi::fastcall::{guard, guard_int};
 use crate::ffi::typespec::getset;
 use crate::ffi::{Local, Ref, Res};
@@ -74,6 +79,39 @@ unsafe extern "C" fn set_empty_waiter(
     unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
 }
 
+getter!(get_cork_interval, |it| {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyFloat_FromDouble(interval(it.cork.get()))) }
+});
+
+/// What was written and may no longer be held back is sent.
+unsafe extern "C" fn set_cork_interval(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+    _: *mut c_void,
+) -> c_int {
+    guard_int(|| {
+        // SAFETY: the descriptor has checked `self`; the setter passes a live object, or null for a deletion.
+        unsafe {
+            if value.is_null() {
+                return Err(
+                    PyAttributeError::new_err("cork_interval cannot be deleted").into(),
+                );
+            }
+            let it = Stream::of(slf);
+            it.confined()?;
+            let value: f64 = Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
+            it.cork.set(interval_ticks(value));
+            match it.event_loop.get() {
+                Some(event_loop) if !it.gathers(LoopCore::of(event_loop.as_ptr())) => {
+                    methods::flush_now(&Ref::borrowed(slf), it)
+                }
+                _ => Ok(()),
+            }
+        }
+    })
+}
+
 pub fn attributes() -> Vec<ffi::PyGetSetDef> {
     vec![
         getset(c"_loop", get_loop, None),
@@ -91,5 +129,6 @@ pub fn attributes() -> Vec<ffi::PyGetSetDef> {
         getset(c"_protocol_paused", get_protocol_paused, None),
         getset(c"_high_water", get_high_water, None),
         getset(c"_low_water", get_low_water, None),
+        getset(c"cork_interval", get_cork_interval, Some(set_cork_interval)),
     ]
 }

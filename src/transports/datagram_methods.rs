@@ -200,6 +200,7 @@ unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
         if it.has(CLOSING) {
             return Ok(Ref::none());
         }
+        it.check_thread()?;
         let me = Ref::borrowed(slf);
         it.set(CLOSING, true);
         it.rearm_or_forget();

@@ -142,6 +142,16 @@ impl Endpoint {
         }
     }
 
+    /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
+    /// `connection_lost()` there.
+    pub fn check_thread(&self) -> Res<()> {
+        match self.event_loop.get() {
+            // SAFETY: the loop of a transport is a LoopCore.
+            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug(),
+            None => Ok(()),
+        }
+    }
+
     /// The descriptor's entry in the loop's table.
     pub fn token(&self) -> Option<Token> {
         self.token.get()
@@ -341,6 +351,7 @@ pub trait Transport: Deref<Target = Endpoint> {
         if self.lost_writes.get() > 0 {
             return Ok(());
         }
+        self.check_thread()?;
         // What was written before and merely gathered counts as sent.
         self.send_gathered();
         self.discard();
@@ -371,6 +382,7 @@ pub trait Transport: Deref<Target = Endpoint> {
                 &[error.as_ptr()],
                 self.context.get(),
             )?;
+            core.wake_from_elsewhere();
         }
         self.update_hold(me);
         Ok(())

@@ -119,7 +119,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// Sends what the protocol has written so far, if the socket takes it.
-fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
+pub fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
     if it.has(BLOCKED) {
         return Ok(());
     }
@@ -155,6 +155,7 @@ pub fn close_stream(me: &Ref, it: &Stream) -> Res<()> {
     if it.has(CLOSING) {
         return Ok(());
     }
+    it.check_thread()?;
     // Before the flag is set, so that draining the queue does not count as the end of a closing stream.
     flush_now(me, it)?;
     if it.has(CLOSING) {
@@ -245,7 +246,9 @@ unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
         debug_log(slf, it, "%r resumes reading")?;
         if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
             if let Some(event_loop) = it.event_loop.get() {
-                it.read_later(LoopCore::of(event_loop.as_ptr()), slf);
+                let core = LoopCore::of(event_loop.as_ptr());
+                it.read_later(core, slf);
+                core.wake_from_elsewhere();
             }
         }
     }

@@ -64,6 +64,8 @@ pub struct Stream {
     pub server: Local<Option<Ref>>,
     pub empty_waiter: Local<Option<Ref>>,
     pub queue: Local<WriteQueue>,
+    /// How long a callback may hold back what it writes, in ticks of the processor's counter.
+    pub cork: Cell<u64>,
     pub peer: Local<Address>,
     pub local: Local<Address>,
 }
@@ -122,6 +124,13 @@ impl Stream {
         if event.closed {
             self.set(HANGUP, true);
         }
+    }
+
+    /// Whether what is written now waits for what else is, until the protocol returns or the turn ends. It does not when the loop
+    /// does not run, or in another thread, or when the callback under way has run for long.
+    #[inline]
+    pub fn gathers(&self, core: &LoopCore) -> bool {
+        core.runs_here() && core.callback_ticks() < self.cork.get()
     }
 
     /// Has the loop send what was written when this turn ends.
@@ -317,6 +326,7 @@ pub fn create(
             server: Local::new(parts.server),
             empty_waiter: Local::default(),
             queue: Local::default(),
+            cork: Cell::new(core.cork.get()),
             peer: Local::new(parts.peer),
             local: Local::default(),
         });

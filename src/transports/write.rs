@@ -134,7 +134,7 @@ pub fn settle(
     if it.has(BLOCKED) {
         return pause_protocol(event_loop, me, it);
     }
-    if size > it.high_water.get() || !core.is_running() {
+    if size > it.high_water.get() || !it.gathers(core) {
         return flush(event_loop, me, it);
     }
     if !it.has(CORKED) {

@@ -96,9 +96,43 @@ pub fn ticks_in(ns: u64) -> u64 {
     (ns as f64 * per_ns) as u64
 }
 
+/// [`ticks`] in an interval of seconds. Negative numbers and NaN have none; as many as there can be never pass.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn interval_ticks(seconds: f64) -> u64 {
+    // Converting clamps.
+    match (seconds * 1e9) as u64 {
+        u64::MAX => u64::MAX,
+        ns => ticks_in(ns),
+    }
+}
+
+/// The interval of seconds that [`interval_ticks`] was given, rounded to nanoseconds.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn interval(ticks: u64) -> f64 {
+    if ticks == u64::MAX {
+        return f64::INFINITY;
+    }
+    let second = ticks_in(1_000_000_000) as f64;
+    (ticks as f64 / second * 1e9).round() / 1e9
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{both, deadline_ns, now_ns, seconds, ticks_in};
+    use super::{both, deadline_ns, interval, interval_ticks, now_ns, seconds, ticks_in};
+
+    #[test]
+    fn intervals_come_back() {
+        for seconds in [0.0, 0.001, 0.25, 60.0, f64::INFINITY] {
+            let found = interval(interval_ticks(seconds));
+            assert!(found == seconds || (found - seconds).abs() < 1e-6, "{found}");
+        }
+        assert_eq!(interval_ticks(-1.0), 0);
+        assert_eq!(interval_ticks(f64::NAN), 0);
+        assert_eq!(interval_ticks(1e300), u64::MAX);
+    }
+
 
     #[test]
     fn ticks_measure_time() {

@@ -15,7 +15,7 @@ pub mod resolver;
 mod sys;
 mod timer;
 
-pub use clock::{deadline_ns, now_ns, seconds, ticks, ticks_in};
+pub use clock::{deadline_ns, interval, interval_ticks, now_ns, seconds, ticks, ticks_in};
 pub use inbox::{Inbox, Notifier};
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};

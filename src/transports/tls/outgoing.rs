@@ -59,10 +59,21 @@ pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &Stream) -> T) -> Op
 /// Hands ciphertext to the stream, unless more may come to be sent with it, and tells the application when too much waits.
 pub fn process(me: &Ref, it: &TlsCore) -> Res<()> {
     let gathering = it.has(CORKED) && it.with_wire(|wire| wire.out.len()) < GATHER;
-    if !gathering {
+    if !(gathering && gathers(it)) {
         hand_over(it)?;
     }
     control(me, it)
+}
+
+/// Whether the stream holds back what it is given.
+fn gathers(it: &TlsCore) -> bool {
+    let gathers = with_stream(it, |_, stream| {
+        stream.event_loop.get().is_some_and(|event_loop| {
+            // SAFETY: the loop of a transport is a LoopCore.
+            stream.gathers(unsafe { LoopCore::of(event_loop.as_ptr()) })
+        })
+    });
+    gathers == Some(true)
 }
 
 /// `pause_writing()` and `resume_writing()`, by asyncio's own code if there is a reason to look.
@@ -115,7 +126,9 @@ fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> Res<bool> {
     }
     // SAFETY: the loop of a transport is a LoopCore.
     let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-    let now = stream.has(STREAM_CORKED) || data.len() > stream.high_water.get();
+    let now = stream.has(STREAM_CORKED)
+        || data.len() > stream.high_water.get()
+        || !stream.gathers(core);
     if now && write::send_now(event_loop.as_ptr(), transport, stream, data)? {
         return Ok(true);
     }
