@@ -3,7 +3,6 @@
 //! Everything here is called by a thread that is attached to the interpreter.
 
 pub mod arguments;
-pub mod attributes;
 pub mod buffer;
 pub mod bytes;
 pub mod context;

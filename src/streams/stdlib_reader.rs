@@ -11,11 +11,10 @@ use std::sync::OnceLock;
 use pyo3::exceptions::{PyNotImplementedError, PySystemError};
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::PyType;
 
 use super::waiter;
 use crate::event_loop::Caller;
-use crate::ffi::attributes::{count, Attribute};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::transports::sink::{self, Sink, Source};
@@ -96,7 +95,6 @@ impl Class {
     }
 
     /// Whether `object` has none of the methods in its own dictionary.
-    #[cold]
     fn is_plain(&self, object: &Ref) -> Res<bool> {
         for (name, method) in &self.methods {
             if !self.is_function(method) {
@@ -117,21 +115,38 @@ impl Class {
     }
 }
 
+/// The name of an attribute of asyncio's objects.
+struct Attribute(Ref);
+
+impl Attribute {
+    /// `object.name`
+    #[inline]
+    fn get(&self, object: &Ref) -> Res<Ref> {
+        // SAFETY: attached; a new reference or an error.
+        unsafe { Ref::new(ffi::PyObject_GetAttr(object.as_ptr(), self.0.as_ptr())) }
+    }
+
+    /// `object.name = value`
+    fn set(&self, object: &Ref, value: *mut PyObject) -> Res<()> {
+        // SAFETY: attached; the value is live.
+        if unsafe { ffi::PyObject_SetAttr(object.as_ptr(), self.0.as_ptr(), value) } != 0 {
+            return Err(Raised);
+        }
+        Ok(())
+    }
+}
+
 /// What is known of asyncio's classes.
 struct Known {
     protocol: Class,
     reader: Class,
     protocol_reader: Attribute,
-    /// Servers' protocols have one attribute more.
-    protocol_strong_reader: Attribute,
-    protocol_attributes: Option<u8>,
     buffer: Attribute,
     eof: Attribute,
     waiter: Attribute,
     transport: Attribute,
     paused: Attribute,
     limit: Attribute,
-    reader_attributes: Option<u8>,
 }
 
 static KNOWN: OnceLock<Known> = OnceLock::new();
@@ -155,54 +170,17 @@ impl Known {
                 return Ok(None);
             }
         }
-        // A loop, as far as the constructors need one.
-        let space = py.import("types")?.getattr("SimpleNamespace")?;
-        let bool_type = py.get_type::<pyo3::types::PyBool>();
-        let future = PyDict::new(py);
-        future.set_item("done", &bool_type)?;
-        let future = space.call((), Some(&future))?;
-        let make_future = py
-            .import("itertools")?
-            .getattr("repeat")?
-            .call1((future,))?
-            .getattr("__next__")?;
-        let event_loop = PyDict::new(py);
-        event_loop.set_item("get_debug", &bool_type)?;
-        event_loop.set_item("create_future", make_future)?;
-        let event_loop = space.call((), Some(&event_loop))?;
-        let with_loop = PyDict::new(py);
-        with_loop.set_item("loop", event_loop)?;
-
-        let reader = reader_class.call((), Some(&with_loop))?;
-        let protocol = protocol_class.call((&reader, &bool_type), Some(&with_loop))?;
-        let protocol_attributes = count(&Ref::from(&protocol)).map(|count| count - 1);
-        let reader_attributes = count(&Ref::from(&reader));
-        let [protocol_reader, protocol_strong_reader] =
-            Attribute::find(&protocol, ["_stream_reader_wr", "_strong_reader"])?;
-        let [buffer, eof, waiter, transport, paused, limit] = Attribute::find(
-            &reader,
-            [
-                "_buffer",
-                "_eof",
-                "_waiter",
-                "_transport",
-                "_paused",
-                "_limit",
-            ],
-        )?;
+        let attribute = |name| Attribute(pyo3::types::PyString::intern(py, name).into());
         Ok(Some(Self {
             protocol: Class::new(&protocol_class, &["data_received", "_stream_reader"])?,
             reader: Class::new(&reader_class, &["feed_data", "_wakeup_waiter"])?,
-            protocol_reader,
-            protocol_strong_reader,
-            protocol_attributes,
-            buffer,
-            eof,
-            waiter,
-            transport,
-            paused,
-            limit,
-            reader_attributes,
+            protocol_reader: attribute("_stream_reader_wr"),
+            buffer: attribute("_buffer"),
+            eof: attribute("_eof"),
+            waiter: attribute("_waiter"),
+            transport: attribute("_transport"),
+            paused: attribute("_paused"),
+            limit: attribute("_limit"),
         }))
     }
 
@@ -211,11 +189,6 @@ impl Known {
     fn knows_protocol(&self, protocol: &Ref) -> Res<bool> {
         if !self.protocol.is_class_of(protocol) || !self.protocol.is_intact() {
             return Ok(false);
-        }
-        let more = u8::from(self.protocol_strong_reader.is_set(protocol));
-        let expected = self.protocol_attributes.map(|count| count + more);
-        if expected.is_some() && expected == count(protocol) {
-            return Ok(true);
         }
         self.protocol.is_plain(protocol)
     }
@@ -226,14 +199,11 @@ impl Known {
         if !self.reader.is_class_of(reader) || !self.reader.is_intact() {
             return Ok(false);
         }
-        if self.reader_attributes.is_some() && self.reader_attributes == count(reader) {
-            return Ok(true);
-        }
         self.reader.is_plain(reader)
     }
 
     /// `protocol.data_received(data)`; `false` if that is to be called instead.
-    fn feed(&self, caller: Caller<'_>, protocol: &Ref, data: &[u8]) -> Res<bool> {
+    fn feed(&self, protocol: &Ref, data: &[u8]) -> Res<bool> {
         if !self.knows_protocol(protocol)? {
             return Ok(false);
         }
@@ -256,8 +226,7 @@ impl Known {
         let waiter = self.waiter.get(&reader)?;
         if waiter.as_ptr() != none {
             self.waiter.set(&reader, none)?;
-            // SAFETY: the loop that called.
-            unsafe { (caller.core).resolve(caller.event_loop, waiter, waiter::wake)? };
+            waiter::wake(&waiter)?;
         }
         self.pause(&reader, size)?;
         Ok(true)
@@ -341,12 +310,12 @@ static SINK: Sink = Sink {
     failure: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
     let known = KNOWN
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(Raised::from)?;
-    if known.feed(caller, source.protocol, data)? {
+    if known.feed(source.protocol, data)? {
         return Ok(());
     }
     // SAFETY: attached; the name and the protocol are live.
