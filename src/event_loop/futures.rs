@@ -3,12 +3,11 @@
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject, PyTypeObject};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::LoopCore;
-use crate::ffi::{future, Raised, Ref, Res};
+use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::{current, Stdlib};
 
 impl LoopCore {
@@ -53,71 +52,7 @@ impl LoopCore {
         }
     }
 
-    /// Gives a future the result `None`, if `set_none` does not find that it is done. Who waits runs in the next turn;
-    /// after that the future, if nobody keeps it, serves again.
-    ///
-    /// # Safety
-    /// `event_loop` is the live loop object of this core.
-    #[inline]
-    pub unsafe fn resolve(
-        &self,
-        event_loop: *mut PyObject,
-        future: Ref,
-        set_none: fn(&Ref) -> Res<()>,
-    ) -> Res<()> {
-        if self.is_debug() || !self.is_running() || future::native(&future).is_none() {
-            return set_none(&future);
-        }
-        // SAFETY: the future is of the native class; what it held is live.
-        unsafe {
-            match self.futures.resolve(&future) {
-                Some((callback, context)) => {
-                    let args = [future.as_ptr()];
-                    self.soon(event_loop, callback.as_ptr(), &args, Some(context))?;
-                }
-                None => set_none(&future)?,
-            }
-        }
-        self.futures.keep(future);
-        Ok(())
-    }
-
-    #[inline]
     unsafe fn new_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> Res<Ref> {
-        if !self.is_debug() {
-            if let Some(future) = self.futures.take() {
-                return Ok(future);
-            }
-            if self.futures.is_ignorant() {
-                // SAFETY: the caller's promise.
-                unsafe { self.look_at_futures(event_loop, class)? };
-            }
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.make_native_future(event_loop, class) }
-    }
-
-    #[cold]
-    unsafe fn look_at_futures(&self, event_loop: *mut PyObject, class: &Ref) -> Res<()> {
-        // SAFETY: the caller's loop is live; the examples are made for this alone.
-        unsafe {
-            let py = Python::assume_attached();
-            let name = intern!(py, "call_soon");
-            let slf = Bound::from_borrowed_ptr(py, event_loop);
-            let own = py.get_type::<Self>().getattr(name)?;
-            let own = own.call_method1(intern!(py, "__get__"), (&slf,))?;
-            if !slf.getattr(name)?.eq(own)? {
-                // Who has replaced the method wants to see every callback.
-                self.futures.give_up();
-                return Ok(());
-            }
-            let one = self.make_native_future(event_loop, class)?;
-            let other = self.make_native_future(event_loop, class)?;
-            self.futures.learn(&one, &other)
-        }
-    }
-
-    unsafe fn make_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> Res<Ref> {
         let stdlib = Stdlib::get();
         // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
         unsafe {

@@ -48,7 +48,6 @@ use pyo3::prelude::*;
 
 use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
-use crate::ffi::future_words::Futures;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Cell, Flag, Local, Ref, Res, Word};
 pub use descriptors::{file_descriptor, Descriptors, Source};
@@ -106,7 +105,6 @@ pub struct LoopCore {
     slow_callback_duration: Local<Option<Ref>>,
     task_factory: Local<Option<Ref>>,
     current_handle: Local<Option<Ref>>,
-    pub futures: Futures,
     /// Keyword arguments of every future.
     future_keywords: Local<Option<Ref>>,
     /// The class of stream transports, a subclass of `StreamTransport` made in Python.
@@ -158,7 +156,6 @@ impl LoopCore {
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
             current_handle: Local::default(),
-            futures: Futures::default(),
             future_keywords: Local::default(),
             transport_class: Local::default(),
         })
@@ -317,7 +314,6 @@ impl LoopCore {
         drop(handles);
         drop(Contexts::take_all(&self.contexts));
         drop(self.future_keywords.take());
-        drop(self.futures.take_all());
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());

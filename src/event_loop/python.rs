@@ -201,7 +201,6 @@ impl LoopCore {
             .with(|contexts| objects(contexts.iter(), &visit))?;
         self.descriptors.with(|all| all.traverse(&visit))?;
         self.lookups.each(|future| future.visit(&visit))?;
-        self.futures.each(|future| future.visit(&visit))?;
         if let Some(desk) = self.desk() {
             desk.each(&mut |object| object.visit(&visit))?;
         }

@@ -86,7 +86,6 @@ impl LoopCore {
     /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
     fn rest(&self) {
         drop(Contexts::take_all(&self.contexts));
-        drop(self.futures.take_all());
         self.spare_bytes.clear();
         if self.inbox.has_mail() {
             self.collect_mail();

@@ -185,14 +185,9 @@ impl Ready {
             // One that was closed meanwhile has nothing to be brought in line.
             errors::contain(object, core.rearm(fd, before))?;
         }
-        // SAFETY: the loop object of this core.
-        let resolve = |waiter| unsafe { core.resolve(object, waiter, future::resolve) };
-        for Waiters { first, more } in self.waiters {
-            if let Some(waiter) = first {
-                errors::contain(object, resolve(waiter))?;
-            }
-            for waiter in more {
-                errors::contain(object, resolve(waiter))?;
+        for waiters in &self.waiters {
+            for waiter in waiters.iter() {
+                errors::contain(object, future::resolve(waiter))?;
             }
         }
         for handle in self.callbacks.into_iter().flatten() {

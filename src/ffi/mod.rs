@@ -9,7 +9,6 @@ pub mod context;
 pub mod coroutine;
 pub mod fastcall;
 pub mod future;
-pub mod future_words;
 pub mod handle;
 pub mod local;
 pub mod refs;

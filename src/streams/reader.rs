@@ -94,12 +94,9 @@ impl StreamReaderCore {
     }
 
     fn wake(&self) -> Res<()> {
-        let Some(waiter) = self.waiter.take() else {
-            return Ok(());
-        };
-        match self.event_loop.get() {
-            Some(event_loop) => event_loop.wake(waiter),
-            None => waiter::wake(&waiter),
+        match self.waiter.take() {
+            Some(waiter) => waiter::wake(&waiter),
+            None => Ok(()),
         }
     }
 

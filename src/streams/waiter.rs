@@ -67,15 +67,4 @@ impl EventLoop {
         }
         to_bytes(data)
     }
-
-    /// Resolves a future of [`EventLoop::create_future`] with `None`, unless it is cancelled.
-    #[inline]
-    pub fn wake(&self, future: Ref) -> Res<()> {
-        if self.is_core {
-            let object = self.object.as_ptr();
-            // SAFETY: a live loop object of ours.
-            return unsafe { LoopCore::of(object).resolve(object, future, wake) };
-        }
-        wake(&future)
-    }
 }
