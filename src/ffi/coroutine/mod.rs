@@ -21,6 +21,9 @@
 //! cells. It is never entered twice at a time.
 
 mod slots;
+mod thrown;
+mod view;
+mod wrapper;
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, CStr};
@@ -49,8 +52,20 @@ pub enum Step {
 /// Shows one object to the collector; what it returns is to be returned if it is not 0.
 pub type Visit<'a> = &'a mut dyn FnMut(&Ref) -> c_int;
 
+/// What an operation looks like from Python.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A coroutine: to be awaited once.
+    Coroutine,
+    /// What `__await__()` of a future returns: an iterator that may be dropped as it is, and that has nothing more to
+    /// give once it has ended.
+    Iterator,
+}
+
 /// The body of a native coroutine.
 pub trait Operation: Sized + Send + 'static {
+    const KIND: Kind = Kind::Coroutine;
+
     /// The Python class of these coroutines.
     fn class() -> &'static Class;
 
@@ -116,7 +131,10 @@ impl Class {
         let slots = slots::all::<T>();
         // SAFETY: the layout begins with that of `object`.
         let class = unsafe { slots.build(py, name, size_of::<CoroutineObject<T>>(), 0, None)? };
-        self.ty.store(class.into_ptr().cast(), Ordering::Relaxed);
+        let class = class.into_ptr().cast();
+        // SAFETY: as `hide` wants it.
+        unsafe { slots::hide::<T>(class) };
+        self.ty.store(class, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -217,6 +235,9 @@ impl<T: Operation> CoroutineObject<T> {
         match self.claim() {
             State::Fresh | State::Waiting => {}
             State::Running => return Err(already_executing()),
+            State::Finished if T::KIND == Kind::Iterator => {
+                return Ok(Answer::Returned(Ref::none()))
+            }
             State::Finished => return Err(reused()),
         }
         let waited = self.future.take();
@@ -257,6 +278,20 @@ impl<T: Operation> CoroutineObject<T> {
         Ok(())
     }
 
+    /// Ends it for want of anybody who could go on with it.
+    fn end(&self) {
+        match self.claim() {
+            State::Fresh => {
+                if T::KIND == Kind::Coroutine {
+                    never_awaited(self.name);
+                }
+                self.finish();
+            }
+            State::Waiting => self.end_abandoned(),
+            State::Running | State::Finished => {}
+        }
+    }
+
     /// Ends with the exception that is set.
     #[cold]
     fn finish_raised(&self) {
@@ -277,6 +312,23 @@ impl<T: Operation> CoroutineObject<T> {
             operation.abandon();
         }
         self.finish();
+        if let Some(error) = error {
+            error.restore(py);
+        }
+    }
+}
+
+/// `RuntimeWarning`, as for coroutines of Python.
+#[cold]
+fn never_awaited(name: &'static CStr) {
+    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = PyErr::take(py);
+        let text = format!("coroutine '{}' was never awaited\0", name.to_string_lossy());
+        if ffi::PyErr_WarnEx(ffi::PyExc_RuntimeWarning, text.as_ptr().cast(), 1) != 0 {
+            PyErr::fetch(py).write_unraisable(py, None);
+        }
         if let Some(error) = error {
             error.restore(py);
         }

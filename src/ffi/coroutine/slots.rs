@@ -5,19 +5,23 @@ use std::mem::offset_of;
 use std::ptr;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
-use pyo3::ffi::{self, PyObject, PySendResult};
+use pyo3::ffi::{self, PyObject, PySendResult, PyTypeObject};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
+use super::wrapper::CoroutineWrapper;
 use super::{
-    already_executing, of, reused, Answer, CoroutineObject, Operation, Spare, State, SPARES,
+    already_executing, of, reused, thrown, view, Answer, CoroutineObject, Kind, Operation, Spare,
+    State, SPARES,
 };
 use crate::ffi::fastcall::{guard, Method};
-use crate::ffi::stop::{raise_stop, release_stop};
-use crate::ffi::typespec::{getset, getset_end, method_end, Slots};
-use crate::ffi::{Args, Ref, Res};
+use crate::ffi::stop::raise_stop;
+use crate::ffi::typespec::{getset_end, method_end, Slots};
+use crate::ffi::{Raised, Ref, Res};
 
-/// What makes a type a coroutine.
+/// `CO_ITERABLE_COROUTINE`: the code is of a generator that `types.coroutine()` has made.
+const ITERABLE_COROUTINE: c_int = 0x100;
+
+/// The slots of a type.
 pub fn all<T: Operation>() -> Slots {
     let weakrefs = ffi::PyMemberDef {
         name: c"__weaklistoffset__".as_ptr(),
@@ -28,62 +32,88 @@ pub fn all<T: Operation>() -> Slots {
     };
     // SAFETY: all-zero ends a table of members.
     let members_end = unsafe { std::mem::zeroed() };
-    Slots::default()
+    let slots = Slots::default()
         .add(ffi::Py_tp_traverse, traverse::<T> as *mut c_void)
         .add(ffi::Py_tp_clear, clear::<T> as *mut c_void)
+        .add(ffi::Py_tp_finalize, finalize::<T> as *mut c_void)
         .add(ffi::Py_tp_dealloc, dealloc::<T> as *mut c_void)
-        .add(ffi::Py_tp_repr, repr::<T> as *mut c_void)
-        .add(ffi::Py_tp_iternext, next::<T> as *mut c_void)
-        .add(ffi::Py_am_await, awaited::<T> as *mut c_void)
         .add(ffi::Py_am_send, send_slot::<T> as *mut c_void)
         .table(ffi::Py_tp_members, vec![weakrefs], members_end)
-        .table(
-            ffi::Py_tp_methods,
-            vec![
-                method(
-                    c"send",
-                    ffi::PyMethodDefPointer {
-                        PyCFunction: send_entry::<T>,
-                    },
-                    ffi::METH_O,
-                )
-                .def(c"send($self, value, /)\n--\n\nGo on; raises StopIteration with the result."),
-                method(
-                    c"throw",
-                    ffi::PyMethodDefPointer {
-                        PyCFunctionFastWithKeywords: throw_entry::<T>,
-                    },
-                    ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-                )
-                .def(c"throw($self, typ, val=None, tb=None, /)\n--\n\nEnd with an exception."),
-                method(
-                    c"close",
-                    ffi::PyMethodDefPointer {
-                        PyCFunction: close_entry::<T>,
-                    },
-                    ffi::METH_NOARGS,
-                )
-                .def(c"close($self, /)\n--\n\nEnd without a result."),
-            ],
-            method_end(),
+        .table(ffi::Py_tp_methods, methods::<T>(), method_end());
+    match T::KIND {
+        Kind::Coroutine => slots
+            .add(ffi::Py_am_await, awaited::<T> as *mut c_void)
+            .add(ffi::Py_tp_repr, view::repr::<T> as *mut c_void)
+            .table(ffi::Py_tp_getset, view::attributes::<T>(), getset_end()),
+        Kind::Iterator => slots
+            .add(ffi::Py_tp_iter, itself as *mut c_void)
+            .add(ffi::Py_tp_iternext, next::<T> as *mut c_void),
+    }
+}
+
+/// Gives a new type what it must not have an entry in its dictionary for.
+///
+/// `await` takes for its iterator what fills this slot. With `__next__` and `__iter__` in its dictionary, though, a
+/// coroutine would be an iterator for Python, which those of Python are not.
+///
+/// # Safety
+/// The type was made of the slots of [`all`] for the same operation, and no other thread knows it yet.
+pub unsafe fn hide<T: Operation>(ty: *mut PyTypeObject) {
+    if T::KIND == Kind::Coroutine {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*ty).tp_iternext = Some(next::<T>);
+            (*ty).tp_iter = Some(iterate);
+        }
+    }
+}
+
+fn methods<T: Operation>() -> Vec<ffi::PyMethodDef> {
+    let mut methods = vec![
+        method(
+            c"send",
+            ffi::PyMethodDefPointer {
+                PyCFunction: send_entry::<T>,
+            },
+            ffi::METH_O,
         )
-        .table(
-            ffi::Py_tp_getset,
-            vec![
-                getset(c"__name__", get_name::<T>, None),
-                getset(c"__qualname__", get_qualname::<T>, None),
-                getset(c"cr_running", get_running::<T>, None),
-                getset(c"cr_await", get_await::<T>, None),
-            ],
-            getset_end(),
+        .def(c"send($self, value, /)\n--\n\nGo on; raises StopIteration with the result."),
+        method(
+            c"throw",
+            ffi::PyMethodDefPointer {
+                PyCFunctionFast: throw_entry::<T>,
+            },
+            ffi::METH_FASTCALL,
         )
+        .def(c"throw($self, typ, val=None, tb=None, /)\n--\n\nEnd with an exception."),
+        method(
+            c"close",
+            ffi::PyMethodDefPointer {
+                PyCFunction: close_entry::<T>,
+            },
+            ffi::METH_NOARGS,
+        )
+        .def(c"close($self, /)\n--\n\nEnd without a result."),
+    ];
+    if T::KIND == Kind::Coroutine {
+        methods.push(
+            method(
+                c"__await__",
+                ffi::PyMethodDefPointer { PyCFunction: wrap },
+                // In the place of the slot's own wrapper.
+                ffi::METH_NOARGS | ffi::METH_COEXIST,
+            )
+            .def(c"__await__($self, /)\n--\n\nAn iterator that drives the coroutine."),
+        );
+    }
+    methods
 }
 
 fn method(name: &'static CStr, meth: ffi::PyMethodDefPointer, flags: c_int) -> Method {
     Method { name, meth, flags }
 }
 
-/// `__await__`: the coroutine is its own iterator.
+/// `await`: the coroutine is its own iterator.
 unsafe extern "C" fn awaited<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     // SAFETY: the slot gets a live coroutine.
     unsafe {
@@ -92,17 +122,58 @@ unsafe extern "C" fn awaited<T: Operation>(slf: *mut PyObject) -> *mut PyObject 
                 Err(PyRuntimeError::new_err("coroutine is being awaited already").into())
             });
         }
+        itself(slf)
+    }
+}
+
+unsafe extern "C" fn itself(slf: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the slot gets a live object.
+    unsafe {
         ffi::Py_INCREF(slf);
     }
     slf
 }
 
+/// `__await__()`, when Python calls it.
+unsafe extern "C" fn wrap(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: CPython passes a live `self`.
+    guard(|| Ok(CoroutineWrapper::new(unsafe { Ref::borrowed(slf) })?))
+}
+
+/// `yield from` in a generator that `types.coroutine()` has made: to everybody else a coroutine is not iterable.
+unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: attached; the frame is borrowed, or null if no Python runs.
+        let frame = unsafe {
+            let py = Python::assume_attached();
+            Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast())
+        };
+        let flags = match frame {
+            Some(frame) => frame.getattr("f_code")?.getattr("co_flags")?.extract()?,
+            None => 0,
+        };
+        // SAFETY: the slot gets a live coroutine.
+        unsafe {
+            if flags & ITERABLE_COROUTINE == 0 {
+                let kind = Bound::from_borrowed_ptr(Python::assume_attached(), slf).get_type();
+                let text = format!("'{}' object is not iterable", kind.name()?);
+                return Err(PyTypeError::new_err(text).into());
+            }
+            Ok(Ref::borrowed(slf))
+        }
+    })
+}
+
 /// What `await` calls since Python 3.12.
 unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
-    // SAFETY: the slot gets a live coroutine.
-    guard(|| match unsafe { of::<T>(slf) }.resume()? {
-        Answer::Yielded(value) => Ok(value),
-        Answer::Returned(value) => Err(raise_stop(value)),
+    guard(|| {
+        // SAFETY: the slot gets a live coroutine; `None` is always live.
+        match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
+            (Answer::Yielded(value), _) => Ok(value),
+            // The end of an iterator without an exception stands for it.
+            (Answer::Returned(value), none) if value.as_ptr() == none => Err(Raised),
+            (Answer::Returned(value), _) => Err(raise_stop(&value)),
+        }
     })
 }
 
@@ -134,9 +205,10 @@ unsafe extern "C" fn send_slot<T: Operation>(
     }
 }
 
-fn refuse_value<T>(this: &CoroutineObject<T>, value: *mut PyObject) -> Res<()> {
+fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -> Res<()> {
     // SAFETY: `None` is always live.
-    if this.state.get() == State::Fresh && value != unsafe { ffi::Py_None() } {
+    let has_value = value != unsafe { ffi::Py_None() };
+    if has_value && T::KIND == Kind::Coroutine && this.state.get() == State::Fresh {
         return Err(
             PyTypeError::new_err("can't send non-None value to a just-started coroutine").into(),
         );
@@ -150,68 +222,32 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> Res<Re
     refuse_value(this, value)?;
     match this.resume()? {
         Answer::Yielded(value) => Ok(value),
-        Answer::Returned(value) => {
-            // SAFETY: attached.
-            let py = unsafe { Python::assume_attached() };
-            let value = value.bind(py).clone().unbind();
-            Err(pyo3::exceptions::PyStopIteration::new_err((value,)).into())
-        }
+        Answer::Returned(value) => Err(raise_stop(&value)),
     }
 }
 
-unsafe fn throw<T: Operation>(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> Res<Ref> {
+    thrown::check_count(arguments.len())?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
-    unsafe {
-        let py = Python::assume_attached();
-        let this = of::<T>(slf);
-        let argument = |at: usize| {
-            let object = args.positional.get(at).copied()?;
-            (object != ffi::Py_None()).then(|| Bound::from_borrowed_ptr(py, object))
-        };
-        let Some(kind) = argument(0) else {
-            return Err(PyTypeError::new_err("throw() needs an exception").into());
-        };
-        let error = exception_of(&kind, argument(1).as_ref())?;
-        if let Some(traceback) = argument(2) {
-            ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr());
-        }
-        match this.claim() {
-            State::Running => Err(already_executing()),
-            State::Finished => Err(reused()),
-            State::Fresh => {
-                this.finish();
-                Err(error.into())
+    let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
+    let exception = match thrown::exception(py, arguments) {
+        Ok(exception) => exception,
+        Err(refused) => {
+            // What a coroutine waits for refuses them, and that ends it; before it starts, nobody has seen them.
+            if T::KIND == Kind::Coroutine && this.state.get() == State::Waiting {
+                this.end();
             }
-            State::Waiting => {
-                this.end_abandoned();
-                Err(error.into())
-            }
+            return Err(refused.into());
         }
-    }
-}
-
-/// The exception that `throw(kind, value)` means.
-fn exception_of(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyResult<PyErr> {
-    let py = kind.py();
-    let base = py.get_type::<pyo3::exceptions::PyBaseException>();
-    if kind.is_instance(&base)? {
-        return Ok(PyErr::from_value(kind.clone()));
-    }
-    let is_class = kind
-        .cast::<pyo3::types::PyType>()
-        .is_ok_and(|class| class.is_subclass(&base).unwrap_or(false));
-    if !is_class {
-        return Err(PyTypeError::new_err(format!(
-            "exceptions must be classes or instances deriving from BaseException, not {}",
-            kind.get_type().name()?
-        )));
-    }
-    let made = match value {
-        Some(value) if value.is_instance(kind)? => value.clone(),
-        Some(value) => kind.call1((value,))?,
-        None => kind.call0()?,
     };
-    Ok(PyErr::from_value(made))
+    match this.claim() {
+        State::Running => return Err(already_executing()),
+        State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
+        State::Finished => {}
+        State::Fresh => this.finish(),
+        State::Waiting => this.end_abandoned(),
+    }
+    Err(thrown::raise(&exception))
 }
 
 unsafe fn close<T: Operation>(slf: *mut PyObject) -> Res<Ref> {
@@ -238,12 +274,19 @@ unsafe extern "C" fn send_entry<T: Operation>(
 
 unsafe extern "C" fn throw_entry<T: Operation>(
     slf: *mut PyObject,
-    args: *const *mut PyObject,
-    n: isize,
-    names: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
 ) -> *mut PyObject {
-    // SAFETY: CPython passes what the convention says.
-    guard(|| unsafe { throw::<T>(slf, Args::new(args, n, names)) })
+    guard(|| {
+        let arguments = if count == 0 {
+            &[]
+        } else {
+            // SAFETY: CPython passes so many live arguments.
+            unsafe { std::slice::from_raw_parts(arguments, count.unsigned_abs()) }
+        };
+        // SAFETY: CPython passes a live `self`.
+        unsafe { throw::<T>(slf, arguments) }
+    })
 }
 
 unsafe extern "C" fn close_entry<T: Operation>(
@@ -252,53 +295,6 @@ unsafe extern "C" fn close_entry<T: Operation>(
 ) -> *mut PyObject {
     // SAFETY: CPython passes a live `self`.
     guard(|| unsafe { close::<T>(slf) })
-}
-
-unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
-    guard(|| {
-        // SAFETY: the slot gets a live coroutine.
-        unsafe {
-            let name = of::<T>(slf).name;
-            let py = Python::assume_attached();
-            let text = format!("<coroutine object {} at {slf:p}>", name.to_string_lossy());
-            Ok(PyString::new(py, &text).into())
-        }
-    })
-}
-
-unsafe extern "C" fn get_qualname<T: Operation>(
-    slf: *mut PyObject,
-    _: *mut c_void,
-) -> *mut PyObject {
-    // SAFETY: the descriptor has checked `self`.
-    unsafe { ffi::PyUnicode_FromString(of::<T>(slf).name.as_ptr()) }
-}
-
-unsafe extern "C" fn get_name<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    guard(|| {
-        // SAFETY: the descriptor has checked `self`.
-        let name = unsafe { of::<T>(slf) }.name.to_string_lossy();
-        let name = name.rsplit('.').next().unwrap_or_default();
-        // SAFETY: attached.
-        Ok(PyString::new(unsafe { Python::assume_attached() }, name).into())
-    })
-}
-
-unsafe extern "C" fn get_running<T: Operation>(
-    slf: *mut PyObject,
-    _: *mut c_void,
-) -> *mut PyObject {
-    // SAFETY: the descriptor has checked `self`.
-    Ref::bool(unsafe { of::<T>(slf) }.state.get() == State::Running).into_ptr()
-}
-
-unsafe extern "C" fn get_await<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: the descriptor has checked `self`.
-    unsafe { of::<T>(slf) }
-        .future
-        .get()
-        .unwrap_or_else(Ref::none)
-        .into_ptr()
 }
 
 unsafe extern "C" fn traverse<T: Operation>(
@@ -328,34 +324,16 @@ unsafe extern "C" fn traverse<T: Operation>(
     }
 }
 
-unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live coroutine; one that runs is reachable, so it is not cleared.
-    unsafe {
-        let this = of::<T>(object);
-        match this.claim() {
-            State::Waiting => this.end_abandoned(),
-            State::Fresh => this.finish(),
-            State::Running | State::Finished => {}
-        }
-    }
-    0
+/// What the collector calls before it takes anything apart. One that runs is reachable, so it is not garbage.
+unsafe extern "C" fn finalize<T: Operation>(object: *mut PyObject) {
+    // SAFETY: the collector passes a live coroutine.
+    unsafe { of::<T>(object).end() }
 }
 
-/// `RuntimeWarning`, as for coroutines of Python.
-#[cold]
-fn never_awaited(name: &'static CStr) {
-    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
-    unsafe {
-        let py = Python::assume_attached();
-        let error = PyErr::take(py);
-        let text = format!("coroutine '{}' was never awaited\0", name.to_string_lossy());
-        if ffi::PyErr_WarnEx(ffi::PyExc_RuntimeWarning, text.as_ptr().cast(), 1) != 0 {
-            PyErr::fetch(py).write_unraisable(py, None);
-        }
-        if let Some(error) = error {
-            error.restore(py);
-        }
-    }
+unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
+    // SAFETY: the collector passes a live coroutine.
+    unsafe { of::<T>(object).end() }
+    0
 }
 
 unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
@@ -367,20 +345,13 @@ unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
         if !this.weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(object);
         }
-        match this.claim() {
-            State::Fresh => {
-                never_awaited(this.name);
-                this.finish();
-            }
-            State::Waiting => this.end_abandoned(),
-            State::Running | State::Finished => {}
-        }
-        release_stop();
+        this.end();
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).future);
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).operation);
-        let class = T::class();
-        let kept = !cfg!(Py_GIL_DISABLED)
-            && class.spares.with(|spares| {
+        // The memory of one that the collector has finalized remembers that.
+        let reusable = !cfg!(Py_GIL_DISABLED) && ffi::PyObject_GC_IsFinalized(object) == 0;
+        let kept = reusable
+            && T::class().spares.with(|spares| {
                 let room = spares.len() < SPARES;
                 if room {
                     spares.push(Spare(object));

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 
 use super::NativeAwaitable;
-use crate::ffi::coroutine::{Class, Operation, Step, Visit};
+use crate::ffi::coroutine::{Class, Kind, Operation, Step, Visit};
 use crate::ffi::{Ref, Res};
 use crate::native::completion::look_after_strays;
 use crate::native::home::running_loop;
@@ -64,6 +64,8 @@ pub struct Await(pub Ref);
 static CLASS: Class = Class::new();
 
 impl Operation for Await {
+    const KIND: Kind = Kind::Iterator;
+
     fn class() -> &'static Class {
         &CLASS
     }
