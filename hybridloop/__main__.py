@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from importlib.util import find_spec
 
@@ -43,9 +42,9 @@ def main(argv: list[str]) -> int:
 def _run_module(argv: list[str]) -> int:
     if "." not in argv[0] and find_spec(argv[0]) is None:
         return _fail(f"No module named {argv[0]}")
-    hybridloop.install()
-    sys.argv = argv
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    from .launch import run_module
+
+    run_module(argv)
     return 0
 
 
@@ -53,13 +52,9 @@ def _run_file(argv: list[str]) -> int:
     path = argv[0]
     if not os.path.exists(path):
         return _fail(f"can't open file {os.path.abspath(path)!r}: no such file")
-    hybridloop.install()
-    sys.argv = argv
-    if not (sys.flags.safe_path or os.path.isdir(path)):
-        # What lies beside the program can be imported, as with `python PROGRAM.py`; until now this
-        # was the current folder, because of `python -m`.
-        sys.path[0] = os.path.dirname(os.path.realpath(path))
-    runpy.run_path(path, run_name="__main__")
+    from .launch import run_file
+
+    run_file(argv)
     return 0
 
 

@@ -10,7 +10,7 @@ import os
 import selectors
 import socket
 from asyncio import SendfileNotAvailableError, base_events
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 from . import _core, children, compat, datagrams, live, transports
 from .native import NativeMethods
@@ -38,8 +38,8 @@ _SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
 compat.check()
 
 
-class _NativeSelector:
-    """Answers inherited code that asks its selector what is watched; the core has its own."""
+class _NativeSelector(selectors.BaseSelector):
+    """Answers code that asks the loop's selector what is watched; the core waits for it itself."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -53,8 +53,34 @@ class _NativeSelector:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         return selectors.SelectorKey(fileobj, fd, events, data)
 
+    def get_map(self) -> dict[Any, selectors.SelectorKey]:
+        """What is watched of all descriptors, at this moment."""
+        found = {}
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                found[int(name)] = self.get_key(int(name))
+        return found
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:
+        """Refuse: descriptors are registered with the loop."""
+        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("register()"))
+
+    def unregister(self, fileobj: Any) -> NoReturn:
+        """Refuse: descriptors are registered with the loop."""
+        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("unregister()"))
+
+    def select(self, timeout: float | None = None) -> NoReturn:
+        """Refuse: the loop waits natively."""
+        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("select()"))
+
     def close(self) -> None:
         """Do nothing; the core closes its selector itself."""
+
+
+_NOT_BY_THE_SELECTOR = (
+    "the selector of a hybridloop.Loop has no {}: the loop waits natively; "
+    "use loop.add_reader(), loop.add_writer() and loop.run_forever()"
+)
 
 
 def _closed_if_cancelled(create: Any) -> Any:
@@ -92,6 +118,21 @@ class Loop(NativeMethods, SignalMethods):
         self._native_engine = None
         super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
         live.add_loop(self)
+
+    # nest_asyncio replaces these in the class of the loop that it patches: perhaps a base of this.
+    run_forever = asyncio.BaseEventLoop.run_forever
+    run_until_complete = asyncio.BaseEventLoop.run_until_complete
+    _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]
+
+    @property
+    def _nest_patched(self) -> NoReturn:
+        """What nest_asyncio and its successors ask for before they patch the class of a loop."""
+        raise ValueError(
+            f"Can't patch loop of type {type(self)}: it can't be run again while it runs"
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name != "_nest_patched"]
 
     def close(self) -> None:
         """Close the loop. Callbacks that have not run are dropped."""

@@ -45,6 +45,7 @@ use hybridloop_reactor::{
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 
 use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
@@ -71,6 +72,8 @@ pub struct LoopCore {
     /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
     waker: Mutex<Option<WakeHandle>>,
     poller: Local<Option<Poller>>,
+    /// Whether a library of green threads has replaced `select.select()`, with which the loop then has to wait.
+    green_threads: bool,
     pub registrar: Registrar,
     pub descriptors: Local<Descriptors>,
     lookups: resolver::Lookups,
@@ -121,7 +124,7 @@ unsafe impl Send for LoopCore {}
 unsafe impl Sync for LoopCore {}
 
 impl LoopCore {
-    fn create() -> PyResult<Self> {
+    fn create(py: Python<'_>) -> PyResult<Self> {
         let poller = Poller::new().map_err(|error| errors::os_error(&error))?;
         Ok(Self {
             ready: Local::default(),
@@ -135,6 +138,7 @@ impl LoopCore {
             stats: stats::Stats::default(),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
+            green_threads: !turn::select(py)?.is_instance_of::<PyCFunction>(),
             descriptors: Local::default(),
             events: Local::default(),
             flush: Local::default(),

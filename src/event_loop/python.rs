@@ -9,7 +9,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyTuple;
 use pyo3::PyTraverseError;
 
-use super::{turn, LoopCore};
+use super::{current_thread, turn, LoopCore};
 use crate::ffi::handle::{visit_owned, HandleRef};
 use crate::ffi::Ref;
 
@@ -27,9 +27,9 @@ fn some_unless_none(value: &Bound<'_, PyAny>) -> Option<Ref> {
 #[pymethods]
 impl LoopCore {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        Self::create()
+    #[pyo3(signature = (*args, **_kwargs))]
+    fn new(args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        Self::create(args.py())
     }
 
     /// Runs turns until `stop()` is called; called by the inherited `run_forever()`.
@@ -102,7 +102,11 @@ impl LoopCore {
 
     #[setter(_thread_id)]
     fn set_thread_id(&self, value: Option<u64>) {
-        self.thread_id.set(value.unwrap_or(0));
+        // A green thread tells a number of its own.
+        self.thread_id.set(match value {
+            Some(_) if self.green_threads => current_thread(),
+            value => value.unwrap_or(0),
+        });
     }
 
     #[getter(_task_factory)]

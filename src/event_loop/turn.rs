@@ -11,6 +11,7 @@ use hybridloop_reactor::{now_ns, ticks, Event};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::stats::Together;
 use super::{current_thread, errors, Caller, Desk, LoopCore};
@@ -62,6 +63,11 @@ fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult
             return Ok(());
         }
     }
+}
+
+/// What is `select.select()` now.
+pub fn select(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("select")?.getattr("select")
 }
 
 impl LoopCore {
@@ -213,9 +219,22 @@ impl LoopCore {
             return self.poll_now(py);
         }
         self.stats.polling(true);
+        if self.green_threads {
+            let waited = self.wait_among_green_threads(py, wait);
+            self.inbox.awake();
+            return waited.and_then(|()| self.poll_now(py));
+        }
         let result = py.detach(|| self.poll(wait));
         self.inbox.awake();
         self.polled(py, result)
+    }
+
+    /// Waits in `select.select()`, which a library of green threads has replaced, so that the others run meanwhile.
+    #[cold]
+    fn wait_among_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+        let (none, seconds) = (PyTuple::empty(py), wait.map(|wait| wait.as_secs_f64()));
+        select(py)?.call1(([self.registrar.selector()], &none, &none, seconds))?;
+        Ok(())
     }
 
     /// Polls without waiting, unless the last poll is a short time ago.

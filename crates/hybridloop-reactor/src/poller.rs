@@ -81,6 +81,12 @@ pub struct Registrar {
 }
 
 impl Registrar {
+    /// The selector's own descriptor, which can be read while a poll would find something.
+    #[must_use]
+    pub fn selector(&self) -> RawFd {
+        self.selector
+    }
+
     /// Registers `fd` for as long as it lives: one event per change of readiness.
     ///
     /// `known` tells that the descriptor has a registration already.
