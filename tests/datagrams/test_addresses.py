@@ -71,7 +71,7 @@ BAD_ADDRESSES = [
     ("127.0.0.1\0", 9),
     (9, 9),
     ["127.0.0.1", 9],
-    object(),
+    pytest.param(object(), id="object()"),
 ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import mmap
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 
@@ -223,3 +225,21 @@ print(hybridloop.run(main()))
 def test_trio_as_a_guest(run) -> None:
     pytest.importorskip("trio")
     assert run(GUEST) == "done\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
+def test_profilers_can_follow_native_frames() -> None:
+    """py-spy's libunwind finds code by the offset at which its segment is mapped: whole pages."""
+    with open(hybridloop._core.__file__, "rb") as file:
+        header = file.read(64)
+        start, size, count = struct.unpack_from("<32xQ14xHH", header)
+        file.seek(start)
+        segments = [struct.unpack_from("<IIQQ", file.read(size)) for _ in range(count)]
+    load, executable = 1, 1
+    code = [
+        (offset, address)
+        for kind, flags, offset, address in segments
+        if kind == load and flags & executable
+    ]
+    assert code
+    assert all(offset % mmap.PAGESIZE == 0 for offset, _address in code)

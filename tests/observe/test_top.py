@@ -102,7 +102,7 @@ def test_without_a_target(start: Start, top: Top) -> None:
     [
         ("999999999", "there is no process 999999999"),
         ("99999999999999999999", "there is no process"),
-        (str(os.getpid()), "does not serve its statistics"),
+        pytest.param(str(os.getpid()), "does not serve its statistics", id="this process"),
         ("app.py", "neither a process number, nor a URL, nor the path of a socket"),
         ("./nothing.sock", "nobody serves statistics"),
         ("ftp://127.0.0.1/", "not a URL of http"),
