@@ -157,8 +157,8 @@ async def start_tls(
         protocol,
         sslcontext,
         waiter,
-        server_side,
-        server_hostname,
+        server_side=server_side,
+        server_hostname=server_hostname,
         call_connection_made=False,
         **options,
     )
