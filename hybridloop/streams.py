@@ -96,10 +96,14 @@ class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtoco
         if callback is None or self._reject_connection:
             return
         reader = self._stream_reader
-        result: Any = callback(reader, StreamWriter(transport, self, reader, self._loop))
-        if asyncio.iscoroutine(result):
-            self._task = self._loop.create_task(result)
-            self._task.add_done_callback(partial(_client_done, self._loop, transport))
+        try:
+            result: Any = callback(reader, StreamWriter(transport, self, reader, self._loop))
+        except Exception as exc:
+            _client_failed(self._loop, transport, exc)
+        else:
+            if asyncio.iscoroutine(result):
+                self._task = self._loop.create_task(result)
+                self._task.add_done_callback(partial(_client_done, self._loop, transport))
         self._strong_reader = None
 
 
@@ -111,14 +115,20 @@ def _client_done(
         return
     exc = task.exception()
     if exc is not None:
-        loop.call_exception_handler(
-            {
-                "message": "Unhandled exception in client_connected_cb",
-                "exception": exc,
-                "transport": transport,
-            }
-        )
-        transport.close()
+        _client_failed(loop, transport, exc)
+
+
+def _client_failed(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, exc: BaseException
+) -> None:
+    loop.call_exception_handler(
+        {
+            "message": "Unhandled exception in client_connected_cb",
+            "exception": exc,
+            "transport": transport,
+        }
+    )
+    transport.close()
 
 
 async def open_connection(

@@ -132,6 +132,25 @@ async def test_an_exception_of_the_callback_is_reported(loop, streams, serve, un
     await closed(writer)
 
 
+async def test_an_exception_of_a_callback_that_is_no_coroutine_is_reported(
+    streams, serve, unhandled
+):
+    source = inspect.getsource(asyncio.StreamReaderProtocol.connection_made)
+    if streams is asyncio and "except Exception" not in source:
+        pytest.skip("asyncio of this Python leaves the connection open")
+
+    def fail(reader, writer):
+        raise LookupError("test")
+
+    reader, writer = await streams.open_connection(*await serve(fail))
+    assert await reader.read() == b""
+    (context,) = unhandled
+    assert context["message"] == "Unhandled exception in client_connected_cb"
+    assert isinstance(context["exception"], LookupError)
+    assert isinstance(context["transport"], asyncio.Transport)
+    await closed(writer)
+
+
 async def test_a_cancelled_callback_closes_the_connection(loop, streams, serve):
     source = inspect.getsource(asyncio.StreamReaderProtocol.connection_made)
     if streams is asyncio and "task.cancelled()" not in source:
