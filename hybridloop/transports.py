@@ -136,6 +136,13 @@ class SocketTransport(ColdParts, _core.StreamTransport):
         return None if self._lost else self._socket
 
     @property
+    def _read_ready_cb(self) -> Any:
+        """asyncio's name for what takes received data; `None` when the connection is gone."""
+        is_buffered = isinstance(self._protocol, asyncio.BufferedProtocol)
+        name = "buffer_updated" if is_buffered else "data_received"
+        return getattr(self._protocol, name, None)
+
+    @property
     def _extra(self) -> _Extra:
         """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
         try:
