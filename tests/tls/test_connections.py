@@ -1,6 +1,7 @@
 """TLS connections from the handshake to the end, on the native path and on asyncio's."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import ssl
@@ -303,6 +304,30 @@ async def test_write_of_the_stream_below_is_replaced(loop, serve, dial, eventual
     with mock.patch.object(below, "write") as write:
         transport.write(b"not sent")
         assert write.called
+
+
+async def test_any_object_in_the_slots_of_the_transport(loop, serve, dial, eventually):
+    address, _ = await serve()
+    transport, protocol = await dial(address)
+    slots = [
+        slot
+        for cls in type(transport).__mro__
+        for slot in vars(cls).values()
+        if type(slot).__name__ == "member_descriptor"
+    ]
+    assert len(slots) >= 5
+    for slot in slots:
+        try:
+            before = slot.__get__(transport)
+        except AttributeError:
+            continue
+        slot.__set__(transport, object())
+        # An object that is no protocol, a loop or a water mark has no such method.
+        with contextlib.suppress(AttributeError):
+            transport.write(b"hello")
+        slot.__set__(transport, before)
+    transport.write(b"the end")
+    await eventually(lambda: protocol.data.endswith(b"the end"))
 
 
 async def test_start_tls_times_out(loop, opened, client_context):
