@@ -11,6 +11,7 @@ pub mod fastcall;
 pub mod future;
 pub mod handle;
 pub mod local;
+pub mod nested_drop;
 pub mod refs;
 pub mod socket;
 mod stop;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::c_int;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hybridloop_native::{Job, State as JobState, Value};
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
@@ -17,7 +17,7 @@ use super::home::Home;
 use super::outcome::Settled;
 use super::value::to_python;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
-use crate::ffi::{Ref, Res};
+use crate::ffi::{nested_drop, Ref, Res};
 
 /// What the kernel has told so far, as far as it has come in.
 #[derive(Default)]
@@ -44,6 +44,14 @@ pub struct OnProgress {
 pub struct NativeJob {
     told: Mutex<Told>,
     on_progress: Option<OnProgress>,
+}
+
+impl Drop for NativeJob {
+    fn drop(&mut self) {
+        let told = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let waiters = std::mem::take(&mut told.waiters);
+        nested_drop::drop_content((self.on_progress.take(), waiters));
+    }
 }
 
 impl NativeJob {

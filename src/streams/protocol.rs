@@ -12,7 +12,7 @@ use super::waiter::{call, EventLoop};
 use crate::event_loop::{install, Caller};
 use crate::fastcall;
 use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{Args, Cell, Local, Raised, Ref, Res};
+use crate::ffi::{nested_drop, Args, Cell, Local, Raised, Ref, Res};
 use crate::transports::sink::{self, Sink, Source};
 
 /// Native base of `hybridloop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
@@ -38,6 +38,13 @@ const _: () = assert!(align_of::<StreamProtocolCore>() <= 16);
 unsafe impl Sync for StreamProtocolCore {}
 // SAFETY: as for `Sync`.
 unsafe impl Send for StreamProtocolCore {}
+
+impl Drop for StreamProtocolCore {
+    fn drop(&mut self) {
+        let slots = [&self.reader, &self.drain_waiters];
+        nested_drop::drop_content((self.event_loop.take(), slots.map(Local::take)));
+    }
+}
 
 impl StreamProtocolCore {
     /// The state of a protocol.

@@ -12,7 +12,7 @@ use super::read::{Operation, Request};
 use super::waiter::{self, EventLoop};
 use crate::event_loop::install;
 use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{Args, Cell, Local, Ref, Res};
+use crate::ffi::{nested_drop, Args, Cell, Local, Ref, Res};
 use crate::{fastcall, noargs};
 
 /// Native base of `hybridloop.StreamReader`, in front of `asyncio.StreamReader`.
@@ -40,6 +40,18 @@ const _: () = assert!(align_of::<StreamReaderCore>() <= 16);
 unsafe impl Sync for StreamReaderCore {}
 // SAFETY: as for `Sync`.
 unsafe impl Send for StreamReaderCore {}
+
+impl Drop for StreamReaderCore {
+    fn drop(&mut self) {
+        let slots = [
+            &self.limit_object,
+            &self.waiter,
+            &self.exception,
+            &self.transport,
+        ];
+        nested_drop::drop_content((self.event_loop.take(), slots.map(Local::take)));
+    }
+}
 
 #[cold]
 fn out_of_memory<E>(_: E) -> crate::ffi::Raised {

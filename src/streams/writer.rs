@@ -13,7 +13,7 @@ use super::reader::{raise, StreamReaderCore};
 use super::waiter::call;
 use crate::event_loop::install;
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
-use crate::ffi::{Args, Cell, Local, Ref, Res};
+use crate::ffi::{nested_drop, Args, Cell, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 use crate::transports::direct;
 use crate::{fastcall, noargs};
@@ -39,6 +39,18 @@ const _: () = assert!(align_of::<StreamWriterCore>() <= 16);
 unsafe impl Sync for StreamWriterCore {}
 // SAFETY: as for `Sync`.
 unsafe impl Send for StreamWriterCore {}
+
+impl Drop for StreamWriterCore {
+    fn drop(&mut self) {
+        let slots = [
+            &self.transport,
+            &self.protocol,
+            &self.reader,
+            &self.event_loop,
+        ];
+        nested_drop::drop_content(slots.map(Local::take));
+    }
+}
 
 impl StreamWriterCore {
     unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {

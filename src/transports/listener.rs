@@ -19,7 +19,7 @@ use crate::event_loop::{
     errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
 };
 use crate::fastcall;
-use crate::ffi::{context, Args, Cell, Local, Raised, Ref, Res};
+use crate::ffi::{context, nested_drop, Args, Cell, Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
 const CREATION_FAILED: &str = "Error on transport creation for incoming connection";
@@ -55,6 +55,12 @@ impl Listener {
 
     fn stop(&self) {
         self.stopped.set(true);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        nested_drop::drop_content(self.slots().map(Local::take));
     }
 }
 

@@ -37,6 +37,7 @@ use pyo3::prelude::*;
 
 use super::fastcall::{Raised, Res};
 use super::local::Local;
+use super::nested_drop;
 use super::refs::Ref;
 
 /// What one step of an operation came to.
@@ -222,11 +223,16 @@ impl<T: Operation> CoroutineObject<T> {
     /// Ends the coroutine, which the caller has claimed: drops the operation.
     #[inline]
     fn finish(&self) {
+        drop(self.take());
+    }
+
+    /// The same, with what is to be dropped.
+    #[inline]
+    fn take(&self) -> (Option<T>, Option<Ref>) {
         // SAFETY: nobody else has the operation.
         let operation = unsafe { (*self.operation.get()).take() };
         self.state.replace(State::Finished);
-        drop(operation);
-        drop(self.future.take());
+        (operation, self.future.take())
     }
 
     /// Runs the operation until it ends or waits.
@@ -285,7 +291,8 @@ impl<T: Operation> CoroutineObject<T> {
                 if T::KIND == Kind::Coroutine {
                     never_awaited(self.name);
                 }
-                self.finish();
+                // The coroutine may be dying.
+                nested_drop::drop_content(self.take());
             }
             State::Waiting => self.end_abandoned(),
             State::Running | State::Finished => {}
@@ -311,7 +318,8 @@ impl<T: Operation> CoroutineObject<T> {
         if let Some(operation) = self.operation() {
             operation.abandon();
         }
-        self.finish();
+        // The coroutine may be dying.
+        nested_drop::drop_content(self.take());
         if let Some(error) = error {
             error.restore(py);
         }

@@ -1,5 +1,7 @@
 //! Exceptions that nobody has asked for: the loop is told when their job dies.
 
+use std::sync::PoisonError;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -7,6 +9,7 @@ use pyo3::PyClass;
 
 use super::{NativeAwaitable, Work};
 use crate::ffi::fastcall::guard_int;
+use crate::ffi::nested_drop;
 use crate::native::completion::lock;
 use crate::native::outcome::Settled;
 
@@ -48,6 +51,8 @@ impl Drop for NativeAwaitable {
     fn drop(&mut self) {
         // SAFETY: objects die attached.
         self.tell_if_lost(unsafe { Python::assume_attached() });
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        nested_drop::drop_content(std::mem::take(state));
     }
 }
 

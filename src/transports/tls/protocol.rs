@@ -15,7 +15,7 @@ use pyo3::PyTraverseError;
 use super::openssl::{self, Bio, OpenSsl, Ssl};
 use super::wire::{self, Wire};
 use super::{incoming, outgoing};
-use crate::ffi::{Cell, Flags, Local, Raised, Ref, Res};
+use crate::ffi::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
 use crate::transports::sink;
 
 /// The handshake is over, and no shutdown has begun.
@@ -182,6 +182,7 @@ impl TlsCore {
 impl Drop for TlsCore {
     fn drop(&mut self) {
         self.detach();
+        nested_drop::drop_content(self.slots().map(Local::take));
     }
 }
 
