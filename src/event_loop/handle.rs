@@ -12,8 +12,8 @@ use super::{current_thread, errors, LoopCore};
 use crate::ffi::context::Contexts;
 use crate::ffi::fastcall::{guard, guard_int};
 use crate::ffi::handle::{
-    class_of, make_type, recycle, running, Class, HandleObject, HandleRef, CANCELLED, PERSISTENT,
-    RUNNING, SCHEDULED, TEMPLATE, THREAD_SAFE,
+    class_of, make_type, recycle, running, Class, HandleObject, HandleRef, CANCELLED, COUNTED,
+    PERSISTENT, RUNNING, SCHEDULED, TEMPLATE, THREAD_SAFE,
 };
 use crate::ffi::typespec::getset;
 use crate::ffi::{context, Raised, Ref, Res};
@@ -27,16 +27,19 @@ impl LoopCore {
         let this = handle.as_ptr();
         // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
         unsafe {
-            (*this).set(SCHEDULED, false);
             // Before the look at CANCELLED: who cancels at the same moment in another thread sees either.
-            (*this).set(RUNNING, true);
-            let outcome = if (*this).has(CANCELLED) || (*this).callback.is_null() {
+            let before = (*this).begin_run();
+            let outcome = if before & CANCELLED != 0 || (*this).callback.is_null() {
                 Ok(())
             } else if self.is_debug() {
                 self.run_reported(event_loop, &handle)
             } else {
                 self.run_plain(event_loop, &handle)
             };
+            if before & RUNNING != 0 {
+                // Its callback has run the loop. The references have to stay until that callback returns.
+                return outcome;
+            }
             (*this).set(RUNNING, false);
             if (*this).has(THREAD_SAFE) {
                 running::ended();
@@ -144,10 +147,16 @@ impl LoopCore {
             }
         });
         for timer in &gone {
-            // SAFETY: an owned handle is live.
-            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
+            left_heap(timer);
         }
     }
+}
+
+/// Notes that a timer is not in the heap any longer.
+#[inline]
+pub fn left_heap(timer: &HandleRef) {
+    // SAFETY: an owned handle is live.
+    unsafe { (*timer.as_ptr()).set(SCHEDULED | COUNTED, false) };
 }
 
 /// Keeps where the handle was made, for reports in debug mode.
@@ -202,7 +211,9 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
             (*this).set(CANCELLED, true);
             return Ok(Ref::none());
         }
-        let core = LoopCore::of(event_loop);
+        // A `__repr__`, and what is in the handle, may drop the last other reference to the loop.
+        let event_loop = Ref::borrowed(event_loop);
+        let core = LoopCore::of(event_loop.as_ptr());
         (*this).set(CANCELLED, true);
         if core.is_debug() {
             let py = Python::assume_attached();
@@ -217,12 +228,11 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
             wait_if_elsewhere(slf)?;
             return Ok(Ref::none());
         }
-        // The loop may go away with the last reference to its handle.
-        let _alive = (Ref::borrowed(slf), Ref::borrowed(event_loop));
         if !(*this).has(RUNNING) {
             HandleObject::release(this);
         }
         if (*this).has(SCHEDULED) {
+            (*this).set(COUNTED, true);
             core.timer_cancelled();
         }
     }
@@ -260,18 +270,21 @@ unsafe fn field(object: *mut PyObject) -> Res<Ref> {
     })
 }
 
-/// Gives a handle a context of its own instead of a template.
+/// Gives a handle a context of its own instead of a template, if it still has one.
 ///
 /// # Safety
-/// The handle is live and has a template; this is the thread of its loop.
+/// The handle is live; this is the thread of its loop.
 unsafe fn replace_template(this: *mut HandleObject, own: Ref) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; a context that is set is an owned reference.
     unsafe {
-        let template = HandleObject::locked(this, || {
+        let unused = HandleObject::locked(this, || {
+            if !(*this).has(TEMPLATE) || (*this).context.is_null() {
+                return own;
+            }
             (*this).set(TEMPLATE, false);
-            std::mem::replace(&mut (*this).context, own.into_ptr())
+            Ref::unowned(std::mem::replace(&mut (*this).context, own.into_ptr()))
         });
-        ffi::Py_DECREF(template);
+        drop(unused);
     }
 }
 

@@ -299,8 +299,7 @@ impl LoopCore {
         drop(self.ready.take());
         let timers = self.timers.with(TimerHeap::take_all);
         for timer in &timers {
-            // SAFETY: an owned handle is live.
-            unsafe { (*timer.as_ptr()).set(crate::ffi::handle::SCHEDULED, false) };
+            handle::left_heap(timer);
         }
         drop(timers);
         drop(self.flush.take());

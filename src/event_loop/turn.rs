@@ -13,10 +13,11 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::handle::left_heap;
 use super::stats::Together;
 use super::{current_thread, errors, Caller, Desk, LoopCore};
 use crate::ffi::context::Contexts;
-use crate::ffi::handle::{track_kept, Maker, CANCELLED, SCHEDULED};
+use crate::ffi::handle::{track_kept, HandleRef, Maker, CANCELLED, COUNTED};
 use crate::ffi::Res;
 
 /// How long a busy loop may go on without looking for I/O …
@@ -31,6 +32,10 @@ pub const CORK_NS: u64 = 1_000_000;
 const FLUSH_PASSES: u32 = 8;
 /// How much one poll waits at most: what `asyncio` allows (a day).
 const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+fn is_counted(timer: &HandleRef) -> bool {
+    timer.has(COUNTED)
+}
 
 /// Runs turns until `stop()` or until an exception ends the loop.
 pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
@@ -153,15 +158,14 @@ impl LoopCore {
     /// Cancelled timers at the head of the heap must not wake the loop.
     fn drop_cancelled_timers(&self) {
         while let Some(timer) = self.timers.with(|timers| {
-            if timers.peek().is_some_and(|(_, timer)| timer.has(CANCELLED)) {
-                timers.note_cancelled_gone();
-                timers.pop()
+            let (_, timer) = timers.peek()?;
+            if timer.has(CANCELLED) {
+                timers.pop(is_counted)
             } else {
                 None
             }
         }) {
-            // SAFETY: an owned handle is live.
-            unsafe { (*timer.as_ptr()).set(SCHEDULED, false) };
+            left_heap(&timer);
         }
     }
 
@@ -172,8 +176,12 @@ impl LoopCore {
         }
         let now = now_ns();
         let due = self.timers.with(|timers| {
-            self.ready
-                .with(|ready| timers.take_due(now, |timer| ready.push_back(timer)))
+            self.ready.with(|ready| {
+                timers.take_due(now, is_counted, |timer| {
+                    left_heap(&timer);
+                    ready.push_back(timer);
+                })
+            })
         });
         if due > 0 {
             self.stats.callbacks_begin();

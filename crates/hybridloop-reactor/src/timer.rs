@@ -45,10 +45,13 @@ impl<T> Ord for Entry<T> {
 
 /// A heap of items with deadlines in nanoseconds.
 ///
-/// Cancelled items stay until they are due or until [`TimerHeap::compact`] takes them out, so that cancelling is cheap.
+/// Cancelled items stay until they are due, first, or until [`TimerHeap::compact`] takes them out, so that cancelling is cheap.
+/// The caller marks each item that it passes to [`TimerHeap::note_cancelled`], and answers with the mark when the heap asks
+/// `is_noted`. So the heap counts exactly the noted items that are in it.
 pub struct TimerHeap<T> {
     heap: BinaryHeap<Entry<T>>,
     seq: u64,
+    /// Items in the heap that were noted as cancelled.
     cancelled: usize,
 }
 
@@ -92,6 +95,12 @@ impl<T> TimerHeap<T> {
         });
     }
 
+    /// The number of items in the heap that were noted as cancelled.
+    #[must_use]
+    pub fn cancelled(&self) -> usize {
+        self.cancelled
+    }
+
     /// The earliest deadline (ns) and its item.
     #[must_use]
     pub fn peek(&self) -> Option<(u64, &T)> {
@@ -102,33 +111,55 @@ impl<T> TimerHeap<T> {
     ///
     /// A few are popped; when they turn out to be a good part of the heap, the rest of them is sorted out in one go,
     /// which walks memory in order.
-    pub fn take_due(&mut self, now: u64, mut each: impl FnMut(T)) -> usize {
+    pub fn take_due(
+        &mut self,
+        now: u64,
+        is_noted: impl Fn(&T) -> bool,
+        mut each: impl FnMut(T),
+    ) -> usize {
         let mut count = 0;
         while self.heap.peek().is_some_and(|entry| entry.when <= now) {
             if count >= POPPED_FIRST && count >= self.heap.len() / WORTH_SORTING_SHARE {
-                return count + self.sort_out_due(now, each);
+                return count + self.sort_out_due(now, is_noted, each);
             }
-            if let Some(entry) = self.heap.pop() {
-                each(entry.item);
+            if let Some(item) = self.pop(&is_noted) {
+                each(item);
             }
             count += 1;
         }
         count
     }
 
-    fn sort_out_due(&mut self, now: u64, each: impl FnMut(T)) -> usize {
+    fn sort_out_due(
+        &mut self,
+        now: u64,
+        is_noted: impl Fn(&T) -> bool,
+        mut each: impl FnMut(T),
+    ) -> usize {
         let mut due = std::mem::take(&mut self.heap).into_vec();
         let later: Vec<_> = due.extract_if(.., |entry| entry.when > now).collect();
         self.heap = BinaryHeap::from(later);
         due.sort_unstable_by_key(Entry::key);
         let count = due.len();
-        due.into_iter().map(|entry| entry.item).for_each(each);
+        for Entry { item, .. } in due {
+            self.left(&item, &is_noted);
+            each(item);
+        }
         count
     }
 
     /// Takes the earliest item whether or not it is due.
-    pub fn pop(&mut self) -> Option<T> {
-        self.heap.pop().map(|entry| entry.item)
+    pub fn pop(&mut self, is_noted: impl Fn(&T) -> bool) -> Option<T> {
+        let item = self.heap.pop()?.item;
+        self.left(&item, is_noted);
+        Some(item)
+    }
+
+    /// An item has left the heap.
+    fn left(&mut self, item: &T, is_noted: impl Fn(&T) -> bool) {
+        if self.cancelled > 0 && is_noted(item) {
+            self.cancelled -= 1;
+        }
     }
 
     /// Notes that an item in the heap was cancelled; `true` when [`TimerHeap::compact`] is worth its cost.
@@ -137,12 +168,8 @@ impl<T> TimerHeap<T> {
         self.cancelled > MIN_CANCELLED && self.cancelled * MAX_CANCELLED_SHARE > self.heap.len()
     }
 
-    /// Notes that a cancelled item has left the heap.
-    pub fn note_cancelled_gone(&mut self) {
-        self.cancelled = self.cancelled.saturating_sub(1);
-    }
-
-    /// Takes out and returns every item for which `is_cancelled` is true, and gives memory back.
+    /// Takes out and returns every item for which `is_cancelled` is true, those that were noted at least, and gives memory
+    /// back.
     ///
     /// The items are returned, not dropped, so that the caller chooses when their destructors run.
     pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
@@ -184,10 +211,10 @@ mod tests {
         }
         assert_eq!(heap.peek(), Some((10, &'a')));
         let mut due = Vec::new();
-        assert_eq!(heap.take_due(20, |item| due.push(item)), 3);
+        assert_eq!(heap.take_due(20, |_| false, |item| due.push(item)), 3);
         assert_eq!(due, ['a', 'b', 'c']);
         assert_eq!(heap.len(), 1);
-        assert_eq!(heap.take_due(29, |_| ()), 0);
+        assert_eq!(heap.take_due(29, |_| false, |_| ()), 0);
     }
 
     #[test]
@@ -199,13 +226,13 @@ mod tests {
         }
         let mut due = Vec::new();
         assert_eq!(
-            heap.take_due(2999, |i| due.push((i * 1181 % 4096, i))),
+            heap.take_due(2999, |_| false, |i| due.push((i * 1181 % 4096, i))),
             6000
         );
         assert!(due.is_sorted(), "by deadline, then by age");
         assert_eq!((due.len(), heap.len()), (6000, 2192));
         assert_eq!(heap.peek().map(|(when, _)| when), Some(3000));
-        assert_eq!(heap.take_due(u64::MAX, |_| ()), 2192);
+        assert_eq!(heap.take_due(u64::MAX, |_| false, |_| ()), 2192);
         assert!(heap.is_empty());
     }
 
@@ -222,7 +249,7 @@ mod tests {
         assert!(due, "more than half are cancelled");
         let gone = heap.compact(|i| i % 2 == 0);
         assert_eq!((gone.len(), heap.len()), (500, 500));
-        let left: Vec<_> = std::iter::from_fn(|| heap.pop()).collect();
+        let left: Vec<_> = std::iter::from_fn(|| heap.pop(|_| false)).collect();
         assert!(left.iter().all(|i| i % 2 == 1));
         assert!(
             left.windows(2).all(|pair| pair[0] > pair[1]),
@@ -237,11 +264,66 @@ mod tests {
             heap.push(i, i);
             assert!(!heap.note_cancelled());
         }
-        heap.note_cancelled_gone();
+        assert_eq!(heap.pop(|_| true), Some(0));
         heap.push(1, 1);
         assert!(!heap.note_cancelled());
         assert!(heap.note_cancelled());
-        assert_eq!(heap.take_all().len(), 101);
+        assert_eq!(heap.take_all().len(), 100);
         assert!(heap.is_empty());
+        assert_eq!(heap.cancelled(), 0);
+    }
+
+    #[test]
+    fn cancelled_items_that_come_due_are_no_longer_counted() {
+        // Few, which are popped one by one, and many, which are sorted out.
+        for count in [10, 10_000] {
+            let mut heap = TimerHeap::new();
+            for i in 0..count {
+                heap.push(i, i);
+            }
+            for _ in (0..count).step_by(2) {
+                let _ = heap.note_cancelled();
+            }
+            let (mut taken, is_noted) = (0, |i: &u64| i % 2 == 0);
+            assert_eq!(
+                heap.take_due(count / 2 - 1, is_noted, |_| taken += 1),
+                taken
+            );
+            assert_eq!((taken as u64, heap.len() as u64), (count / 2, count / 2));
+            assert_eq!(
+                heap.cancelled(),
+                heap.iter().filter(|i| is_noted(i)).count()
+            );
+            heap.take_due(u64::MAX, is_noted, |_| ());
+            assert_eq!(heap.cancelled(), 0);
+        }
+    }
+
+    #[test]
+    fn items_that_were_not_noted_do_not_count() {
+        let mut heap = TimerHeap::new();
+        for i in 0..4 {
+            heap.push(i, i);
+        }
+        let _ = heap.note_cancelled();
+        let is_noted = |i: &u64| *i == 3;
+        for _ in 0..3 {
+            assert!(heap.pop(is_noted).is_some());
+            assert_eq!(heap.cancelled(), 1);
+        }
+        assert_eq!(heap.pop(is_noted), Some(3));
+        assert_eq!(heap.cancelled(), 0);
+    }
+
+    #[test]
+    fn compaction_takes_out_all_that_were_noted() {
+        let mut heap = TimerHeap::new();
+        for i in 0..300 {
+            heap.push(i, i);
+        }
+        while !heap.note_cancelled() {}
+        assert_eq!(heap.cancelled(), 151);
+        assert_eq!(heap.compact(|i| *i < 151).len(), 151);
+        assert_eq!((heap.cancelled(), heap.len()), (0, 149));
     }
 }

@@ -9,8 +9,8 @@ use pyo3::PyTraverseError;
 
 use super::types::{class_of, has_weakrefs, Class, CLASSES};
 use super::{
-    fields, HandleObject, HandleRef, INLINE_ARGS, IN_TUPLE, PERSISTENT, TEMPLATE, THREAD_SAFE,
-    TRACKED,
+    fields, is_plain, HandleObject, HandleRef, BASE_WORDS, INLINE_ARGS, IN_TUPLE, PERSISTENT,
+    SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
 };
 use crate::ffi::context::Contexts;
 use crate::ffi::fastcall::Res;
@@ -86,7 +86,7 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
         if (*handle.as_ptr()).has(TRACKED) {
             return object.visit(visit);
         }
-        for field in fields(handle.as_ptr()) {
+        for field in fields(handle.as_ptr()).map(|field| *field) {
             if !field.is_null() {
                 // A borrowed look: the collector counts references, it must not see one more.
                 std::mem::ManuallyDrop::new(Ref::unowned(field)).visit(visit)?;
@@ -200,11 +200,7 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
         HandleObject::release(this);
         let last = maker.with(|maker| maker.last.take_if(|last| std::ptr::eq(last.as_ptr(), this)));
         drop(last);
-        if COUNTS_TELL
-            && ffi::Py_REFCNT(this.cast()) == 1
-            && !has_weakrefs(this)
-            && (*this).source_traceback.is_null()
-            && (*this).debug_repr.is_null()
+        if COUNTS_TELL && ffi::Py_REFCNT(this.cast()) == 1 && !has_weakrefs(this) && is_plain(this)
         {
             if (*this).has(TRACKED) {
                 ffi::PyObject_GC_UnTrack(this.cast());
@@ -228,6 +224,8 @@ unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
     unsafe {
         let this = ffi::PyObject_GC_New::<HandleObject>(ty);
         let object = Ref::new(this.cast())?;
+        (*this).base = [ptr::null_mut(); BASE_WORDS];
+        (*this).subclass = [ptr::null_mut(); SUBCLASS_WORDS];
         (*this).args = [ptr::null_mut(); INLINE_ARGS + 1];
         (*this).callback = ptr::null_mut();
         (*this).context = ptr::null_mut();

@@ -1,10 +1,9 @@
 //! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`maker`] makes and reuses handles, and
 //! [`running`] lets other threads wait for one that runs.
 //!
-//! They are real subclasses of `asyncio.Handle` and its subclasses, whose `__slots__` are Python attributes at
-//! fixed offsets. Ours take these words for their own object pointers and answer for every attribute themselves, so a
-//! handle costs one small allocation with its arguments inside, and everything cold (`__repr__`, comparison) is
-//! inherited.
+//! They are real subclasses of `asyncio.Handle` and its subclasses, so everything cold (`__repr__`, comparison) is
+//! inherited. Ours answer for every attribute themselves. The words in which the bases keep their `__slots__` stay, empty
+//! unless somebody uses the descriptors of a base; our fields follow behind them.
 
 mod maker;
 pub mod running;
@@ -40,18 +39,30 @@ pub const SCHEDULED: u8 = 1 << 3;
 /// Other threads may wait for the callback to return.
 pub const THREAD_SAFE: u8 = 1 << 6;
 
+/// `SCHEDULED`, and the heap has counted it as cancelled.
+pub const COUNTED: u8 = 1 << 7;
+
+/// The attributes of `asyncio.Handle`: its `__slots__` without `__weakref__`.
+const BASE_WORDS: usize = 7;
+/// What its subclasses add at most: `_scheduled` and `_when`.
+const SUBCLASS_WORDS: usize = 2;
+
 /// A callback that waits to be run.
 #[repr(C)]
 pub struct HandleObject {
     ob_base: ffi::PyObject,
+    /// Attributes of the base, reached only by its own descriptors: null or owned.
+    base: [*mut PyObject; BASE_WORDS],
+    /// Since Python 3.12 the list of weak references is kept in front of the object.
+    #[cfg(not(Py_3_12))]
+    weakrefs: *mut PyObject,
+    /// Attributes that a subclass of the base adds.
+    subclass: [*mut PyObject; SUBCLASS_WORDS],
     /// `[0]` is the scratch word that vectorcall lets a bound method borrow; the arguments follow.
     args: [*mut PyObject; INLINE_ARGS + 1],
     pub callback: *mut PyObject,
     pub context: *mut PyObject,
     pub event_loop: *mut PyObject,
-    /// Since Python 3.12 the list of weak references is kept in front of the object.
-    #[cfg(not(Py_3_12))]
-    weakrefs: *mut PyObject,
     /// Where the handle was made, in debug mode.
     pub source_traceback: *mut PyObject,
     /// `repr()` from before a cancellation, in debug mode.
@@ -123,6 +134,17 @@ impl HandleObject {
         let old = self.flags.load(Ordering::Relaxed);
         let new = if on { old | flag } else { old & !flag };
         self.flags.store(new, Ordering::Relaxed);
+    }
+
+    /// Marks the handle as running; what the flags were before.
+    #[inline]
+    pub fn begin_run(&self) -> u8 {
+        if cfg!(Py_GIL_DISABLED) {
+            return self.flags.fetch_or(RUNNING, Ordering::SeqCst);
+        }
+        let before = self.flags.load(Ordering::Relaxed);
+        self.flags.store(before | RUNNING, Ordering::Relaxed);
+        before
     }
 
     /// Calls the callback with its arguments.
@@ -245,19 +267,45 @@ impl HandleObject {
 /// The arguments of a handle and how many they are, then callback, context and loop.
 type Taken = ([*mut PyObject; INLINE_ARGS], usize, [*mut PyObject; 3]);
 
+const FIELDS: usize = INLINE_ARGS + 5 + BASE_WORDS + SUBCLASS_WORDS;
+
 /// Every object of a handle, or null; `args[0]` is only ever borrowed.
-unsafe fn fields(this: *mut HandleObject) -> [*mut PyObject; 8] {
+unsafe fn fields(this: *mut HandleObject) -> [*mut *mut PyObject; FIELDS] {
     // SAFETY: the caller's handle is live.
     unsafe {
         [
-            (*this).args[1],
-            (*this).args[2],
-            (*this).args[3],
-            (*this).callback,
-            (*this).context,
-            (*this).event_loop,
-            (*this).source_traceback,
-            (*this).debug_repr,
+            &raw mut (*this).args[1],
+            &raw mut (*this).args[2],
+            &raw mut (*this).args[3],
+            &raw mut (*this).callback,
+            &raw mut (*this).context,
+            &raw mut (*this).event_loop,
+            &raw mut (*this).source_traceback,
+            &raw mut (*this).debug_repr,
+            &raw mut (*this).base[0],
+            &raw mut (*this).base[1],
+            &raw mut (*this).base[2],
+            &raw mut (*this).base[3],
+            &raw mut (*this).base[4],
+            &raw mut (*this).base[5],
+            &raw mut (*this).base[6],
+            &raw mut (*this).subclass[0],
+            &raw mut (*this).subclass[1],
         ]
+    }
+}
+
+/// Whether there is nothing but what [`HandleObject::release`] takes out.
+#[inline]
+unsafe fn is_plain(this: *mut HandleObject) -> bool {
+    // SAFETY: the caller's handle is live.
+    unsafe {
+        let words = [(*this).source_traceback, (*this).debug_repr];
+        words
+            .into_iter()
+            .chain((*this).base)
+            .chain((*this).subclass)
+            .fold(0, |all, word| all | word.addr())
+            == 0
     }
 }

@@ -10,7 +10,8 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::{fields, HandleObject, RUNNING};
+use super::{fields, is_plain, HandleObject, FIELDS, RUNNING};
+use crate::ffi::nested_drop;
 use crate::ffi::refs::Ref;
 use crate::ffi::typespec::{getset_end, method_end, Slots};
 
@@ -49,23 +50,23 @@ impl Class {
         }
     }
 
-    /// The name in `asyncio.events`, ours, and what objects of asyncio's take up: words at the end of ours are theirs.
+    /// The name in `asyncio.events`, ours, and what objects of asyncio's take up: what is behind it is ours, or unused.
     fn description(self) -> (&'static str, &'static CStr, usize) {
         match self {
             Self::Plain => (
                 "Handle",
                 c"hybridloop._core.Handle",
-                offset_of!(HandleObject, source_traceback),
+                offset_of!(HandleObject, subclass),
             ),
             Self::Timer => (
                 "TimerHandle",
                 c"hybridloop._core.TimerHandle",
-                offset_of!(HandleObject, when),
+                offset_of!(HandleObject, args),
             ),
             Self::ThreadSafe => (
                 "_ThreadSafeHandle",
                 c"hybridloop._core._ThreadSafeHandle",
-                offset_of!(HandleObject, debug_repr),
+                offset_of!(HandleObject, subclass) + size_of::<*mut PyObject>(),
             ),
         }
     }
@@ -96,6 +97,7 @@ unsafe extern "C" fn traverse(
     unsafe {
         for field in fields(object.cast())
             .into_iter()
+            .map(|field| *field)
             .chain([ffi::Py_TYPE(object).cast()])
         {
             if !field.is_null() {
@@ -117,15 +119,20 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
             return 0;
         }
         HandleObject::release(this);
-        for field in [
-            &raw mut (*this).event_loop,
-            &raw mut (*this).source_traceback,
-            &raw mut (*this).debug_repr,
-        ] {
-            ffi::Py_XDECREF(std::mem::replace(&mut *field, ptr::null_mut()));
+        if !(*this).event_loop.is_null() || !is_plain(this) {
+            drop(take_all(this));
         }
     }
     0
+}
+
+/// Empties a handle that nobody else uses at the moment.
+unsafe fn take_all(this: *mut HandleObject) -> [Option<Ref>; FIELDS] {
+    // SAFETY: the caller's handle is live, and a field that is set is an owned reference.
+    unsafe {
+        (*this).count = 0;
+        fields(this).map(|field| Ref::new(ptr::replace(field, ptr::null_mut())).ok())
+    }
 }
 
 unsafe extern "C" fn dealloc(object: *mut PyObject) {
@@ -136,7 +143,12 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
         if has_weakrefs(object.cast()) {
             ffi::PyObject_ClearWeakRefs(object);
         }
-        clear(object);
+        match nested_drop::enter() {
+            Some(_level) => {
+                clear(object);
+            }
+            None => nested_drop::defer(take_all(object.cast())),
+        }
         ffi::PyObject_GC_Del(object.cast());
         ffi::Py_DECREF(ty.cast());
     }
