@@ -69,9 +69,23 @@ class _NativeSelector(selectors.BaseSelector):
         """Refuse: descriptors are registered with the loop."""
         raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("unregister()"))
 
-    def select(self, timeout: float | None = None) -> NoReturn:
-        """Refuse: the loop waits natively."""
-        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("select()"))
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Poll for the loop, which takes the events itself.
+
+        The loop calls this only when somebody has replaced it, as virtual clocks do.
+        """
+        self._loop._select(timeout)
+        return []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "select":
+            self._loop._select_replaced = True
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "select":
+            self._loop._select_replaced = False
 
     def close(self) -> None:
         """Do nothing; the core closes its selector itself."""

@@ -31,8 +31,8 @@ impl LoopCore {
             let before = (*this).begin_run();
             let outcome = if before & CANCELLED != 0 || (*this).callback.is_null() {
                 Ok(())
-            } else if self.is_debug() {
-                self.run_reported(event_loop, &handle)
+            } else if self.runs_watched.get() {
+                self.run_watched(event_loop, &handle)
             } else {
                 self.run_plain(event_loop, &handle)
             };
@@ -91,23 +91,27 @@ impl LoopCore {
         }
     }
 
-    /// Runs a handle in debug mode: slow ones are logged.
+    /// Runs a handle by its `_run()` if that was replaced. In debug mode slow ones are logged.
     #[cold]
-    unsafe fn run_reported(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    unsafe fn run_watched(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+        let run = || match self.run_by_method(handle) {
+            Some(result) => result,
+            // SAFETY: the caller's promise.
+            None => unsafe { self.run_plain(event_loop, handle) },
+        };
+        if !self.is_debug() {
+            return run();
+        }
         drop(
             self.current_handle
                 .replace(Some(handle.as_object().clone())),
         );
-        let result = self.timed(
-            // SAFETY: the caller's promise.
-            || unsafe { self.run_plain(event_loop, handle) },
-            |py| {
-                Stdlib::get()
-                    .format_handle
-                    .bind(py)
-                    .call1((handle.as_object().bind(py),))
-            },
-        );
+        let result = self.timed(run, |py| {
+            Stdlib::get()
+                .format_handle
+                .bind(py)
+                .call1((handle.as_object().bind(py),))
+        });
         drop(self.current_handle.take());
         result
     }

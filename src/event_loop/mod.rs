@@ -13,6 +13,7 @@
 //! * [`desk`] — what threads without Python leave for the loop.
 //! * [`source`] — what the loop asks of transports and listeners, which it does not know.
 //! * [`stats`] — what the loop has done.
+//! * [`overrides`] — what programs replace and expect the loop to use: its clock, `Handle._run()`.
 //! * [`methods`] — adding methods to the class, with asyncio's signatures.
 //! * [`errors`] — exceptions on their way to the loop's exception handler.
 
@@ -23,6 +24,7 @@ pub mod errors;
 mod futures;
 mod handle;
 mod methods;
+mod overrides;
 mod python;
 mod readiness;
 pub mod receive;
@@ -97,6 +99,11 @@ pub struct LoopCore {
     debug: Flag,
     /// The thread that runs turns; 0 if none does.
     turning: AtomicU64,
+    /// The process in which a turn is under way; 0 if none is. That of its parent is none of a forked child's.
+    turn_process: Word,
+    overrides: overrides::Overrides,
+    /// Handles are run with a look at what else is to be done: in debug mode, or where `_run()` was replaced.
+    runs_watched: Flag,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
     thread_id: Word,
     /// `poll_skip_interval` in ticks of the processor's counter.
@@ -152,6 +159,9 @@ impl LoopCore {
             stopping: Flag::default(),
             debug: Flag::default(),
             turning: AtomicU64::new(0),
+            turn_process: Word::default(),
+            overrides: overrides::Overrides::default(),
+            runs_watched: Flag::default(),
             thread_id: Word::default(),
             poll_skip_ticks: Cell::new(ticks_in(turn::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(seconds(turn::POLL_SKIP_NS)),
@@ -187,6 +197,11 @@ impl LoopCore {
     #[inline]
     pub fn runs_here(&self) -> bool {
         self.thread_id.get() == current_thread()
+    }
+
+    /// Whether a turn is under way, `run_forever()` or not.
+    fn is_in_turn(&self) -> bool {
+        self.turn_process.get() == u64::from(std::process::id())
     }
 
     pub fn is_closed(&self) -> bool {

@@ -4,12 +4,13 @@
 //! descriptors here, so that inherited code and the core look at the same value.
 
 use hybridloop_reactor::{interval, interval_ticks, ticks_in};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::types::PyTuple;
 use pyo3::PyTraverseError;
 
-use super::{current_thread, turn, LoopCore};
+use super::{current_thread, overrides, turn, LoopCore};
 use crate::ffi::handle::{visit_owned, HandleRef};
 use crate::ffi::Ref;
 
@@ -32,14 +33,46 @@ impl LoopCore {
         Self::create(args.py())
     }
 
-    /// Runs turns until `stop()` is called; called by the inherited `run_forever()`.
-    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
-        turn::run_until_stopped(slf)
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        overrides::set_attribute(slf, name, Some(value))
     }
 
-    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`; what comes back is for
-    /// `_release()`.
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<()> {
+        overrides::set_attribute(slf, name, None)
+    }
+
+    /// Runs turns until `stop()` is called; called by the inherited `run_forever()`. Anybody else gets one turn.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        turn::run_once(slf)
+    }
+
+    /// Polls; called by the selector's `select()`.
+    #[pyo3(signature = (timeout=None))]
+    fn _select(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
+        slf.get().select(slf.py(), timeout)
+    }
+
+    #[getter(_select_replaced)]
+    fn get_select_replaced(&self) -> bool {
+        self.is_select_replaced()
+    }
+
+    /// Whether the loop is to poll by its selector's `select()`.
+    #[setter(_select_replaced)]
+    fn put_select_replaced(&self, value: bool) {
+        self.set_select_replaced(value);
+    }
+
+    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`, as it does during a turn; what
+    /// comes back is for `_release()`.
     fn _claim(&self, refusal: &str) -> PyResult<u64> {
+        if self.is_in_turn() {
+            return Err(PyRuntimeError::new_err(refusal.to_owned()));
+        }
         self.claim(refusal)
     }
 
@@ -48,8 +81,13 @@ impl LoopCore {
     }
 
     /// Cancels what waits and closes the selector; called at the end of `close()`.
-    fn _close_core(slf: &Bound<'_, Self>) {
-        slf.get().shut();
+    fn _close_core(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.is_in_turn() || this.is_running() {
+            return Err(PyRuntimeError::new_err("Cannot close a running event loop"));
+        }
+        this.shut();
+        Ok(())
     }
 
     /// The fields of `LoopStats`.
@@ -92,6 +130,7 @@ impl LoopCore {
     #[setter(_debug)]
     fn set_debug(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.debug.set(value.is_truthy()?);
+        self.choose_run();
         Ok(())
     }
 

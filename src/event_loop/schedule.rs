@@ -148,7 +148,7 @@ unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if delay == ffi::Py_None() {
             return Err(PyTypeError::new_err("delay must not be None").into());
         }
-        let now = seconds(now_ns());
+        let now = core.now(slf)?;
         let when = if ffi::PyFloat_CheckExact(delay) != 0 || ffi::PyLong_CheckExact(delay) != 0 {
             now + number(delay)?
         } else {

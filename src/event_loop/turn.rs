@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hybridloop_reactor::{now_ns, ticks, Event};
+use hybridloop_reactor::{ticks, Event};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
@@ -37,34 +37,33 @@ fn is_counted(timer: &HandleRef) -> bool {
     timer.has(COUNTED)
 }
 
-/// Runs turns until `stop()` or until an exception ends the loop.
-pub fn run_until_stopped(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
+/// What `run_forever()` calls: runs turns until `stop()` or until an exception ends the loop. Called inside of a turn, or for a loop
+/// that does not run, it runs one turn as asyncio's does.
+pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
     let before = core.claim("This event loop is already running")?;
-    if let Err(error) = core.check_open() {
-        core.release(before);
-        return Err(error.into());
-    }
-    // A loop that starts to run looks for I/O first.
-    core.polls_skipped.set(u32::MAX - 1);
-    core.stats.run_begins();
-    let result = run_turns(py, core, object);
-    core.stats.run_ends();
-    core.rest();
+    let result = core.check_open().map_err(PyErr::from).and_then(|()| {
+        if core.is_in_turn() {
+            return core.whole_turn(py, object);
+        }
+        core.turn_process.set(u64::from(std::process::id()));
+        // A loop that starts to run looks for I/O first.
+        core.polls_skipped.set(u32::MAX - 1);
+        core.stats.run_begins();
+        let result = run_turns(py, core, object);
+        core.stats.run_ends();
+        core.rest();
+        core.turn_process.set(0);
+        result
+    });
     core.release(before);
     result
 }
 
 fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
     loop {
-        let result = core.turn(py, object);
-        if let Err(raised) = result {
-            // What was written before the exception still leaves.
-            let error = PyErr::from(raised);
-            let flushed = core.flush_all(py, object);
-            return Err(flushed.err().map_or(error, PyErr::from));
-        }
-        if core.stopping.get() {
+        core.whole_turn(py, object)?;
+        if core.stopping.get() || !core.is_running() {
             return Ok(());
         }
     }
@@ -105,13 +104,24 @@ impl LoopCore {
             .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
     }
 
+    /// A turn; what was written before an exception still leaves.
+    #[inline]
+    fn whole_turn(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
+        self.turn(py, object).map_err(|raised| {
+            let error = PyErr::from(raised);
+            let flushed = self.flush_all(py, object);
+            flushed.err().map_or(error, PyErr::from)
+        })
+    }
+
     fn turn(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         if self.inbox.has_mail() {
             self.collect_mail();
         }
         self.stats.turn();
+        self.look_at_runs();
         self.drop_cancelled_timers();
-        self.look_for_io(py)?;
+        self.look_for_io(py, object)?;
         if self.lookups.has_mail() {
             self.lookups.deliver(object)?;
             self.stats.callbacks_begin();
@@ -126,7 +136,7 @@ impl LoopCore {
             self.collect_mail();
         }
         let ready = self.ready.with(|ready| ready.len());
-        let due = self.collect_due_timers();
+        let due = self.collect_due_timers(object)?;
         self.run_ready(py, object, ready)?;
         self.dispatch(py, object)?;
         if due > 0 {
@@ -170,11 +180,12 @@ impl LoopCore {
     }
 
     /// Moves the timers that are due behind what is ready, and counts them.
-    fn collect_due_timers(&self) -> usize {
+    fn collect_due_timers(&self, object: *mut PyObject) -> Res<usize> {
         if self.timers.with(|timers| timers.is_empty()) {
-            return 0;
+            return Ok(0);
         }
-        let now = now_ns();
+        // SAFETY: the loop object of this core.
+        let now = unsafe { self.now_for_due(object)? };
         let due = self.timers.with(|timers| {
             self.ready.with(|ready| {
                 timers.take_due(now, is_counted, |timer| {
@@ -186,11 +197,11 @@ impl LoopCore {
         if due > 0 {
             self.stats.callbacks_begin();
         }
-        due
+        Ok(due)
     }
 
     /// Polls, for as long as nothing else is to be done.
-    fn look_for_io(&self, py: Python<'_>) -> Res<()> {
+    fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let busy = self.stopping.get()
             || self.ready.with(|ready| !ready.is_empty())
             || self.again.with(|again| !again.is_empty())
@@ -199,7 +210,7 @@ impl LoopCore {
             // The inbox may have been opened since this came.
             || self.desk().is_some_and(Desk::has_mail);
         if busy {
-            return self.poll_if_time(py);
+            return self.poll_if_time(py, object);
         }
         let wait = match self
             .timers
@@ -207,9 +218,10 @@ impl LoopCore {
         {
             None => None,
             Some(when) => {
-                let now = now_ns();
+                // SAFETY: the loop object of this core.
+                let now = unsafe { self.now_to_wait(object)? };
                 if when <= now {
-                    return self.poll_now(py);
+                    return self.poll_now(py, object);
                 }
                 Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
             }
@@ -217,14 +229,22 @@ impl LoopCore {
         if let Some(desk) = self.desk() {
             // With the interpreter given away: others can use the moment.
             if desk.is_patient() && py.detach(|| desk.look(&|| self.inbox.has_mail())) {
-                return self.poll_if_time(py);
+                return self.poll_if_time(py, object);
             }
         }
         let spare = self.maker.with(Maker::trim);
         drop(spare);
         drop(Contexts::take_all(&self.contexts));
-        if !self.inbox.sleep() {
-            return self.poll_now(py);
+        if self.is_select_replaced() {
+            return self.ask_selector(object, wait);
+        }
+        self.wait_for_io(py, wait)
+    }
+
+    /// Polls, and waits for events if nothing came from other threads.
+    pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+        if wait == Some(Duration::ZERO) || !self.inbox.sleep() {
+            return self.poll_at_once(py);
         }
         self.stats.polling(true);
         if self.green_threads {
@@ -247,7 +267,7 @@ impl LoopCore {
 
     /// Polls without waiting, unless the last poll is a short time ago.
     #[inline]
-    fn poll_if_time(&self, py: Python<'_>) -> Res<()> {
+    fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let skipped = self.polls_skipped.get() + 1;
         if skipped < self.poll_skip_turns.get() {
             let now = ticks();
@@ -258,11 +278,18 @@ impl LoopCore {
                 return Ok(());
             }
         }
-        self.poll_now(py)
+        self.poll_now(py, object)
+    }
+
+    fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        if self.is_select_replaced() {
+            return self.ask_selector(object, Some(Duration::ZERO));
+        }
+        self.poll_at_once(py)
     }
 
     /// Polls without waiting, and without giving the interpreter away for it.
-    fn poll_now(&self, py: Python<'_>) -> Res<()> {
+    fn poll_at_once(&self, py: Python<'_>) -> Res<()> {
         self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
         self.polled(py, result)

@@ -1,0 +1,286 @@
+//! What programs and tests replace on a loop and on handles, and expect the loop to use: its `time()`, the `select()` of its
+//! selector, and `asyncio.Handle._run()`.
+//!
+//! A class changes its version when one of its attributes, or of its bases' attributes, is set. As long as the version is the one
+//! that was looked at, what was found then is true. Attributes of the loop object itself come in through `__setattr__()`.
+
+use std::time::Duration;
+
+use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::callback_arguments::number;
+use super::LoopCore;
+use crate::ffi::handle::{Class, HandleRef};
+use crate::ffi::{Cell, Flag, Raised, Ref, Res};
+
+/// No class has this version: it is to be looked at.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What is known of the attributes that may be replaced.
+pub struct Overrides {
+    /// Version of the loop's class while `time()` is ours.
+    clock_version: Cell<u32>,
+    /// The loop object has an attribute `time`.
+    clock_on_instance: Flag,
+    /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
+    run_version: Cell<u32>,
+    run_replaced: Flag,
+    /// Somebody has set `select` on the loop's selector.
+    select_replaced: Flag,
+    /// The selector is being asked.
+    selecting: Flag,
+}
+
+impl Default for Overrides {
+    fn default() -> Self {
+        Self {
+            clock_version: Cell::new(UNKNOWN),
+            clock_on_instance: Flag::default(),
+            run_version: Cell::new(UNKNOWN),
+            run_replaced: Flag::default(),
+            select_replaced: Flag::default(),
+            selecting: Flag::default(),
+        }
+    }
+}
+
+/// The version of a class; 0 while it has none.
+#[inline]
+unsafe fn version(class: *mut PyTypeObject) -> u32 {
+    // SAFETY: the caller's class is live.
+    unsafe { (*class).tp_version_tag }
+}
+
+/// The version to remember of a class that was looked at just now.
+unsafe fn known_version(class: *mut PyTypeObject) -> u32 {
+    // SAFETY: the caller's class is live.
+    match unsafe { version(class) } {
+        0 => UNKNOWN,
+        version => version,
+    }
+}
+
+/// `setattr(event_loop, name, value)`, or `delattr`.
+pub fn set_attribute(
+    slf: &Bound<'_, LoopCore>,
+    name: &Bound<'_, PyAny>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let pointer = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: attached; the arguments are live, and null deletes.
+    if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), pointer) } != 0 {
+        return Err(Raised.into());
+    }
+    let known = &slf.get().overrides;
+    if name.eq(intern!(slf.py(), "time"))? {
+        known.clock_on_instance.set(value.is_some());
+        known.clock_version.set(UNKNOWN);
+    }
+    Ok(())
+}
+
+impl LoopCore {
+    /// Whether `time()` of the loop object is not ours.
+    #[inline]
+    fn has_other_clock(&self, event_loop: *mut PyObject) -> Res<bool> {
+        // SAFETY: the callers' loop is live.
+        let version = unsafe { version(ffi::Py_TYPE(event_loop)) };
+        if version == self.overrides.clock_version.get() {
+            return Ok(false);
+        }
+        self.look_at_clock(event_loop)
+    }
+
+    #[cold]
+    fn look_at_clock(&self, event_loop: *mut PyObject) -> Res<bool> {
+        // SAFETY: attached; the callers' loop is live.
+        unsafe {
+            let py = Python::assume_attached();
+            let name = intern!(py, "time");
+            let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
+            let is_ours = class
+                .getattr(name)?
+                .is(&py.get_type::<Self>().getattr(name)?);
+            let known = &self.overrides;
+            if known.clock_on_instance.get() || !is_ours {
+                known.clock_version.set(UNKNOWN);
+                return Ok(true);
+            }
+            known.clock_version.set(known_version(class.as_type_ptr()));
+        }
+        Ok(false)
+    }
+
+    /// `event_loop.time()`.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core.
+    #[inline]
+    pub unsafe fn now(&self, event_loop: *mut PyObject) -> Res<f64> {
+        if self.has_other_clock(event_loop)? {
+            // SAFETY: the caller's promise.
+            return unsafe { other_time(event_loop) };
+        }
+        Ok(seconds(now_ns()))
+    }
+
+    /// The same in nanoseconds, from which a deadline is how long to wait.
+    ///
+    /// # Safety
+    /// As [`LoopCore::now`].
+    #[inline]
+    pub unsafe fn now_to_wait(&self, event_loop: *mut PyObject) -> Res<u64> {
+        if self.has_other_clock(event_loop)? {
+            // SAFETY: the caller's promise.
+            return Ok(deadline_ns(unsafe { other_time(event_loop) }?));
+        }
+        Ok(now_ns())
+    }
+
+    /// The latest deadline that is due.
+    ///
+    /// # Safety
+    /// As [`LoopCore::now`].
+    #[inline]
+    pub unsafe fn now_for_due(&self, event_loop: *mut PyObject) -> Res<u64> {
+        if self.has_other_clock(event_loop)? {
+            // SAFETY: the caller's promise.
+            return unsafe { other_due(event_loop) };
+        }
+        Ok(now_ns())
+    }
+
+    /// Looks whether `_run()` of handles is asyncio's, if that may have changed.
+    #[inline]
+    pub fn look_at_runs(&self) {
+        // SAFETY: the class was made at import and lives for good.
+        let version = unsafe { version(Class::Timer.ty()) };
+        if version != self.overrides.run_version.get() {
+            self.look_at_run();
+        }
+    }
+
+    #[cold]
+    fn look_at_run(&self) {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let replaced = [Class::Plain, Class::Timer, Class::ThreadSafe]
+            .into_iter()
+            .filter(|class| !class.ty().is_null())
+            // SAFETY: as above.
+            .any(|class| is_run_replaced(unsafe {
+                &Bound::from_borrowed_ptr(py, class.ty().cast())
+            }));
+        let known = &self.overrides;
+        known.run_replaced.set(replaced);
+        known.run_version.set(if replaced {
+            UNKNOWN
+        } else {
+            // SAFETY: as above.
+            unsafe { known_version(Class::Timer.ty()) }
+        });
+        self.choose_run();
+    }
+
+    /// Brings `runs_watched` in line with what it depends on.
+    pub fn choose_run(&self) {
+        self.runs_watched
+            .set(self.is_debug() || self.overrides.run_replaced.get());
+    }
+
+    /// `handle._run()`, if that is not asyncio's.
+    pub fn run_by_method(&self, handle: &HandleRef) -> Option<Res<()>> {
+        if !self.overrides.run_replaced.get() {
+            return None;
+        }
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let run = handle
+            .as_object()
+            .bind(py)
+            .call_method0(intern!(py, "_run"));
+        Some(run.map(drop).map_err(Raised::from))
+    }
+
+    /// Whether polling is up to [`LoopCore::ask_selector`].
+    #[inline]
+    pub fn is_select_replaced(&self) -> bool {
+        self.overrides.select_replaced.get()
+    }
+
+    pub fn set_select_replaced(&self, replaced: bool) {
+        self.overrides.select_replaced.set(replaced);
+    }
+
+    /// Polls by `event_loop._selector.select(timeout)`.
+    #[cold]
+    pub fn ask_selector(&self, event_loop: *mut PyObject, wait: Option<Duration>) -> Res<()> {
+        // SAFETY: attached; the callers' loop is live.
+        let event_loop = unsafe {
+            let py = Python::assume_attached();
+            Bound::from_borrowed_ptr(py, event_loop)
+        };
+        let selector = event_loop.getattr("_selector")?;
+        let timeout = wait.map(|wait| wait.as_secs_f64());
+        self.overrides.selecting.set(true);
+        let result = selector.call_method1("select", (timeout,));
+        self.overrides.selecting.set(false);
+        result?;
+        Ok(())
+    }
+
+    /// What the selector's own `select()` does: events go to the loop's queue.
+    pub fn select(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        if !self.overrides.selecting.get() {
+            return Err(PyRuntimeError::new_err(
+                "only the event loop itself can poll its selector",
+            ));
+        }
+        // Whatever is not a time is none at all.
+        let wait = timeout
+            .map(|timeout| Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX));
+        Ok(self.wait_for_io(py, wait)?)
+    }
+}
+
+#[cold]
+unsafe fn other_time(event_loop: *mut PyObject) -> Res<f64> {
+    // SAFETY: attached; the caller's loop is live.
+    unsafe {
+        let py = Python::assume_attached();
+        let event_loop = Bound::from_borrowed_ptr(py, event_loop);
+        let time: Ref = event_loop.call_method0(intern!(py, "time"))?.into();
+        number(time.as_ptr())
+    }
+}
+
+/// asyncio's rule: what comes before the end of the clock's tick is due.
+#[cold]
+unsafe fn other_due(event_loop: *mut PyObject) -> Res<u64> {
+    // SAFETY: attached; the caller's loop is live.
+    unsafe {
+        let py = Python::assume_attached();
+        let resolution: Ref = Bound::from_borrowed_ptr(py, event_loop)
+            .getattr(intern!(py, "_clock_resolution"))?
+            .into();
+        let end = other_time(event_loop)? + number(resolution.as_ptr())?;
+        Ok(deadline_ns(end).saturating_sub(1))
+    }
+}
+
+/// Whether `_run` of a class is another function than asyncio's, which is known by the file it comes from: it may have been
+/// replaced before hybridloop was imported.
+fn is_run_replaced(class: &Bound<'_, PyAny>) -> bool {
+    let file = |name: &str| {
+        class
+            .getattr(name)?
+            .getattr("__code__")?
+            .getattr("co_filename")
+    };
+    let is_asyncios = file("_run").and_then(|run| run.eq(file("_repr_info")?));
+    !is_asyncios.unwrap_or(false)
+}
