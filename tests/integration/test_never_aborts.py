@@ -13,13 +13,26 @@ import pytest
 from .support.processes import APPS, run_script
 
 DECORATORS = {"case", "async_case"}
-IMPROVED = {"writelines_after_abort"}
+IMPROVED = {
+    "attributes_of_the_bases",
+    "closing_from_within",
+    "closing_in_a_turn_without_a_run",
+    "turns_within_protocols",
+    "turns_within_turns",
+    "writelines_after_abort",
+}
 
 
 def scenarios() -> list[Any]:
     """Script and name of each decorated function."""
     found = []
-    for script in ("bad_protocols.py", "bad_callbacks.py", "exits.py", "lifetimes.py"):
+    for script in (
+        "bad_protocols.py",
+        "bad_callbacks.py",
+        "bad_handles.py",
+        "exits.py",
+        "lifetimes.py",
+    ):
         for node in ast.parse((APPS / script).read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 names = {getattr(decorator, "id", "") for decorator in node.decorator_list}
