@@ -181,6 +181,7 @@ def test_locks_end_with_their_block() -> None:
 
 
 def test_values_of_parallel_threads_are_counted() -> None:
+    gc.collect()  # what other tests have left
     before = parallel.persisted_contexts()
     d, items, thing = parallel.dict(), parallel.list([None, None]), parallel.object(slot=None)
     elsewhere(lambda: d.__setitem__("a", 1))
