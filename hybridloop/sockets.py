@@ -62,6 +62,7 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
         "_timer_cancelled_count",
         "_transports",
         "_unix_server_sockets",
+        "_watcher",
     )
 
     def _check_socket(self, sock: socket.socket) -> None:

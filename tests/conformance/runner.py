@@ -20,7 +20,7 @@ from . import loops
 
 OUTCOMES = ("pass", "fail", "error", "hang", "crash", "skip")
 PASSING = ("pass", "skip")
-DEFAULT_TIMEOUT = 60.0
+DEFAULT_TIMEOUT = 180.0
 DEFAULT_JOBS = 2
 TAIL_LINES = 40
 POLL_SECONDS = 0.25

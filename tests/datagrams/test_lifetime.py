@@ -185,10 +185,14 @@ def test_many_endpoints(loop, run_until):
     try:
         loop.run_until_complete(come_and_go(20))
         gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        loop.run_until_complete(come_and_go(300))
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 30_000
+        growths = []
+        # What is left behind grows each time, what a table or a cache takes does not.
+        while not growths or growths[-1] > 3_000:
+            assert len(growths) < 30, growths
+            before = tracemalloc.get_traced_memory()[0]
+            loop.run_until_complete(come_and_go(100))
+            gc.collect()
+            growths.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
 

@@ -15,7 +15,7 @@ from hybridloop import Engine
 HOST = "127.0.0.1"
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 100) -> None:
     """Wait in a plain thread until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -129,7 +129,7 @@ def test_asgi_requests_that_do_not_end_are_cancelled(arguments: Any) -> None:
         assert slow.wait(20)
         begin = time.monotonic()
         assert engine.close(**arguments) == []
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         _read_to_the_end(sock)
     assert len(ended) == 2
 

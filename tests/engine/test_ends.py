@@ -133,7 +133,7 @@ def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match=r"hybridloop-gil-0: .*stays"):
         left = engine.close(timeout=0.2)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 30
     assert len(left) == 1 and "stays" in left[0]
     let_go.set()
     thread.join(20)

@@ -329,7 +329,7 @@ def test_close_cancels_jobs_that_do_not_end_in_time(arguments: Any) -> None:
     queued = engine.run_native("hl.noop")
     begin = time.monotonic()
     assert engine.close(**arguments) == []
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     for ended in (job, queued, task):
         with pytest.raises((asyncio.CancelledError, hybridloop.NativeClosedError)):
             ended.result(20)
@@ -349,7 +349,7 @@ def test_close_names_kernels_that_do_not_return() -> None:
         begin = time.monotonic()
         with pytest.warns(ResourceWarning, match="kernel test.engine.read"):
             assert engine.close(timeout=2) == ["kernel test.engine.read"]
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         os.write(writing, b"x")
         with suppress(asyncio.CancelledError, hybridloop.NativeClosedError):
             job.result(20)

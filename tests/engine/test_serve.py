@@ -305,7 +305,7 @@ def test_close_aborts_what_does_not_end_in_time(engine: Engine, arguments: Any) 
     with Client(server.addresses[0]) as client:
         begin = time.monotonic()
         assert server.close(**arguments) == []
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         assert client.at_end()
     assert lost == [None]
 
@@ -361,7 +361,7 @@ def test_a_thread_that_blocks_is_named_when_the_time_is_over() -> None:
         assert inside.wait(20)
         begin = time.monotonic()
         assert server.close(timeout=0.2) == ["hybridloop-gil-1"]
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         with pytest.warns(ResourceWarning, match=r"hybridloop-gil-1: server 127.0.0.1:"):
             engine.close(timeout=0.2)
         thread = engine._threads[1].thread

@@ -13,7 +13,14 @@ import time
 import types
 import warnings
 
+import psutil
+
 from tests.conftest import name_of, open_fds
+
+
+def child_processes():
+    return {child.pid for child in psutil.Process().children()}
+
 
 # More awaits than any operation has; reaching it means that the walk has no end.
 LIMIT = 300
@@ -45,6 +52,8 @@ class Walk:
         self.tmp_path = tmp_path
         self.awaits = 0
         self.outcome = None
+        # Helpers of multiprocessing, for example, that other tests have started.
+        self.other_children = child_processes()
         self.stack = contextlib.AsyncExitStack()
 
     @property
@@ -96,7 +105,7 @@ class Walk:
         self.stack.callback(thing.close)
         return thing
 
-    async def until(self, condition, timeout=10):
+    async def until(self, condition, timeout=60):
         deadline = time.monotonic() + timeout
         while not (result := condition()):
             assert time.monotonic() < deadline, "it did not come true"

@@ -15,7 +15,7 @@ from tests.conftest import open_fds
 from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
 
 from . import test_cancel_connecting
-from .cancel_walk import LIMIT, Report, compare, one_run
+from .cancel_walk import LIMIT, Report, child_processes, compare, one_run
 
 DATA = bytes(range(256)) * 1024
 
@@ -313,14 +313,7 @@ async def write_pipe(walk):
 
 
 async def no_child_left(walk):
-    def gone():
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            return False
-        except ChildProcessError:
-            return True
-
-    await walk.until(gone)
+    await walk.until(lambda: not child_processes() - walk.other_children)
 
 
 async def subprocess_exec(walk):

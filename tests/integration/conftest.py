@@ -14,7 +14,7 @@ import trustme
 from .support.loops import LOOP_NAME
 
 HERE = Path(__file__).resolve().parent
-TEST_TIMEOUT = 60
+TEST_TIMEOUT = 300
 NEEDED_FDS = 4096
 
 

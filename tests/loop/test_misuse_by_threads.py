@@ -66,7 +66,7 @@ def descriptors():
     return count
 
 async def until(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < deadline, "in vain"
         await asyncio.sleep(0.001)

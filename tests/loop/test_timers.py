@@ -4,14 +4,13 @@ import asyncio
 import datetime
 import fractions
 import random
-import sys
 import time
 
 import pytest
 
-needs_statm = pytest.mark.skipif(
-    sys.platform != "linux", reason="reads its resident size from Linux's /proc"
-)
+from tests import memory
+
+needs_malloc = pytest.mark.skipif(not memory.available, reason="asks glibc what is in use")
 
 
 def test_time_is_the_monotonic_clock(loop):
@@ -315,12 +314,13 @@ def test_timeout_and_wait_for(loop):
     loop.run_until_complete(main())
 
 
-@needs_statm
+@needs_malloc
 def test_cancelled_far_timers_give_their_memory_back(run_script):
     """200,000 timers of one hour, all cancelled, while the loop goes on turning."""
     run_script(
         """
-        import gc, resource
+        import gc
+        from tests.memory import in_use
 
         class Payload:
             alive = 0
@@ -328,10 +328,6 @@ def test_cancelled_far_timers_give_their_memory_back(run_script):
                 Payload.alive += 1
             def __del__(self):
                 Payload.alive -= 1
-
-        def resident():
-            with open("/proc/self/statm") as file:
-                return int(file.read().split()[1]) * resource.getpagesize()
 
         def cancel_many(rounds):
             for _ in range(rounds):
@@ -343,10 +339,10 @@ def test_cancelled_far_timers_give_their_memory_back(run_script):
         loop = new_event_loop()
         cancel_many(5)
         gc.collect()
-        before = resident()
+        before = in_use()
         cancel_many(200)
         gc.collect()
-        growth = resident() - before
+        growth = in_use() - before
         assert Payload.alive == 0, Payload.alive
         assert growth < 1_000_000, growth
         loop.close()
@@ -354,16 +350,13 @@ def test_cancelled_far_timers_give_their_memory_back(run_script):
     )
 
 
-@needs_statm
+@needs_malloc
 def test_far_timers_cancelled_in_one_go_give_their_memory_back(run_script):
     """200,000 live at once, then all cancelled: a few turns later the space can be used again."""
     run_script(
         """
-        import gc, resource, weakref
-
-        def resident():
-            with open("/proc/self/statm") as file:
-                return int(file.read().split()[1]) * resource.getpagesize()
+        import gc, weakref
+        from tests.memory import in_use
 
         class Payload:
             pass
@@ -381,11 +374,11 @@ def test_far_timers_cancelled_in_one_go_give_their_memory_back(run_script):
 
         loop = new_event_loop()
         round()
-        before = resident()
+        before = in_use()
         for _ in range(3):
             round()
-        growth = resident() - before
-        assert growth < 8_000_000, growth
+        growth = in_use() - before
+        assert growth < 1_000_000, growth
         loop.close()
         """
     )

@@ -8,7 +8,7 @@ import uvloop
 import hybridloop
 from hybridloop._core import NativeEngine
 
-LIMIT = 20.0
+LIMIT = 100.0
 LOOPS = {
     "hybridloop": hybridloop.new_event_loop,
     "asyncio": asyncio.SelectorEventLoop,

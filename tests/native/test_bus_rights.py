@@ -14,8 +14,6 @@ import asyncio
 import collections
 import contextlib
 import itertools
-import os
-import resource
 import threading
 import time
 import zlib
@@ -31,6 +29,7 @@ from hybridloop import (
     load_kernels,
 )
 from hybridloop._core import NativeEngine
+from tests import memory
 
 pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.usefixtures("clean_end")]
 
@@ -233,12 +232,7 @@ async def test_T0_5_of_eight_kernels_that_pop_one_wins(native, bus):
     assert bus.stats()["pops"] == 200
 
 
-def resident():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+@pytest.mark.skipif(not memory.available, reason="asks glibc what is in use")
 @pytest.mark.timeout(300, method="signal")
 async def test_T0_6_keys_of_jobs_go_with_the_jobs(loop, native, engine, bus):
     each, data, sizes = 500, bytes(64), []
@@ -255,7 +249,7 @@ async def test_T0_6_keys_of_jobs_go_with_the_jobs(loop, native, engine, bus):
             while len(bus):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.001)
-            sizes.append(resident())
+            sizes.append(memory.in_use())
     assert engine.stats()["memory"] == 0
     assert bus.stats()["writes"] == 1_000_000
     # What is there after a tenth of the keys is enough for the others.

@@ -19,7 +19,7 @@ import hybridloop, uvloop
 from hybridloop import BusClosedError, Channel, NativeClosedError
 from hybridloop._core import NativeEngine
 
-LIMIT = 30
+LIMIT = 100
 
 def refused(error, call, *args):
     try:

@@ -128,8 +128,8 @@ def test_close_names_the_kernel_that_does_not_end():
 
 
 def test_T0_3_a_kernel_runs_while_python_holds_its_lock(engine):
-    """One thread keeps the lock for a second: no other thread of Python gets on."""
-    beats = array.array("q", [0, 0, 0])
+    """One thread keeps the lock: no other thread of Python gets on."""
+    beats = array.array("q", [0, 0])
     counted = [0]
     stop = threading.Event()
 
@@ -138,7 +138,7 @@ def test_T0_3_a_kernel_runs_while_python_holds_its_lock(engine):
             counted[0] += 1
             time.sleep(0)
 
-    job = engine.run_native("jobs.heartbeat", beats, 1500)
+    job = engine.run_native("jobs.heartbeat", beats, int(LIMIT * 1000))
     thread = threading.Thread(target=count)
     interval = sys.getswitchinterval()
     deadline = time.monotonic() + LIMIT
@@ -148,19 +148,17 @@ def test_T0_3_a_kernel_runs_while_python_holds_its_lock(engine):
     thread.start()
     sys.setswitchinterval(1000)
     try:
-        others, begin, end = counted[0], beats[0], time.monotonic() + 1
-        seen = set()
-        while time.monotonic() < end:
+        others, seen = counted[0], set()
+        while len(seen) < 50:
+            assert time.monotonic() < deadline
             seen.add(beats[0])
         assert counted[0] == others, "the lock was held"
-        assert beats[0] - begin >= 50
-        assert len(seen) >= 50
     finally:
         sys.setswitchinterval(interval)
         stop.set()
+        beats[1] = True
         thread.join(LIMIT)
     job.result(LIMIT)
-    assert beats[2] < 500e6, "nanoseconds between two beats, whatever else the machine does"
 
 
 def test_a_burst_wakes_the_loop_once(engine):
@@ -186,9 +184,9 @@ def test_jobs_that_sleep_run_side_by_side():
     engine = NativeEngine(native_threads=8)
 
     async def main():
-        begin = time.monotonic()
-        await engine.run_native_many("hl.sleep", [(0.05,)] * 16)
-        assert time.monotonic() - begin < 0.4, "16 times 50 ms by 8 workers"
+        batch = engine.run_native_many("hl.sleep", [(2 * LIMIT,)] * 16)
+        await until(lambda: engine.stats()["running"] == 8)
+        batch.cancel()
 
     run(main())
     assert engine.close(LIMIT) == []

@@ -24,7 +24,7 @@ from hybridloop.observe.sources import ProcessSource, SourceError, source
 from .conftest import Start
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -18,7 +18,6 @@ from hybridloop import Engine, live, observe
 from hybridloop.observe import ProcessStats
 from hybridloop.observe.snapshot import EngineInfo
 
-
 # Other tests may have left loops and engines, which go whenever they are collected: each test looks
 # at its own.
 

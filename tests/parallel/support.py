@@ -78,7 +78,7 @@ def reset(sock: socket.socket) -> None:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.002)

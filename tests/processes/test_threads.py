@@ -4,13 +4,13 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import threading
 import time
 import warnings
 
 import pytest
 
+from tests import memory
 from tests.conftest import open_fds
 
 
@@ -182,12 +182,7 @@ def test_stop_and_start_under_fire(loop):
         assert [index for who, index in seen if who == number] == list(range(each))
 
 
-def resident_kib():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(not memory.available, reason="asks glibc what is in use")
 def test_thousands_of_loops(loop_factory):
     """2,000 loops made, run and closed leave no descriptor and no memory."""
 
@@ -202,10 +197,10 @@ def test_thousands_of_loops(loop_factory):
         gc.collect()
 
     some(500)
-    fds, before = open_fds(), resident_kib()
+    fds, before = open_fds(), memory.in_use()
     some(2000)
     assert open_fds() == fds
-    assert resident_kib() - before < 1024
+    assert memory.in_use() - before < 1 << 20
 
 
 @pytest.mark.parametrize("used", ["never", "run", "reader", "timer", "callback"])

@@ -13,7 +13,7 @@ from .servers import PostgreSQL, Redis, postgresql_program, redis_program
 __all__ = ("_enough_file_descriptors", "certificate")
 
 HERE = Path(__file__).resolve().parent
-TEST_TIMEOUT = 60
+TEST_TIMEOUT = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

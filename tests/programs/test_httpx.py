@@ -122,7 +122,7 @@ def test_giving_up(role: str, tls: bool, certificate: Certificate) -> None:
 
     async def client(http: httpx.AsyncClient) -> None:
         with pytest.raises(httpx.ReadTimeout):
-            await http.get("/slow", timeout=0.1)
+            await http.get("/slow", timeout=httpx.Timeout(60, read=0.1))
         request = asyncio.create_task(http.get("/slow"))
         await asyncio.sleep(0.02)
         request.cancel()

@@ -47,7 +47,7 @@ def on_loop(connect: Connect, main: Callable[[redis.Redis], Coroutine[Any, Any, 
 
 async def until_blocked(client: redis.Redis) -> None:
     """Wait until the server has another client wait for a list."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await client.info("clients"))["blocked_clients"] == 0:
             await asyncio.sleep(0.001)
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 CASES: dict[str, Callable[[], object]] = {}
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

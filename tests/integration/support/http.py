@@ -12,7 +12,7 @@ from types import TracebackType
 
 import httptools
 
-TIMEOUT = 15.0
+TIMEOUT = 60.0
 
 
 @dataclass

@@ -51,7 +51,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
     """Call `condition` until it returns something true, and return that."""
     deadline = time.monotonic() + timeout
     while True:
@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = 
         time.sleep(0.01)
 
 
-async def wait_until_async(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+async def wait_until_async(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     async with asyncio.timeout(timeout):
         while not (value := condition()):
             await asyncio.sleep(0.005)
@@ -71,7 +71,7 @@ async def wait_until_async(condition: Callable[[], Any], timeout: float = 10.0) 
 
 
 @contextmanager
-def fds_return_to_start(timeout: float = 5.0) -> Iterator[None]:
+def fds_return_to_start(timeout: float = 60.0) -> Iterator[None]:
     """The process holds no more file descriptors at the end than at the start."""
     gc.collect()
     start = open_fds()
@@ -91,7 +91,7 @@ def _describe(fd: int) -> str:
         return "?"
 
 
-def run_on_loop(main: Coroutine[Any, Any, T], *, timeout: float = 30.0) -> T:
+def run_on_loop(main: Coroutine[Any, Any, T], *, timeout: float = 120.0) -> T:
     """Run `main` on the loop under test; what reaches the exception handler is a failure."""
     errors: list[dict[str, Any]] = []
     with fds_return_to_start():
@@ -112,7 +112,7 @@ def run_roles(
     serve: Serve[T],
     client: Callable[[T], Coroutine[Any, Any, None]],
     *,
-    timeout: float = 30.0,
+    timeout: float = 120.0,
 ) -> None:
     """Run `client` against `serve`, with the sides that `role` names on the loop under test."""
     if role == "client":
@@ -134,7 +134,7 @@ def run_roles(
         run_on_loop(both_sides(), timeout=timeout)
 
 
-def run_stock(main: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
+def run_stock(main: Coroutine[Any, Any, T], timeout: float = 120.0) -> T:
     """`asyncio.run` on stock asyncio, whatever policy is installed."""
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(_bounded(main, timeout))
@@ -157,7 +157,7 @@ def _serving_in_thread(serve: Serve[T]) -> Iterator[T]:
 
     def target() -> None:
         try:
-            run_stock(main(), 60.0)
+            run_stock(main(), 300.0)
         except BaseException as exc:
             errors.append(exc)
         finally:
@@ -165,14 +165,14 @@ def _serving_in_thread(serve: Serve[T]) -> Iterator[T]:
 
     thread = threading.Thread(target=target, name="stock-asyncio-server", daemon=True)
     thread.start()
-    assert started.wait(10.0), "server thread did not start"
+    assert started.wait(60.0), "server thread did not start"
     try:
         if addresses:
             yield addresses[0]
     finally:
         for loop, stop in control:
             loop.call_soon_threadsafe(stop.set)
-        thread.join(10.0)
+        thread.join(60.0)
     assert not thread.is_alive(), "server thread did not stop"
     assert not errors, errors
 

@@ -92,7 +92,7 @@ class ServerProcess:
             self._closed = True
             self._changed.notify_all()
 
-    def wait_for_line(self, pattern: str, timeout: float = 15.0, start: int = 0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout: float = 60.0, start: int = 0) -> re.Match[str]:
         """Return the first match of `pattern` in the output from line `start` on."""
         expression = re.compile(pattern)
         deadline = time.monotonic() + timeout
@@ -123,7 +123,7 @@ class ServerProcess:
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Wait for the end of the process and of its output; return the exit code."""
         try:
             code = self.process.wait(timeout)
@@ -132,7 +132,7 @@ class ServerProcess:
         self._reader.join(5.0)
         return code
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> int:
         self.send_signal(number)
         return self.wait(timeout)
 
@@ -151,7 +151,7 @@ class ControlledServer(ServerProcess):
     def __enter__(self) -> ControlledServer:
         return self
 
-    def ask(self, command: str, timeout: float = 15.0) -> Any:
+    def ask(self, command: str, timeout: float = 60.0) -> Any:
         start = self.line_count()
         assert self.process.stdin is not None
         self.process.stdin.write(command + "\n")
@@ -167,7 +167,7 @@ class ControlledServer(ServerProcess):
 
 
 def run_script(
-    *arguments: str, timeout: float = 30.0, env: dict[str, str] | None = None
+    *arguments: str, timeout: float = 120.0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with `arguments` in `apps/` to its end."""
     return subprocess.run(

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 
-TIMEOUT = 15.0
+TIMEOUT = 60.0
 
 
 def connect(port: int) -> socket.socket:
