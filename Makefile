@@ -103,6 +103,10 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")
 	$(PY) -m pytest tests $(PYTEST_ARGS)
 
+.PHONY: test-random
+test-random: $(BUILT) $(VENV)/.extra-test ## Run the Python tests in random order (SEED=7 for that of an earlier run)
+	$(PY) -m pytest tests -p randomly --randomly-seed=$(or $(SEED),default) $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
 	$(CARGO) fmt --all --check

@@ -130,7 +130,7 @@ class Loop(NativeMethods, SignalMethods):
 
     def __init__(self) -> None:
         self._native_engine = None
-        super().__init__(_NativeSelector(self))  # type: ignore[arg-type]
+        super().__init__(_NativeSelector(self))
         live.add_loop(self)
 
     # nest_asyncio replaces these in the class of the loop that it patches: perhaps a base of this.

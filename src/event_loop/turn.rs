@@ -250,7 +250,7 @@ impl LoopCore {
         if self.green_threads {
             let waited = self.wait_among_green_threads(py, wait);
             self.inbox.awake();
-            return waited.and_then(|()| self.poll_now(py, object));
+            return waited.and_then(|()| self.poll_at_once(py));
         }
         let result = py.detach(|| self.poll(wait));
         self.inbox.awake();
