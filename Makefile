@@ -8,6 +8,8 @@ MIRI ?= cargo +nightly miri
 PORT ?= 8000
 # For example: make test PYTEST_ARGS="-k timers -x"
 PYTEST_ARGS ?=
+# For example: make test-suites SUITES="anyio uvicorn"
+SUITES ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -107,6 +109,12 @@ test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="
 test-random: $(BUILT) $(VENV)/.extra-test ## Run the Python tests in random order (SEED=7 for that of an earlier run)
 	$(PY) -m pytest tests -p randomly --randomly-seed=$(or $(SEED),default) $(PYTEST_ARGS)
 
+# aiohttp's suite takes most of the time. That of websockets is in no archive on PyPI, but in a
+# checkout: make test-suites SUITES="websockets --source websockets=../websockets"
+.PHONY: test-suites
+test-suites: $(BUILT) ## Run other libraries' test suites on hybridloop and asyncio, compare (SUITES="anyio")
+	$(PY) -m tests.suites $(SUITES)
+
 .PHONY: lint
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
 	$(CARGO) fmt --all --check
@@ -149,7 +157,7 @@ bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short be
 
 .PHONY: clean
 clean: ## Remove everything that was built, and the virtual environment
-	rm -rf "$(TARGET_DIR)" "$(VENV)" dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf "$(TARGET_DIR)" "$(VENV)" .venv-suites-* dist .pytest_cache .mypy_cache .ruff_cache
 	rm -f hybridloop/*.so
 	find hybridloop tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
