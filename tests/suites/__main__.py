@@ -135,9 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             details += [f"{suite.name}: {title}: {indent(item)}" for item in items]
         document[suite.name] = {name: asdict(run) for name, run in runs.items()}
+    print("\n".join(["", *details, "", f"Python {platform.python_version()}", HEAD, *rows]))
     if options.json:
         options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    print("\n".join(["", *details, "", f"Python {platform.python_version()}", HEAD, *rows]))
     return 0 if accepted else 1
 
 

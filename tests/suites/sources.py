@@ -23,16 +23,14 @@ class Sources:
             print(f"Making the virtual environment {self._folder}", flush=True)
             _call(sys.executable, "-m", "venv", "--clear", str(self._folder))
         folders = {}
-        wanted = list(COMMON)
         for suite in suites:
             if suite.name in given:
                 folders[suite.name] = self._take(suite, given[suite.name])
-                wanted.append(str(given[suite.name].absolute()))
+                package = str(given[suite.name].absolute())
             else:
                 folders[suite.name] = self._unpack(suite, self._archive(suite))
-                wanted.append(_pinned(suite, folders[suite.name]))
-            wanted += suite.needs
-        self._install(wanted)
+                package = _pinned(suite, folders[suite.name])
+            self._install(suite, [*COMMON, package, *suite.needs])
         return folders
 
     def version(self, suite: Suite) -> str:
@@ -66,12 +64,12 @@ class Sources:
         _hide(suite, target)
         return target
 
-    def _install(self, wanted: list[str]) -> None:
-        stamp = self._folder / "installed.txt"
+    def _install(self, suite: Suite, wanted: list[str]) -> None:
+        stamp = self._folder / f"installed-{suite.name}.txt"
         lines = "\n".join(wanted)
         if stamp.exists() and stamp.read_text(encoding="utf-8") == lines:
             return
-        print("Installing what the suites need", flush=True)
+        print(f"Installing what the suite of {suite.name} needs", flush=True)
         _call(str(self.python), "-m", "pip", "install", "--quiet", *wanted)
         stamp.write_text(lines, encoding="utf-8")
 
