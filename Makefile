@@ -10,6 +10,9 @@ PORT ?= 8000
 PYTEST_ARGS ?=
 # For example: make test-suites SUITES="anyio uvicorn"
 SUITES ?=
+# What works with memory of Python's; the other tests run many processes, or programs of others.
+MEMORY_TESTS ?= tests/loop tests/transports tests/streams tests/tls tests/sockets tests/datagrams \
+	tests/pipes tests/sendfile tests/unix tests/native tests/references
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -114,6 +117,37 @@ test-random: $(BUILT) $(VENV)/.extra-test ## Run the Python tests in random orde
 .PHONY: test-suites
 test-suites: $(BUILT) ## Run other libraries' test suites on hybridloop and asyncio, compare (SUITES="anyio")
 	$(PY) -m tests.suites $(SUITES)
+
+# Only the extension is built with AddressSanitizer, so its runtime has to be there before Python,
+# and Python has to take each object from it. The sources are copied, for the extension stands among them.
+ASAN := $(TARGET_DIR)/asan
+.PHONY: test-asan
+test-asan: $(PY) $(VENV)/.extra-test | check-tools ## Run the tests that work with memory under AddressSanitizer (MEMORY_TESTS=...)
+	@[ -e "$$(cc -print-file-name=libasan.so)" ] || { \
+		echo "AddressSanitizer needs its runtime, which comes with gcc: sudo apt install gcc" >&2; exit 1; }
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address PYO3_BUILD_EXTENSION_MODULE=1 \
+		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) build --release -p hybridloop \
+		--target-dir "$(ASAN)" --target "$$(rustc -vV | sed -n 's/^host: //p')"
+	@rm -rf "$(ASAN)/tree" && mkdir -p "$(ASAN)/tree"
+	@cp -r hybridloop tests benchmarks examples include pyproject.toml "$(ASAN)/tree"
+	@rm -f "$(ASAN)"/tree/hybridloop/*.so
+	@cp "$(ASAN)/$$(rustc -vV | sed -n 's/^host: //p')/release/lib_core.so" \
+		"$(ASAN)/tree/hybridloop/_core$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
+	cd "$(ASAN)/tree" && LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS="detect_leaks=0 $(ASAN_OPTIONS)" $(abspath $(PY)) -m pytest $(MEMORY_TESTS) $(PYTEST_ARGS)
+
+# Python fills what it frees, and looks for what was written beside an object; it checks that its
+# functions are called with the GIL held.
+.PHONY: test-malloc-debug
+test-malloc-debug: $(BUILT) $(VENV)/.extra-test ## Run the tests that work with memory with Python's checks of its allocator
+	PYTHONMALLOC=debug $(PY) -X faulthandler -m pytest $(MEMORY_TESTS) $(PYTEST_ARGS)
+
+# For example: make test-debug-python PYTHON=python3.14-dbg VENV=.venv-dbg (Debian: python3-dbg).
+.PHONY: test-debug-python
+test-debug-python: $(BUILT) $(VENV)/.extra-test ## Run the same tests on a debug build of Python, and look for references that stay
+	@$(PY) -c 'import sys; sys.gettotalrefcount()' 2>/dev/null || { \
+		echo "$(PYTHON) is no debug build of Python; Debian has them: sudo apt install python3-dbg" >&2; exit 1; }
+	$(PY) -m pytest $(MEMORY_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code

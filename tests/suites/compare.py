@@ -134,7 +134,9 @@ def _settle(
     for _ in range(AGAIN):
         for column, run in enumerate(reversed(run_again(list(doubtful)))):
             for test, (_, theirs) in doubtful.items():
-                worse[test][column] += differs(theirs, run.results.get(test))
+                result = run.results.get(test)
+                # That a test is not found must not excuse its failure.
+                worse[test][column] += differs(theirs, result or (None, theirs)[column])
     for test, (ours, _) in doubtful.items():
         tested, control = worse[test]
         if tested == AGAIN + 1 and control < AGAIN:

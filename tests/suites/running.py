@@ -95,7 +95,7 @@ def run(
 
 
 def command(suite: Suite, python: Path) -> list[str]:
-    arguments = [str(python), "-m", "pytest", "-p", PLUGIN, "-o", "addopts="]
+    arguments = [str(python), "-m", "pytest", "-p", PLUGIN, "-o", "addopts=", "--rootdir=."]
     for plugin in ("timeout", "no:cacheprovider", *suite.plugins):
         arguments += ["-p", plugin]
     return [*arguments, "-q", "-rN", "--tb=short", f"--timeout={TEST_TIMEOUT}", *suite.options]

@@ -50,6 +50,7 @@ SUITES = {
             needs=("python-socks[asyncio]>=2.5", "werkzeug>=3"),
             hidden=("src",),
             targets=("tests/asyncio", "tests/legacy", "tests/test_streams.py"),
+            options=("-c", "/dev/null"),  # it has no configuration of pytest
             without_tests="the archive on PyPI has no tests; a checkout of its repository has them",
             environment=(("WEBSOCKETS_TESTS_TIMEOUT_FACTOR", "10"),),
         ),

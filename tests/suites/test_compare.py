@@ -86,6 +86,13 @@ def test_a_test_that_fails_with_asyncio_when_run_again_is_unsteady():
     assert found.unsteady == ["a: fails 4 of 4 times, with asyncio 3 of 4"]
 
 
+def test_a_test_that_is_not_found_when_run_again_is_a_problem():
+    control = run_of(a=PASSED, b=PASSED)
+    tested = run_of(a=FAILED, b=PASSED)
+    found = compare.compare("s", control, tested, [], always(run_of(), run_of()))
+    assert found.problems == ["a: failed\nbecause"]
+
+
 def test_a_test_that_only_asyncio_fails_is_told():
     control, tested = run_of(a=FAILED), run_of(a=PASSED)
     found = compare.compare("s", control, tested, [], never_again)
