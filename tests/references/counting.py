@@ -7,7 +7,7 @@ import sys
 from .scenarios import run
 
 # The first runs fill caches: of types, of code, of free lists.
-WARM = 6
+WARM = 50
 ROUNDS = 5
 RUNS = 10
 

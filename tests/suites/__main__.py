@@ -12,6 +12,7 @@ from .sources import Sources
 from .table import SUITES, Suite
 
 LIMIT = 600.0
+DETAIL_LINES = 12
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -89,8 +90,9 @@ def row(suite: str, version: str, runs: dict[str, running.Run], found: compare.C
     return ROW.format(suite, version, *cells, len(found.problems), len(found.known))
 
 
-def indent(text: str) -> str:
-    return text.replace("\n", "\n    ")
+def shorten(text: str) -> str:
+    first, *detail = text.splitlines()
+    return "\n    ".join([first, *detail[-DETAIL_LINES:]])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
             ("unsteady", found.unsteady),
             ("passes here only", found.gained),
         ):
-            details += [f"{suite.name}: {title}: {indent(item)}" for item in items]
+            details += [f"{suite.name}: {title}: {shorten(item)}" for item in items]
         document[suite.name] = {name: asdict(run) for name, run in runs.items()}
     print("\n".join(["", *details, "", f"Python {platform.python_version()}", HEAD, *rows]))
     if options.json:

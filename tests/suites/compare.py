@@ -113,7 +113,7 @@ def compare(
                 doubtful[test] = (ours or Result("not run"), theirs)
         elif known and ours is not None and ours.outcome == "passed":
             comparison.problems.append(f"{test}: passes; the known differences are out of date")
-        elif ours and ours.outcome == "passed" and (not theirs or theirs.outcome not in PASSING):
+        elif ours and ours.outcome == "passed" and theirs and theirs.outcome not in PASSING:
             comparison.gained.append(test)
 
     for entry in entries if whole else ():

@@ -52,7 +52,7 @@ SUITES = {
             targets=("tests/asyncio", "tests/legacy", "tests/test_streams.py"),
             options=("-c", "/dev/null"),  # it has no configuration of pytest
             without_tests="the archive on PyPI has no tests; a checkout of its repository has them",
-            environment=(("WEBSOCKETS_TESTS_TIMEOUT_FACTOR", "10"),),
+            environment=(("WEBSOCKETS_TESTS_TIMEOUT_FACTOR", "30"),),
         ),
         # Left out: benchmarks, and what needs Docker (autobahn) or tests its own linter (internal).
         Suite(
