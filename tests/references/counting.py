@@ -6,10 +6,10 @@ import sys
 
 from .scenarios import run
 
-# The first runs fill caches: of types, of code, of free lists.
-WARM = 50
+# Caches fill slowly: of types, of code, and of objects that the loop uses again.
+WARM = 400
 ROUNDS = 5
-RUNS = 10
+RUNS = 20
 
 
 def is_available():
