@@ -31,7 +31,7 @@ use std::mem::size_of;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyValueError};
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
@@ -306,7 +306,11 @@ impl<T: Operation> CoroutineObject<T> {
         let py = unsafe { Python::assume_attached() };
         let error = PyErr::fetch(py);
         self.finish();
-        error.restore(py);
+        if T::KIND == Kind::Coroutine {
+            not_a_result(py, error).restore(py);
+        } else {
+            error.restore(py);
+        }
     }
 
     /// Undoes what the operation, which the caller has claimed, has set up, and ends; an exception that is set stays.
@@ -341,6 +345,21 @@ fn never_awaited(name: &'static CStr) {
             error.restore(py);
         }
     }
+}
+
+/// The exception that leaves a coroutine: who awaits would take a `StopIteration` for its result.
+fn not_a_result(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let instead = PyRuntimeError::new_err("coroutine raised StopIteration");
+    // SAFETY: attached; takes over the reference.
+    unsafe {
+        let context = error.clone_ref(py).into_value(py).into_ptr();
+        ffi::PyException_SetContext(instead.value(py).as_ptr(), context);
+    }
+    instead.set_cause(py, Some(error));
+    instead
 }
 
 #[cold]

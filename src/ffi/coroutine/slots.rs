@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 
 use super::wrapper::CoroutineWrapper;
 use super::{
-    already_executing, of, reused, thrown, view, Answer, CoroutineObject, Kind, Operation, Spare,
-    State, SPARES,
+    already_executing, not_a_result, of, reused, thrown, view, Answer, CoroutineObject, Kind,
+    Operation, Spare, State, SPARES,
 };
 use crate::ffi::fastcall::{guard, Method};
 use crate::ffi::stop::raise_stop;
@@ -247,7 +247,11 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
         State::Fresh => this.finish(),
         State::Waiting => this.end_abandoned(),
     }
-    Err(thrown::raise(&exception))
+    let error = PyErr::from_value(exception);
+    Err(match T::KIND {
+        Kind::Coroutine => not_a_result(py, error).into(),
+        Kind::Iterator => error.into(),
+    })
 }
 
 unsafe fn close<T: Operation>(slf: *mut PyObject) -> Res<Ref> {

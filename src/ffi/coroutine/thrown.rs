@@ -5,10 +5,10 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use crate::ffi::{Raised, Ref, Res};
+use crate::ffi::Res;
 
 /// The exception that is to be raised, with its traceback; or, as `Err`, why the arguments mean none.
-pub type Thrown = PyResult<Ref>;
+pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
 
 /// Counts the arguments and warns of more than one, as CPython does before it looks at any of them.
 pub fn check_count(count: usize) -> Res<()> {
@@ -28,7 +28,7 @@ fn warn(count: usize) -> Res<()> {
     if count > 1
         && unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } < 0
     {
-        return Err(Raised);
+        return Err(crate::ffi::Raised);
     }
     Ok(())
 }
@@ -40,7 +40,7 @@ fn warn(_: usize) -> Res<()> {
 }
 
 /// What `throw(kind, value, traceback)` means.
-pub fn exception(py: Python<'_>, arguments: &[*mut PyObject]) -> Thrown {
+pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'py> {
     let argument = |at: usize| {
         let object = arguments.get(at).copied()?;
         // SAFETY: arguments are live during the call.
@@ -68,7 +68,7 @@ pub fn exception(py: Python<'_>, arguments: &[*mut PyObject]) -> Thrown {
         let made = normalised(&kind, value)
             .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
         set_traceback(&made, traceback.as_ref());
-        return Ok(made.into());
+        return Ok(made);
     }
     if !is_instance {
         return Err(PyTypeError::new_err(format!(
@@ -84,7 +84,7 @@ pub fn exception(py: Python<'_>, arguments: &[*mut PyObject]) -> Thrown {
     if traceback.is_some() {
         set_traceback(&kind, traceback.as_ref());
     }
-    Ok(kind.into())
+    Ok(kind)
 }
 
 fn set_traceback(exception: &Bound<'_, PyAny>, traceback: Option<&Bound<'_, PyAny>>) {
@@ -125,13 +125,4 @@ fn checked<'py>(class: &Bound<'py, PyAny>, made: Bound<'py, PyAny>) -> PyResult<
     Err(PyTypeError::new_err(format!(
         "calling {class} should have returned an instance of BaseException, not {kind}"
     )))
-}
-
-/// Raises it in the place of what is handled now, which becomes its context.
-pub fn raise(exception: &Ref) -> Raised {
-    // SAFETY: attached; an exception is live.
-    unsafe {
-        ffi::PyErr_SetObject(ffi::Py_TYPE(exception.as_ptr()).cast(), exception.as_ptr());
-    }
-    Raised
 }
