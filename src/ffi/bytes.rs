@@ -1,7 +1,6 @@
 //! `bytes` objects: copies, contents, and spare ones for data that protocols mostly look at and drop.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::ptr;
 
@@ -16,11 +15,6 @@ use super::refs::Ref;
 const MIN_SIZE: usize = 256;
 /// What is worth keeping.
 const MAX_SIZE: usize = 256 * 1024;
-/// The same for objects that are lent: from where Python's small-object allocator ends to where copying costs more.
-const MIN_LENT: usize = 480;
-const MAX_LENT: usize = 4096;
-/// How many are lent at a time.
-const LENT: usize = 32;
 /// From this size on, data is received into its object, as copying would cost as much as the rest of the read …
 const MIN_ROOM: usize = 16 * 1024;
 /// … and up to this one into a fresh one: larger ones would be mapped and unmapped by the allocator.
@@ -67,8 +61,6 @@ pub fn with_bytes<T>(object: *mut PyObject, body: impl FnOnce(&[u8]) -> Res<T>) 
 #[derive(Default)]
 pub struct SpareBytes {
     spare: Local<Option<Ref>>,
-    /// Those that tasks got, the oldest first: mostly, a task drops what it got last when it gets the next.
-    lent: Local<VecDeque<Ref>>,
     /// The sizes of what was received last.
     recent: Cell<[usize; 2]>,
 }
@@ -122,37 +114,6 @@ impl SpareBytes {
         to_bytes(data)
     }
 
-    /// A `bytes` object with a copy of `data` for somebody who keeps it for a while.
-    #[inline]
-    pub fn lend(&self, data: &[u8]) -> Res<Ref> {
-        if cfg!(Py_GIL_DISABLED) || !(MIN_LENT..=MAX_LENT).contains(&data.len()) {
-            return to_bytes(data);
-        }
-        if let Some(oldest) = self.lent.with(VecDeque::pop_front) {
-            // SAFETY: the object is live; if nobody else holds it, nobody sees it change.
-            unsafe {
-                if ffi::Py_REFCNT(oldest.as_ptr()) != 1 {
-                    let more = self.lent.with(|lent| {
-                        let full = lent.len() + 1 >= LENT;
-                        if full {
-                            return Some(oldest);
-                        }
-                        lent.push_back(oldest);
-                        None
-                    });
-                    drop(more);
-                } else if size_of_bytes(&oldest) == data.len() {
-                    overwrite(&oldest, data);
-                    self.lent.with(|lent| lent.push_back(oldest.clone()));
-                    return Ok(oldest);
-                }
-            }
-        }
-        let object = to_bytes(data)?;
-        self.lent.with(|lent| lent.push_back(object.clone()));
-        Ok(object)
-    }
-
     /// Keeps an object that [`SpareBytes::make`] has made, if this is the last reference to it.
     #[inline]
     pub fn keep(&self, data: Ref) {
@@ -170,7 +131,6 @@ impl SpareBytes {
     /// Drops what is kept.
     pub fn clear(&self) {
         drop(self.spare.take());
-        drop(self.lent.take());
     }
 }
 

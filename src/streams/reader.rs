@@ -144,14 +144,9 @@ impl StreamReaderCore {
     /// A `bytes` object for the first `n` bytes, which are taken off the buffer.
     #[inline]
     pub fn take(&self, n: usize) -> Res<Ref> {
-        let event_loop = self.event_loop.get();
         self.buffer.with(|buffer| {
             let n = n.min(buffer.len());
-            let data = &buffer.as_slice()[..n];
-            let data = match &event_loop {
-                Some(event_loop) => event_loop.bytes(data)?,
-                None => to_bytes(data)?,
-            };
+            let data = to_bytes(&buffer.as_slice()[..n])?;
             buffer.advance(n);
             Ok(data)
         })

@@ -3,7 +3,6 @@
 use pyo3::ffi::{self, PyObject};
 
 use crate::event_loop::LoopCore;
-use crate::ffi::bytes::to_bytes;
 use crate::ffi::future::is_cancelled;
 pub use crate::ffi::future::wake;
 use crate::ffi::{Ref, Res};
@@ -55,16 +54,5 @@ impl EventLoop {
             return unsafe { LoopCore::of(self.object.as_ptr()).new_waiter(self.object.as_ptr()) };
         }
         call(&Stdlib::get().names.create_future, [self.object.as_ptr()])
-    }
-
-    /// A `bytes` object with a copy of `data`.
-    #[inline]
-    pub fn bytes(&self, data: &[u8]) -> Res<Ref> {
-        if self.is_core {
-            // SAFETY: a live loop object of ours.
-            let core = unsafe { LoopCore::of(self.object.as_ptr()) };
-            return core.spare_bytes.lend(data);
-        }
-        to_bytes(data)
     }
 }

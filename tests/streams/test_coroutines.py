@@ -26,8 +26,7 @@ async def test_results_of_every_kind_reach_await(reader):
 
 
 async def test_a_result_is_kept_by_nobody_else(reader):
-    # The loop keeps an eye on those from half a kibibyte to four, to use them again.
-    for size in (100, 100_000):
+    for size in (100, 1000, 100_000):
         reader.feed_data(b"x" * size)
         data = await reader.readexactly(size)
         fresh = bytes(bytearray(size))
@@ -48,15 +47,6 @@ async def test_a_result_that_is_kept_does_not_change(reader, keep):
         for older, (whole, view) in kept.items():
             assert whole == older.to_bytes(2, "big") * (len(whole) // 2)
             assert view == whole
-
-
-async def test_results_come_in_objects_that_nobody_kept(reader):
-    seen = set()
-    for _ in range(50):
-        reader.feed_data(b"x" * 1000)
-        data = await reader.read(1000)
-        seen.add(id(data))
-    assert len(seen) <= 3
 
 
 def test_driven_by_hand(reader):
@@ -102,6 +92,7 @@ def test_close_before_and_while_it_waits(reader):
     assert reader._waiter is None
 
 
+@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature of throw")
 @pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize(
     ("args", "text"),

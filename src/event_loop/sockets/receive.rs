@@ -10,7 +10,7 @@ use super::{Kind, SocketCall, Tried};
 use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
 use crate::event_loop::{errors, LoopCore};
 use crate::ffi::buffer::Buffer;
-use crate::ffi::bytes::_PyBytes_Resize;
+use crate::ffi::bytes::{_PyBytes_Resize, to_bytes};
 use crate::ffi::{Raised, Ref, Res};
 
 struct Received {
@@ -83,9 +83,7 @@ impl SocketCall {
             return receive_much(fd, asked);
         }
         let room = core.spare_bytes.room(asked)?;
-        let received = receive_bytes(core, fd, asked, libc::MSG_DONTWAIT, room, |data| {
-            core.spare_bytes.lend(data)
-        });
+        let received = receive_bytes(core, fd, asked, libc::MSG_DONTWAIT, room, to_bytes);
         Ok(Some(match received {
             Ok((size, result)) => Ok(Received {
                 result: result?,
