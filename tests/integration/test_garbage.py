@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import struct
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -250,5 +251,38 @@ def test_cancelled_timers_do_not_pile_up() -> None:
         gc.collect()
         # A heap may keep as many cancelled handles as it takes to make a clean-up worth it.
         assert len(gc.get_objects()) - before < 1_000
+
+    run_on_loop(main())
+
+
+def test_protocols_retrieve_before_their_futures_complain() -> None:
+    """A handled reset is not reported when the streams go, in a cycle with their exception."""
+
+    async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionResetError):
+            while data := await reader.read(100):
+                writer.write(data)
+        writer.close()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reports: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: reports.append(context))
+        with only_explicit_collection(), socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(20):
+                theirs = socket.create_connection(listener.getsockname())
+                theirs.setblocking(False)
+                ours, _ = listener.accept()
+                using = loop.create_task(use(*await asyncio.open_connection(sock=ours)))
+                for _ in range(5):
+                    await loop.sock_sendall(theirs, b"data")
+                    assert await loop.sock_recv(theirs, 100) == b"data"
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                theirs.close()
+                await using
+                await turns()
+                del using
+                gc.collect()
+        assert reports == []
 
     run_on_loop(main())

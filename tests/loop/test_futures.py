@@ -1,9 +1,8 @@
-"""Futures that the loop resolves by itself and uses again look like any others."""
+"""Futures that the loop resolves by itself look like any others."""
 
 import asyncio
 import contextvars
 import gc
-import sys
 import weakref
 
 import pytest
@@ -11,9 +10,6 @@ import pytest
 import hybridloop
 
 variable = contextvars.ContextVar("variable", default=None)
-uses_futures_again = pytest.mark.skipif(
-    sys.version_info >= (3, 14), reason="futures of Python 3.14 know who awaits them"
-)
 
 
 class Waiting:
@@ -54,16 +50,21 @@ def waiting(loop, socket_pair):
     loop.run_until_complete(asyncio.wait([waiting.task]))
 
 
-@uses_futures_again
-async def test_futures_that_nobody_keeps_are_used_again(waiting):
-    again = 0
+async def test_futures_are_as_old_as_the_collector_takes_them_for(waiting):
+    """The youngest of all tracked objects is the one that was made last."""
     for _ in range(20):
-        await waiting.future()
-        done = {id(it) for it in gc.get_objects() if type(it) is asyncio.Future and it.done()}
         await waiting.send(b"x")
-        again += id(await waiting.future()) in done
-    assert again >= 15
-    assert waiting.received == [b"x"] * 20
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            before = type("Before", (), {})()
+            future = waiting.loop.create_future()
+            young = list(map(id, gc.get_objects(generation=0)))
+            assert young.index(id(before)) < young.index(id(future))
+            await waiting.send(b"x")
+    finally:
+        gc.enable()
 
 
 async def test_a_future_that_is_kept_stays_as_it_was(waiting):
@@ -76,7 +77,7 @@ async def test_a_future_that_is_kept_stays_as_it_was(waiting):
     assert not (await waiting.future()).done()
 
 
-async def test_a_future_with_weak_references_is_not_used_again(waiting):
+async def test_weak_references_to_a_future(waiting):
     gone = []
     for _ in range(20):
         future = await waiting.future()
@@ -92,7 +93,7 @@ async def test_a_future_with_weak_references_is_not_used_again(waiting):
     assert len(gone) == 20
 
 
-async def test_a_future_with_attributes_is_not_used_again(waiting):
+async def test_a_future_has_no_attributes_of_another(waiting):
     for number in range(20):
         future = await waiting.future()
         assert not hasattr(future, "mark")
@@ -123,7 +124,7 @@ async def test_a_callback_removed_by_somebody_leaves_nothing_to_run(waiting):
     assert waiting.received == [b"x"]
 
 
-async def test_cancelling_after_many_futures_were_used_again(waiting):
+async def test_cancelling_after_many_waits(waiting):
     for _ in range(10):
         await waiting.send(b"x")
     future = await waiting.future()
@@ -172,7 +173,7 @@ async def test_the_context_of_the_task_is_that_of_its_steps(loop, socket_pair):
     assert seen == [True] * 5
 
 
-async def test_user_futures_made_of_used_ones_are_new(loop, waiting):
+async def test_user_futures_are_new(loop, waiting):
     for _ in range(5):
         await waiting.send(b"x")
     for _ in range(5):

@@ -435,7 +435,9 @@ async def test_throw_beside_python(loop, started, args):
         driven = Driven(reader)
         if started:
             driven.do("send", None)
-        seen.append([driven.do("throw", *args), driven.do("throw", LookupError), driven.do("close")])
+        seen.append(
+            [driven.do("throw", *args), driven.do("throw", LookupError), driven.do("close")]
+        )
     assert seen[0] == seen[1]
 
 
@@ -453,8 +455,8 @@ async def test_a_stop_iteration_is_no_result(loop):
     calls = [
         lambda: loop.sock_recv(Socket(), 10).send(None),
         lambda: python().send(None),
+        # CPython lets this one out since 3.12.
         lambda: hybridloop.StreamReader(loop=loop).readline().throw(StopIteration(3)),
-        lambda: python().throw(StopIteration(3)),
     ]
     for call in calls:
         with pytest.raises(RuntimeError, match="^coroutine raised StopIteration$") as caught:

@@ -47,7 +47,20 @@ def on_protocol(reader, protocol, function):
     protocol.data_received = function
 
 
-@pytest.mark.parametrize("place", [on_instance, on_protocol])
+def on_instance_instead(reader, protocol, function):
+    """With as many attributes as before."""
+    del reader._exception
+    reader.feed_data = function
+
+
+def on_protocol_instead(reader, protocol, function):
+    del protocol._reject_connection
+    protocol.data_received = function
+
+
+@pytest.mark.parametrize(
+    "place", [on_instance, on_protocol, on_instance_instead, on_protocol_instead]
+)
 async def test_a_method_of_the_instance_counts(loop, connect, eventually, place):
     reader, writer, peer = await connect()
     peer.send(b"before")
