@@ -203,6 +203,7 @@ async def test_an_exception_in_a_user_future_is_still_reported(loop, waiting):
 
 
 async def test_debug_mode_in_between(loop, waiting):
+    loop.slow_callback_duration = 10  # a busy machine is no fault of a test
     for debug in (False, True, False, True):
         await waiting.future()
         loop.set_debug(debug)
