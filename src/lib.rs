@@ -22,15 +22,14 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     use super::{
-        event_loop, ffi, native, stdlib, streams, transports, Bound, PyModule, PyModuleMethods,
-        PyResult,
+        cycles, event_loop, ffi, native, stdlib, streams, transports, wrap_pyfunction, Bound,
+        PyModule, PyModuleMethods, PyResult,
     };
-
-    #[pymodule_export]
-    use super::cycles::rdtsc;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Before anything else: what is looked up once belongs to the interpreter that was first.
+        ffi::interpreters::check_is_main()?;
         stdlib::Stdlib::init(module.py())?;
         ffi::context::probe(module.py())?;
         ffi::socket::probe(module.py());
@@ -38,6 +37,7 @@ mod _core {
         event_loop::register(module)?;
         transports::register(module)?;
         streams::register(module)?;
-        native::register(module)
+        native::register(module)?;
+        module.add_function(wrap_pyfunction!(cycles::rdtsc, module)?)
     }
 }

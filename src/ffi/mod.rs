@@ -10,6 +10,7 @@ pub mod coroutine;
 pub mod fastcall;
 pub mod future;
 pub mod handle;
+pub mod interpreters;
 pub mod local;
 pub mod nested_drop;
 pub mod refs;
