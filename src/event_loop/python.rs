@@ -11,6 +11,7 @@ use pyo3::types::PyTuple;
 use pyo3::PyTraverseError;
 
 use super::{current_thread, overrides, turn, LoopCore};
+use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::handle::{visit_owned, HandleRef};
 use crate::ffi::Ref;
 
@@ -30,6 +31,7 @@ impl LoopCore {
     #[new]
     #[pyo3(signature = (*args, **_kwargs))]
     fn new(args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        hang_at_exit();
         Self::create(args.py())
     }
 

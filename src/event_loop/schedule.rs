@@ -10,6 +10,7 @@ use super::callback_arguments::{by_keyword, number, parse};
 use super::methods::{install, ASYNCIO};
 use super::tasks::{create_future, create_task};
 use super::{confined, handle, LoopCore};
+use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
 use crate::ffi::{Args, Ref, Res};
 use crate::{fastcall, noargs, onearg};
@@ -119,6 +120,9 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let core = LoopCore::of(slf);
         let call = parse("call_soon_threadsafe", &args, 0)?;
         core.check_open()?;
+        if !core.is_owner() {
+            hang_at_exit();
+        }
         if core.is_debug() {
             core.check_callback(slf, call.callback, "call_soon_threadsafe")?;
         }

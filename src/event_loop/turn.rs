@@ -17,6 +17,7 @@ use super::handle::left_heap;
 use super::stats::Together;
 use super::{current_thread, errors, Caller, Desk, LoopCore};
 use crate::ffi::context::Contexts;
+use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::handle::{track_kept, HandleRef, Maker, CANCELLED, COUNTED};
 use crate::ffi::Res;
 
@@ -46,6 +47,7 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
         if core.is_in_turn() {
             return core.whole_turn(py, object);
         }
+        hang_at_exit();
         core.turn_process.set(u64::from(std::process::id()));
         // A loop that starts to run looks for I/O first.
         core.polls_skipped.set(u32::MAX - 1);

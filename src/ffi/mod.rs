@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod context;
 pub mod coroutine;
 pub mod fastcall;
+pub mod finalization;
 pub mod future;
 pub mod handle;
 pub mod interpreters;

@@ -12,6 +12,7 @@ use super::engine::bus_stats;
 use super::exceptions::bus_error;
 use super::watch::Watch;
 use crate::ffi::buffer::Buffer;
+use crate::ffi::finalization::hang_at_exit;
 
 /// Immutable blocks of bytes under keys, shared with native kernels.
 ///
@@ -70,6 +71,7 @@ impl Bus {
         data: &Bound<'_, PyAny>,
         size: Option<usize>,
     ) -> PyResult<Result<(), BusError>> {
+        hang_at_exit();
         let py = key.py();
         let bytes = KeyBytes::of(key)?;
         // SAFETY: the object is live.
@@ -126,6 +128,7 @@ impl Bus {
     ///
     /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
+        hang_at_exit();
         let bytes = KeyBytes::of(key)?;
         self.bus()
             .and_then(|bus| bus.snapshot(bytes.as_slice()))

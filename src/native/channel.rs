@@ -10,6 +10,7 @@ use pyo3::types::PyList;
 use super::exceptions::{forked, raise};
 use super::value::{from_python, to_python};
 use super::watch::Watch;
+use crate::ffi::finalization::hang_at_exit;
 
 /// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
 pub struct Waiters {
@@ -138,6 +139,7 @@ impl Channel {
     /// Raises `TypeError`, which names the type, for what it cannot copy; `OverflowError` for an int of more than 64 bits;
     /// `ChannelFullError` if it holds as many values as it may; `ChannelClosedError` if it is closed.
     fn push(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        hang_at_exit();
         let copy = from_python(value, &self.budget)?;
         self.inner
             .push(copy)
@@ -151,6 +153,7 @@ impl Channel {
         py: Python<'py>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        hang_at_exit();
         match self.inner.pop() {
             Ok(Some(value)) => to_python(py, value),
             Ok(None) => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),

@@ -21,6 +21,7 @@ use super::many::NativeBatch;
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::ffi::fastcall::{missing, unexpected};
+use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::{Args, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -132,6 +133,7 @@ unsafe fn run(
             Keywords::parse(py, "run_native", args, &KNOWN)?,
         )
     };
+    hang_at_exit();
     look_after_strays(py);
     let mut pins = Pins::default();
     // SAFETY: the caller's promise.
@@ -204,6 +206,7 @@ unsafe fn run_many(
             Keywords::parse(py, "run_native_many", args, &KNOWN)?,
         )
     };
+    hang_at_exit();
     look_after_strays(py);
     let mut pins = Pins::default();
     let mut converted = Vec::with_capacity(calls.len().unwrap_or(0));

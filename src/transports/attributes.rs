@@ -94,13 +94,12 @@ unsafe extern "C" fn set_cork_interval(
         // SAFETY: the descriptor has checked `self`; the setter passes a live object, or null for a deletion.
         unsafe {
             if value.is_null() {
-                return Err(
-                    PyAttributeError::new_err("cork_interval cannot be deleted").into(),
-                );
+                return Err(PyAttributeError::new_err("cork_interval cannot be deleted").into());
             }
             let it = Stream::of(slf);
             it.confined()?;
-            let value: f64 = Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
+            let value: f64 =
+                Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
             it.cork.set(interval_ticks(value));
             match it.event_loop.get() {
                 Some(event_loop) if !it.gathers(LoopCore::of(event_loop.as_ptr())) => {

@@ -147,7 +147,9 @@ impl Endpoint {
     pub fn check_thread(&self) -> Res<()> {
         match self.event_loop.get() {
             // SAFETY: the loop of a transport is a LoopCore.
-            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug(),
+            Some(event_loop) => {
+                unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug()
+            }
             None => Ok(()),
         }
     }

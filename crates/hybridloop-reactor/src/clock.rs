@@ -126,13 +126,15 @@ mod tests {
     fn intervals_come_back() {
         for seconds in [0.0, 0.001, 0.25, 60.0, f64::INFINITY] {
             let found = interval(interval_ticks(seconds));
-            assert!(found == seconds || (found - seconds).abs() < 1e-6, "{found}");
+            assert!(
+                found == seconds || (found - seconds).abs() < 1e-6,
+                "{found}"
+            );
         }
         assert_eq!(interval_ticks(-1.0), 0);
         assert_eq!(interval_ticks(f64::NAN), 0);
         assert_eq!(interval_ticks(1e300), u64::MAX);
     }
-
 
     #[test]
     fn ticks_measure_time() {

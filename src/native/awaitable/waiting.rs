@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 use super::NativeAwaitable;
 use crate::ffi::coroutine::{Class, Kind, Operation, Step, Visit};
+use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::{Ref, Res};
 use crate::native::completion::look_after_strays;
 use crate::native::home::running_loop;
@@ -20,6 +21,7 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 impl NativeAwaitable {
     /// Waits, in a thread that runs no loop.
     pub(super) fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Settled> {
+        hang_at_exit();
         look_after_strays(py);
         if let Some(settled) = self.settled(py)? {
             return Ok(settled);

@@ -126,9 +126,8 @@ fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> Res<bool> {
     }
     // SAFETY: the loop of a transport is a LoopCore.
     let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-    let now = stream.has(STREAM_CORKED)
-        || data.len() > stream.high_water.get()
-        || !stream.gathers(core);
+    let now =
+        stream.has(STREAM_CORKED) || data.len() > stream.high_water.get() || !stream.gathers(core);
     if now && write::send_now(event_loop.as_ptr(), transport, stream, data)? {
         return Ok(true);
     }
