@@ -5,18 +5,23 @@
 //! * [`event_loop`] — `LoopCore`: turns, callbacks, timers, descriptors.
 //! * [`transports`] — streams over sockets, and the listener that makes them.
 //! * [`streams`] — readers and writers over them.
+//! * [`memory`] — what happens when there is none left.
 //! * [`native`] — kernels on threads of their own, and the memory bus.
 //! * [`cycles`] — the processor's own clock.
 
 mod cycles;
 mod event_loop;
 mod ffi;
+mod memory;
 mod native;
 mod stdlib;
 mod streams;
 mod transports;
 
 use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 /// Native core of hybridloop; use the `hybridloop` package.
 #[pymodule(gil_used = false)]

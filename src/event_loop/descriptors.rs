@@ -65,6 +65,10 @@ impl Descriptors {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.sources.len()
+    }
+
     /// Puts a source in. What was there before under the same number comes back, to be dropped.
     pub fn insert(&mut self, fd: RawFd, source: Source) -> (Token, Option<Source>) {
         let index = usize::try_from(fd).unwrap_or(0);

@@ -2,19 +2,26 @@
 
 use std::io;
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
+use pyo3::exceptions::{
+    PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PySystemExit,
+};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::handle::failure_report;
+use crate::ffi::bytes::new_str;
 use crate::ffi::handle::HandleRef;
 use crate::ffi::{Ref, Res};
 use crate::stdlib::Stdlib;
 
-/// The `OSError` (or its subclass) that Python raises for an error of the system, `RuntimeError` for one of our own.
+/// The `OSError` (or its subclass) that Python raises for an error of the system, `MemoryError` or
+/// `RuntimeError` for one of our own.
 pub fn os_error(error: &io::Error) -> PyErr {
     let Some(code) = error.raw_os_error() else {
+        if error.kind() == io::ErrorKind::OutOfMemory {
+            return PyMemoryError::new_err(());
+        }
         return PyRuntimeError::new_err(error.to_string());
     };
     let text = error.to_string();
@@ -70,14 +77,29 @@ pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) 
     unsafe {
         let py = Python::assume_attached();
         let error = take(py)?;
-        let report = PyDict::new(py);
-        report.set_item("message", message)?;
-        report.set_item("exception", error.value(py))?;
-        for (key, object) in about {
-            report.set_item(key, object.bind(py))?;
-        }
-        deliver(&Bound::from_borrowed_ptr(py, event_loop), Ok(report))
+        let report = new_report(py, message, &error).and_then(|report| {
+            about
+                .iter()
+                .try_for_each(|(key, object)| report.set_item(key, object.bind(py)))?;
+            Ok(report)
+        });
+        deliver(&Bound::from_borrowed_ptr(py, event_loop), report)
     }
+}
+
+/// The beginning of every report. Reports are made when there is no memory as well.
+pub fn new_report<'py>(
+    py: Python<'py>,
+    message: &str,
+    error: &PyErr,
+) -> PyResult<Bound<'py, PyDict>> {
+    // SAFETY: attached; a new dictionary or an error.
+    let report = unsafe {
+        Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyDict_New())?.cast_into_unchecked::<PyDict>()
+    };
+    report.set_item("message", new_str(py, message)?)?;
+    report.set_item("exception", error.value(py))?;
+    Ok(report)
 }
 
 fn deliver<'py>(event_loop: &Bound<'py, PyAny>, report: PyResult<Bound<'py, PyDict>>) -> Res<()> {

@@ -433,9 +433,7 @@ pub fn failure_report<'py>(
         kwargs.set_item("debug", debug)?;
     }
     let text = function.call((callback.bind(py), args.bind(py)), Some(&kwargs))?;
-    let report = PyDict::new(py);
-    report.set_item("message", format!("Exception in callback {text}"))?;
-    report.set_item("exception", error.value(py))?;
+    let report = errors::new_report(py, &format!("Exception in callback {text}"), error)?;
     report.set_item("handle", handle.as_object().bind(py))?;
     if !source.bind(py).is_none() {
         report.set_item("source_traceback", source.bind(py))?;

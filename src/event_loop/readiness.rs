@@ -13,6 +13,7 @@ use super::watch::Mode;
 use super::LoopCore;
 use crate::ffi::refs::weak_target;
 use crate::ffi::{Raised, Ref, Res};
+use crate::memory::out_of_memory;
 
 /// A socket that is registered for edges.
 #[derive(Clone, Copy)]
@@ -71,17 +72,14 @@ impl LoopCore {
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(known) = known {
-                let left = self
+                return self
                     .descriptors
                     .with(|all| match all.watch_of(known.token) {
-                        Some(watch) => {
-                            watch.direction(write).waiters.push(future);
-                            None
-                        }
-                        None => Some(future),
-                    });
-                drop(left);
-                return Ok(());
+                        Some(watch) => watch.direction(write).waiters.push(future).map(|()| None),
+                        None => Ok(Some(future)),
+                    })
+                    .map(drop)
+                    .map_err(out_of_memory);
             }
             self.refuse_transport(fd, socket)?;
             self.register_socket(socket, fd, write, future)
@@ -103,22 +101,23 @@ impl LoopCore {
             (weak_reference(socket)?, same)
         };
         let short_means_dry = is_tcp(fd);
-        let (before, replaced, _old) = self.descriptors.with(|all| {
+        let (before, replaced, _old, pushed) = self.descriptors.with(|all| {
             let replaced = all.ensure_watch(fd);
             let Some(watch) = all.watch(fd) else {
-                return (None, replaced, None);
+                return (None, replaced, None, Ok(()));
             };
             // What was registered for another socket says nothing about this one.
             let before = if same { watch.mode() } else { Mode::Out };
             watch.dry = false;
             watch.short_means_dry = short_means_dry;
             let old = std::mem::replace(&mut watch.socket, weak);
-            watch.direction(write).waiters.push(future);
-            (Some(before), replaced, old)
+            let pushed = watch.direction(write).waiters.push(future);
+            (Some(before), replaced, old, pushed)
         });
         if let Some(replaced) = replaced {
             replaced.forget();
         }
+        pushed.map_err(out_of_memory)?;
         before.map_or(Ok(()), |before| self.rearm(fd, before))
     }
 

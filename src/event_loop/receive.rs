@@ -33,7 +33,7 @@ pub fn receive_bytes(
     let received = match room {
         Some(room) if room.len() <= most => receive_large(core, fd, most, flags, room)?,
         _ => core.scratch.with(|scratch| -> io::Result<_> {
-            let scratch = sized(scratch);
+            fill_up(scratch, READ_SIZE)?;
             let n = receive(fd, scratch.as_mut_ptr(), most, flags)?;
             Ok((n, make(&scratch[..n])))
         })?,
@@ -51,20 +51,26 @@ fn receive_large(
 ) -> io::Result<(usize, Res<Ref>)> {
     // Objects are dropped while it is out of its cell.
     let mut scratch = core.scratch.take();
-    let behind = &mut sized(&mut scratch)[..most - room.len()];
-    let received = receive_both(fd, &room, behind, flags);
-    let received = received.map(|n| (n, room.filled(n, behind)));
+    let received = fill_up(&mut scratch, READ_SIZE).and_then(|()| {
+        let behind = &mut scratch[..most - room.len()];
+        let n = receive_both(fd, &room, behind, flags)?;
+        Ok((n, room.filled(n, behind)))
+    });
     drop(core.scratch.replace(scratch));
     received
 }
 
-/// The loop's buffer at its full size.
+/// Makes a buffer `size` bytes long, if it is shorter.
+///
+/// # Errors
+/// [`io::ErrorKind::OutOfMemory`]
 #[inline]
-fn sized(scratch: &mut Vec<u8>) -> &mut Vec<u8> {
-    if scratch.len() < READ_SIZE {
-        scratch.resize(READ_SIZE, 0);
+pub fn fill_up(scratch: &mut Vec<u8>, size: usize) -> io::Result<()> {
+    if scratch.len() < size {
+        scratch.try_reserve_exact(size - scratch.len())?;
+        scratch.resize(size, 0);
     }
-    scratch
+    Ok(())
 }
 
 /// Receives into the room, and behind it.

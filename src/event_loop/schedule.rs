@@ -13,6 +13,7 @@ use super::{confined, handle, LoopCore};
 use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
 use crate::ffi::{Args, Ref, Res};
+use crate::memory::{is_short, out_of_memory, push_back};
 use crate::{fastcall, noargs, onearg};
 
 impl LoopCore {
@@ -38,37 +39,63 @@ impl LoopCore {
             let running = self.is_running();
             new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
         };
-        self.push_ready(handle.clone());
+        self.push_ready(handle.clone())?;
         Ok(handle)
     }
 
     /// Puts a handle behind all that are ready, those of other threads included: all of them are one queue.
     #[inline]
-    pub fn push_ready(&self, handle: HandleRef) {
+    pub fn push_ready(&self, handle: HandleRef) -> Res<()> {
         if !self.is_owner() {
             return self.push_inbox(handle);
         }
         if self.inbox.has_mail() {
             self.collect_mail();
         }
-        self.ready.with(|ready| ready.push_back(handle));
+        self.ready
+            .with(|ready| push_back(ready, handle))
+            .map_err(out_of_memory)
     }
 
     /// Puts a handle into the inbox and wakes the loop if it sleeps.
-    pub fn push_inbox(&self, handle: HandleRef) {
+    pub fn push_inbox(&self, handle: HandleRef) -> Res<()> {
+        if is_short() {
+            return Err(out_of_memory(handle));
+        }
         if self.inbox.push(handle) {
             self.wake();
         }
+        Ok(())
     }
 
-    /// Moves what came from other threads behind what is ready.
+    /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get in
+    /// there where nothing may fail.
+    pub fn keep_places(&self) -> Res<()> {
+        let count = self.descriptors.with(|all| all.len()) + 1;
+        [&self.flush, &self.again]
+            .into_iter()
+            .try_for_each(|list| {
+                list.with(|list| list.try_reserve(count.saturating_sub(list.len())))
+            })
+            .map_err(out_of_memory)
+    }
+
+    /// Moves what came from other threads behind what is ready. What there is no room for stays until the next time.
     pub fn collect_mail(&self) {
         self.inbox.open();
-        self.ready.with(|ready| {
-            while let Some(handle) = self.inbox.pop() {
+        let all = self.ready.with(|ready| {
+            while ready.try_reserve(1).is_ok() {
+                let Some(handle) = self.inbox.pop() else {
+                    return true;
+                };
                 ready.push_back(handle);
             }
+            false
         });
+        if !all {
+            // Nobody sleeps on it: the loop is here.
+            let _ = self.inbox.notify();
+        }
     }
 
     /// `TimerHandle` for `when` (the loop's seconds).
@@ -88,10 +115,11 @@ impl LoopCore {
         };
         // SAFETY: the caller's arguments are live.
         let timer = unsafe { new_timer(&self.maker, &self.contexts, call, when)? };
+        self.timers
+            .with(|timers| timers.push(deadline_ns(when), timer.clone()))
+            .map_err(out_of_memory)?;
         // SAFETY: just made.
         unsafe { (*timer.as_ptr()).set(SCHEDULED, true) };
-        self.timers
-            .with(|timers| timers.push(deadline_ns(when), timer.clone()));
         Ok(timer)
     }
 }
@@ -137,7 +165,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if core.is_debug() {
             handle::note_source(&handle)?;
         }
-        core.push_inbox(handle.clone());
+        core.push_inbox(handle.clone())?;
         Ok(handle.into_object())
     }
 }
@@ -236,7 +264,7 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
         let core = LoopCore::of(slf);
         if let Some(ours) = crate::ffi::handle::downcast(handle) {
             if !(*ours).has(crate::ffi::handle::CANCELLED) {
-                core.push_ready(HandleRef::borrowed(handle));
+                core.push_ready(HandleRef::borrowed(handle))?;
             }
             return Ok(Ref::none());
         }

@@ -190,10 +190,10 @@ impl LoopCore {
         let now = unsafe { self.now_for_due(object)? };
         let due = self.timers.with(|timers| {
             self.ready.with(|ready| {
-                timers.take_due(now, is_counted, |timer| {
-                    left_heap(&timer);
-                    ready.push_back(timer);
-                })
+                let before = ready.len();
+                let due = timers.take_due(now, is_counted, ready);
+                ready.range(before..).for_each(left_heap);
+                due
             })
         });
         if due > 0 {

@@ -26,13 +26,17 @@ pub struct Waiters {
 }
 
 impl Waiters {
+    /// Adds one; it comes back if there is no memory for it.
     #[inline]
-    pub fn push(&mut self, future: Ref) {
+    pub fn push(&mut self, future: Ref) -> Result<(), Ref> {
         if self.first.is_none() {
             self.first = Some(future);
-        } else {
+        } else if self.more.try_reserve(1).is_ok() {
             self.more.push(future);
+        } else {
+            return Err(future);
         }
+        Ok(())
     }
 
     pub fn is_empty(&self) -> bool {

@@ -5,6 +5,8 @@ use std::ffi::c_int;
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString};
 
 use super::buffer::Buffer;
 use super::fastcall::{Raised, Res};
@@ -226,4 +228,19 @@ unsafe fn forget_hash(bytes: *mut PyObject) {
             (*bytes.cast::<ffi::PyBytesObject>()).ob_shash = -1;
         }
     }
+}
+
+/// A `str`; PyO3's own functions panic if there is no memory for it.
+pub fn new_str<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
+    // SAFETY: attached; the text is UTF-8, and as long as it says.
+    unsafe {
+        let new = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len().cast_signed());
+        Ok(Bound::from_owned_ptr_or_err(py, new)?.cast_into_unchecked())
+    }
+}
+
+/// An empty list, as [`new_str`].
+pub fn new_list(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    // SAFETY: attached.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyList_New(0))?.cast_into_unchecked()) }
 }

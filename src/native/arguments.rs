@@ -12,7 +12,9 @@ use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 use super::buffer::NativeBuffer;
 use super::channel::Channel;
 use super::exceptions::bus_error;
+use super::value::copy;
 use crate::ffi::Ref;
+use crate::memory::out_of_memory;
 
 /// What stays where it is until it is dropped.
 #[allow(dead_code, reason = "held, not used")]
@@ -40,6 +42,12 @@ impl Drop for Export {
 pub struct Pins(Vec<Pin>);
 
 impl Pins {
+    fn push(&mut self, pin: Pin) -> PyResult<()> {
+        self.0.try_reserve(1).map_err(out_of_memory)?;
+        self.0.push(pin);
+        Ok(())
+    }
+
     /// Shows the objects to the collector.
     pub fn each<E>(&self, mut visit: impl FnMut(&Ref) -> Result<(), E>) -> Result<(), E> {
         self.0.iter().try_for_each(|pin| match pin {
@@ -69,7 +77,10 @@ pub fn convert<'py>(
     let signature = kernel.signature();
     // `out` takes the place of its parameter.
     let skipped = out.and_then(|_| signature?.out_index());
-    let mut converted = Vec::with_capacity(args.len() + usize::from(out.is_some()));
+    let mut converted = Vec::new();
+    converted
+        .try_reserve_exact(args.len() + usize::from(out.is_some()))
+        .map_err(out_of_memory)?;
     for (at, object) in args.enumerate() {
         let at = at + usize::from(skipped.is_some_and(|skipped| skipped <= at));
         let param = signature.and_then(|signature| signature.params.get(at));
@@ -116,7 +127,7 @@ impl Place<'_> {
         if let Ok(bytes) = object.cast_exact::<PyBytes>() {
             if !matches!(self.param, Some(param) if param.ty == Type::Key) {
                 let data = bytes.as_bytes();
-                pins.0.push(Pin::Object(object.into()));
+                pins.push(Pin::Object(object.into()))?;
                 // SAFETY: bytes do not change, and these are held until the job is done.
                 let mut buffer = unsafe { Buffer::new(0, data.as_ptr(), data.len()) };
                 buffer.immutable = true;
@@ -144,7 +155,7 @@ impl Place<'_> {
             return self.key(object);
         }
         if let Ok(text) = object.cast::<PyString>() {
-            return Ok(Arg::Str(text.to_str()?.into()));
+            return Ok(Arg::Str(copy(text.to_str()?).map_err(out_of_memory)?));
         }
         if let Ok(buffer) = object.cast::<NativeBuffer>() {
             return Ok(Arg::View(buffer.get().view().clone()));
@@ -250,7 +261,7 @@ impl Place<'_> {
         }
         let export = Export(view);
         let buffer = describe(&export.0);
-        pins.0.push(Pin::Export(export));
+        pins.push(Pin::Export(export))?;
         Ok(Arg::Buffer(buffer))
     }
 }

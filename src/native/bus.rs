@@ -5,13 +5,14 @@ use std::sync::Arc;
 use hybridloop_native::{BusError, Engine, Key};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::buffer::{copying, NativeBuffer};
 use super::engine::bus_stats;
 use super::exceptions::bus_error;
 use super::watch::Watch;
 use crate::ffi::buffer::Buffer;
+use crate::ffi::bytes::{new_list, new_str, to_bytes};
 use crate::ffi::finalization::hang_at_exit;
 
 /// Immutable blocks of bytes under keys, shared with native kernels.
@@ -186,13 +187,16 @@ impl Bus {
     }
 
     /// The keys, in no order: str where they are UTF-8, else bytes.
-    fn keys<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let keys = self.bus().map(|bus| bus.keys()).unwrap_or_default();
-        let to_python = |key: &Key| match std::str::from_utf8(key.as_bytes()) {
-            Ok(text) => PyString::new(py, text).into_any(),
-            Err(_) => PyBytes::new(py, key.as_bytes()).into_any(),
-        };
-        keys.iter().map(to_python).collect()
+        let list = new_list(py)?;
+        for key in &keys {
+            match std::str::from_utf8(key.as_bytes()) {
+                Ok(text) => list.append(new_str(py, text)?)?,
+                Err(_) => list.append(to_bytes(key.as_bytes())?.bind(py))?,
+            }
+        }
+        Ok(list)
     }
 
     /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`, how

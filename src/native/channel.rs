@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hybridloop_native::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::exceptions::{forked, raise};
 use super::value::{from_python, to_python};
 use super::watch::Watch;
+use crate::ffi::bytes::new_list;
 use crate::ffi::finalization::hang_at_exit;
 
 /// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
@@ -30,8 +31,11 @@ impl Waiters {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) {
-        self.lock().push((token, mailbox));
+    pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) -> PyResult<()> {
+        let mut all = self.lock();
+        all.try_reserve(1).map_err(|_| PyMemoryError::new_err(()))?;
+        all.push((token, mailbox));
+        Ok(())
     }
 
     pub fn remove(&self, token: u64) {
@@ -77,6 +81,7 @@ fn error(py: Python<'_>, error: ChannelError) -> PyErr {
             |c| &c.channel_full,
             "the channel is full; take from it first, or make its limit larger",
         ),
+        ChannelError::Memory => PyMemoryError::new_err(()),
         ChannelError::Forked => forked(py, "channel"),
     }
 }
@@ -164,7 +169,7 @@ impl Channel {
     /// Take all values that are in it now, in the order in which they leave.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.check_process(py)?;
-        let list = PyList::empty(py);
+        let list = new_list(py)?;
         for value in self.take_all() {
             list.append(to_python(py, value)?)?;
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hybridloop_native::{BusError, Event, Mailbox, Patience, Process, Wake};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
 use rustc_hash::FxHashMap;
@@ -87,6 +88,17 @@ impl Inlet {
 
     pub fn mailbox(&self) -> &Arc<Mailbox<Event>> {
         &self.mailbox
+    }
+
+    /// Keeps a place for one more of each kind, so that remembering it does not fail.
+    pub fn keep_place(&self) -> PyResult<()> {
+        let mut table = lock(&self.table);
+        let kept = table
+            .jobs
+            .try_reserve(1)
+            .and_then(|()| table.batches.try_reserve(1))
+            .and_then(|()| table.watches.try_reserve(1));
+        kept.map_err(|_| PyMemoryError::new_err(()))
     }
 
     /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there before,

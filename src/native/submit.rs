@@ -1,8 +1,9 @@
 //! `run_native()` and `run_native_many()`: from the arguments of a call to a job under way.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hybridloop_native::{Key, Options};
+use hybridloop_native::{Event, Key, Mailbox, Options};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -23,6 +24,7 @@ use crate::fastcall;
 use crate::ffi::fastcall::{missing, unexpected};
 use crate::ffi::finalization::hang_at_exit;
 use crate::ffi::{Args, Ref, Res};
+use crate::memory::{is_short, out_of_memory};
 use crate::stdlib::Stdlib;
 
 /// Thirty years.
@@ -106,6 +108,23 @@ impl<'py> Keywords<'py> {
     }
 }
 
+/// What comes before every submission.
+fn begin(py: Python<'_>) -> Res<()> {
+    hang_at_exit();
+    look_after_strays(py);
+    if is_short() {
+        return Err(out_of_memory(()));
+    }
+    Ok(())
+}
+
+/// Where the end of a job is told, with a place for it.
+fn mailbox_of(home: Option<&Home>) -> PyResult<Arc<Mailbox<Event>>> {
+    let inlet = home.map_or_else(strays, |home| home.inlet.clone());
+    inlet.keep_place()?;
+    Ok(inlet.mailbox().clone())
+}
+
 /// # Safety
 /// The arguments are those of the call under way.
 unsafe fn run(
@@ -133,8 +152,7 @@ unsafe fn run(
             Keywords::parse(py, "run_native", args, &KNOWN)?,
         )
     };
-    hang_at_exit();
-    look_after_strays(py);
+    begin(py)?;
     let mut pins = Pins::default();
     // SAFETY: the caller's promise.
     let rest = rest
@@ -152,10 +170,7 @@ unsafe fn run(
         }
         (None, _) => None,
     };
-    let mailbox = match &home {
-        Some(home) => home.inlet.mailbox().clone(),
-        None => strays().mailbox().clone(),
-    };
+    let mailbox = mailbox_of(home.as_ref())?;
     let options = Options {
         mailbox: Some(mailbox),
         deadline: keywords.deadline(),
@@ -206,10 +221,9 @@ unsafe fn run_many(
             Keywords::parse(py, "run_native_many", args, &KNOWN)?,
         )
     };
-    hang_at_exit();
-    look_after_strays(py);
+    begin(py)?;
     let mut pins = Pins::default();
-    let mut converted = Vec::with_capacity(calls.len().unwrap_or(0));
+    let mut converted = Vec::new();
     for call in calls.try_iter()? {
         let call = call?;
         let tuple = match call.cast::<PyTuple>() {
@@ -226,12 +240,11 @@ unsafe fn run_many(
                 return Err(PyTypeError::new_err(text).into());
             }
         };
-        converted.push(convert(&kernel, tuple.iter(), None, &mut pins)?.args);
+        let arguments = convert(&kernel, tuple.iter(), None, &mut pins)?;
+        converted.try_reserve(1).map_err(out_of_memory)?;
+        converted.push(arguments.args);
     }
-    let mailbox = match &home {
-        Some(home) => home.inlet.mailbox().clone(),
-        None => strays().mailbox().clone(),
-    };
+    let mailbox = mailbox_of(home.as_ref())?;
     let (deadline, priority) = (keywords.deadline(), keywords.priority);
     let options = || Options {
         deadline,

@@ -1,5 +1,6 @@
 //! Results, and what channels carry, as Python objects.
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 
 use hybridloop_native::{Budget, Draft, Value, View};
@@ -9,6 +10,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::buffer::{copying, NativeBuffer};
 use crate::ffi::buffer::Buffer;
+use crate::ffi::bytes::new_str;
 
 /// The object that Python gets for a value.
 pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
@@ -18,9 +20,17 @@ pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
         Value::Int(value) => value.into_pyobject(py)?.into_any(),
         Value::UInt(value) => value.into_pyobject(py)?.into_any(),
         Value::Float(value) => PyFloat::new(py, value).into_any(),
-        Value::Str(text) => PyString::new(py, &text).into_any(),
+        Value::Str(text) => new_str(py, &text)?.into_any(),
         Value::Buffer(view) => Bound::new(py, NativeBuffer::new(view))?.into_any(),
     })
+}
+
+/// A copy of a text, which may be of any size.
+pub fn copy(text: &str) -> Result<Box<str>, TryReserveError> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(text.len())?;
+    copy.push_str(text);
+    Ok(copy.into())
 }
 
 /// A copy of an object that owns what it shows; bytes are charged to `budget`.
@@ -47,7 +57,9 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
     }
     if let Ok(text) = object.cast::<PyString>() {
         let (py, text) = (text.py(), text.to_str()?);
-        return Ok(Value::Str(copying(py, text.len(), || text.into())));
+        return copying(py, text.len(), || copy(text))
+            .map(Value::Str)
+            .map_err(|_| PyMemoryError::new_err(()));
     }
     if let Ok(buffer) = object.cast::<NativeBuffer>() {
         // Immutable already: shared, not copied.

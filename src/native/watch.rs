@@ -38,7 +38,10 @@ impl Watch {
     /// The same of a channel.
     pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<Waiters>) -> PyResult<Self> {
         let (inlet, token) = Self::begin(future)?;
-        waiters.add(token, inlet.mailbox().clone());
+        if let Err(error) = waiters.add(token, inlet.mailbox().clone()) {
+            drop(inlet.end_watch(token));
+            return Err(error);
+        }
         Ok(Self::new(inlet, token, Source::Channel(waiters.clone())))
     }
 
@@ -46,6 +49,7 @@ impl Watch {
         let Some(home) = Home::running(future.py())? else {
             return Err(PyRuntimeError::new_err("no running event loop"));
         };
+        home.inlet.keep_place()?;
         let token = home.inlet.begin_watch(future.into());
         Ok((home.inlet, token))
     }

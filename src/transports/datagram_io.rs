@@ -13,8 +13,10 @@ use super::address::{self, Address};
 use super::datagram::{Datagram, BUSY, CONNECTED, PAIRED};
 use super::datagram_queue::{Queue, Queued, SeenAddress, Target};
 use super::endpoint::{Transport, BLOCKED, CLOSING};
+use crate::event_loop::receive::fill_up;
 use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
+use crate::memory::out_of_memory;
 use crate::stdlib::Stdlib;
 
 /// The largest datagram that is received whole, as in asyncio. All transports of a loop share one such buffer.
@@ -33,6 +35,7 @@ const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 #[cfg(not(target_os = "linux"))]
 const SEND_FLAGS: libc::c_int = 0;
 
+const READ_FAILED: &str = "Fatal read error on datagram transport";
 const WRITE_FAILED: &str = "Fatal write error on datagram transport";
 
 /// Receives what has come in. The selector reports what is left with the next poll.
@@ -69,16 +72,16 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
     let received = core
         .scratch
         .with(|scratch| -> io::Result<(libc::socklen_t, Res<Ref>)> {
-            if scratch.len() < MAX_SIZE {
-                scratch.resize(MAX_SIZE, 0);
-            }
+            fill_up(scratch, MAX_SIZE)?;
             let (n, length) = recvfrom(fd, &mut scratch[..MAX_SIZE], &mut from)?;
             core.stats.received(n);
             Ok((length, core.spare_bytes.make(&scratch[..n])))
         });
     let (called, name) = match received {
         Ok((length, data)) => {
-            let data = data?;
+            let Ok(data) = data else {
+                return Datagram::fatal_error(me, READ_FAILED).map(|()| false);
+            };
             // SAFETY: the system has written an address of that length.
             let from = unsafe { peer(py, it, &from, length)? };
             let name = &Stdlib::get().names.datagram_received;
@@ -89,6 +92,10 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
             (called, "datagram_received")
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            let _ = Raised::from(errors::os_error(&error));
+            return Datagram::fatal_error(me, READ_FAILED).map(|()| false);
+        }
         Err(error) => {
             let error: Ref = errors::os_error(&error)
                 .into_value(py)
@@ -315,10 +322,10 @@ pub fn enqueue(
     it: &Datagram,
     datagram: Queued,
 ) -> Res<()> {
-    let size = it.queue.with(|queue| {
-        queue.push(datagram);
-        queue.size()
-    });
+    let size = it
+        .queue
+        .with(|queue| queue.push(datagram).map(|()| queue.size()))
+        .map_err(out_of_memory)?;
     it.set(BLOCKED, true);
     it.update_hold(me.as_ptr());
     it.rearm(core)?;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use socket2::SockAddr;
 
 use crate::ffi::Ref;
+use crate::memory::push_back;
 
 /// What the size of a queued datagram counts besides its data. asyncio counts headers since Python 3.13.
 const HEADER_SIZE: usize = if cfg!(Py_3_13) { 8 } else { 0 };
@@ -49,9 +50,12 @@ impl Queue {
         self.size
     }
 
-    pub fn push(&mut self, datagram: Queued) {
-        self.size += datagram.size();
-        self.datagrams.push_back(datagram);
+    /// Adds a datagram; it comes back if there is no memory for it.
+    pub fn push(&mut self, datagram: Queued) -> Result<(), Queued> {
+        let size = datagram.size();
+        push_back(&mut self.datagrams, datagram)?;
+        self.size += size;
+        Ok(())
     }
 
     pub fn pop(&mut self) -> Option<Queued> {

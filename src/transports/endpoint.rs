@@ -166,6 +166,7 @@ impl Endpoint {
     pub unsafe fn link(&self, core: &LoopCore, me: *mut PyObject, kind: &'static Kind) -> Res<()> {
         // SAFETY: the caller's promise.
         let native = unsafe { Native::new(me, kind)? };
+        core.keep_places()?;
         let (token, replaced) = core
             .descriptors
             .with(|all| all.insert(self.fd.get(), Source::Native(native)));

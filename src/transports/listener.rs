@@ -126,6 +126,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             },
         )?;
         let source = Source::Native(Native::owned(Ref::from(&listener), &LISTENER));
+        core.keep_places()?;
         let known = core.descriptors.with(|all| all.token(fd).is_some());
         let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
         if let Some(replaced) = replaced {

@@ -13,6 +13,7 @@ use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
 use crate::event_loop::LoopCore;
 use crate::ffi::{future, Args, Ref, Res};
+use crate::memory::out_of_memory;
 use crate::{fastcall, noargs, onearg};
 
 /// Refuses what is written after `write_eof()`, or while a file is sent.
@@ -93,6 +94,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             }
             let piece = exact_bytes(line.as_ptr())?;
             if ffi::Py_SIZE(piece.as_ptr()) > 0 {
+                pieces.try_reserve(1).map_err(out_of_memory)?;
                 pieces.push(piece);
             }
         }
@@ -105,12 +107,10 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let Some(event_loop) = it.event_loop.get() else {
             return Ok(Ref::none());
         };
-        let size = it.queue.with(|queue| {
-            for piece in pieces {
-                queue.push(piece);
-            }
-            queue.size()
-        });
+        let size = it
+            .queue
+            .with(|queue| queue.push_all(pieces).map(|()| queue.size()))
+            .map_err(out_of_memory)?;
         let me = Ref::borrowed(slf);
         let core = LoopCore::of(event_loop.as_ptr());
         write::settle(core, event_loop.as_ptr(), &me, it, size)?;

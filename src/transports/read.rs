@@ -10,7 +10,7 @@ use super::endpoint::{debug_log, Transport, LOST};
 use super::sink::{Sink, Source};
 use super::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 use super::{direct, write};
-use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
+use crate::event_loop::receive::{fill_up, receive, receive_bytes, READ_SIZE};
 use crate::event_loop::{errors, Caller, LoopCore};
 use crate::ffi::{Raised, Ref, Res};
 use crate::stdlib::Stdlib;
@@ -83,10 +83,8 @@ fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
 fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink) -> Res<Outcome> {
     // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
     let mut scratch = caller.core.scratch.take();
-    if scratch.len() < READ_SIZE {
-        scratch.resize(READ_SIZE, 0);
-    }
-    let received = receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE, 0);
+    let received = fill_up(&mut scratch, READ_SIZE)
+        .and_then(|()| receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE, 0));
     let n = match received {
         Ok(n @ 1..) => {
             caller.core.stats.received(n);
@@ -117,7 +115,9 @@ fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink
 }
 
 fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
-    let room = core.spare_bytes.room(READ_SIZE)?;
+    let Ok(room) = core.spare_bytes.room(READ_SIZE) else {
+        return no_object(me);
+    };
     let read = receive_bytes(core, it.fd.get(), READ_SIZE, 0, room, |data| {
         core.spare_bytes.make(data)
     });
@@ -125,7 +125,10 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
         Ok((0, _)) => return Ok(Outcome::End),
         Ok((n, data)) => {
             core.stats.received(n);
-            (n, data?)
+            match data {
+                Ok(data) => (n, data),
+                Err(Raised) => return no_object(me),
+            }
         }
         Err(error) => return read_failed(me, error),
     };
@@ -260,6 +263,13 @@ fn read_failed(me: &Ref, error: io::Error) -> Res<Outcome> {
         return Ok(Outcome::Nothing);
     }
     let _ = Raised::from(errors::os_error(&error));
+    Stream::fatal_error(me, READ_FAILED)?;
+    Ok(Outcome::Failed)
+}
+
+/// There is no memory for the object of what was read, which is lost: the exception that is set ends the connection.
+#[cold]
+fn no_object(me: &Ref) -> Res<Outcome> {
     Stream::fatal_error(me, READ_FAILED)?;
     Ok(Outcome::Failed)
 }

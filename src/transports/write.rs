@@ -11,6 +11,7 @@ use super::endpoint::{Transport, BLOCKED, CLOSING, LOST, PROTOCOL_PAUSED};
 use super::stream::{Stream, CORKED, EOF_WRITTEN};
 use crate::event_loop::{errors, LoopCore};
 use crate::ffi::{future, Ref, Res};
+use crate::memory::{out_of_memory, push_back};
 
 /// How many pieces one system call takes.
 const MAX_PIECES: usize = 64;
@@ -41,11 +42,23 @@ impl WriteQueue {
         self.size
     }
 
-    /// Adds an exact `bytes` object that is not empty.
+    /// Adds an exact `bytes` object that is not empty; it comes back if there is no memory for it.
     #[inline]
-    pub fn push(&mut self, piece: Ref) {
-        self.size += slice(&piece).len();
-        self.pieces.push_back(piece);
+    pub fn push(&mut self, piece: Ref) -> Result<(), Ref> {
+        let size = slice(&piece).len();
+        push_back(&mut self.pieces, piece)?;
+        self.size += size;
+        Ok(())
+    }
+
+    /// Adds many of them, or none if there is no memory for all.
+    pub fn push_all(&mut self, pieces: Vec<Ref>) -> Result<(), Vec<Ref>> {
+        if self.pieces.try_reserve(pieces.len()).is_err() {
+            return Err(pieces);
+        }
+        self.size += pieces.iter().map(|piece| slice(piece).len()).sum::<usize>();
+        self.pieces.extend(pieces);
+        Ok(())
     }
 
     /// Sends what one system call takes; the pieces that are through come back, to be dropped.
@@ -116,10 +129,10 @@ pub fn write(
     it: &Stream,
     data: Ref,
 ) -> Res<()> {
-    let size = it.queue.with(|queue| {
-        queue.push(data);
-        queue.size()
-    });
+    let size = it
+        .queue
+        .with(|queue| queue.push(data).map(|()| queue.size()))
+        .map_err(out_of_memory)?;
     settle(core, event_loop, me, it, size)
 }
 
@@ -263,7 +276,9 @@ pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -
             rest.len().cast_signed(),
         ))?
     };
-    it.queue.with(|queue| queue.push(rest));
+    it.queue
+        .with(|queue| queue.push(rest))
+        .map_err(out_of_memory)?;
     block(event_loop, me, it)?;
     Ok(true)
 }

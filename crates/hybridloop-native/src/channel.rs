@@ -25,6 +25,8 @@ pub enum ChannelError {
     Closed,
     /// It holds as many values as it may.
     Full,
+    /// There is no memory for the list.
+    Memory,
     /// It was made before a fork, and belongs to the parent of this process.
     Forked,
 }
@@ -99,6 +101,9 @@ impl Channel {
         }
         if inner.values.len() >= self.limit {
             return Err(ChannelError::Full);
+        }
+        if inner.values.try_reserve(1).is_err() {
+            return Err(ChannelError::Memory);
         }
         inner.values.push_back(value);
         let arrival = if inner.values.len() == 1 {

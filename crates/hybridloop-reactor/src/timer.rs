@@ -1,7 +1,7 @@
 //! Timers by deadline, first in first out among equals.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// asyncio's rule: compact when more than this many entries are cancelled …
 const MIN_CANCELLED: usize = 100;
@@ -86,13 +86,20 @@ impl<T> TimerHeap<T> {
     }
 
     /// Adds an item due at `when` (ns).
-    pub fn push(&mut self, when: u64, item: T) {
+    ///
+    /// # Errors
+    /// The item, if there is no memory for it.
+    pub fn push(&mut self, when: u64, item: T) -> Result<(), T> {
+        if self.heap.len() == self.heap.capacity() && self.heap.try_reserve(1).is_err() {
+            return Err(item);
+        }
         self.seq += 1;
         self.heap.push(Entry {
             when,
             seq: self.seq,
             item,
         });
+        Ok(())
     }
 
     /// The number of items in the heap that were noted as cancelled.
@@ -107,7 +114,8 @@ impl<T> TimerHeap<T> {
         self.heap.peek().map(|entry| (entry.when, &entry.item))
     }
 
-    /// Hands the items that are due at `now` (ns) to `each`, earliest first, and counts them.
+    /// Moves the items that are due at `now` (ns) to the end of `into`, earliest first, and counts them. Those that there is no
+    /// memory for stay.
     ///
     /// A few are popped; when they turn out to be a good part of the heap, the rest of them is sorted out in one go,
     /// which walks memory in order.
@@ -115,37 +123,46 @@ impl<T> TimerHeap<T> {
         &mut self,
         now: u64,
         is_noted: impl Fn(&T) -> bool,
-        mut each: impl FnMut(T),
+        into: &mut VecDeque<T>,
     ) -> usize {
         let mut count = 0;
         while self.heap.peek().is_some_and(|entry| entry.when <= now) {
             if count >= POPPED_FIRST && count >= self.heap.len() / WORTH_SORTING_SHARE {
-                return count + self.sort_out_due(now, is_noted, each);
+                if let Some(sorted) = self.sort_out_due(now, &is_noted, into) {
+                    return count + sorted;
+                }
+            }
+            if into.try_reserve(1).is_err() {
+                break;
             }
             if let Some(item) = self.pop(&is_noted) {
-                each(item);
+                into.push_back(item);
             }
             count += 1;
         }
         count
     }
 
+    /// `None`, with nothing done, if there is no memory for it.
     fn sort_out_due(
         &mut self,
         now: u64,
         is_noted: impl Fn(&T) -> bool,
-        mut each: impl FnMut(T),
-    ) -> usize {
-        let mut due = std::mem::take(&mut self.heap).into_vec();
-        let later: Vec<_> = due.extract_if(.., |entry| entry.when > now).collect();
+        into: &mut VecDeque<T>,
+    ) -> Option<usize> {
+        let due = self.heap.iter().filter(|entry| entry.when <= now).count();
+        let mut later = Vec::new();
+        later.try_reserve(self.heap.len() - due).ok()?;
+        into.try_reserve(due).ok()?;
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        later.extend(entries.extract_if(.., |entry| entry.when > now));
         self.heap = BinaryHeap::from(later);
-        due.sort_unstable_by_key(Entry::key);
-        let count = due.len();
-        for Entry { item, .. } in due {
+        entries.sort_unstable_by_key(Entry::key);
+        for Entry { item, .. } in entries {
             self.left(&item, &is_noted);
-            each(item);
+            into.push_back(item);
         }
-        count
+        Some(due)
     }
 
     /// Takes the earliest item whether or not it is due.
@@ -169,18 +186,23 @@ impl<T> TimerHeap<T> {
     }
 
     /// Takes out and returns every item for which `is_cancelled` is true, those that were noted at least, and gives memory
-    /// back.
+    /// back. Without memory for it, nothing is taken out.
     ///
     /// The items are returned, not dropped, so that the caller chooses when their destructors run.
     pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
-        let entries = std::mem::take(&mut self.heap).into_vec();
-        let (gone, mut kept): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .partition(|entry| is_cancelled(&entry.item));
+        let mut gone = Vec::new();
+        let all = self.heap.iter();
+        let count = all.filter(|entry| is_cancelled(&entry.item)).count();
+        if gone.try_reserve(count).is_err() {
+            return gone;
+        }
+        let mut kept = std::mem::take(&mut self.heap).into_vec();
+        let taken = kept.extract_if(.., |entry| is_cancelled(&entry.item));
+        gone.extend(taken.take(count).map(|entry| entry.item));
         kept.shrink_to_fit();
         self.heap = BinaryHeap::from(kept);
         self.cancelled = 0;
-        gone.into_iter().map(|entry| entry.item).collect()
+        gone
     }
 
     /// Takes everything out.
@@ -201,20 +223,22 @@ impl<T> TimerHeap<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::TimerHeap;
 
     #[test]
     fn due_items_come_by_deadline_then_by_age() {
         let mut heap = TimerHeap::new();
         for (when, item) in [(30, 'd'), (10, 'a'), (20, 'b'), (20, 'c')] {
-            heap.push(when, item);
+            assert!(heap.push(when, item).is_ok());
         }
         assert_eq!(heap.peek(), Some((10, &'a')));
-        let mut due = Vec::new();
-        assert_eq!(heap.take_due(20, |_| false, |item| due.push(item)), 3);
+        let mut due = VecDeque::new();
+        assert_eq!(heap.take_due(20, |_| false, &mut due), 3);
         assert_eq!(due, ['a', 'b', 'c']);
         assert_eq!(heap.len(), 1);
-        assert_eq!(heap.take_due(29, |_| false, |_| ()), 0);
+        assert_eq!(heap.take_due(29, |_| false, &mut due), 0);
     }
 
     #[test]
@@ -222,17 +246,15 @@ mod tests {
         let mut heap = TimerHeap::new();
         // A fixed permutation of 0..4096, each time twice.
         for i in 0..8192_u64 {
-            heap.push(i * 1181 % 4096, i);
+            assert!(heap.push(i * 1181 % 4096, i).is_ok());
         }
-        let mut due = Vec::new();
-        assert_eq!(
-            heap.take_due(2999, |_| false, |i| due.push((i * 1181 % 4096, i))),
-            6000
-        );
-        assert!(due.is_sorted(), "by deadline, then by age");
+        let mut due = VecDeque::new();
+        assert_eq!(heap.take_due(2999, |_| false, &mut due), 6000);
+        let keys = due.iter().map(|&i| (i * 1181 % 4096, i));
+        assert!(keys.is_sorted(), "by deadline, then by age");
         assert_eq!((due.len(), heap.len()), (6000, 2192));
         assert_eq!(heap.peek().map(|(when, _)| when), Some(3000));
-        assert_eq!(heap.take_due(u64::MAX, |_| false, |_| ()), 2192);
+        assert_eq!(heap.take_due(u64::MAX, |_| false, &mut due), 2192);
         assert!(heap.is_empty());
     }
 
@@ -240,7 +262,7 @@ mod tests {
     fn compaction_keeps_order_and_returns_what_was_cancelled() {
         let mut heap = TimerHeap::new();
         for i in 0..1000_u64 {
-            heap.push(1000 - i, i);
+            assert!(heap.push(1000 - i, i).is_ok());
         }
         let mut due = false;
         for _ in 0..501 {
@@ -261,11 +283,11 @@ mod tests {
     fn few_cancelled_items_are_left_alone() {
         let mut heap = TimerHeap::new();
         for i in 0..100 {
-            heap.push(i, i);
+            assert!(heap.push(i, i).is_ok());
             assert!(!heap.note_cancelled());
         }
         assert_eq!(heap.pop(|_| true), Some(0));
-        heap.push(1, 1);
+        assert!(heap.push(1, 1).is_ok());
         assert!(!heap.note_cancelled());
         assert!(heap.note_cancelled());
         assert_eq!(heap.take_all().len(), 100);
@@ -279,22 +301,20 @@ mod tests {
         for count in [10, 10_000] {
             let mut heap = TimerHeap::new();
             for i in 0..count {
-                heap.push(i, i);
+                assert!(heap.push(i, i).is_ok());
             }
             for _ in (0..count).step_by(2) {
                 let _ = heap.note_cancelled();
             }
-            let (mut taken, is_noted) = (0, |i: &u64| i % 2 == 0);
-            assert_eq!(
-                heap.take_due(count / 2 - 1, is_noted, |_| taken += 1),
-                taken
-            );
-            assert_eq!((taken as u64, heap.len() as u64), (count / 2, count / 2));
+            let (mut taken, is_noted) = (VecDeque::new(), |i: &u64| i % 2 == 0);
+            let due = heap.take_due(count / 2 - 1, is_noted, &mut taken);
+            assert_eq!(due, taken.len());
+            assert_eq!((due as u64, heap.len() as u64), (count / 2, count / 2));
             assert_eq!(
                 heap.cancelled(),
                 heap.iter().filter(|i| is_noted(i)).count()
             );
-            heap.take_due(u64::MAX, is_noted, |_| ());
+            heap.take_due(u64::MAX, is_noted, &mut taken);
             assert_eq!(heap.cancelled(), 0);
         }
     }
@@ -303,7 +323,7 @@ mod tests {
     fn items_that_were_not_noted_do_not_count() {
         let mut heap = TimerHeap::new();
         for i in 0..4 {
-            heap.push(i, i);
+            assert!(heap.push(i, i).is_ok());
         }
         let _ = heap.note_cancelled();
         let is_noted = |i: &u64| *i == 3;
@@ -319,7 +339,7 @@ mod tests {
     fn compaction_takes_out_all_that_were_noted() {
         let mut heap = TimerHeap::new();
         for i in 0..300 {
-            heap.push(i, i);
+            assert!(heap.push(i, i).is_ok());
         }
         while !heap.note_cancelled() {}
         assert_eq!(heap.cancelled(), 151);

@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 use hybridloop_reactor::resolver::{Address, Failure, Found};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::event_loop::errors;
+use crate::ffi::bytes::new_list;
 use crate::ffi::{Raised, Ref};
 use crate::stdlib::current;
 
@@ -127,7 +128,7 @@ pub fn module(py: Python<'_>) -> PyResult<&'static Module> {
 /// The list that `socket.getaddrinfo` returns.
 pub fn list(py: Python<'_>, found: &[Found]) -> PyResult<Ref> {
     let module = module(py)?;
-    let list = PyList::empty(py);
+    let list = new_list(py)?;
     for entry in found {
         let name = match &entry.canonical_name {
             Some(name) => decoded(py, name)?,

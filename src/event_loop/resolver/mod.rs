@@ -26,6 +26,7 @@ use crate::fastcall;
 use crate::ffi::arguments::{bind, Parameter};
 use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
 use crate::ffi::{future, Args, Local, Raised, Ref, Res};
+use crate::memory::out_of_memory;
 
 /// Lookups of one loop that are under way.
 pub struct Lookups {
@@ -130,6 +131,9 @@ impl Lookups {
     }
 
     fn start(&self, ask: impl FnOnce() -> Reply + Send + 'static, slot: &Arc<Slot>) -> Res<u64> {
+        self.waiting
+            .with(|waiting| waiting.try_reserve(1))
+            .map_err(out_of_memory)?;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (slot, mailbox) = (Arc::clone(slot), Arc::clone(&self.mailbox));
         let job = move || {
@@ -140,8 +144,10 @@ impl Lookups {
             *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
             mailbox.deliver(number);
         };
-        resolver::spawn(Box::new(job))
-            .map_err(|_| PyRuntimeError::new_err("can't start new thread"))?;
+        resolver::spawn(Box::new(job)).map_err(|error| match error.raw_os_error() {
+            Some(_) => PyRuntimeError::new_err("can't start new thread"),
+            None => errors::os_error(&error),
+        })?;
         Ok(number)
     }
 }

@@ -67,8 +67,12 @@ impl Maker {
             return None;
         }
         let halve = |free: &mut Vec<Ref>| {
-            let rest = free.split_off(free.len().min(Self::KEEP.max(free.len() / 2)));
-            free.shrink_to(free.len());
+            let kept = free.len().min(Self::KEEP.max(free.len() / 2));
+            let mut rest = Vec::new();
+            if rest.try_reserve_exact(free.len() - kept).is_ok() {
+                rest.extend(free.drain(kept..));
+                free.shrink_to(kept);
+            }
             rest
         };
         Some(self.free.each_mut().map(halve))
@@ -207,7 +211,8 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
             }
             let left = maker.with(|maker| {
                 let free = &mut maker.free[class_of(this) as usize];
-                if free.len() < Maker::LIMIT {
+                let has_room = free.len() < free.capacity() || free.try_reserve(1).is_ok();
+                if has_room && free.len() < Maker::LIMIT {
                     free.push(handle.into_object());
                     None
                 } else {

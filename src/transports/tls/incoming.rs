@@ -1,9 +1,10 @@
 //! From the stream to the application: ciphertext in, `SSL_read`, the application's protocol.
 
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::ptr;
 
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyRuntimeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
@@ -13,6 +14,7 @@ use super::protocol::{call, raise, Session, TlsCore, BUFFERED, CORKED, READING_P
 use crate::event_loop::Caller;
 use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Raised, Ref, Res};
+use crate::memory::out_of_memory;
 use crate::stdlib::Stdlib;
 use crate::transports::sink::Source;
 
@@ -71,7 +73,12 @@ pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> 
     let ready = it.is(WRAPPED | READING_PAUSED, WRAPPED) && it.backlog.get() == 0;
     if !ready || it.with_wire(|wire| !wire.is_drained()) {
         // The handshake, the shutdown and whatever else is rare are asyncio's.
-        it.with_wire(|wire| wire.store(data));
+        if it
+            .with_wire(|wire| Some(wire.store(data)))
+            .is_some_and(|it| it.is_err())
+        {
+            return failed(caller.py, me, PyMemoryError::new_err(()));
+        }
         // SAFETY: attached; a small number.
         let none = unsafe { Ref::new(ffi::PyLong_FromLong(0))? };
         return call(me, "buffer_updated", [&none]).map(drop);
@@ -84,8 +91,9 @@ pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> 
     } else {
         read_copied(me, it, Some(caller))
     };
-    it.with_wire(super::wire::Wire::take_back);
+    let stored = it.with_wire(|wire| Some(wire.take_back()));
     it.set(CORKED, false);
+    let read = read.and_then(|()| stored.unwrap_or(Ok(())).map_err(out_of_memory));
     match read.err().map(|_| PyErr::fetch(caller.py)) {
         None => {
             let sent = outgoing::process(me, it);
@@ -117,7 +125,9 @@ pub fn read_copied(me: &Ref, it: &TlsCore, caller: Option<Caller<'_>>) -> Res<()
     let session = it.session().ok_or_else(super::openssl::not_attached)?;
     let mut plain = PLAIN.take();
     plain.clear();
-    let end = it.locked(|| decrypt(session, &mut plain));
+    let end = it
+        .locked(|| decrypt(session, &mut plain))
+        .map_err(out_of_memory)?;
     let result = match end {
         // As in asyncio, what came with a record that cannot be decrypted is not handed over.
         End::Failed => Err(raise(session)),
@@ -161,12 +171,12 @@ fn hand_over(it: &TlsCore, caller: Option<Caller<'_>>, plain: &[u8]) -> Res<()> 
 }
 
 /// Appends decrypted data until no more is there.
-fn decrypt(session: Session, plain: &mut Vec<u8>) -> End {
+fn decrypt(session: Session, plain: &mut Vec<u8>) -> Result<End, TryReserveError> {
     forget_errors(session);
     loop {
         // SAFETY: nothing else uses the wire now.
         let pending = unsafe { (*session.wire).pending() };
-        plain.reserve(pending.max(plain.len()) + RECORD);
+        plain.try_reserve(pending.max(plain.len()) + RECORD)?;
         let room = plain.capacity() - plain.len();
         let mut n = 0;
         // SAFETY: the buffer has `room` bytes behind its length, of which `n` are written.
@@ -177,12 +187,12 @@ fn decrypt(session: Session, plain: &mut Vec<u8>) -> End {
             read
         };
         if read != 1 {
-            return why(session);
+            return Ok(why(session));
         }
         // A record that came out whole, with nothing behind it: the next read would only say so.
         // SAFETY: as above.
         if n < room && unsafe { (*session.wire).is_drained() } {
-            return End::Wait;
+            return Ok(End::Wait);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::ffi::bytes::to_bytes;
 use crate::ffi::{Args, Raised, Ref, Res};
+use crate::memory::out_of_memory;
 use crate::transports::arguments::one_argument;
 use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
 use crate::transports::{direct, write};
@@ -150,8 +151,8 @@ pub fn send_gathered(it: &TlsCore) -> Res<()> {
     recycle(data);
     match direct::stream(&transport) {
         Some(stream) if write::takes_writes(stream) => {
-            stream.queue.with(|queue| queue.push(piece));
-            Ok(())
+            let queued = stream.queue.with(|queue| queue.push(piece));
+            queued.map_err(out_of_memory)
         }
         Some(_) => Ok(()),
         None => call(&transport, "write", [&piece]).map(drop),
@@ -250,6 +251,7 @@ pub fn write_pieces(me: &Ref, it: &TlsCore, pieces: &Bound<'_, PyAny>) -> Res<()
             if ffi::PyBytes_CheckExact(piece.as_ptr()) == 0 {
                 return inherited_write(me, pieces);
             }
+            data.try_reserve(1).map_err(out_of_memory)?;
             data.push(Ref::from(piece));
         }
     }
@@ -262,6 +264,7 @@ pub fn write_pieces(me: &Ref, it: &TlsCore, pieces: &Bound<'_, PyAny>) -> Res<()
         if piece.len() > RECORD {
             write_and_send(me, it, piece)?;
         } else {
+            record.try_reserve(piece.len()).map_err(out_of_memory)?;
             record.extend_from_slice(piece);
         }
     }
@@ -331,14 +334,13 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             if ffi::PyObject_GetBuffer(data, &raw mut view, ffi::PyBUF_SIMPLE) == 0 {
                 let size = view.len.unsigned_abs();
                 // What others may change meanwhile is copied.
-                let copy = if size == 0 {
-                    Vec::new()
-                } else {
-                    std::slice::from_raw_parts(view.buf.cast::<u8>(), size).to_vec()
+                let copy = match view.buf.cast::<u8>() {
+                    data if size > 0 => to_bytes(std::slice::from_raw_parts(data, size)).map(Some),
+                    _ => Ok(None),
                 };
                 ffi::PyBuffer_Release(&raw mut view);
-                if size > 0 {
-                    write_and_send(&me, it, &copy)?;
+                if let Some(copy) = copy? {
+                    write_and_send(&me, it, contents(&copy))?;
                 }
                 return Ok(Ref::none());
             }

@@ -16,6 +16,7 @@ use super::openssl::{self, Bio, OpenSsl, Ssl};
 use super::wire::{self, Wire};
 use super::{incoming, outgoing};
 use crate::ffi::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
+use crate::memory::out_of_memory;
 use crate::transports::sink;
 
 /// The handshake is over, and no shutdown has begun.
@@ -233,9 +234,12 @@ impl TlsCore {
     }
 
     /// Takes ciphertext that came in before the transport was this protocol's.
-    fn _receive(&self, data: &Bound<'_, PyByteArray>) {
+    fn _receive(&self, data: &Bound<'_, PyByteArray>) -> PyResult<()> {
         let data = data.to_vec();
-        self.with_wire(|wire| wire.store(&data));
+        match self.with_wire(|wire| Some(wire.store(&data))) {
+            Some(Err(refused)) => Err(out_of_memory(refused).into()),
+            _ => Ok(()),
+        }
     }
 
     /// Drops what was received and what was to be sent.

@@ -3,6 +3,7 @@
 //! OpenSSL reads straight from what `recv` has brought, and writes to one vector that is sent as it is. `MemoryBIO`, which
 //! asyncio uses, copies both once more and keeps the room for its largest message.
 
+use std::collections::TryReserveError;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 
@@ -32,12 +33,14 @@ impl Wire {
     }
 
     /// Adds received bytes.
-    pub fn store(&mut self, data: &[u8]) {
+    pub fn store(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
         if self.read > 0 {
             self.stored.drain(..self.read);
             self.read = 0;
         }
+        self.stored.try_reserve(data.len())?;
         self.stored.extend_from_slice(data);
+        Ok(())
     }
 
     /// Lets OpenSSL read bytes where they are, until [`Wire::take_back`].
@@ -48,13 +51,14 @@ impl Wire {
 
     /// Ends the loan; what was not read is stored.
     #[inline]
-    pub fn take_back(&mut self) {
+    pub fn take_back(&mut self) -> Result<(), TryReserveError> {
         if let Some((data, length)) = self.lent.take() {
             if length > 0 {
                 // SAFETY: the lender keeps the bytes until now.
-                self.store(unsafe { std::slice::from_raw_parts(data, length) });
+                self.store(unsafe { std::slice::from_raw_parts(data, length) })?;
             }
         }
+        Ok(())
     }
 
     /// Drops everything.
@@ -168,6 +172,10 @@ unsafe extern "C" fn write(
         *n = 0;
         let Some(wire) = wire(bio) else { return 0 };
         if size > 0 {
+            if wire.out.try_reserve(size).is_err() {
+                // To be tried again, as the flags say.
+                return 0;
+            }
             wire.out
                 .extend_from_slice(std::slice::from_raw_parts(from.cast(), size));
         }

@@ -247,7 +247,7 @@ unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i3
     match unsafe { copy(call, val) }.map(|value| channel.push(value)) {
         Ok(Ok(())) => code::OK,
         Ok(Err(ChannelError::Closed | ChannelError::Forked)) => code::ECLOSED,
-        Ok(Err(ChannelError::Full)) => code::ENOMEM,
+        Ok(Err(ChannelError::Full | ChannelError::Memory)) => code::ENOMEM,
         Err(status) => status,
     }
 }

@@ -59,12 +59,20 @@ impl Query {
         // SAFETY: the system's list ends with a null pointer and is valid until it is freed.
         unsafe {
             while let Some(entry) = next.as_ref() {
+                // Whoever answers decides how many there are.
+                if found.try_reserve(1).is_err() {
+                    break;
+                }
                 found.push(Found::read(entry));
                 next = entry.ai_next;
             }
             libc::freeaddrinfo(list);
         }
-        Ok(found)
+        if next.is_null() {
+            Ok(found)
+        } else {
+            Err(Failure::new(libc::EAI_MEMORY))
+        }
     }
 }
 

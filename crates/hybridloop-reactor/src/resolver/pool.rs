@@ -21,7 +21,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Runs a job on one of the resolver's threads.
 ///
 /// # Errors
-/// When there is no thread and none can be started.
+/// When there is no thread and none can be started, or no memory.
 pub fn spawn(job: Job) -> std::io::Result<()> {
     Pool::here().spawn(job)
 }
@@ -73,6 +73,7 @@ impl Pool {
 
     fn spawn(&'static self, job: Job) -> std::io::Result<()> {
         let mut state = self.state();
+        state.jobs.try_reserve(1)?;
         state.jobs.push_back(job);
         if state.idle >= state.jobs.len() || state.threads >= THREADS {
             self.work.notify_one();
