@@ -94,11 +94,13 @@ impl Operation for Accepting {
         if core.is_closed() {
             return;
         }
-        // SAFETY: what `Accepted::new` has made is a list, and `Accepted::push` has put in nothing but streams.
-        for stream in unsafe { self.streams.bind(py).cast_unchecked::<PyList>() } {
+        // SAFETY: `Accepted::new` has made a list.
+        let streams = unsafe { self.streams.bind(py).cast_unchecked::<PyList>() };
+        for stream in streams {
             let stream = Ref::from(stream);
-            // SAFETY: as above.
-            if close_stream(&stream, unsafe { Stream::of(stream.as_ptr()) }).is_err() {
+            // SAFETY: `Accepted::push` puts in nothing but streams.
+            let it = unsafe { Stream::of(stream.as_ptr()) };
+            if close_stream(&stream, it).is_err() {
                 PyErr::fetch(py).write_unraisable(py, Some(stream.bind(py)));
             }
         }
