@@ -145,13 +145,11 @@ impl Endpoint {
     /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
     /// `connection_lost()` there.
     pub fn check_thread(&self) -> Res<()> {
-        match self.event_loop.get() {
-            // SAFETY: the loop of a transport is a LoopCore.
-            Some(event_loop) => {
-                unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug()
-            }
-            None => Ok(()),
-        }
+        let Some(event_loop) = self.event_loop.get() else {
+            return Ok(());
+        };
+        // SAFETY: the loop of a transport is a LoopCore.
+        unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug()
     }
 
     /// The descriptor's entry in the loop's table.
