@@ -323,12 +323,12 @@ impl LoopCore {
     /// ends the loop loses none of the others.
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         let more = self.again.with(|again| again.len());
-        while self.events.with(|events| !events.is_empty()) {
+        while let Some(event) = self.events.with(VecDeque::pop_front) {
             let now = self.stats.callback_over();
-            self.flush_if_due(py, object, now)?;
-            let Some(event) = self.events.with(VecDeque::pop_front) else {
-                break;
-            };
+            if let Err(raised) = self.flush_if_due(py, object, now) {
+                self.events.with(|events| events.push_front(event));
+                return Err(raised);
+            }
             self.stats.callback();
             errors::contain(object, self.dispatch_event(py, object, event))?;
         }

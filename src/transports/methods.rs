@@ -1,5 +1,7 @@
 //! The methods of `StreamTransport`. Cold ones are in `hybridloop.transports`, in Python.
 
+use std::mem::ManuallyDrop;
+
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -17,18 +19,22 @@ use crate::memory::out_of_memory;
 use crate::{fastcall, noargs, onearg};
 
 /// Refuses what is written after `write_eof()`, or while a file is sent.
+#[inline]
 fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
+    if it.has(EOF_WRITTEN) || it.empty_waiter.with(|waiter| waiter.is_some()) {
+        return refused(it, function, verb);
+    }
+    Ok(())
+}
+
+#[cold]
+fn refused(it: &Stream, function: &str, verb: &str) -> Res<()> {
     if it.has(EOF_WRITTEN) {
         return Err(
             PyRuntimeError::new_err(format!("Cannot call {function}() after write_eof()")).into(),
         );
     }
-    if it.empty_waiter.with(|waiter| waiter.is_some()) {
-        return Err(
-            PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")).into(),
-        );
-    }
-    Ok(())
+    Err(PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")).into())
 }
 
 unsafe fn confined(slf: *mut PyObject) -> Res<()> {
@@ -45,7 +51,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 /// `transport.write(data)`
 ///
 /// # Safety
-/// `slf` is a live stream, and `data` is live.
+/// `slf` is a live stream, and `data` is live; both stay so during the call.
 pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
@@ -68,7 +74,8 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
         let Some(event_loop) = it.event_loop.get() else {
             return Ok(Ref::none());
         };
-        let me = Ref::borrowed(slf);
+        // The caller holds it, so it is not counted here.
+        let me = ManuallyDrop::new(Ref::unowned(slf));
         let core = LoopCore::of(event_loop.as_ptr());
         write::write(core, event_loop.as_ptr(), &me, it, data)?;
     }

@@ -124,13 +124,11 @@ mod tests {
 
     #[test]
     fn intervals_come_back() {
-        for seconds in [0.0, 0.001, 0.25, 60.0, f64::INFINITY] {
+        for seconds in [0.0, 0.001, 0.25, 60.0] {
             let found = interval(interval_ticks(seconds));
-            assert!(
-                found == seconds || (found - seconds).abs() < 1e-6,
-                "{found}"
-            );
+            assert!((found - seconds).abs() < 1e-6, "{found}");
         }
+        assert!(interval(interval_ticks(f64::INFINITY)).is_infinite());
         assert_eq!(interval_ticks(-1.0), 0);
         assert_eq!(interval_ticks(f64::NAN), 0);
         assert_eq!(interval_ticks(1e300), u64::MAX);
