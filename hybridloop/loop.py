@@ -133,8 +133,8 @@ class Loop(NativeMethods, SignalMethods):
         super().__init__(_NativeSelector(self))
         live.add_loop(self)
 
-    # nest_asyncio replaces these in the class of the loop that it patches: perhaps a base of this.
-    run_forever = asyncio.BaseEventLoop.run_forever
+    # nest_asyncio replaces these, and run_forever(), in the class of the loop that it patches:
+    # perhaps in a base of this one.
     run_until_complete = asyncio.BaseEventLoop.run_until_complete
     _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 from .sockets import SocketMethods
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
 
 
@@ -64,7 +64,7 @@ class SignalMethods(SocketMethods):
             try:
                 if in_main_thread:
                     self._let_signals_wake()
-                super().run_forever()
+                asyncio.BaseEventLoop.run_forever(self)
             finally:
                 if in_main_thread:
                     self._let_signals_rest()

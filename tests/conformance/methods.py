@@ -70,6 +70,8 @@ def origin(loop_type: type, name: str) -> str:
         if owner.__module__.partition(".")[0] == "asyncio":
             return "Python" if loop_type.__module__.startswith("asyncio.") else "inherited"
         member = vars(owner)[name]
+        if member is vars(asyncio.BaseEventLoop).get(name):
+            return "inherited"
         return "Python" if isinstance(member, types.FunctionType) else "native"
     return MISSING
 
