@@ -65,13 +65,18 @@ struct Reserve {
 // SAFETY: whoever has set the bit of a slot has it for itself.
 unsafe impl Sync for Reserve {}
 
-static RESERVE: Reserve = Reserve {
-    slots: Slots(UnsafeCell::new([[0; SLOT]; SLOTS])),
-    map: [const { AtomicU64::new(0) }; WORDS],
-    used: AtomicUsize::new(0),
-};
+static RESERVE: Reserve = Reserve::new();
 
 impl Reserve {
+    #[allow(clippy::large_stack_arrays, reason = "only statics are made of it")]
+    const fn new() -> Self {
+        Self {
+            slots: Slots(UnsafeCell::new([[0; SLOT]; SLOTS])),
+            map: [const { AtomicU64::new(0) }; WORDS],
+            used: AtomicUsize::new(0),
+        }
+    }
+
     #[cold]
     fn take(&self, layout: Layout) -> *mut u8 {
         if layout.size() > SLOT || layout.align() > SLOT {
@@ -177,11 +182,8 @@ mod tests {
 
     #[test]
     fn the_reserve_gives_each_slot_once_and_takes_it_back() {
-        let reserve = Box::leak(Box::new(Reserve {
-            slots: Slots(UnsafeCell::new([[0; SLOT]; SLOTS])),
-            map: [const { AtomicU64::new(0) }; WORDS],
-            used: AtomicUsize::new(0),
-        }));
+        static OWN: Reserve = Reserve::new();
+        let reserve = &OWN;
         let layout = Layout::new::<[u64; 8]>();
         let mut all: Vec<_> = (0..SLOTS).map(|_| reserve.take(layout)).collect();
         assert!(reserve.take(layout).is_null());
@@ -189,8 +191,10 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), SLOTS);
         for data in all {
-            let slot = reserve.slot(data);
-            slot.into_iter().for_each(|slot| reserve.give_back(slot));
+            assert!(reserve.slot(data).is_some());
+            if let Some(slot) = reserve.slot(data) {
+                reserve.give_back(slot);
+            }
         }
         assert_eq!(reserve.used.load(Ordering::Relaxed), 0);
         assert!(!reserve.take(layout).is_null());

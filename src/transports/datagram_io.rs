@@ -322,10 +322,10 @@ pub fn enqueue(
     it: &Datagram,
     datagram: Queued,
 ) -> Res<()> {
-    let size = it
-        .queue
-        .with(|queue| queue.push(datagram).map(|()| queue.size()))
-        .map_err(out_of_memory)?;
+    let (left, size) = it.queue.with(|queue| (queue.push(datagram), queue.size()));
+    if let Some(left) = left {
+        return Err(out_of_memory(left));
+    }
     it.set(BLOCKED, true);
     it.update_hold(me.as_ptr());
     it.rearm(core)?;

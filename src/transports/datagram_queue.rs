@@ -51,11 +51,13 @@ impl Queue {
     }
 
     /// Adds a datagram; it comes back if there is no memory for it.
-    pub fn push(&mut self, datagram: Queued) -> Result<(), Queued> {
+    pub fn push(&mut self, datagram: Queued) -> Option<Queued> {
         let size = datagram.size();
-        push_back(&mut self.datagrams, datagram)?;
-        self.size += size;
-        Ok(())
+        let left = push_back(&mut self.datagrams, datagram).err();
+        if left.is_none() {
+            self.size += size;
+        }
+        left
     }
 
     pub fn pop(&mut self) -> Option<Queued> {

@@ -137,7 +137,7 @@ unsafe extern "C" fn itself(slf: *mut PyObject) -> *mut PyObject {
 /// `__await__()`, when Python calls it.
 unsafe extern "C" fn wrap(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     // SAFETY: CPython passes a live `self`.
-    guard(|| Ok(CoroutineWrapper::new(unsafe { Ref::borrowed(slf) })?))
+    guard(|| Ok(CoroutineWrapper::wrap(unsafe { Ref::borrowed(slf) })?))
 }
 
 /// `yield from` in a generator that `types.coroutine()` has made: to everybody else a coroutine is not iterable.

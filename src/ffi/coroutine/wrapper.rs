@@ -12,7 +12,7 @@ use crate::ffi::{Ref, Res};
 pub struct CoroutineWrapper(Ref);
 
 impl CoroutineWrapper {
-    pub fn new(coroutine: Ref) -> PyResult<Ref> {
+    pub fn wrap(coroutine: Ref) -> PyResult<Ref> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         Ok(Bound::new(py, Self(coroutine))?.into_any().into())
