@@ -2,11 +2,13 @@
 //!
 //! * [`Poller`] — mio's poll plus level-triggered registration for descriptors that other code owns.
 //! * [`Registry`] — I/O sources by generation-checked [`Token`], so that a late event never reaches the wrong source.
+//! * [`FdMap`] — tokens by descriptor.
 //! * [`TimerHeap`] — deadlines in nanoseconds, first in first out among equals, lazy removal with compaction.
 //! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
 //! * [`resolver`] — `getaddrinfo` without waiting for it.
 
 mod clock;
+mod fd_map;
 mod fork;
 mod inbox;
 mod poller;
@@ -16,6 +18,7 @@ mod sys;
 mod timer;
 
 pub use clock::{deadline_ns, interval, interval_ticks, now_ns, seconds, ticks, ticks_in};
+pub use fd_map::FdMap;
 pub use inbox::{Inbox, Notifier};
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};
