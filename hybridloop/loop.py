@@ -46,12 +46,12 @@ class _NativeSelector(selectors.BaseSelector):
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
         """What is watched of a descriptor; `KeyError` if nothing is."""
-        reader, writer = data = self._loop._watched(fileobj)
-        events = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
-        if not events:
+        watched = self._loop._watched(fileobj)
+        if watched is None:
             raise KeyError(f"{fileobj!r} is not registered")
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        return selectors.SelectorKey(fileobj, fd, events, data)
+        registered, fd, reader, writer = watched
+        events = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
+        return selectors.SelectorKey(registered, fd, events, (reader, writer))
 
     def get_map(self) -> dict[Any, selectors.SelectorKey]:
         """What is watched of all descriptors, at this moment."""

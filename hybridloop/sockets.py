@@ -85,11 +85,11 @@ class SocketMethods(_core.LoopCore, _AsyncioLoop):
         else:
             return
         connected: asyncio.Future[None] = self.create_future()
-        self._wait_socket(sock, True, connected)
+        fd = self._wait_socket(sock, True, connected)
         try:
             await connected
         finally:
-            self._leave_socket(sock, True, connected)
+            self._leave_socket(fd, True, connected)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")

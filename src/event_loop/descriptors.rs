@@ -2,8 +2,8 @@
 
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{Event, Interest, Registry, Token};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use hybridloop_reactor::{Event, FdMap, Interest, Registry, Token};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -11,9 +11,10 @@ use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
 use super::callback_arguments::context_keyword;
+use super::files::{file_number, too_large, Watched};
 use super::methods::install;
 use super::source::{Native, Pending};
-use super::watch::{Direction, Mode, Ready, Watch};
+use super::watch::{Direction, Mode, Owner, Ready, Watch};
 use super::{confined, errors, handle, LoopCore};
 use crate::ffi::fastcall::missing;
 use crate::ffi::handle::{new_handle, track_kept, Call, Class, HandleRef, PERSISTENT};
@@ -42,12 +43,12 @@ impl Source {
 #[derive(Default)]
 pub struct Descriptors {
     sources: Registry<Source>,
-    by_fd: Vec<Option<Token>>,
+    by_fd: FdMap,
 }
 
 impl Descriptors {
     pub fn token(&self, fd: RawFd) -> Option<Token> {
-        *self.by_fd.get(usize::try_from(fd).ok()?)?
+        self.by_fd.get(fd)
     }
 
     fn source(&self, fd: RawFd) -> Option<&Source> {
@@ -71,14 +72,17 @@ impl Descriptors {
 
     /// Puts a source in. What was there before under the same number comes back, to be dropped.
     pub fn insert(&mut self, fd: RawFd, source: Source) -> (Token, Option<Source>) {
-        let index = usize::try_from(fd).unwrap_or(0);
-        if self.by_fd.len() <= index {
-            self.by_fd.resize(index + 1, None);
-        }
-        let old = self.by_fd[index].and_then(|token| self.sources.remove(token));
         let token = self.sources.insert(source);
-        self.by_fd[index] = Some(token);
-        (token, old)
+        let old = self.by_fd.insert(fd, token);
+        (token, old.and_then(|old| self.sources.remove(old)))
+    }
+
+    /// The descriptor that `file` is watched under, which may have been closed since.
+    pub fn watched_file(&self, file: *mut PyObject) -> Option<RawFd> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Watch(watch) => watch.is_for(file).then(|| watch.fd()),
+            Source::Native(_) => None,
+        })
     }
 
     /// Makes `fd` a watch. A source of another kind under that number comes back, to be dropped.
@@ -91,22 +95,16 @@ impl Descriptors {
 
     /// Takes the source out that `token` names.
     pub fn remove(&mut self, fd: RawFd, token: Token) -> Option<Source> {
-        if let Some(slot) = usize::try_from(fd)
-            .ok()
-            .and_then(|fd| self.by_fd.get_mut(fd))
-        {
-            if *slot == Some(token) {
-                *slot = None;
-            }
-        }
+        self.by_fd.remove(fd, token);
         self.sources.remove(token)
     }
 
     /// Takes out the source of the highest descriptor.
     pub fn pop(&mut self) -> Option<Source> {
         while let Some(token) = self.by_fd.pop() {
-            if let Some(source) = token.and_then(|token| self.sources.remove(token)) {
-                return Some(source);
+            let source = self.sources.remove(token);
+            if source.is_some() {
+                return source;
             }
         }
         None
@@ -151,8 +149,18 @@ impl Descriptors {
 }
 
 impl LoopCore {
-    /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now.
+    /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now. The number may belong to
+    /// another file by now.
     pub fn rearm(&self, fd: RawFd, before: Mode) -> Res<()> {
+        let owner = self.descriptors.with(|all| Some(all.watch(fd)?.owner()));
+        match owner {
+            Some(owner) => self.rearm_as(fd, owner.open_fd(fd), before),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`LoopCore::rearm`], where `open_fd` is `fd`, or −1 if the file that is watched is closed.
+    pub fn rearm_as(&self, fd: RawFd, open_fd: RawFd, before: Mode) -> Res<()> {
         let wanted = self
             .descriptors
             .with(|all| Some((all.token(fd)?, all.watch(fd)?.mode())));
@@ -170,11 +178,10 @@ impl LoopCore {
         });
         let known = before != Mode::Out;
         let result = match mode {
-            Mode::Level(interest) => self.registrar.register_level(fd, token, interest, known),
-            Mode::Edge => self
-                .registrar
-                .register_edge(fd, token, Interest::BOTH, known),
-            Mode::Out => {
+            Mode::Level(interest) => self.register_level(open_fd, token, interest, known),
+            Mode::Edge if open_fd >= 0 => self.register_edge(open_fd, token, Interest::BOTH, known),
+            // The registration that `sock_*` calls keep ends with their socket.
+            Mode::Edge | Mode::Out => {
                 drop(self.descriptors.with(|all| all.remove(fd, token)));
                 self.deregister(fd);
                 return Ok(());
@@ -186,20 +193,47 @@ impl LoopCore {
         })
     }
 
-    /// Changes the watch of `fd`, made if need be, and the selector with it.
-    fn change_watch<T: Default>(&self, fd: RawFd, change: impl FnOnce(&mut Watch) -> T) -> Res<T> {
-        let (before, value, replaced) = self.descriptors.with(|all| {
+    /// Puts a callback in, in place of the one that comes back.
+    unsafe fn watch_file(
+        &self,
+        file: *mut PyObject,
+        watched: Watched,
+        write: bool,
+        callback: HandleRef,
+    ) -> Res<Option<HandleRef>> {
+        let Watched { fd, open } = watched;
+        if open {
+            self.drop_closed(fd);
+        }
+        // SAFETY: the caller's object is live.
+        let named = unsafe { (ffi::PyLong_Check(file) == 0).then(|| Ref::borrowed(file)) };
+        let (before, old, replaced, _unused) = self.descriptors.with(|all| {
             let replaced = all.ensure_watch(fd);
-            all.watch(fd).map_or_else(
-                || (Mode::Out, T::default(), None),
-                |watch| (watch.mode(), change(watch), replaced),
-            )
+            let Some(watch) = all.watch(fd) else {
+                return (Mode::Out, Some(callback), replaced, named);
+            };
+            let before = watch.mode();
+            let unused = watch.name(named);
+            let old = watch.direction(write).callback.replace(callback);
+            (before, old, replaced, unused)
         });
         if let Some(replaced) = replaced {
             replaced.forget();
         }
-        self.rearm(fd, before)?;
-        Ok(value)
+        self.rearm_as(fd, if open { fd } else { -1 }, before)?;
+        Ok(old)
+    }
+
+    /// Drops what is registered for a file that is closed, and whose number another file has got.
+    fn drop_closed(&self, fd: RawFd) {
+        let owner = self.descriptors.with(|all| Some(all.watch(fd)?.owner()));
+        if owner.is_some_and(|owner| owner.open_fd(fd) < 0) {
+            let closed = self.descriptors.with(|all| {
+                let token = all.token(fd)?;
+                all.remove(fd, token)
+            });
+            drop(closed);
+        }
     }
 
     unsafe fn set_callback(&self, slf: *mut PyObject, args: &Args<'_>, write: bool) -> Res<Ref> {
@@ -210,8 +244,8 @@ impl LoopCore {
         self.check_open()?;
         // SAFETY: arguments are live during the call.
         unsafe {
-            let fd = file_descriptor(file)?;
-            self.refuse_transport(fd, file)?;
+            let watched = self.watched_as(file)?.ok_or_else(too_large)?;
+            self.refuse_transport(watched.fd, file)?;
             // Releases before Python 3.15 have no `context`, and what later ones add is not for a watch.
             let context = match context_keyword(args) {
                 Some(context) => context,
@@ -232,8 +266,7 @@ impl LoopCore {
             if self.is_debug() {
                 handle::note_source(&handle)?;
             }
-            let new = handle.clone();
-            cancel(self.change_watch(fd, |watch| watch.direction(write).callback.replace(new))?)?;
+            cancel(self.watch_file(file, watched, write, handle.clone())?)?;
             Ok(handle.into_object())
         }
     }
@@ -243,28 +276,34 @@ impl LoopCore {
             return Ok(Ref::bool(false));
         }
         // SAFETY: the argument is live during the call.
-        let fd = unsafe { file_descriptor(file)? };
+        let Some(Watched { fd, .. }) = (unsafe { self.watched_as(file)? }) else {
+            return Ok(Ref::bool(false));
+        };
         let taken = self.descriptors.with(|all| {
             if let Some(Source::Native(native)) = all.source(fd) {
                 if write || !native.kind.is_reader {
                     return None;
                 }
                 let token = all.token(fd)?;
-                return Some((Mode::Out, None, all.remove(fd, token)));
+                return Some(Taken::Native(all.remove(fd, token)));
             }
             let watch = all.watch(fd)?;
-            let before = watch.mode();
-            Some((before, watch.direction(write).callback.take(), None))
+            let (before, owner) = (watch.mode(), watch.owner());
+            let callback = watch.direction(write).callback.take();
+            Some(Taken::Callback(before, owner, callback, watch.unname()))
         });
-        let Some((before, callback, native)) = taken else {
-            return Ok(Ref::bool(false));
+        let (before, owner, callback) = match taken {
+            None => return Ok(Ref::bool(false)),
+            Some(Taken::Native(native)) => {
+                if let Some(native) = native {
+                    native.forget();
+                }
+                self.deregister(fd);
+                return Ok(Ref::bool(true));
+            }
+            Some(Taken::Callback(before, owner, callback, _file)) => (before, owner, callback),
         };
-        if let Some(native) = native {
-            native.forget();
-            self.deregister(fd);
-            return Ok(Ref::bool(true));
-        }
-        self.rearm(fd, before)?;
+        self.rearm_as(fd, owner.open_fd(fd), before)?;
         let found = callback.is_some();
         cancel(callback)?;
         Ok(Ref::bool(found))
@@ -272,13 +311,13 @@ impl LoopCore {
 }
 
 impl LoopCore {
-    /// An open transport owns its descriptor: nobody else may wait on it.
+    /// An open transport owns its descriptor: nobody else may wait on it. One whose socket somebody has closed owns none.
     pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
         let owner = self.descriptors.with(|all| match all.source(fd) {
-            Some(Source::Native(native)) if native.is_exclusive() => native.hold(),
+            Some(Source::Native(native)) => native.hold(),
             _ => None,
         });
-        match owner {
+        match owner.filter(Pending::is_exclusive) {
             Some(owner) => {
                 // SAFETY: attached; the caller's argument is live.
                 let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
@@ -294,42 +333,20 @@ impl LoopCore {
     }
 }
 
+/// What `_remove_reader()` and `_remove_writer()` take out.
+enum Taken {
+    /// A listening socket.
+    Native(Option<Source>),
+    /// A callback, and the file object with the last one. What the descriptor wanted before, and whose it is.
+    Callback(Mode, Owner, Option<HandleRef>, Option<Ref>),
+}
+
 /// Cancels a handle that was replaced or removed.
 fn cancel(handle: Option<HandleRef>) -> Res<()> {
     match handle {
         // SAFETY: an owned handle is live.
         Some(handle) => unsafe { handle::cancel(handle.as_object().as_ptr()).map(drop) },
         None => Ok(()),
-    }
-}
-
-/// The descriptor behind an integer or an object with `fileno()`, with the errors of `selectors`.
-pub unsafe fn file_descriptor(file: *mut PyObject) -> Res<RawFd> {
-    // SAFETY: the caller's argument is live.
-    unsafe {
-        let py = Python::assume_attached();
-        let file = Bound::from_borrowed_ptr(py, file);
-        let number = if ffi::PyLong_Check(file.as_ptr()) != 0 {
-            file.extract::<i64>()?
-        } else {
-            let number = file
-                .call_method0("fileno")
-                .and_then(|number| number.extract::<i64>());
-            match number {
-                Ok(number) => number,
-                Err(_) => {
-                    return Err(PyValueError::new_err(format!(
-                        "Invalid file object: {}",
-                        file.repr()?
-                    ))
-                    .into())
-                }
-            }
-        };
-        match RawFd::try_from(number) {
-            Ok(fd) if fd >= 0 => Ok(fd),
-            _ => Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")).into()),
-        }
     }
 }
 
@@ -353,22 +370,37 @@ unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     unsafe { LoopCore::of(slf).unset_callback(file, true) }
 }
 
-/// `_watched(fd)`: the reader and writer handle of a descriptor, or `None` for each.
+/// `_watched(file)`: the file object that was given first, its descriptor, and the reader and writer handle or `None` for
+/// each; `None` if nothing is watched.
 unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe {
-        let fd = file_descriptor(file)?;
+        let core = LoopCore::of(slf);
+        let Some(Watched { fd, .. }) = core.watched_as(file)? else {
+            return Ok(Ref::none());
+        };
         let handle = |direction: &Direction| direction.callback.clone().map(HandleRef::into_object);
-        let (reader, writer) = LoopCore::of(slf).descriptors.with(|all| {
-            all.watch(fd).map_or((None, None), |watch| {
-                (handle(&watch.read), handle(&watch.write))
-            })
+        let found = core.descriptors.with(|all| {
+            let watch = all.watch(fd)?;
+            Some((watch.file(), handle(&watch.read), handle(&watch.write)))
         });
-        let (reader, writer) = (
-            reader.unwrap_or_else(Ref::none),
-            writer.unwrap_or_else(Ref::none),
-        );
-        Ref::new(ffi::PyTuple_Pack(2, reader.as_ptr(), writer.as_ptr()))
+        let Some((file, reader, writer)) = found else {
+            return Ok(Ref::none());
+        };
+        if reader.is_none() && writer.is_none() {
+            return Ok(Ref::none());
+        }
+        let number = Ref::new(ffi::PyLong_FromLong(fd.into()))?;
+        let file = file.unwrap_or_else(|| number.clone());
+        let reader = reader.unwrap_or_else(Ref::none);
+        let writer = writer.unwrap_or_else(Ref::none);
+        Ref::new(ffi::PyTuple_Pack(
+            4,
+            file.as_ptr(),
+            number.as_ptr(),
+            reader.as_ptr(),
+            writer.as_ptr(),
+        ))
     }
 }
 
@@ -376,8 +408,9 @@ unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
 unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe {
-        let fd = file_descriptor(file)?;
-        LoopCore::of(slf).refuse_transport(fd, file)?;
+        if let Ok(fd) = RawFd::try_from(file_number(file)?) {
+            LoopCore::of(slf).refuse_transport(fd, file)?;
+        }
     }
     Ok(Ref::none())
 }
@@ -410,7 +443,7 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
             (
                 onearg!(c"_watched", watched),
                 "(self, fd)",
-                "Reader and writer handle of a descriptor.",
+                "File object, descriptor, reader and writer handle of what is watched.",
             ),
             (
                 onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport),

@@ -6,7 +6,7 @@
 //! * [`tasks`], [`futures`] — making tasks and futures.
 //! * [`handle`] — running, cancelling and describing handles.
 //! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
-//! * [`watch`] — one descriptor of the user: who waits for it.
+//! * [`watch`] — one descriptor of the user: who waits for it; [`files`] — the file objects that stand for descriptors.
 //! * [`resolver`] — `getaddrinfo` and `getnameinfo`.
 //! * [`receive`] — `recv`, into the object that is handed over where that is worth it.
 //! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
@@ -21,6 +21,7 @@ mod callback_arguments;
 mod descriptors;
 mod desk;
 pub mod errors;
+mod files;
 mod futures;
 mod handle;
 mod methods;
@@ -38,11 +39,13 @@ mod turn;
 mod watch;
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hybridloop_reactor::{
-    seconds, ticks_in, Event, Inbox, Poller, Registrar, TimerHeap, WakeHandle,
+    seconds, ticks_in, Event, Inbox, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle,
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
@@ -53,8 +56,9 @@ use crate::ffi::bytes::SpareBytes;
 use crate::ffi::context::Contexts;
 use crate::ffi::handle::{HandleRef, Maker};
 use crate::ffi::{fastcall, Cell, Flag, Local, Ref, Res, Word};
-pub use descriptors::{file_descriptor, Descriptors, Source};
+pub use descriptors::{Descriptors, Source};
 pub use desk::{Bell, Desk};
+pub use files::file_descriptor;
 pub use methods::install;
 
 pub use source::{Caller, Kind, Native, Pending};
@@ -76,7 +80,7 @@ pub struct LoopCore {
     poller: Local<Option<Poller>>,
     /// Whether a library of green threads has replaced `select.select()`, with which the loop then has to wait.
     green_threads: bool,
-    pub registrar: Registrar,
+    registrar: Registrar,
     pub descriptors: Local<Descriptors>,
     lookups: resolver::Lookups,
     desk: OnceLock<Box<dyn Desk>>,
@@ -247,8 +251,34 @@ impl LoopCore {
         self.stats.callback_ticks()
     }
 
+    /// Registers a descriptor for each change of its readiness, as [`Registrar::register_edge`] does, and has the next turn look
+    /// for I/O.
+    pub fn register_edge(
+        &self,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        known: bool,
+    ) -> io::Result<()> {
+        self.poll_next_turn();
+        self.registrar.register_edge(fd, token, interest, known)
+    }
+
+    /// Registers a descriptor for as long as it is ready, as [`Registrar::register_level`] does, and has the next turn look for
+    /// I/O.
+    pub fn register_level(
+        &self,
+        fd: RawFd,
+        token: Token,
+        interest: Interest,
+        known: bool,
+    ) -> io::Result<()> {
+        self.poll_next_turn();
+        self.registrar.register_level(fd, token, interest, known)
+    }
+
     /// Takes a descriptor out of the selector, unless the loop is closed and the selector gone with it.
-    pub fn deregister(&self, fd: std::os::fd::RawFd) {
+    pub fn deregister(&self, fd: RawFd) {
         if !self.closed.get() {
             // A descriptor that the kernel does not know is out already.
             let _ = self.registrar.deregister(fd);

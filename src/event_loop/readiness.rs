@@ -118,7 +118,7 @@ impl LoopCore {
             replaced.forget();
         }
         pushed.map_err(out_of_memory)?;
-        before.map_or(Ok(()), |before| self.rearm(fd, before))
+        before.map_or(Ok(()), |before| self.rearm_as(fd, fd, before))
     }
 
     /// Takes back [`LoopCore::wait_for`], if the future still waits.

@@ -99,15 +99,9 @@ impl Native {
         })
     }
 
-    /// For one that is in the table, as the next one.
-    pub fn is_exclusive(&self) -> bool {
-        // SAFETY: what is in the table has its memory, and is of its kind.
-        unsafe { (self.kind.is_exclusive)(self.object) }
-    }
-
-    /// The object, if the table's pointer counts as a reference; it must not be dropped.
+    /// The object of one that is in the table, if the table's pointer counts as a reference; it must not be dropped.
     pub fn held(&self) -> Option<ManuallyDrop<Ref>> {
-        // SAFETY: as above; a reference of the table keeps the object.
+        // SAFETY: what is in the table has its memory, and is of its kind; a reference of the table keeps the object.
         unsafe {
             (self.kind.is_held)(self.object).then(|| ManuallyDrop::new(Ref::unowned(self.object)))
         }
@@ -126,4 +120,12 @@ impl Native {
 pub struct Pending {
     pub object: Ref,
     pub kind: &'static Kind,
+}
+
+impl Pending {
+    /// Whether nobody else may watch the descriptor; to find that out may run Python.
+    pub fn is_exclusive(&self) -> bool {
+        // SAFETY: the object is held, and of its kind.
+        unsafe { (self.kind.is_exclusive)(self.object.as_ptr()) }
+    }
 }

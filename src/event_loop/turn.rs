@@ -50,7 +50,7 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
         hang_at_exit();
         core.turn_process.set(u64::from(std::process::id()));
         // A loop that starts to run looks for I/O first.
-        core.polls_skipped.set(u32::MAX - 1);
+        core.poll_next_turn();
         core.stats.run_begins();
         let result = run_turns(py, core, object);
         core.stats.run_ends();
@@ -265,6 +265,12 @@ impl LoopCore {
         let (none, seconds) = (PyTuple::empty(py), wait.map(|wait| wait.as_secs_f64()));
         select(py)?.call1(([self.registrar.selector()], &none, &none, seconds))?;
         Ok(())
+    }
+
+    /// Has the next turn look for I/O. Whoever registers a descriptor may count on that, as in asyncio: what it has ready comes
+    /// before what is scheduled by the callbacks of the next turn.
+    pub fn poll_next_turn(&self) {
+        self.polls_skipped.set(u32::MAX - 1);
     }
 
     /// Polls without waiting, unless the last poll is a short time ago.

@@ -7,6 +7,8 @@ use pyo3::ffi::PyObject;
 
 use super::{errors, LoopCore};
 use crate::ffi::handle::{HandleRef, CANCELLED};
+use crate::ffi::refs::weak_target;
+use crate::ffi::socket::still_open;
 use crate::ffi::{future, Ref, Res};
 
 /// One direction of a watched descriptor.
@@ -62,6 +64,9 @@ impl Waiters {
 /// What the user waits for on one descriptor.
 pub struct Watch {
     fd: RawFd,
+    /// The file object that `add_reader`/`add_writer` was given, unless it was a number. It is kept while there is a
+    /// callback, as by `selectors`: a file that is closed is found by it, and shows by it that the number is another's.
+    file: Option<Ref>,
     pub read: Direction,
     pub write: Direction,
     /// Weak reference to the socket whose `sock_*` calls keep the registration. A number that another socket has taken
@@ -71,6 +76,32 @@ pub struct Watch {
     pub dry: bool,
     /// A read that came back short has emptied the socket.
     pub short_means_dry: bool,
+}
+
+/// Whose a watched descriptor is.
+pub enum Owner {
+    /// A file object that was given to `add_reader`/`add_writer`.
+    File(Ref),
+    /// The socket of a weak reference.
+    Socket(Ref),
+    /// Only the number was given.
+    Unknown,
+}
+
+impl Owner {
+    /// `fd` while its owner has it, −1 afterwards. It may run Python.
+    pub fn open_fd(&self, fd: RawFd) -> RawFd {
+        // SAFETY: attached, as all code of the loop's table is; the objects are held here.
+        unsafe {
+            match self {
+                Self::File(file) => still_open(file.as_ptr(), fd),
+                Self::Socket(weak) => {
+                    weak_target(weak).map_or(-1, |socket| still_open(socket.as_ptr(), fd))
+                }
+                Self::Unknown => fd,
+            }
+        }
+    }
 }
 
 /// How a watched descriptor is registered.
@@ -85,11 +116,55 @@ impl Watch {
     pub fn new(fd: RawFd) -> Self {
         Self {
             fd,
+            file: None,
             read: Direction::default(),
             write: Direction::default(),
             socket: None,
             dry: false,
             short_means_dry: false,
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    pub fn file(&self) -> Option<Ref> {
+        self.file.clone()
+    }
+
+    /// Whether `file` is the object that was given.
+    pub fn is_for(&self, file: *mut PyObject) -> bool {
+        self.file.as_ref().is_some_and(|own| own.as_ptr() == file)
+    }
+
+    /// Keeps the object that the first callback was added with. What is not kept comes back, to be dropped.
+    pub fn name(&mut self, file: Option<Ref>) -> Option<Ref> {
+        if self.is_called() {
+            return file;
+        }
+        std::mem::replace(&mut self.file, file)
+    }
+
+    /// Takes the object out once there is no callback.
+    pub fn unname(&mut self) -> Option<Ref> {
+        if self.is_called() {
+            None
+        } else {
+            self.file.take()
+        }
+    }
+
+    fn is_called(&self) -> bool {
+        self.read.callback.is_some() || self.write.callback.is_some()
+    }
+
+    /// Whose the descriptor is, as far as that is known.
+    pub fn owner(&self) -> Owner {
+        match (&self.file, &self.socket) {
+            (Some(file), _) => Owner::File(file.clone()),
+            (None, Some(socket)) if !self.is_called() => Owner::Socket(socket.clone()),
+            _ => Owner::Unknown,
         }
     }
 
@@ -105,10 +180,9 @@ impl Watch {
     /// cannot be told from others of the same number are heard once.
     pub fn mode(&self) -> Mode {
         let (read, write) = (&self.read, &self.write);
-        let called = read.callback.is_some() || write.callback.is_some();
         if self.is_edge() {
             Mode::Edge
-        } else if called || self.is_awaited() {
+        } else if self.is_called() || self.is_awaited() {
             Mode::Level(Interest {
                 readable: read.callback.is_some() || !read.waiters.is_empty(),
                 writable: write.callback.is_some() || !write.waiters.is_empty(),
@@ -126,8 +200,7 @@ impl Watch {
     /// Whether the mode is [`Mode::Edge`].
     #[inline]
     pub fn is_edge(&self) -> bool {
-        let called = self.read.callback.is_some() || self.write.callback.is_some();
-        self.socket.is_some() && !called
+        self.socket.is_some() && !self.is_called()
     }
 
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
@@ -141,6 +214,7 @@ impl Watch {
                     .chain(direction.waiters.iter())
             })
             .chain(&self.socket)
+            .chain(&self.file)
     }
 
     /// What an event calls for, with references of its own.

@@ -90,6 +90,51 @@ pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
     }
 }
 
+/// `fd` while `file`, which had this descriptor, still has it; −1 once it was closed or detached. The number may belong to
+/// another file by then, while every system call refuses −1 with the error that a method of a closed socket raises.
+///
+/// What is no socket is asked by its `fileno()`, which may run any Python.
+///
+/// # Safety
+/// Attached; `file` is a live object.
+#[inline(never)] // The transports that accepting makes have no socket, and should not carry the code.
+pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
+    // SAFETY: the caller's object is live.
+    if unsafe { socket_descriptor(file) } == Some(fd) {
+        return fd;
+    }
+    // SAFETY: as above.
+    unsafe { ask_descriptor(file, fd) }
+}
+
+/// The descriptor of an instance of `_socket.socket`; −1 once it is closed.
+#[inline]
+unsafe fn socket_descriptor(sock: *mut PyObject) -> Option<RawFd> {
+    let plain = PLAIN.get()?.as_ref()?;
+    // SAFETY: the caller's object is live, and so is its type. The instances of a subclass begin with those of its base.
+    unsafe {
+        let ty = ffi::Py_TYPE(sock);
+        let is_socket = std::ptr::eq(ty.cast(), plain.class.as_ptr())
+            || ffi::PyType_IsSubtype(ty, plain.base.as_ptr().cast()) != 0;
+        is_socket.then(|| sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
+    }
+}
+
+/// As [`still_open`], by `fileno()`. An object that refuses to answer has no descriptor.
+#[cold]
+unsafe fn ask_descriptor(file: *mut PyObject, fd: RawFd) -> RawFd {
+    // SAFETY: attached; the caller's object is live.
+    let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
+    let now = file
+        .call_method0("fileno")
+        .and_then(|now| now.extract::<RawFd>());
+    if now.is_ok_and(|now| now == fd) {
+        fd
+    } else {
+        -1
+    }
+}
+
 impl Plain {
     /// Whether nobody has replaced a method of the class. The version of a class changes with its attributes.
     #[cold]

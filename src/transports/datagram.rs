@@ -128,12 +128,11 @@ impl Datagram {
         let Some(token) = self.token() else {
             return Ok(());
         };
-        let fd = self.fd.get();
+        let fd = self.open_fd();
         self.set(READ_REGISTERED, interest.readable);
         self.set(WRITE_REGISTERED, interest.writable);
         if interest.readable || interest.writable {
-            core.registrar
-                .register_level(fd, token, interest, known)
+            core.register_level(fd, token, interest, known)
                 .map_err(|error| errors::os_error(&error))?;
         } else {
             core.deregister(fd);
@@ -182,7 +181,7 @@ static DATAGRAM: Kind = Kind {
     flush: |_, _| Ok(()),
     is_exclusive: |datagram| {
         // SAFETY: the loop passes a live datagram transport.
-        !unsafe { Datagram::of(datagram) }.is_closing()
+        unsafe { Datagram::of(datagram) }.is_exclusive()
     },
     is_held: |datagram| {
         // SAFETY: the loop passes a live datagram transport.

@@ -67,7 +67,7 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
         core,
         event_loop,
     } = caller;
-    let fd = it.fd.get();
+    let fd = it.open_fd();
     let mut from = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let received = core
         .scratch
@@ -230,7 +230,7 @@ pub unsafe fn send(it: &Datagram, object: *mut PyObject, data: &[u8], target: &T
         // SAFETY: the caller's promise.
         Target::Python(address) => return unsafe { send_by_python(it, object, address) },
     };
-    match send_to(it.fd.get(), data, address) {
+    match send_to(it.open_fd(), data, address) {
         Ok(()) => {
             it.event_loop.with(|event_loop| {
                 if let Some(event_loop) = event_loop {

@@ -9,6 +9,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::{closed_error, errors, Kind, LoopCore, Native, Source};
+use crate::ffi::socket::still_open;
 use crate::ffi::{context, Cell, Flags, Local, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -112,13 +113,24 @@ impl Endpoint {
         self.flags.get() & mask == flags
     }
 
-    /// The descriptor while it is open, −1 afterwards: its number may belong to somebody else by then.
+    /// The descriptor while it is open, −1 afterwards: its number may belong to somebody else by then. It is closed with the
+    /// transport, and whenever somebody closes the Python socket that owns it. To find that out may run Python.
+    #[inline]
     pub fn open_fd(&self) -> RawFd {
+        let fd = self.fd.get();
         if self.has(LOST) {
-            -1
-        } else {
-            self.fd.get()
+            return -1;
         }
+        match self.socket.with(|socket| socket.as_ref().map(Ref::as_ptr)) {
+            // SAFETY: a transport keeps its socket until it dies.
+            Some(socket) => unsafe { still_open(socket, fd) },
+            None => fd,
+        }
+    }
+
+    /// Whether nobody else may watch the descriptor: the transport is not closing, and the descriptor is still its own.
+    pub fn is_exclusive(&self) -> bool {
+        !self.is_closing() && self.open_fd() >= 0
     }
 
     pub fn is_closing(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::event_loop::{
     errors, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
 };
 use crate::fastcall;
+use crate::ffi::socket::still_open;
 use crate::ffi::{context, nested_drop, Args, Cell, Local, Raised, Ref, Res};
 use crate::stdlib::Stdlib;
 
@@ -55,6 +56,15 @@ impl Listener {
 
     fn stop(&self) {
         self.stopped.set(true);
+    }
+
+    /// The descriptor; −1 once somebody has closed the socket, since its number may belong to somebody else by then.
+    fn open_fd(&self) -> RawFd {
+        match self.socket.get() {
+            // SAFETY: called by the loop, attached; the socket is held here.
+            Some(socket) => unsafe { still_open(socket.as_ptr(), self.fd) },
+            None => self.fd,
+        }
     }
 }
 
@@ -132,10 +142,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if let Some(replaced) = replaced {
             replaced.forget();
         }
-        if let Err(error) = core
-            .registrar
-            .register_edge(fd, token, Interest::READ, known)
-        {
+        if let Err(error) = core.register_edge(fd, token, Interest::READ, known) {
             if let Some(source) = core.descriptors.with(|all| all.remove(fd, token)) {
                 source.forget();
             }
@@ -203,7 +210,7 @@ fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
         if it.stopped.get() || it.resting.get() {
             return Ok(());
         }
-        let result = match accept_one(it.fd) {
+        let result = match accept_one(it.open_fd()) {
             Ok((fd, peer)) => connected(caller, it, &mut accepted, fd, Address::new(&peer)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(()),
@@ -436,6 +443,10 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 peer,
             },
         )?;
+        // Whoever closes the socket may still ask for its name.
+        Stream::of(me.as_ptr())
+            .local
+            .with(|local| local.fill(fd, Side::Local));
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();

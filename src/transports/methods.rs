@@ -145,7 +145,7 @@ unsafe fn write_eof(slf: *mut PyObject) -> Res<Ref> {
         }
         it.set(EOF_WRITTEN, true);
         if it.queue.with(|queue| queue.is_empty()) {
-            write::shutdown_write(it.fd.get());
+            write::shutdown_write(it.open_fd());
         } else {
             flush_now(&Ref::borrowed(slf), it)?;
         }
@@ -251,11 +251,14 @@ unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
         it.set(PAUSED, false);
         it.update_hold(slf);
         debug_log(slf, it, "%r resumes reading")?;
-        if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
-            if let Some(event_loop) = it.event_loop.get() {
-                let core = LoopCore::of(event_loop.as_ptr());
+        if let Some(event_loop) = it.event_loop.get() {
+            let core = LoopCore::of(event_loop.as_ptr());
+            if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
                 it.read_later(core, slf);
                 core.wake_from_elsewhere();
+            } else {
+                // As if it were registered anew.
+                core.poll_next_turn();
             }
         }
     }

@@ -84,7 +84,7 @@ fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink
     // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
     let mut scratch = caller.core.scratch.take();
     let received = fill_up(&mut scratch, READ_SIZE)
-        .and_then(|()| receive(it.fd.get(), scratch.as_mut_ptr(), READ_SIZE, 0));
+        .and_then(|()| receive(it.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0));
     let n = match received {
         Ok(n @ 1..) => {
             caller.core.stats.received(n);
@@ -118,7 +118,7 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
     let Ok(room) = core.spare_bytes.room(READ_SIZE) else {
         return no_object(me);
     };
-    let read = receive_bytes(core, it.fd.get(), READ_SIZE, 0, room, |data| {
+    let read = receive_bytes(core, it.open_fd(), READ_SIZE, 0, room, |data| {
         core.spare_bytes.make(data)
     });
     let (n, data) = match read {
@@ -202,7 +202,7 @@ fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<O
         return Ok(Outcome::Failed);
     }
     let size = buffer.0.len.unsigned_abs();
-    let read = receive(it.fd.get(), buffer.0.buf.cast(), size, 0);
+    let read = receive(it.open_fd(), buffer.0.buf.cast(), size, 0);
     drop(buffer);
     let n = match read {
         Ok(0) => return Ok(Outcome::End),

@@ -66,6 +66,8 @@ pub struct Stream {
     pub queue: Local<WriteQueue>,
     /// How long a callback may hold back what it writes, in ticks of the processor's counter.
     pub cork: Cell<u64>,
+    /// The poll before the socket took less than it was given: only an event of a later one says that it takes more.
+    pub blocked_after: Cell<u64>,
     pub peer: Local<Address>,
     pub local: Local<Address>,
 }
@@ -190,15 +192,14 @@ impl Stream {
         if self.has(STARTED | LOST) || is_over {
             return Ok(());
         }
-        let fd = self.fd.get();
+        let fd = self.open_fd();
         let Some(token) = self.token() else {
             return Ok(());
         };
         let is_tcp = self.peer.with(|peer| matches!(peer, Address::Inet(_)));
         self.set(WATCHES_ON_DEMAND, !is_tcp);
         self.set(WATCHES_WRITES, is_tcp || self.has(BLOCKED));
-        core.registrar
-            .register_edge(fd, token, self.interest(), false)
+        core.register_edge(fd, token, self.interest(), false)
             .map_err(|error| errors::os_error(&error))?;
         self.set(STARTED, true);
         self.update_hold(me);
@@ -232,8 +233,7 @@ impl Stream {
             return Ok(());
         };
         self.set(WATCHES_WRITES, wanted);
-        core.registrar
-            .register_edge(self.fd.get(), token, self.interest(), true)
+        core.register_edge(self.open_fd(), token, self.interest(), true)
     }
 }
 
@@ -252,7 +252,7 @@ impl Transport for Stream {
 
     fn before_close(&self) {
         // `get_extra_info("sockname")` still answers when the connection is gone.
-        let fd = self.fd.get();
+        let fd = self.open_fd();
         self.local.with(|local| local.fill(fd, Side::Local));
     }
 
@@ -327,6 +327,7 @@ pub fn create(
             empty_waiter: Local::default(),
             queue: Local::default(),
             cork: Cell::new(core.cork.get()),
+            blocked_after: Cell::new(0),
             peer: Local::new(parts.peer),
             local: Local::default(),
         });
@@ -374,7 +375,7 @@ static STREAM: Kind = Kind {
     flush,
     is_exclusive: |stream| {
         // SAFETY: the loop passes a live stream.
-        !unsafe { Stream::of(stream) }.is_closing()
+        unsafe { Stream::of(stream) }.is_exclusive()
     },
     is_held: |stream| {
         // SAFETY: the loop passes a live stream.
@@ -398,6 +399,9 @@ unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
     }
     if event.writable {
         if it.has_blocked_writes() {
+            if it.blocked_after.get() == caller.core.last_poll() {
+                return Ok(());
+            }
             if let Some(error) = write::try_flush(caller.event_loop, me, it)? {
                 // It may have come after the poll.
                 if it.wants_to_read() {

@@ -171,7 +171,7 @@ pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option
     }
     let mut progress = false;
     loop {
-        let fd = it.fd.get();
+        let fd = it.open_fd();
         let sent = it
             .queue
             .with(|queue| queue.send(fd).map(|sent| (sent, queue.size())));
@@ -205,7 +205,7 @@ pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option
 /// Sends what the socket takes at once of what was gathered, and tells nobody.
 pub fn send_last(it: &Stream) {
     while !it.has(BLOCKED | LOST) && it.queue.with(|queue| !queue.is_empty()) {
-        let fd = it.fd.get();
+        let fd = it.open_fd();
         match it.queue.with(|queue| queue.send(fd)) {
             Ok((sent, done)) => {
                 drop(done);
@@ -230,6 +230,7 @@ fn block(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
     it.set(BLOCKED, true);
     // SAFETY: the loop of a transport is a LoopCore.
     let core = unsafe { LoopCore::of(event_loop) };
+    it.blocked_after.set(core.last_poll());
     if let Err(error) = it.watch_writes(core, true) {
         return failed(me, it, error);
     }
@@ -253,7 +254,8 @@ pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -
     }
     let sent = loop {
         // SAFETY: the slice is valid for the call.
-        let sent = unsafe { libc::send(it.fd.get(), data.as_ptr().cast(), data.len(), SEND_FLAGS) };
+        let sent =
+            unsafe { libc::send(it.open_fd(), data.as_ptr().cast(), data.len(), SEND_FLAGS) };
         match usize::try_from(sent).map_err(|_| io::Error::last_os_error()) {
             Ok(sent) => {
                 // SAFETY: the loop of a transport is a LoopCore.
@@ -346,7 +348,7 @@ fn drained(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
             return it.schedule_connection_lost(me.as_ptr(), &Ref::none());
         }
     } else if it.has(EOF_WRITTEN) {
-        shutdown_write(it.fd.get());
+        shutdown_write(it.open_fd());
     }
     Ok(())
 }

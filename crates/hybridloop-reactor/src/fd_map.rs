@@ -54,10 +54,17 @@ impl FdMap {
         }
     }
 
-    /// Removes all tokens.
-    pub fn clear(&mut self) {
-        self.table.clear();
-        self.high.clear();
+    /// Removes the token of the highest descriptor that has one.
+    pub fn pop(&mut self) -> Option<Token> {
+        if let Some((_, token)) = self.high.pop_last() {
+            return Some(token);
+        }
+        while let Some(token) = self.table.pop() {
+            if token.is_some() {
+                return token;
+            }
+        }
+        None
     }
 }
 
@@ -80,9 +87,24 @@ mod tests {
             assert_eq!(map.get(fd), None);
             map.insert(fd, first);
         }
-        map.clear();
+        for _ in 0..5 {
+            assert_eq!(map.pop(), Some(Token(1)));
+        }
+        assert_eq!(map.pop(), None);
         assert_eq!(map.get(3), None);
         assert_eq!(map.get(RawFd::MAX), None);
+    }
+
+    #[test]
+    fn the_highest_descriptor_is_popped_first() {
+        let mut map = FdMap::default();
+        for fd in [3, RawFd::MAX, 70_000, 5] {
+            map.insert(fd, Token(u64::from(fd.unsigned_abs())));
+        }
+        let popped: Vec<_> = std::iter::from_fn(|| map.pop())
+            .map(|token| token.0)
+            .collect();
+        assert_eq!(popped, [RawFd::MAX.unsigned_abs().into(), 70_000, 5, 3]);
     }
 
     #[test]

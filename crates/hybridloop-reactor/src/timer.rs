@@ -306,7 +306,7 @@ mod tests {
             for _ in (0..count).step_by(2) {
                 let _ = heap.note_cancelled();
             }
-            let (mut taken, is_noted) = (VecDeque::new(), |i: &u64| i % 2 == 0);
+            let (mut taken, is_noted) = (VecDeque::new(), |i: &u64| i.is_multiple_of(2));
             let due = heap.take_due(count / 2 - 1, is_noted, &mut taken);
             assert_eq!(due, taken.len());
             assert_eq!((due as u64, heap.len() as u64), (count / 2, count / 2));

@@ -8,7 +8,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::{Kind, SocketCall, CLASS};
+use super::{descriptor_of, Kind, SocketCall, CLASS};
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::{confined, file_descriptor, LoopCore};
 use crate::fastcall;
@@ -96,7 +96,7 @@ unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     unsafe { call(slf, Kind::Accept, [SOCK], &args) }
 }
 
-/// `_wait_socket(socket, write, future)`: what `sock_connect` awaits.
+/// `_wait_socket(socket, write, future)`: what `sock_connect` awaits. Returns the descriptor, for `_leave_socket()`.
 unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     let &[socket, write, future] = args.positional else {
         return Err(
@@ -105,28 +105,26 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     };
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
-        let fd = file_descriptor(socket)?;
+        let fd = descriptor_of(socket)?;
         let write = write == ffi::Py_True();
         let core = LoopCore::of(slf);
         let known = core.known_socket(socket, fd);
         core.wait_for(socket, fd, known, write, Ref::borrowed(future))?;
+        Ref::new(ffi::PyLong_FromLong(fd.into()))
     }
-    Ok(Ref::none())
 }
 
-/// `_leave_socket(socket, write, future)`: takes `_wait_socket()` back.
+/// `_leave_socket(fd, write, future)`: takes `_wait_socket()` back. The socket may be closed by now.
 unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let &[socket, write, future] = args.positional else {
-        return Err(
-            PyTypeError::new_err("_leave_socket() takes a socket, a bool and a future").into(),
-        );
+    let &[fd, write, future] = args.positional else {
+        return Err(PyTypeError::new_err(
+            "_leave_socket() takes a descriptor, a bool and a future",
+        )
+        .into());
     };
-    // SAFETY: as for `wait_socket`. A socket that is closed has no number to look under.
+    // SAFETY: as for `wait_socket`.
     unsafe {
-        let py = Python::assume_attached();
-        let fd = Bound::from_borrowed_ptr(py, socket)
-            .call_method0("fileno")?
-            .extract()?;
+        let fd = file_descriptor(fd)?;
         let write = write == ffi::Py_True();
         LoopCore::of(slf).stop_waiting(fd, write, &Ref::borrowed(future))?;
     }
@@ -146,8 +144,8 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
             (fastcall!(c"sock_sendall", sock_sendall), ASYNCIO, "Send all of `data`. After an error it is not known how much has been sent."),
             (fastcall!(c"sock_sendto", sock_sendto), ASYNCIO, "Send a datagram to `address`; returns the number of bytes."),
             (fastcall!(c"sock_accept", sock_accept), ASYNCIO, "Accept a connection; returns the new, non-blocking socket and the peer's address."),
-            (fastcall!(c"_wait_socket", wait_socket, confined), "(self, sock, write, future, /)", "Resolve a future when a socket is ready."),
-            (fastcall!(c"_leave_socket", leave_socket, confined), "(self, sock, write, future, /)", "Take _wait_socket() back."),
+            (fastcall!(c"_wait_socket", wait_socket, confined), "(self, sock, write, future, /)", "Resolve a future when a socket is ready; returns its descriptor."),
+            (fastcall!(c"_leave_socket", leave_socket, confined), "(self, fd, write, future, /)", "Take _wait_socket() back."),
         ],
     )
 }

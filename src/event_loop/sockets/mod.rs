@@ -179,7 +179,7 @@ impl SocketCall {
         unsafe {
             let fd = match fd {
                 Some(fd) if fd >= 0 => fd,
-                _ => file_descriptor(socket)?,
+                _ => descriptor_of(socket)?,
             };
             let known = known.or_else(|| core.known_socket(socket, fd));
             let future = core.new_waiter(self.event_loop.as_ptr())?;
@@ -234,6 +234,18 @@ impl SocketCall {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The descriptor of a socket, as asyncio finds it: what `fileno()` gives is taken for a file object.
+///
+/// # Safety
+/// Attached; `socket` is a live object.
+unsafe fn descriptor_of(socket: *mut PyObject) -> Res<RawFd> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let socket = Bound::from_borrowed_ptr(Python::assume_attached(), socket);
+        file_descriptor(socket.call_method0("fileno")?.as_ptr())
     }
 }
 
