@@ -13,6 +13,7 @@ import inspect
 import logging
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -299,3 +300,31 @@ def start_script(script_env):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def next_owner():
+    """``owner, other = next_owner(fd)``: a socket that gets the number, and its peer."""
+    opened = []
+
+    def moved(sock, fd):
+        family, kind, proto, before = sock.family, sock.type, sock.proto, sock.detach()
+        if before != fd:
+            os.dup2(before, fd)
+            os.close(before)
+        opened.append(socket.socket(family, kind, proto, fileno=fd))
+        return opened[-1]
+
+    def next_owner(fd, sock=None):
+        if sock is not None:
+            return moved(sock, fd), None
+        ours, theirs = socket.socketpair()
+        if theirs.fileno() == fd:
+            ours, theirs = theirs, ours
+        theirs.setblocking(False)
+        opened.append(theirs)
+        return moved(ours, fd), theirs
+
+    yield next_owner
+    for sock in opened:
+        sock.close()

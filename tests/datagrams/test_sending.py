@@ -349,3 +349,21 @@ async def test_flood(open_endpoint, eventually):
         await eventually(lambda: len(protocol.received) == start + 50)  # noqa: B023
     assert [data for data, _ in protocol.received] == [b"%d" % number for number in range(2000)]
     assert len(echo.received) == 2000
+
+
+async def test_socket_closed_by_somebody(open_endpoint, opened, next_owner):
+    """Sending fails as it does for a closed socket, and nothing reaches another socket."""
+    peer = plain_socket()
+    opened.append(peer)
+    transport, protocol = await open_endpoint(remote_addr=peer.getsockname())
+    sock = transport.get_extra_info("socket")._sock
+    fd = sock.fileno()
+    sock.close()
+    _, other = next_owner(fd)
+    transport.sendto(b"secret")
+    assert [error.errno for error in protocol.errors] == [errno.EBADF]
+    transport.abort()
+    await asyncio.sleep(0)
+    assert protocol.lost
+    with pytest.raises(BlockingIOError):
+        other.recv(1)

@@ -313,3 +313,17 @@ def test_registering_from_the_callback_of_another_fd(loop, socket_pair):
         theirs.send(b"x")
         loop.run_forever()
         assert loop.remove_reader(other)
+
+
+async def test_what_is_ready_when_it_is_added_comes_first(loop, socket_pair):
+    """The turn after `add_reader()` looks for I/O, however busy the loop is."""
+    ours, theirs = socket_pair
+    theirs.send(b"x")
+    for _ in range(50):
+        order = []
+        loop.add_reader(ours, order.append, "ready")
+        loop.call_soon(loop.call_soon, order.append, "scheduled later")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop.remove_reader(ours)
+        assert order[:1] == ["ready"]

@@ -165,3 +165,20 @@ async def test_one_end_read_twice(loop, connect_read, eventually):
     await eventually(lambda: first.data + second.data == b"for one")
     os.close(writing)
     await eventually(lambda: first.lost and second.lost)
+
+
+async def test_what_is_there_at_the_beginning(loop, connect_read):
+    """It is read before anything that is done a turn later."""
+    for _ in range(20):
+        reading, writing = os.pipe()
+        os.write(writing, b"there")
+        transport, protocol = await connect_read(reading)
+        await asyncio.sleep(0)
+        assert protocol.data == b"there"
+        transport.pause_reading()
+        os.write(writing, b" and then")
+        transport.resume_reading()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert protocol.data == b"there and then"
+        os.close(writing)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
+import resource
 import socket
 import sys
 import threading
@@ -427,6 +429,47 @@ async def stopped_in_a_protocol(errors: Errors) -> None:
 
     await asyncio.to_thread(nested)
     assert errors.contexts == []
+
+
+@async_case
+async def numbers_of_no_descriptor(errors: Errors) -> None:
+    """A large number is refused by the system, and costs no memory that grows with it."""
+
+    class Numbered:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def fileno(self) -> int:
+            return self.number
+
+        def gettimeout(self) -> float:
+            return 0.0
+
+        def recv(self, size: int) -> bytes:
+            raise BlockingIOError
+
+    loop = asyncio.get_running_loop()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in (10**8, 2**31 - 1):
+        for add, remove in (
+            (loop.add_reader, loop.remove_reader),
+            (loop.add_writer, loop.remove_writer),
+        ):
+            try:
+                add(number, print)
+            except OSError as error:
+                assert error.errno == errno.EBADF
+            else:
+                raise AssertionError("a number of no descriptor is watched")
+            assert remove(number) is False
+        try:
+            await loop.sock_recv(Numbered(number), 10)  # type: ignore[arg-type]
+        except OSError as error:
+            assert error.errno == errno.EBADF
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100 * 1024, f"{grown} KiB"
+    async with serving(Recorder) as port:
+        await check_service(port)
 
 
 if __name__ == "__main__":
