@@ -97,7 +97,6 @@ pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
 ///
 /// # Safety
 /// Attached; `file` is a live object.
-#[inline(never)] // The transports that accepting makes have no socket, and should not carry the code.
 pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
     // SAFETY: the caller's object is live.
     if unsafe { socket_descriptor(file) } == Some(fd) {

@@ -28,6 +28,8 @@ const HELD: u32 = 1 << 4;
 pub const PROTOCOL_PAUSED: u32 = 1 << 5;
 /// `connection_lost()` was called; the descriptor is closed.
 pub const LOST: u32 = 1 << 6;
+/// There is a Python socket, which owns the descriptor and may be closed by anybody.
+pub const HAS_SOCKET: u32 = 1 << 7;
 /// From here on flags belong to the kinds of transports.
 pub const FIRST_OWN_FLAG: u32 = 1 << 8;
 
@@ -82,9 +84,11 @@ impl Endpoint {
         socket: Option<Ref>,
         context: Ref,
     ) -> Self {
+        let flags = Flags::default();
+        flags.set(HAS_SOCKET, socket.is_some());
         Self {
             fd: Cell::new(fd),
-            flags: Flags::default(),
+            flags,
             lost_writes: Cell::new(0),
             token: Cell::new(None),
             // SAFETY: the caller's promise.
@@ -117,6 +121,15 @@ impl Endpoint {
     /// transport, and whenever somebody closes the Python socket that owns it. To find that out may run Python.
     #[inline]
     pub fn open_fd(&self) -> RawFd {
+        if self.has(LOST | HAS_SOCKET) {
+            self.checked_fd()
+        } else {
+            self.fd.get()
+        }
+    }
+
+    #[inline(never)]
+    fn checked_fd(&self) -> RawFd {
         let fd = self.fd.get();
         if self.has(LOST) {
             return -1;

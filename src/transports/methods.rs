@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::address::Side;
 use super::arguments::{exact_bytes, not_bytes, one_argument};
 use super::endpoint::{
-    count_lost_write, debug_log, Transport, BLOCKED, CLOSING, LOST, PAUSED, STARTED,
+    count_lost_write, debug_log, Transport, BLOCKED, CLOSING, HAS_SOCKET, LOST, PAUSED, STARTED,
 };
 use super::stream::{Stream, EOF_READ, EOF_WRITTEN, READABLE};
 use super::write;
@@ -386,6 +386,7 @@ unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> Res<Ref> {
         let free = !it.has(LOST) && it.socket.with(|socket| socket.is_none());
         if free {
             drop(it.socket.replace(Some(Ref::borrowed(socket))));
+            it.set(HAS_SOCKET, true);
         }
         Ok(Ref::bool(free))
     }
