@@ -244,6 +244,7 @@ impl LoopCore {
     }
 
     /// Polls, and waits for events if nothing came from other threads.
+    #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
         if wait == Some(Duration::ZERO) || !self.inbox.sleep() {
             return self.poll_at_once(py);

@@ -70,7 +70,16 @@ impl WriteQueue {
     }
 
     /// Takes note of `n` bytes sent; the pieces that are through come back, to be dropped.
-    fn advance(&mut self, mut n: usize) -> Done {
+    #[inline]
+    fn advance(&mut self, n: usize) -> Done {
+        if n == self.size && self.pieces.len() == 1 {
+            (self.size, self.sent) = (0, 0);
+            return self.pieces.pop_front().map_or(Done::None, Done::One);
+        }
+        self.advance_by_pieces(n)
+    }
+
+    fn advance_by_pieces(&mut self, mut n: usize) -> Done {
         self.size -= n;
         let mut done = Done::None;
         while n > 0 {
@@ -122,6 +131,7 @@ fn slice(bytes: &Ref) -> &[u8] {
 }
 
 /// Takes `data` to be sent: with what else the protocol writes in this call or turn, or at once if it is much.
+#[inline]
 pub fn write(
     core: &LoopCore,
     event_loop: *mut PyObject,
@@ -137,6 +147,7 @@ pub fn write(
 }
 
 /// Decides when what was just queued leaves.
+#[inline]
 pub fn settle(
     core: &LoopCore,
     event_loop: *mut PyObject,

@@ -62,6 +62,7 @@ impl Maker {
     }
 
     /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    #[inline]
     pub fn trim(&mut self) -> Option<impl Sized> {
         if self.free.iter().all(|free| free.len() <= Self::KEEP) {
             return None;
