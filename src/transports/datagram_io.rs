@@ -92,7 +92,8 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
             (called, "datagram_received")
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+        Err(error) if error.raw_os_error().is_none() => {
+            // No error of the socket: there is no room to receive into.
             let _ = Raised::from(errors::os_error(&error));
             return Datagram::fatal_error(me, READ_FAILED).map(|()| false);
         }

@@ -17,7 +17,11 @@ def test_signature(loop, name):
     """Without ``self``, which is positional-only in native methods."""
     ours = inspect.signature(getattr(loop, name))
     stock = inspect.signature(getattr(asyncio.SelectorEventLoop, name).__get__(loop))
-    assert shape(ours) == shape(stock)
+    found = shape(ours)
+    if found and found[-1][1] is inspect.Parameter.VAR_KEYWORD and found[-1] not in shape(stock):
+        # What a later asyncio adds is passed on.
+        del found[-1]
+    assert found == shape(stock)
 
 
 def shape(signature):
