@@ -21,6 +21,7 @@ impl LoopCore {
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
+    #[inline]
     pub unsafe fn soon(
         &self,
         event_loop: *mut PyObject,

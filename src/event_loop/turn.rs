@@ -234,8 +234,10 @@ impl LoopCore {
                 return self.poll_if_time(py, object);
             }
         }
-        let spare = self.maker.with(Maker::trim);
-        drop(spare);
+        if self.maker.with(|maker| maker.has_too_many()) {
+            let spare = self.maker.with(Maker::trim);
+            drop(spare);
+        }
         drop(Contexts::take_all(&self.contexts));
         if self.is_select_replaced() {
             return self.ask_selector(object, wait);
@@ -290,6 +292,7 @@ impl LoopCore {
         self.poll_now(py, object)
     }
 
+    #[inline(never)]
     fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
         if self.is_select_replaced() {
             return self.ask_selector(object, Some(Duration::ZERO));

@@ -107,6 +107,16 @@ enum Done {
 }
 
 impl Done {
+    /// Drops the pieces, mostly one.
+    #[inline]
+    fn drop_pieces(self) {
+        match self {
+            Self::None => {}
+            Self::One(piece) => drop(piece),
+            Self::Many(pieces) => drop(pieces),
+        }
+    }
+
     fn push(&mut self, piece: Option<Ref>) {
         let Some(piece) = piece else { return };
         *self = match std::mem::replace(self, Self::None) {
@@ -188,7 +198,7 @@ pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option
             .with(|queue| queue.send(fd).map(|sent| (sent, queue.size())));
         match sent {
             Ok(((Sent { bytes, all }, done), left)) => {
-                drop(done);
+                done.drop_pieces();
                 // SAFETY: the loop of a transport is a LoopCore.
                 unsafe { LoopCore::of(event_loop) }.stats.sent(bytes);
                 progress |= bytes > 0;

@@ -9,8 +9,8 @@ use pyo3::PyTraverseError;
 
 use super::types::{class_of, has_weakrefs, Class, CLASSES};
 use super::{
-    fields, is_plain, HandleObject, HandleRef, BASE_WORDS, INLINE_ARGS, IN_TUPLE, PERSISTENT,
-    SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
+    fields, is_plain, HandleObject, HandleRef, BASE_WORDS, FIELDS, INLINE_ARGS, IN_TUPLE,
+    PERSISTENT, PLAIN_FIELDS, SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
 };
 use crate::ffi::context::Contexts;
 use crate::ffi::fastcall::Res;
@@ -61,12 +61,15 @@ impl Maker {
         self.last.as_ref()
     }
 
-    /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    /// Whether [`Maker::trim`] has something to do.
     #[inline]
-    pub fn trim(&mut self) -> Option<impl Sized> {
-        if self.free.iter().all(|free| free.len() <= Self::KEEP) {
-            return None;
-        }
+    pub fn has_too_many(&self) -> bool {
+        self.free.iter().any(|free| free.len() > Self::KEEP)
+    }
+
+    /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    #[cold]
+    pub fn trim(&mut self) -> impl Sized {
         let halve = |free: &mut Vec<Ref>| {
             let kept = free.len().min(Self::KEEP.max(free.len() / 2));
             let mut rest = Vec::new();
@@ -76,7 +79,7 @@ impl Maker {
             }
             rest
         };
-        Some(self.free.each_mut().map(halve))
+        self.free.each_mut().map(halve)
     }
 }
 
@@ -91,7 +94,9 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
         if (*handle.as_ptr()).has(TRACKED) {
             return object.visit(visit);
         }
-        for field in fields(handle.as_ptr()).map(|field| *field) {
+        let this = handle.as_ptr();
+        let count = if is_plain(this) { PLAIN_FIELDS } else { FIELDS };
+        for field in fields(this).into_iter().take(count).map(|field| *field) {
             if !field.is_null() {
                 // A borrowed look: the collector counts references, it must not see one more.
                 std::mem::ManuallyDrop::new(Ref::unowned(field)).visit(visit)?;

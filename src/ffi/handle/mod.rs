@@ -267,7 +267,9 @@ impl HandleObject {
 /// The arguments of a handle and how many they are, then callback, context and loop.
 type Taken = ([*mut PyObject; INLINE_ARGS], usize, [*mut PyObject; 3]);
 
-const FIELDS: usize = INLINE_ARGS + 5 + BASE_WORDS + SUBCLASS_WORDS;
+const FIELDS: usize = PLAIN_FIELDS + 2 + BASE_WORDS + SUBCLASS_WORDS;
+/// Those that come first, which are all that a plain handle has.
+const PLAIN_FIELDS: usize = INLINE_ARGS + 3;
 
 /// Every object of a handle, or null; `args[0]` is only ever borrowed.
 unsafe fn fields(this: *mut HandleObject) -> [*mut *mut PyObject; FIELDS] {

@@ -10,7 +10,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::{fields, is_plain, HandleObject, FIELDS, RUNNING};
+use super::{fields, is_plain, HandleObject, FIELDS, PLAIN_FIELDS, RUNNING};
 use crate::ffi::nested_drop;
 use crate::ffi::refs::Ref;
 use crate::ffi::typespec::{getset_end, method_end, Slots};
@@ -93,22 +93,22 @@ unsafe extern "C" fn traverse(
     visit: ffi::visitproc,
     arg: *mut c_void,
 ) -> c_int {
+    let this = object.cast::<HandleObject>();
     // SAFETY: the collector passes a live handle.
     unsafe {
-        for field in fields(object.cast())
-            .into_iter()
-            .map(|field| *field)
-            .chain([ffi::Py_TYPE(object).cast()])
-        {
-            if !field.is_null() {
-                let stop = visit(field, arg);
+        let fields = fields(this);
+        // Nearly every handle is plain, and there may be very many.
+        let count = if is_plain(this) { PLAIN_FIELDS } else { FIELDS };
+        for &field in &fields[..count] {
+            if !(*field).is_null() {
+                let stop = visit(*field, arg);
                 if stop != 0 {
                     return stop;
                 }
             }
         }
+        visit(ffi::Py_TYPE(object).cast(), arg)
     }
-    0
 }
 
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
@@ -119,7 +119,9 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
             return 0;
         }
         HandleObject::release(this);
-        if !(*this).event_loop.is_null() || !is_plain(this) {
+        let event_loop = ptr::replace(&raw mut (*this).event_loop, ptr::null_mut());
+        ffi::Py_XDECREF(event_loop);
+        if !is_plain(this) {
             drop(take_all(this));
         }
     }
@@ -143,11 +145,14 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
         if has_weakrefs(object.cast()) {
             ffi::PyObject_ClearWeakRefs(object);
         }
-        match nested_drop::enter() {
-            Some(_level) => {
-                clear(object);
-            }
-            None => nested_drop::defer(take_all(object.cast())),
+        let this = object.cast::<HandleObject>();
+        if (*this).callback.is_null() && is_plain(this) {
+            // It has run or is cancelled: only the loop is left.
+            clear(object);
+        } else if let Some(_level) = nested_drop::enter() {
+            clear(object);
+        } else {
+            nested_drop::defer(take_all(this));
         }
         ffi::PyObject_GC_Del(object.cast());
         ffi::Py_DECREF(ty.cast());
