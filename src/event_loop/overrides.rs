@@ -243,6 +243,9 @@ impl LoopCore {
         // Whatever is not a time is none at all.
         let wait = timeout
             .map(|timeout| Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX));
+        if wait == Some(Duration::ZERO) {
+            return Ok(self.poll_at_once(py)?);
+        }
         Ok(self.wait_for_io(py, wait)?)
     }
 }

@@ -248,7 +248,7 @@ impl LoopCore {
     /// Polls, and waits for events if nothing came from other threads.
     #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
-        if wait == Some(Duration::ZERO) || !self.inbox.sleep() {
+        if !self.inbox.sleep() {
             return self.poll_at_once(py);
         }
         self.stats.polling(true);
@@ -301,7 +301,7 @@ impl LoopCore {
     }
 
     /// Polls without waiting, and without giving the interpreter away for it.
-    fn poll_at_once(&self, py: Python<'_>) -> Res<()> {
+    pub fn poll_at_once(&self, py: Python<'_>) -> Res<()> {
         self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
         self.polled(py, result)

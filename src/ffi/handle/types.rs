@@ -148,7 +148,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
         let this = object.cast::<HandleObject>();
         if (*this).callback.is_null() && is_plain(this) {
             // It has run or is cancelled: only the loop is left.
-            clear(object);
+            ffi::Py_XDECREF((*this).event_loop);
         } else if let Some(_level) = nested_drop::enter() {
             clear(object);
         } else {
