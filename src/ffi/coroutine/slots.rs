@@ -226,26 +226,44 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> Res<Re
     }
 }
 
+/// Raises the exception that the arguments mean, at the place where the coroutine is.
+///
+/// Making it may run Python, and arguments may mean none. A coroutine that waits passes them on while it runs, to what it
+/// waits for. Since Python 3.15 any coroutine looks at its state first; earlier ones, and iterators, make the exception
+/// first.
 unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> Res<Ref> {
     thrown::check_count(arguments.len())?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
-    let exception = match thrown::exception(py, arguments) {
+    let looks_first =
+        T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get() == State::Waiting);
+    let made = if looks_first {
+        None
+    } else {
+        Some(thrown::exception(py, arguments)?)
+    };
+    let before = this.claim();
+    match before {
+        State::Running => return Err(already_executing()),
+        State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
+        State::Fresh | State::Waiting | State::Finished => {}
+    }
+    let exception = match made.map_or_else(|| thrown::exception(py, arguments), Ok) {
         Ok(exception) => exception,
         Err(refused) => {
             // What a coroutine waits for refuses them, and that ends it; before it starts, nobody has seen them.
-            if T::KIND == Kind::Coroutine && this.state.get() == State::Waiting {
-                this.end();
+            if before == State::Waiting {
+                this.end_abandoned();
+            } else {
+                this.state.replace(before);
             }
             return Err(refused.into());
         }
     };
-    match this.claim() {
-        State::Running => return Err(already_executing()),
-        State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
-        State::Finished => {}
+    match before {
         State::Fresh => this.finish(),
         State::Waiting => this.end_abandoned(),
+        State::Running | State::Finished => {}
     }
     let error = PyErr::from_value(exception);
     Err(match T::KIND {
