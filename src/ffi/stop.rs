@@ -1,4 +1,4 @@
-//! `StopIteration` with a value: how an iterator's result reaches `await` since Python 3.12.
+//! `StopIteration` with a value: how an iterator's result reaches `await` from Python 3.12 to 3.14.
 
 use pyo3::ffi;
 

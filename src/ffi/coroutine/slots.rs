@@ -164,7 +164,7 @@ unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
     })
 }
 
-/// What `await` calls since Python 3.12.
+/// What `await` calls from Python 3.12 to 3.14.
 unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
         // SAFETY: the slot gets a live coroutine; `None` is always live.
@@ -177,7 +177,7 @@ unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     })
 }
 
-/// What tasks call, and `await` up to Python 3.11.
+/// What tasks call, and `await` up to Python 3.11 and since 3.15.
 unsafe extern "C" fn send_slot<T: Operation>(
     slf: *mut PyObject,
     value: *mut PyObject,
