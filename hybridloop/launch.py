@@ -85,7 +85,9 @@ def run_file(argv: list[str]) -> None:
     else:
         loader = SourceFileLoader("__main__", path)
         code = loader.source_to_code(loader.get_data(path), path)
-    main = _new_main(__file__=path, __loader__=loader, __cached__=None)
+    # No module of Python 3.15 has `__cached__`.
+    cached = {} if sys.version_info >= (3, 15) else {"__cached__": None}
+    main = _new_main(__file__=path, __loader__=loader, **cached)
     exec(code, main.__dict__)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .support.http import RawConnection, get
-from .support.loops import LOOP_NAME, loop_class_path
+from .support.loops import LOOP_NAME, loop_class_path, wait_until
 from .support.processes import ServerProcess, run_script, subprocess_env
 
 pytestmark = pytest.mark.skipif(LOOP_NAME != "hybridloop", reason="tests hybridloop's command line")
@@ -79,7 +79,8 @@ SHOW_MAIN = """\
 import inspect, sys
 print(inspect.currentframe().f_code.co_filename, __file__, sys.argv, sys.path[0])
 print(sorted(set(globals()) - {"__annotations__"}), __spec__ and __spec__.name)
-print(__name__, __package__, __cached__, type(__loader__).__name__, __builtins__)
+print(__name__, __package__, globals().get("__cached__"), type(__loader__).__name__)
+print(__builtins__)
 """
 
 
@@ -204,7 +205,15 @@ def test_module_that_is_a_server(more: list[str]) -> None:
     with ServerProcess([*arguments, "--port", "0", "--no-use-colors"]) as server:
         port = server.wait_for_port(r"Uvicorn running on http://[\d.]+:(\d+)")
         server.wait_for_line("Application startup complete")
-        with RawConnection(port) as connection:
+        # The port of several workers is known before the first of them listens.
+        with wait_until(lambda: connected(port)) as connection:
             assert loop_class_path() in connection.request(get("/describe")).body.decode()
         assert server.stop() in (0, -signal.SIGTERM), server.log
         server.assert_clean_log()
+
+
+def connected(port: int) -> RawConnection | None:
+    try:
+        return RawConnection(port)
+    except ConnectionRefusedError:
+        return None
