@@ -1,6 +1,7 @@
 """Which part of a file is sent, what is returned, and where the file stands afterwards."""
 
 import asyncio
+import inspect
 import io
 import os
 import socket
@@ -28,6 +29,12 @@ RANGES = [
     (SIZE + 10, None),
     (SIZE + 10, 10),
 ]
+
+# The bytes sent, without which releases up to 3.13.0 and their kin do not move the file.
+STAYS_WHEN_NOTHING_IS_SENT = (
+    "total_sent"
+    in inspect.signature(asyncio.SelectorEventLoop._sock_sendfile_update_filepos).parameters
+)
 
 
 def part(offset, count):
@@ -60,7 +67,10 @@ async def test_by_socket(loop, make_file, offset, count):
 
 @pytest.mark.parametrize("by", ["transport", "socket"])
 async def test_position_when_nothing_is_left(loop, connect_tcp, tmp_path, by):
-    """A file that stands somewhere, and a range behind its end: as in asyncio, it stays there."""
+    """A file that stands somewhere, and a range behind its end.
+
+    It stays there, or is moved to the offset where asyncio does that too.
+    """
     path = tmp_path / "file"
     path.write_bytes(CONTENTS)
     transport, _ = await connect_tcp()
@@ -73,7 +83,7 @@ async def test_position_when_nothing_is_left(loop, connect_tcp, tmp_path, by):
             ours.setblocking(False)
             with ours, theirs:
                 assert await loop.sock_sendfile(ours, file, SIZE + 5, fallback=False) == 0
-        assert file.tell() == 7
+        assert file.tell() == (7 if STAYS_WHEN_NOTHING_IS_SENT else SIZE + 5)
 
 
 async def test_empty_file(loop, connect, make_file):
