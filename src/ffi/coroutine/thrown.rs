@@ -24,13 +24,14 @@ pub fn check_count(count: usize) -> Res<()> {
 fn warn(count: usize) -> Res<()> {
     const TEXT: &std::ffi::CStr =
         c"the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.";
-    // SAFETY: attached; the text is a C string.
-    if count > 1
-        && unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } < 0
-    {
-        return Err(crate::ffi::Raised);
+    if count == 1 {
+        return Ok(());
     }
-    Ok(())
+    // SAFETY: attached; the text is a C string.
+    match unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } {
+        0 => Ok(()),
+        _ => Err(crate::ffi::Raised),
+    }
 }
 
 #[cfg(not(Py_3_12))]
