@@ -83,6 +83,9 @@ pub struct Stdlib {
     pub incomplete_read_error: Ref,
     pub limit_overrun_error: Ref,
     pub transport_socket: Ref,
+    /// asyncio's methods of transports, for their refusals of what is not bytes-like.
+    pub stream_write: Ref,
+    pub datagram_sendto: Ref,
     /// `Server._attach` takes the transport since Python 3.13.
     pub attach_takes_transport: bool,
 }
@@ -120,6 +123,14 @@ impl Stdlib {
             limit_overrun_error: take("asyncio.exceptions", &["LimitOverrunError"])?,
             logger: take("asyncio.log", &["logger"])?,
             transport_socket: take("asyncio.trsock", &["TransportSocket"])?,
+            stream_write: take(
+                "asyncio.selector_events",
+                &["_SelectorSocketTransport", "write"],
+            )?,
+            datagram_sendto: take(
+                "asyncio.selector_events",
+                &["_SelectorDatagramTransport", "sendto"],
+            )?,
             attach_takes_transport: attach_arguments > 1,
         })
     }

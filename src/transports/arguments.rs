@@ -49,20 +49,20 @@ pub unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
     }
 }
 
-/// What asyncio raises for data that is not bytes-like.
+/// What asyncio raises for data that is not bytes-like, in the words of its own `method`, which checks the data first.
 ///
 /// # Safety
 /// `data` is a live object.
 #[cold]
-pub unsafe fn not_bytes(data: *mut PyObject) -> Raised {
+pub unsafe fn not_bytes(method: &Ref, data: *mut PyObject) -> Raised {
     // SAFETY: attached; the argument is live.
-    let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), data) }
-        .get_type()
-        .name()
-        .and_then(|name| name.repr())
-        .map_or_else(|_| String::from("?"), |name| name.to_string());
-    PyTypeError::new_err(format!(
-        "data argument must be a bytes-like object, not {name}"
-    ))
-    .into()
+    let (py, data) = unsafe {
+        let py = Python::assume_attached();
+        (py, Bound::from_borrowed_ptr(py, data))
+    };
+    match method.bind(py).call1((py.None(), &data)) {
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => error.into(),
+        // It takes more than bytes, bytearrays and memoryviews.
+        _ => PyTypeError::new_err("data argument must be bytes, bytearray or memoryview").into(),
+    }
 }

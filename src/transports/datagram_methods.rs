@@ -18,6 +18,7 @@ use crate::event_loop::LoopCore;
 use crate::ffi::fastcall::{guard, missing, unexpected};
 use crate::ffi::typespec::getset;
 use crate::ffi::{future, Args, Local, Ref, Res};
+use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
 
 /// Up to Python 3.12 asyncio does not send datagrams without data.
@@ -84,7 +85,7 @@ unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             && ffi::PyByteArray_Check(data) == 0
             && ffi::PyMemoryView_Check(data) == 0
         {
-            return Err(not_bytes(data));
+            return Err(not_bytes(&Stdlib::get().datagram_sendto, data));
         }
         let it = Datagram::of(slf);
         if !SENDS_EMPTY && ffi::PyObject_IsTrue(data) == 0 {

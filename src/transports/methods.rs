@@ -16,6 +16,7 @@ use super::write;
 use crate::event_loop::LoopCore;
 use crate::ffi::{future, Args, Ref, Res};
 use crate::memory::out_of_memory;
+use crate::stdlib::Stdlib;
 use crate::{fastcall, noargs, onearg};
 
 /// Refuses what is written after `write_eof()`, or while a file is sent.
@@ -59,7 +60,7 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
             && ffi::PyByteArray_Check(data) == 0
             && ffi::PyMemoryView_Check(data) == 0
         {
-            return Err(not_bytes(data));
+            return Err(not_bytes(&Stdlib::get().stream_write, data));
         }
         let it = Stream::of(slf);
         it.confined()?;

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import socket
 import struct
+from asyncio import selector_events
 
 import pytest
 
@@ -86,9 +87,10 @@ async def test_wrong_types(loop, connect, wrong):
     transport, peer = await connect()
     with pytest.raises(TypeError) as caught:
         transport.write(wrong)
-    assert str(caught.value) == (
-        f"data argument must be a bytes-like object, not {type(wrong).__name__!r}"
-    )
+    with pytest.raises(TypeError) as of_asyncio:
+        selector_events._SelectorSocketTransport.write(None, wrong)
+    assert str(caught.value) == str(of_asyncio.value)
+    assert type(wrong).__name__ in str(caught.value)
     transport.write(b"still works")
     assert await peer.read(11) == b"still works"
 
@@ -364,7 +366,7 @@ async def test_write_long_after_the_connection_is_gone(loop, connect, eventually
 async def test_wrong_type_after_close_is_still_an_error(loop, connect):
     transport, _ = await connect()
     transport.close()
-    with pytest.raises(TypeError, match="data argument must be a bytes-like object"):
+    with pytest.raises(TypeError, match="data argument must be a bytes"):
         transport.write("text")
 
 
