@@ -83,22 +83,31 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
+/// What raises the errors of asyncio's `writelines()`: before Python 3.12 it joins the pieces and calls `write()`.
+const WRITES_LINES: &str = if cfg!(Py_3_12) { "writelines" } else { "write" };
+
+#[cold]
+fn not_a_piece(index: usize, piece: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let name = piece.get_type().name()?;
+    Ok(PyTypeError::new_err(if cfg!(Py_3_12) {
+        format!("memoryview: a bytes-like object is required, not '{name}'")
+    } else {
+        format!("sequence item {index}: expected a bytes-like object, {name} found")
+    }))
+}
+
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let lines = one_argument(&args, "writelines", "list_of_data")?;
         let it = Stream::of(slf);
-        refuse_write(it, "writelines", "writelines")?;
+        refuse_write(it, WRITES_LINES, WRITES_LINES)?;
         let py = Python::assume_attached();
         let mut pieces = Vec::new();
-        for line in Bound::from_borrowed_ptr(py, lines).try_iter()? {
+        for (index, line) in Bound::from_borrowed_ptr(py, lines).try_iter()?.enumerate() {
             let line = line?;
             if ffi::PyObject_CheckBuffer(line.as_ptr()) == 0 {
-                return Err(PyTypeError::new_err(format!(
-                    "memoryview: a bytes-like object is required, not {}",
-                    line.get_type().name()?.repr()?
-                ))
-                .into());
+                return Err(not_a_piece(index, &line)?.into());
             }
             let piece = exact_bytes(line.as_ptr())?;
             if ffi::Py_SIZE(piece.as_ptr()) > 0 {

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import socket
 import struct
+import sys
 from asyncio import selector_events
 
 import pytest
@@ -157,8 +158,19 @@ async def test_writelines_behind_pending_data(loop, connect):
 
 async def test_writelines_with_a_wrong_piece(loop, connect):
     transport, peer = await connect()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError) as of_python:
+        b"".join([b"good", 42]) if sys.version_info < (3, 12) else memoryview(42)
+    with pytest.raises(TypeError) as caught:
         transport.writelines([b"good", 42])
+    assert str(caught.value) == str(of_python.value)
+
+
+async def test_writelines_after_eof(loop, connect):
+    transport, _ = await connect()
+    transport.write_eof()
+    name = "writelines" if sys.version_info >= (3, 12) else "write"
+    with pytest.raises(RuntimeError, match=rf"^Cannot call {name}\(\) after write_eof\(\)$"):
+        transport.writelines([b"x"])
 
 
 @pytest.mark.parametrize("size", [100, 65536, 1_000_000, 16 * 1024 * 1024])
