@@ -25,7 +25,8 @@ def opened(loop):
     for thing in things:
         if isinstance(thing, Peer):
             thing.close()
-        elif thing.get_extra_info("socket").fileno() != -1 and not loop.is_closed():
+        elif not loop.is_closed():
+            # Also one whose socket was closed: newer Pythons do that when a second transport fails.
             thing.abort()
     if not loop.is_closed():
         loop.run_until_complete(asyncio.sleep(0))
