@@ -68,8 +68,8 @@ _CALLED: list[tuple[Any, str, str]] = [
     (base_events.Server, "_start_serving", ""),
     (format_helpers, "_format_callback_source", "func args debug"),
     (format_helpers, "extract_stack", "f limit"),
-    (selector_events._SelectorSocketTransport, "write", "data"),
-    (selector_events._SelectorDatagramTransport, "sendto", "data addr"),
+    (selector_events._SelectorSocketTransport, "write", "data"),  # type: ignore[attr-defined]
+    (selector_events._SelectorDatagramTransport, "sendto", "data addr"),  # type: ignore[attr-defined]
     (trsock.TransportSocket, "__init__", "sock"),
 ]
 
