@@ -87,7 +87,7 @@ def run(
         read_results(folder / "results", outcome, timed_out=status is None)
         if status is None:
             outcome.broken = f"not done after {limit:g} s"
-        elif status not in (0, 1):  # 1: some tests failed
+        elif status not in (0, 1) or not outcome.results:  # 1: some tests failed
             outcome.broken = f"pytest ended with {status}"
         if outcome.broken:
             outcome.broken += "\n" + log.read_text(encoding="utf-8", errors="replace")[-TAIL:]

@@ -101,12 +101,13 @@ SUITES = {
             options=("--ignore=tests/benchmarks",),
             processes=2,
         ),
-        # The tests are part of the package, and import pkg_resources.
+        # The tests are part of the package. Warnings of what it imports are errors to them.
         Suite(
             "aiosmtpd",
             "aiosmtpd>=1.4.6,<2",
             needs=("pytest-asyncio>=1", "setuptools>=75,<81"),
             targets=("aiosmtpd/tests",),
+            options=("-W", "default"),
             plugins=("asyncio", "pytest_mock"),
         ),
     )
