@@ -112,8 +112,7 @@ def loop_factory():
 def loop(loop_factory):
     """A fresh loop; closed the way ``asyncio.Runner`` does it."""
     loop = loop_factory()
-    if loop.get_debug():
-        loop.slow_callback_duration = 10  # a busy machine is no fault of a test
+    loop.slow_callback_duration = 10  # a busy machine is no fault of a test
     if hasattr(loop, "cork_interval"):
         loop.cork_interval = 60  # as above
     try:
