@@ -255,7 +255,12 @@ unsafe fn when(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe {
         if class_of(slf.cast()) == Class::Timer {
-            Ref::new(ffi::PyFloat_FromDouble((*slf.cast::<HandleObject>()).when))
+            let this = slf.cast::<HandleObject>();
+            Ref::new(if (*this).when_is_int {
+                ffi::PyLong_FromDouble((*this).when)
+            } else {
+                ffi::PyFloat_FromDouble((*this).when)
+            })
         } else {
             Err(PyAttributeError::new_err("only a TimerHandle has a time").into())
         }

@@ -11,7 +11,7 @@ use super::methods::{install, ASYNCIO};
 use super::tasks::{create_future, create_task};
 use super::{confined, handle, LoopCore};
 use crate::ffi::finalization::hang_at_exit;
-use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleRef, SCHEDULED};
+use crate::ffi::handle::{new_handle, new_timer, Call, Class, HandleObject, HandleRef, SCHEDULED};
 use crate::ffi::{Args, Ref, Res};
 use crate::memory::{is_short, out_of_memory, push_back};
 use crate::{fastcall, noargs, onearg};
@@ -203,8 +203,9 @@ unsafe fn call_at(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         if when == ffi::Py_None() {
             return Err(PyTypeError::new_err("when cannot be None").into());
         }
-        let when = number(when)?;
-        timer(slf, core, "call_at", &args, when)
+        let handle = timer(slf, core, "call_at", &args, number(when)?)?;
+        (*handle.as_ptr().cast::<HandleObject>()).when_is_int = ffi::PyLong_Check(when) != 0;
+        Ok(handle)
     }
 }
 

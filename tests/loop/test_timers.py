@@ -407,3 +407,13 @@ def test_not_a_number_does_not_hang_the_loop(loop):
     loop.call_later(0.02, loop.stop)
     loop.run_forever()
     assert fired == [1]
+
+
+def test_when_is_of_the_type_that_was_given(loop):
+    """aiohttp rounds the time of its timers up to a whole number, and its tests look for an int."""
+    for given in (3600, 3600.0, 2**40):
+        handle = loop.call_at(given, print)
+        assert handle.when() == given
+        assert type(handle.when()) is type(given)
+        handle.cancel()
+    assert type(loop.call_later(3600, print).when()) is float

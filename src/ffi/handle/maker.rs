@@ -160,6 +160,7 @@ pub unsafe fn new_timer(
     unsafe {
         let handle = take_free(maker, Class::Timer)?;
         (*handle.as_ptr()).when = when;
+        (*handle.as_ptr()).when_is_int = false;
         fill(handle.as_ptr(), contexts, call)?;
         made(maker, &handle);
         Ok(handle)
@@ -248,6 +249,7 @@ unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
         (*this).source_traceback = ptr::null_mut();
         (*this).debug_repr = ptr::null_mut();
         (*this).when = 0.0;
+        (*this).when_is_int = false;
         (*this).count = 0;
         (*this).flags = AtomicU8::new(0);
         Ok(HandleRef(object))

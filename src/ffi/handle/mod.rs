@@ -69,6 +69,8 @@ pub struct HandleObject {
     pub debug_repr: *mut PyObject,
     /// `when()` of a timer, in the loop's seconds.
     pub when: f64,
+    /// The time was given as an int, and `when()` returns one.
+    pub when_is_int: bool,
     count: u8,
     flags: AtomicU8,
 }
