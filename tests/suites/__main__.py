@@ -11,7 +11,7 @@ from . import compare, running
 from .sources import Sources
 from .table import SUITES, Suite
 
-LIMIT = 600.0
+LIMIT = 1200.0
 DETAIL_LINES = 12
 
 
