@@ -21,7 +21,9 @@ def test_signature(loop, name):
     if found and found[-1][1] is inspect.Parameter.VAR_KEYWORD and found[-1] not in shape(stock):
         # What a later asyncio adds is passed on.
         del found[-1]
-    assert found == shape(stock)
+    # Some releases of asyncio declare another signature than they implement, of create_task().
+    declared = inspect.signature(getattr(asyncio.AbstractEventLoop, name).__get__(loop))
+    assert found in (shape(stock), shape(declared))
 
 
 def shape(signature):

@@ -252,7 +252,7 @@ async def test_start_tls_that_fails(loop, opened, distrusting_context, server_co
     await asyncio.sleep(0.005)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's own part leaves a cycle there")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's own part leaves a cycle there")
 @pytest.mark.improves_on_asyncio
 async def test_start_tls_that_fails_leaves_no_cycle(
     loop, opened, distrusting_context, server_context, quiet, eventually
