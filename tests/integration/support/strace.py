@@ -41,8 +41,9 @@ class Call:
 
     @property
     def fd(self) -> int | None:
-        first = self.arguments.split(",")[0].split(")")[0]
-        return int(first) if first.isdigit() else None
+        # "8, …", or "8 <unfinished ...>" where another thread's call came in between.
+        first = re.match(r"\d+", self.arguments)
+        return int(first[0]) if first else None
 
 
 class Trace:
