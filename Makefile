@@ -75,13 +75,13 @@ test: test-rust test-python ## Run every test: Rust, loom models, Python
 
 .PHONY: test-rust
 test-rust: | check-tools ## Run the tests of the crates without Python, and the loom models
-	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-native -p loadgen
-	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-native --release --test loom \
+	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-kernels --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 
 .PHONY: test-stress
 test-stress: | check-tools ## Run the tests of the memory bus that take long, optimized
-	CARGO_PROFILE_RELEASE_LTO=off $(CARGO) test -p hybridloop-native --release --test bus -- --ignored
+	CARGO_PROFILE_RELEASE_LTO=off $(CARGO) test -p hybridloop-kernels --release --test bus -- --ignored
 
 # The standard library is instrumented as well, or else every lock would look like a race. A child of a fork may start threads.
 .PHONY: test-tsan
@@ -89,7 +89,7 @@ test-tsan: | check-tools ## Run the tests of the crates without Python under Thr
 	@[ -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || { \
 		echo "ThreadSanitizer needs the source of Rust's standard library: rustup component add rust-src" >&2; exit 1; }
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread TSAN_OPTIONS="die_after_fork=0 $(TSAN_OPTIONS)" $(CARGO) test \
-		-p hybridloop-reactor -p hybridloop-native --lib --tests --target-dir "$(TARGET_DIR)/tsan" \
+		-p hybridloop-reactor -p hybridloop-kernels --lib --tests --target-dir "$(TARGET_DIR)/tsan" \
 		-Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 # What calls C, and what waits for sockets, Miri cannot run; kernels in Rust stand for those in C.
@@ -100,7 +100,7 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-kernel --test kernel
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
-		-p hybridloop-native --lib --test bus --test sdk
+		-p hybridloop-kernels --lib --test bus --test sdk
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-reactor --lib -- inbox registry timer --skip many_due
 
@@ -160,7 +160,7 @@ test-debug-python: $(BUILT) $(VENV)/.extra-test ## Run the same tests on a debug
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor -p hybridloop-native --test loom \
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor -p hybridloop-kernels --test loom \
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 
-use hybridloop_native::{Arg, Buffer, Format, Kernel, Key, Param, Scalar, Type};
+use hybridloop_kernels::{Arg, Buffer, Format, Kernel, Key, Param, Scalar, Type};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hybridloop_native::{BusError, Engine, Key};
+use hybridloop_kernels::{BusError, Engine, Key};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
@@ -58,7 +58,7 @@ impl Bus {
     }
 
     /// The bus, if this process has made it: else threads that are not here may hold its locks for ever.
-    fn bus(&self) -> Result<&Arc<hybridloop_native::Bus>, BusError> {
+    fn bus(&self) -> Result<&Arc<hybridloop_kernels::Bus>, BusError> {
         if self.engine.is_here() {
             Ok(self.engine.bus())
         } else {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
+use hybridloop_kernels::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -66,7 +66,7 @@ impl Arrival for Waiters {
 /// as a `NativeBuffer`. With order "lifo" what came last leaves first.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Channel {
-    inner: Arc<hybridloop_native::Channel>,
+    inner: Arc<hybridloop_kernels::Channel>,
     waiters: Arc<Waiters>,
     order: Order,
     limit: Option<usize>,
@@ -88,7 +88,7 @@ fn error(py: Python<'_>, error: ChannelError) -> PyErr {
 
 impl Channel {
     /// What an argument of a kernel refers to.
-    pub fn channel(&self) -> &Arc<hybridloop_native::Channel> {
+    pub fn channel(&self) -> &Arc<hybridloop_kernels::Channel> {
         &self.inner
     }
 
@@ -127,7 +127,7 @@ impl Channel {
         if limit == Some(0) {
             return Err(PyValueError::new_err("limit must be at least 1, not 0"));
         }
-        let channel = hybridloop_native::Channel::new(order, limit.unwrap_or(usize::MAX));
+        let channel = hybridloop_kernels::Channel::new(order, limit.unwrap_or(usize::MAX));
         let waiters = Waiters::new();
         channel.on_arrival(Some(waiters.clone()));
         Ok(Self {

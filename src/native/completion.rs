@@ -10,7 +10,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hybridloop_native::{BusError, Event, Mailbox, Patience, Process, Wake};
+use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Process, Wake};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;

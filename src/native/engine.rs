@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hybridloop_native::{BusStats, Config, Engine, Order, Policy};
+use hybridloop_kernels::{BusStats, Config, Engine, Order, Policy};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

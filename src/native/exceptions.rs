@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "for jobs")]
 
-use hybridloop_native::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
+use hybridloop_kernels::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
 };

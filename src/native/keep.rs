@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hybridloop_native::hold_off_forks;
+use hybridloop_kernels::hold_off_forks;
 use pyo3::ffi;
 use pyo3::prelude::*;
 

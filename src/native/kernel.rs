@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use hybridloop_native::Registry;
+use hybridloop_kernels::Registry;
 use pyo3::exceptions::{PyLookupError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -11,7 +11,7 @@ use pyo3::types::PyString;
 /// A function in native code that workers run: see `hybridloop.kernels` and `register_kernel()`.
 #[pyclass(frozen, eq, hash, module = "hybridloop._core")]
 #[derive(Clone)]
-pub struct Kernel(Arc<hybridloop_native::Kernel>);
+pub struct Kernel(Arc<hybridloop_kernels::Kernel>);
 
 /// Kernels of this process. Built-in ones are there from the beginning.
 pub fn registry() -> &'static Registry {
@@ -20,7 +20,7 @@ pub fn registry() -> &'static Registry {
 }
 
 impl Kernel {
-    pub fn new(kernel: Arc<hybridloop_native::Kernel>) -> Self {
+    pub fn new(kernel: Arc<hybridloop_kernels::Kernel>) -> Self {
         Self(kernel)
     }
 
@@ -28,7 +28,7 @@ impl Kernel {
     ///
     /// # Errors
     /// `LookupError` if there is none of that name, `TypeError` if it is neither.
-    pub fn find(target: &Bound<'_, PyAny>) -> PyResult<Arc<hybridloop_native::Kernel>> {
+    pub fn find(target: &Bound<'_, PyAny>) -> PyResult<Arc<hybridloop_kernels::Kernel>> {
         if let Ok(kernel) = target.cast::<Self>() {
             return Ok(kernel.get().0.clone());
         }

@@ -1,4 +1,4 @@
-//! Native kernels: what Python sees of the crate `hybridloop-native`.
+//! Native kernels: what Python sees of the crate `hybridloop-kernels`.
 //!
 //! * [`engine`] — `NativeEngine`: workers and a bus; the one of the process.
 //! * [`kernel`] — `Kernel`, and the registry of kernels by name.
@@ -54,7 +54,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(home::_wake, module)?)?;
     submit::register(module)?;
     // A kernel runs without Python's lock, and leaves without it.
-    hybridloop_native::check_calls(|| {
+    hybridloop_kernels::check_calls(|| {
         // SAFETY: both may be called by any thread; once Python has ended there is no lock.
         unsafe { pyo3::ffi::Py_IsInitialized() == 0 || pyo3::ffi::PyGILState_Check() == 0 }
     });

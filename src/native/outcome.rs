@@ -1,6 +1,6 @@
 //! How jobs end, as Python sees it.
 
-use hybridloop_native::{Code, Job, KernelError, Outcome};
+use hybridloop_kernels::{Code, Job, KernelError, Outcome};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyTimeoutError, PyTypeError, PyValueError,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hybridloop_native::{Event, Key, Mailbox, Options};
+use hybridloop_kernels::{Event, Key, Mailbox, Options};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::ffi::{c_void, CStr, CString, OsString};
 use std::sync::Arc;
 
-use hybridloop_native::{abi, load, symbol, Kernel as Native, Overrides};
+use hybridloop_kernels::{abi, load, symbol, Kernel as Native, Overrides};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;

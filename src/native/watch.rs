@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_native::{Event, Mailbox, Watch as KeyWatch};
+use hybridloop_kernels::{Event, Mailbox, Watch as KeyWatch};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use hybridloop_native::Process;
+use hybridloop_kernels::Process;
 use pyo3::prelude::*;
 
 use self::callbacks::{call_all, Callback};

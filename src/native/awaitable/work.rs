@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hybridloop_native::{Batch, Event, Job, Mailbox};
+use hybridloop_kernels::{Batch, Event, Job, Mailbox};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{kernel, library};
-use hybridloop_native::{load, symbol, Kernel, Registry, RegistryError};
+use hybridloop_kernels::{load, symbol, Kernel, Registry, RegistryError};
 
 #[test]
 fn libraries_are_refused_by_name() {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{engine, int, kernel, outcome, plain, run};
-use hybridloop_native::{Arg, Options, SubmitError};
+use hybridloop_kernels::{Arg, Options, SubmitError};
 
 #[test]
 fn a_buffer_is_written_by_one_job_at_a_time() {
@@ -14,7 +14,7 @@ fn a_buffer_is_written_by_one_job_at_a_time() {
     let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 4]));
     // SAFETY: leaked memory that only kernels touch.
-    let mut target = unsafe { hybridloop_native::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
+    let mut target = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
     (target.format, target.itemsize, target.writable) = (c"i".into(), 4, true);
     let submit = || {
         engine.submit(
@@ -42,7 +42,7 @@ fn a_buffer_that_a_job_reads_is_not_written() {
     let blocker = run(&engine, &kernel("c.forever"), vec![]);
     let memory: &'static mut [i64] = Box::leak(Box::new([7; 4]));
     // SAFETY: leaked memory that only kernels touch.
-    let mut buffer = unsafe { hybridloop_native::Buffer::new(0, memory.as_mut_ptr().cast(), 32) };
+    let mut buffer = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 32) };
     (buffer.format, buffer.itemsize, buffer.writable) = (c"q".into(), 8, true);
     let readers = [(); 2].map(|()| {
         let data = vec![Arg::Buffer(buffer.clone())];
@@ -73,7 +73,7 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
     let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 4]));
     // SAFETY: leaked memory that only kernels touch.
-    let mut buffer = unsafe { hybridloop_native::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
+    let mut buffer = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
     (buffer.format, buffer.itemsize, buffer.writable) = (c"i".into(), 4, true);
     let call = || vec![Arg::Buffer(buffer.clone()), Arg::Int(4), Arg::Int(1)];
     let many = |calls| engine.submit_many(&fill, calls, None, &Options::default);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hybridloop_native::{
+use hybridloop_kernels::{
     load, symbol, Arg, Buffer, Code, Config, Engine, Event, Job, Kernel, Mailbox, Options, Outcome,
     Value, View, Wake,
 };

@@ -9,8 +9,8 @@ use std::sync::{mpsc, Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hybridloop_native::bus::Notify;
-use hybridloop_native::{Budget, Bus, BusError, Key, Policy, View};
+use hybridloop_kernels::bus::Notify;
+use hybridloop_kernels::{Budget, Bus, BusError, Key, Policy, View};
 
 fn bus(capacity: usize, policy: Policy) -> (Arc<Bus>, Arc<Budget>) {
     let memory = Budget::new(usize::MAX);

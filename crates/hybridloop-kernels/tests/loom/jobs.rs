@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hybridloop_native::abi::{self, Host, RawCtx, Val};
-use hybridloop_native::{
+use hybridloop_kernels::abi::{self, Host, RawCtx, Val};
+use hybridloop_kernels::{
     Config, Engine, Event, Idle, Job, Kernel, Mailbox, Options, Outcome, Policy, SubmitError, Value,
 };
 use loom::thread;

@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use common::{engine, events, int, ints, kernel, mailbox, outcome, run, soon};
-use hybridloop_native::{
+use hybridloop_kernels::{
     symbol, Arg, Config, Engine, Event, Kernel, Options, Order, Outcome, State, SubmitError, Value,
 };
 

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{buffer, soon};
-use hybridloop_native::{Arg, Code, Config, Engine, Options, Outcome, Registry, Value};
+use hybridloop_kernels::{Arg, Code, Config, Engine, Options, Outcome, Registry, Value};
 
 fn call(name: &str, args: Vec<Arg>) -> Result<Value, (Code, String)> {
     let engine = Engine::new(&Config {
@@ -317,7 +317,7 @@ fn time_and_the_bus() {
         ..Config::default()
     });
     let discard = Registry::with_builtins().get("hl.bus.discard").unwrap();
-    let key = hybridloop_native::Key::new(b"k").unwrap();
+    let key = hybridloop_kernels::Key::new(b"k").unwrap();
     engine.bus().put_new(&key, b"data").unwrap();
     for expected in [true, false] {
         let job = engine

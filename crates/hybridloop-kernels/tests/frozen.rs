@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{buffer, compile, events, mailbox, soon};
-use hybridloop_native::{
+use hybridloop_kernels::{
     load, Arg, Channel, Config, Engine, Event, Kernel, Key, Options, Order, Outcome, Value,
 };
 
@@ -96,7 +96,7 @@ fn channels_and_arrays_of_interface_1_work() {
     let memory: &'static mut [i32] = Box::leak(Box::new([9; 4]));
     let address = memory.as_mut_ptr();
     // SAFETY: leaked memory that only the kernel touches until it is read below.
-    let mut target = unsafe { hybridloop_native::Buffer::new(0, address.cast(), 16) };
+    let mut target = unsafe { hybridloop_kernels::Buffer::new(0, address.cast(), 16) };
     (target.format, target.itemsize, target.writable) = (c"i".into(), 4, true);
     let out = Some(Arg::Buffer(target));
     let job = engine

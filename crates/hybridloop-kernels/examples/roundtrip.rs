@@ -1,10 +1,10 @@
-//! What a call of a kernel costs: `cargo run --release -p hybridloop-native --example roundtrip`.
+//! What a call of a kernel costs: `cargo run --release -p hybridloop-kernels --example roundtrip`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::{mpsc, Arc, Mutex};
 use std::time::Instant;
 
-use hybridloop_native::{Config, Engine, Event, Mailbox, Options, Registry, Wake};
+use hybridloop_kernels::{Config, Engine, Event, Mailbox, Options, Registry, Wake};
 
 struct Signal(Mutex<mpsc::SyncSender<()>>);
 impl Wake for Signal {

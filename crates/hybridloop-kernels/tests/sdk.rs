@@ -7,7 +7,7 @@ use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
-use hybridloop_native::{
+use hybridloop_kernels::{
     Arg, Buffer, Channel, Code, Config, Engine, Event, Job, Kernel, Mailbox, Options, Order,
     Outcome, Value, Wake,
 };
@@ -181,7 +181,7 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
 #[test]
 fn the_bus_gives_what_outlives_the_key() {
     let engine = engine();
-    let key = hybridloop_native::Key::new(b"k").unwrap();
+    let key = hybridloop_kernels::Key::new(b"k").unwrap();
     let data = *b"data";
     let args = vec![Arg::Key(key), Arg::Buffer(lend(&data, c"B"))];
     let popped = value(&engine, &kernel_of::<on_the_bus>(), args);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{
     buffer, bytes, engine, error, events, int, ints, kernel, mailbox, outcome, run, soon,
 };
-use hybridloop_native::{Arg, Code, Config, Engine, Event, Key, Options, Outcome, State, Value};
+use hybridloop_kernels::{Arg, Code, Config, Engine, Event, Key, Options, Outcome, State, Value};
 
 #[test]
 fn items_and_progress_come_in_order_and_before_the_end() {

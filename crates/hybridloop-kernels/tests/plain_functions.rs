@@ -5,7 +5,7 @@
 mod common;
 
 use common::{buffer, engine, int, outcome, plain, run};
-use hybridloop_native::{Arg, ArgumentErrorKind, Kernel, Options, Outcome, SubmitError, Value};
+use hybridloop_kernels::{Arg, ArgumentErrorKind, Kernel, Options, Outcome, SubmitError, Value};
 
 #[test]
 fn plain_functions_are_called_with_their_types() {
@@ -42,7 +42,7 @@ fn plain_functions_are_called_with_their_types() {
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 3]));
     let address = memory.as_mut_ptr();
     // SAFETY: leaked memory that only the kernel touches until it is read below.
-    let mut target = unsafe { hybridloop_native::Buffer::new(0, address.cast(), 12) };
+    let mut target = unsafe { hybridloop_kernels::Buffer::new(0, address.cast(), 12) };
     (target.format, target.itemsize) = (c"i".into(), 4);
     let args = || vec![Arg::Int(3), Arg::Int(7)];
     let refused = engine.submit(

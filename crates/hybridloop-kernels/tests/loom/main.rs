@@ -1,5 +1,5 @@
 //! All interleavings of small cases. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p hybridloop-native --release --test loom`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p hybridloop-kernels --release --test loom`.
 #![cfg(loom)]
 #![allow(clippy::panic)]
 
@@ -7,7 +7,7 @@ mod jobs;
 
 use std::sync::Arc as StdArc;
 
-use hybridloop_native::{Budget, Bus, BusError, Idle, Key, Mailbox, Policy, Wake};
+use hybridloop_kernels::{Budget, Bus, BusError, Idle, Key, Mailbox, Policy, Wake};
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 use loom::sync::{Arc, Condvar, Mutex};
@@ -182,8 +182,8 @@ fn a_write_and_a_close_leave_nothing_behind() {
 }
 
 struct Told(Arc<Mutex<usize>>);
-impl hybridloop_native::bus::Notify for Told {
-    fn sealed(&self, _: u64, view: &hybridloop_native::View) {
+impl hybridloop_kernels::bus::Notify for Told {
+    fn sealed(&self, _: u64, view: &hybridloop_kernels::View) {
         whole(view);
         *self.0.lock().unwrap() += 1;
     }
