@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::Batch;
-use crate::budget::Budget;
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
+use crate::completion_queue::Mailbox;
 use crate::error::SubmitError;
-use crate::event::Event;
+use crate::job::batch::Batch;
+use crate::job::event::Event;
 use crate::job::{Job, Lent, Options};
-use crate::loans::{Loan, Loans};
-use crate::mailbox::Mailbox;
-use crate::pool::{Pool, Shared};
+use crate::memory::borrows::{Loan, Loans};
+use crate::memory::limit::Budget;
 use crate::registry::Kernel;
+use crate::scheduler::worker::{Pool, Shared};
 use crate::sync::Ordering;
 use crate::value::Arg;
 

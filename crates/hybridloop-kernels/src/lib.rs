@@ -18,54 +18,43 @@
 )]
 #![cfg_attr(all(test, not(loom)), allow(clippy::unwrap_used))]
 
-mod block;
-mod budget;
 pub mod bus;
+mod completion_queue;
 mod fork;
-mod idle;
-mod mailbox;
+mod memory;
+mod scheduler;
 mod sync;
 
-mod batch;
 #[cfg(not(loom))]
 mod builtin;
 mod call;
 mod channel;
 mod engine;
 mod error;
-mod event;
 mod job;
-mod loader;
-mod loans;
-mod outcome;
-mod patience;
-mod pool;
-mod queue;
 mod registry;
-mod signature;
-mod trampoline;
 mod value;
 
-pub use block::{Block, Draft, Format, View, ALIGN};
-pub use budget::{Budget, Charge};
 pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
+pub use completion_queue::{Mailbox, Wake};
 pub use fork::{hold_off_forks, Process};
-pub use idle::Idle;
-pub use mailbox::{Mailbox, Wake};
+pub use memory::block::{Block, Draft, Format, View, ALIGN};
+pub use memory::limit::{Budget, Charge};
+pub use scheduler::idle::Idle;
 
 pub use {
-    batch::Batch,
     call::check_calls,
     channel::{Arrival, Channel, ChannelError, Order},
     engine::{Config, Engine, Stats},
     error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
-    event::Event,
     hybridloop_kernel::{abi, Code},
+    job::batch::Batch,
+    job::event::Event,
+    job::result::{KernelError, Outcome},
     job::{Job, Options, State},
-    loader::{load, symbol},
-    outcome::{KernelError, Outcome},
-    patience::Patience,
+    registry::loader::{load, symbol},
+    registry::signature::{Param, Scalar, Signature, Type},
     registry::{Kernel, Overrides, Registry},
-    signature::{Param, Scalar, Signature, Type},
+    scheduler::spin::Patience,
     value::{Arg, Buffer, Value},
 };

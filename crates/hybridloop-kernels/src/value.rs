@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::block::{Format, View};
 use crate::bus::Key;
 use crate::channel::Channel;
+use crate::memory::block::{Format, View};
 
 /// Memory of somebody else, such as an object with Python's buffer interface.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::Compression;
 use hybridloop_kernel::{abi, kernel, Ctx, Error, Memory};
 
-use super::{codec_error, entry, Sink, CHUNK};
+use crate::builtin::{codec_error, entry, Sink, CHUNK};
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<zstd_compress>(),

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use hybridloop_kernel::{abi, kernel, Buf, Ctx, Element, Error, IntoResult, Memory};
 
-use super::{entry, CHUNK};
+use crate::builtin::{entry, CHUNK};
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<sum>(),

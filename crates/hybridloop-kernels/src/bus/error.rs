@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Key;
+use crate::bus::Key;
 
 /// Why the bus refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,9 +31,9 @@ use watch::Watcher;
 pub use watch::{Notify, Watch};
 pub use writer::Writer;
 
-use crate::block::{Draft, View};
-use crate::budget::Budget;
 use crate::fork::Process;
+use crate::memory::block::{Draft, View};
+use crate::memory::limit::Budget;
 use crate::sync::{lock, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// What to do when the bus is full.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::key::Key;
-use super::watch::{Notify, Watcher};
-use crate::block::View;
+use crate::bus::key::Key;
+use crate::bus::watch::{Notify, Watcher};
+use crate::memory::block::View;
 
 #[cfg(not(loom))]
 pub(super) type Hasher = std::hash::RandomState;

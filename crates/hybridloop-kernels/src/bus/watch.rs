@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Bus, Key};
-use crate::block::View;
+use crate::bus::{Bus, Key};
+use crate::memory::block::View;
 
 /// Whom to tell that a key was sealed.
 pub trait Notify: Send + Sync {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Bus, BusError, Key};
-use crate::block::{Draft, View};
+use crate::bus::{Bus, BusError, Key};
+use crate::memory::block::{Draft, View};
 
 /// A key that is being written; aborted unless sealed.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::ptr;
 use hybridloop_kernel::abi::{self, kind, Val};
 use hybridloop_kernel::Code;
 
-use super::{bytes, Call};
-use crate::block::{Draft, Format, View};
-use crate::outcome::KernelError;
+use crate::call::{bytes, Call};
+use crate::job::result::KernelError;
+use crate::memory::block::{Draft, Format, View};
 use crate::sync::lock;
 use crate::value::{Arg, Value};
 

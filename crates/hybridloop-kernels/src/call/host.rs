@@ -5,12 +5,12 @@ use std::ptr;
 
 use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
 
-use super::convert::convert;
-use super::{bytes, call, Call};
-use crate::block::Draft;
 use crate::bus::Writer;
+use crate::call::convert::convert;
+use crate::call::{bytes, call, Call};
 use crate::channel::ChannelError;
-use crate::outcome::Outcome;
+use crate::job::result::Outcome;
+use crate::memory::block::Draft;
 use crate::sync::lock;
 use crate::value::{Arg, Value};
 

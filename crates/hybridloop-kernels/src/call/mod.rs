@@ -2,6 +2,7 @@
 
 mod convert;
 mod host;
+pub mod trampoline;
 
 use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -14,10 +15,10 @@ use hybridloop_kernel::Code;
 use convert::{convert, describe, to_val};
 use host::HOST;
 
-use crate::block::{Draft, View};
 use crate::bus::{BusError, Key, Writer};
+use crate::job::result::{KernelError, Outcome};
 use crate::job::Job;
-use crate::outcome::{KernelError, Outcome};
+use crate::memory::block::{Draft, View};
 use crate::registry::Target;
 use crate::sync::{lock, Mutex};
 use crate::value::{Arg, Value};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::block::View;
+use crate::completion_queue::Mailbox;
 use crate::job::Job;
-use crate::mailbox::Mailbox;
+use crate::memory::block::View;
 use crate::value::Value;
 
 /// What a mailbox carries.

@@ -3,17 +3,17 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::bus::Bus;
 use crate::call;
 use crate::channel::Order;
 use crate::error::SubmitError;
 use crate::fork::Process;
-use crate::idle::Idle;
+use crate::job::result::Outcome;
 use crate::job::Job;
-use crate::outcome::Outcome;
-use crate::patience::Patience;
-use crate::queue::JobQueue;
+use crate::memory::limit::Budget;
+use crate::scheduler::idle::Idle;
+use crate::scheduler::queue::JobQueue;
+use crate::scheduler::spin::Patience;
 use crate::sync::{lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 
 /// What jobs, workers and the engine share.

@@ -1,17 +1,21 @@
 //! One call of a kernel, from the queue to its outcome.
 
+pub mod batch;
+pub mod event;
+pub mod result;
+
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::batch::Batch;
 use crate::bus::{Bus, Key};
-use crate::event::Event;
-use crate::loans::Loan;
-use crate::mailbox::Mailbox;
-use crate::outcome::Outcome;
-use crate::pool::Shared;
+use crate::completion_queue::Mailbox;
+use crate::job::batch::Batch;
+use crate::job::event::Event;
+use crate::job::result::Outcome;
+use crate::memory::borrows::Loan;
 use crate::registry::Kernel;
+use crate::scheduler::worker::Shared;
 use crate::sync::{lock, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering};
 use crate::value::{Arg, Value};
 

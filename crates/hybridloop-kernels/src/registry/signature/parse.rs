@@ -1,6 +1,6 @@
 //! The text of signatures.
 
-use super::{Param, Scalar, Type};
+use crate::registry::signature::{Param, Scalar, Type};
 use crate::value::Arg;
 
 pub(super) struct Parser<'a> {

@@ -7,7 +7,7 @@
 
 use std::ffi::c_void;
 
-use crate::signature::{Scalar, Signature, Type};
+use crate::registry::signature::{Scalar, Signature, Type};
 use crate::value::{Arg, Value};
 
 /// Registers that hold integers and pointers.

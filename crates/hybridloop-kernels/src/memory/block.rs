@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::budget::{Budget, Charge};
+use crate::memory::limit::{Budget, Charge};
 
 /// Blocks begin at a multiple of this: a cache line, and enough for every vector instruction.
 pub const ALIGN: usize = 64;
@@ -270,7 +270,7 @@ impl Deref for View {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Draft, View, ALIGN};
-    use crate::budget::Budget;
+    use crate::memory::limit::Budget;
 
     #[test]
     fn a_draft_grows_and_shrinks_within_its_budget() {

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::event::Event;
+use crate::completion_queue::Mailbox;
 use crate::fork::Process;
-use crate::mailbox::Mailbox;
+use crate::job::event::Event;
 use crate::sync::{lock, AtomicUsize, Mutex, Ordering};
 
 /// Jobs that were submitted together.

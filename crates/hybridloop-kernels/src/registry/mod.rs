@@ -1,5 +1,8 @@
 //! Kernels by name.
 
+pub mod loader;
+pub mod signature;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CStr};
@@ -9,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use hybridloop_kernel::abi;
 
+use crate::call::trampoline::Trampoline;
 use crate::error::RegistryError;
 use crate::fork::hold_off_forks;
-use crate::signature::Signature;
-use crate::trampoline::Trampoline;
+use crate::registry::signature::Signature;
 
 pub(crate) enum Target {
     /// A function that takes the host's table.
