@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::ffi::fastcall::{missing, unexpected};
-use crate::ffi::{Args, Raised, Ref, Res};
-use crate::stdlib::Stdlib;
+use crate::python::stdlib::Stdlib;
+use crate::python::vectorcall::{missing, unexpected};
+use crate::python::{Args, Raised, Ref, Res};
 
 /// The arguments `(callback, *args, context=None)` from position `at` on.
 pub struct Parsed<'a> {

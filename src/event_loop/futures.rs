@@ -6,9 +6,9 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::LoopCore;
-use crate::ffi::{Raised, Ref, Res};
-use crate::stdlib::{current, Stdlib};
+use crate::event_loop::LoopCore;
+use crate::python::stdlib::{current, Stdlib};
+use crate::python::{Raised, Ref, Res};
 
 impl LoopCore {
     /// `Future(loop=event_loop)`, of whatever class `asyncio.futures.Future` is now.

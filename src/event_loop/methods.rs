@@ -6,7 +6,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::ffi::fastcall::Method;
+use crate::python::vectorcall::Method;
 
 /// The signature that `asyncio.AbstractEventLoop` gives a method on the running Python.
 pub const ASYNCIO: &str = "";

@@ -1,45 +1,36 @@
 //! `LoopCore`, the native base of `hybridloop.Loop`.
 //!
-//! * [`python`] — the attributes and cold methods that Python sees.
-//! * [`turn`] — one turn after another until the loop is stopped.
-//! * [`schedule`] — `call_soon` and timers; [`callback_arguments`] — what they are called with.
+//! * [`attributes`] — the attributes and cold methods that Python sees.
+//! * [`run_once`] — one iteration after another until the loop is stopped.
+//! * [`call_soon`] — `call_soon`, `call_later`, `call_at`; [`callback_arguments`] — what they are called with.
 //! * [`tasks`], [`futures`] — making tasks and futures.
-//! * [`handle`] — running, cancelling and describing handles.
-//! * [`descriptors`] — who owns which descriptor; `add_reader` and its kin.
-//! * [`watch`] — one descriptor of the user: who waits for it; [`files`] — the file objects that stand for descriptors.
-//! * [`resolver`] — `getaddrinfo` and `getnameinfo`.
-//! * [`receive`] — `recv`, into the object that is handed over where that is worth it.
-//! * [`sockets`] — `sock_recv` and its kin; [`readiness`] — what is known of their sockets.
-//! * [`desk`] — what threads without Python leave for the loop.
-//! * [`source`] — what the loop asks of transports and listeners, which it does not know.
-//! * [`stats`] — what the loop has done.
+//! * [`handles`] — running, cancelling and describing handles.
+//! * [`io`] — descriptors: `add_reader` and related methods, readiness, receiving.
+//! * [`dns`] — `getaddrinfo` and `getnameinfo`.
+//! * [`sockets`] — `sock_recv` and related methods.
+//! * [`completions`] — the interface of what threads without Python complete for the loop.
+//! * [`stats`] — counters.
 //! * [`overrides`] — what programs replace and expect the loop to use: its clock, `Handle._run()`.
 //! * [`methods`] — adding methods to the class, with asyncio's signatures.
-//! * [`errors`] — exceptions on their way to the loop's exception handler.
+//! * [`exceptions`] — exceptions on their way to the loop's exception handler.
 
+mod attributes;
+mod call_soon;
 mod callback_arguments;
-mod descriptors;
-mod desk;
-pub mod errors;
-mod files;
+mod completions;
+mod dns;
+pub mod exceptions;
 mod futures;
-mod handle;
+mod handles;
+pub mod io;
 mod methods;
 mod overrides;
-mod python;
-mod readiness;
-pub mod receive;
-mod resolver;
-mod schedule;
+mod run_once;
 mod sockets;
-mod source;
 mod stats;
 mod tasks;
-mod turn;
-mod watch;
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -52,16 +43,16 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use crate::ffi::bytes::SpareBytes;
-use crate::ffi::context::Contexts;
-use crate::ffi::handle::{HandleRef, Maker};
-use crate::ffi::{fastcall, Cell, Flag, Local, Ref, Res, Word};
-pub use descriptors::{Descriptors, Source};
-pub use desk::{Bell, Desk};
-pub use files::file_descriptor;
+use crate::python::bytes::SpareBytes;
+use crate::python::context::Contexts;
+use crate::python::handle::{HandleRef, Maker};
+use crate::python::{vectorcall, Cell, Flag, Local, Ref, Res, Word};
+pub use completions::{Bell, Desk};
+pub use io::files::file_descriptor;
+pub use io::registration::{Descriptors, Source};
 pub use methods::install;
 
-pub use source::{Caller, Kind, Native, Pending};
+pub use io::source::{Caller, Kind, Native, Pending};
 
 /// Native state of one event loop.
 ///
@@ -82,7 +73,7 @@ pub struct LoopCore {
     green_threads: bool,
     registrar: Registrar,
     pub descriptors: Local<Descriptors>,
-    lookups: resolver::Lookups,
+    lookups: dns::Lookups,
     desk: OnceLock<Box<dyn Desk>>,
     pub stats: stats::Stats,
     events: Local<VecDeque<Event>>,
@@ -136,7 +127,7 @@ unsafe impl Sync for LoopCore {}
 
 impl LoopCore {
     fn create(py: Python<'_>) -> PyResult<Self> {
-        let poller = Poller::new().map_err(|error| errors::os_error(&error))?;
+        let poller = Poller::new().map_err(|error| exceptions::os_error(&error))?;
         Ok(Self {
             ready: Local::default(),
             maker: Local::default(),
@@ -144,12 +135,12 @@ impl LoopCore {
             timers: Local::default(),
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
-            lookups: resolver::Lookups::new(poller.waker()),
+            lookups: dns::Lookups::new(poller.waker()),
             desk: OnceLock::new(),
             stats: stats::Stats::default(),
             registrar: poller.registrar(),
             poller: Local::new(Some(poller)),
-            green_threads: !turn::select(py)?.is_instance_of::<PyCFunction>(),
+            green_threads: !run_once::select(py)?.is_instance_of::<PyCFunction>(),
             descriptors: Local::default(),
             events: Local::default(),
             flush: Local::default(),
@@ -167,10 +158,10 @@ impl LoopCore {
             overrides: overrides::Overrides::default(),
             runs_watched: Flag::default(),
             thread_id: Word::default(),
-            poll_skip_ticks: Cell::new(ticks_in(turn::POLL_SKIP_NS)),
-            poll_skip_interval: Cell::new(seconds(turn::POLL_SKIP_NS)),
-            poll_skip_turns: Cell::new(turn::POLL_SKIP_TURNS),
-            cork: Cell::new(ticks_in(turn::CORK_NS)),
+            poll_skip_ticks: Cell::new(ticks_in(run_once::POLL_SKIP_NS)),
+            poll_skip_interval: Cell::new(seconds(run_once::POLL_SKIP_NS)),
+            poll_skip_turns: Cell::new(run_once::POLL_SKIP_TURNS),
+            cork: Cell::new(ticks_in(run_once::CORK_NS)),
             slow_callback_duration: Local::default(),
             task_factory: Local::default(),
             current_handle: Local::default(),
@@ -259,7 +250,7 @@ impl LoopCore {
         token: Token,
         interest: Interest,
         known: bool,
-    ) -> io::Result<()> {
+    ) -> std::io::Result<()> {
         self.poll_next_turn();
         self.registrar.register_edge(fd, token, interest, known)
     }
@@ -272,7 +263,7 @@ impl LoopCore {
         token: Token,
         interest: Interest,
         known: bool,
-    ) -> io::Result<()> {
+    ) -> std::io::Result<()> {
         self.poll_next_turn();
         self.registrar.register_level(fd, token, interest, known)
     }
@@ -329,7 +320,7 @@ fn current_thread() -> u64 {
 
 /// What asyncio raises when a closed loop is used.
 #[cold]
-pub fn closed_error() -> fastcall::Raised {
+pub fn closed_error() -> vectorcall::Raised {
     PyRuntimeError::new_err("Event loop is closed").into()
 }
 
@@ -344,7 +335,7 @@ impl LoopCore {
         drop(self.ready.take());
         let timers = self.timers.with(TimerHeap::take_all);
         for timer in &timers {
-            handle::left_heap(timer);
+            handles::left_heap(timer);
         }
         drop(timers);
         drop(self.flush.take());
@@ -376,12 +367,12 @@ impl LoopCore {
 
 /// Adds the loop's classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    handle::register(module)?;
+    handles::register(module)?;
     module.add_class::<LoopCore>()?;
     let class = module.py().get_type::<LoopCore>();
-    schedule::add_methods(&class)?;
-    descriptors::add_methods(&class)?;
+    call_soon::add_methods(&class)?;
+    io::registration::add_methods(&class)?;
     sockets::register(&class)?;
-    resolver::register(&class)?;
+    dns::register(&class)?;
     Ok(())
 }

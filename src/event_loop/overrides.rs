@@ -12,10 +12,10 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::callback_arguments::number;
-use super::LoopCore;
-use crate::ffi::handle::{Class, HandleRef};
-use crate::ffi::{Cell, Flag, Raised, Ref, Res};
+use crate::event_loop::callback_arguments::number;
+use crate::event_loop::LoopCore;
+use crate::python::handle::{Class, HandleRef};
+use crate::python::{Cell, Flag, Raised, Ref, Res};
 
 /// No class has this version: it is to be looked at.
 const UNKNOWN: u32 = u32::MAX;

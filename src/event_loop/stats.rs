@@ -7,10 +7,10 @@ use hybridloop_reactor::{ticks, ticks_in};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::source::Native;
-use super::LoopCore;
-use crate::ffi::handle::CANCELLED;
-use crate::ffi::Word;
+use crate::event_loop::io::source::Native;
+use crate::event_loop::LoopCore;
+use crate::python::handle::CANCELLED;
+use crate::python::Word;
 
 /// Callbacks that take no longer than this, one or several timed together, are short.
 const SHORT_NS: u64 = 5_000;

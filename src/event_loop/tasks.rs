@@ -5,9 +5,9 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use super::LoopCore;
-use crate::ffi::{Args, Ref, Res};
-use crate::stdlib::{current, Stdlib};
+use crate::event_loop::LoopCore;
+use crate::python::stdlib::{current, Stdlib};
+use crate::python::{Args, Ref, Res};
 
 pub unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`.

@@ -1,22 +1,22 @@
 //! Readers and writers over stream transports.
 //!
 //! * [`reader`] — `StreamReaderCore`: what feeds it, and what it knows.
-//! * [`read`] — the coroutines that read from it.
+//! * [`read_ops`] — the coroutines that read from it.
 //! * [`writer`] — `StreamWriterCore`: `write()`, `drain()`.
 //! * [`protocol`] — between them and the transport.
 //! * [`separators`] — looking for the end of a line or record.
 //! * [`buffer`] — what was received and not read.
-//! * [`stdlib_reader`] — feeding `asyncio.StreamReader` without a Python call.
+//! * [`asyncio_reader`] — feeding `asyncio.StreamReader` without a Python call.
 //! * [`waiter`] — futures that readers and writers wait for.
-//! * [`arguments`] — arguments of their methods.
+//! * [`args`] — arguments of their methods.
 
-mod arguments;
+mod args;
+mod asyncio_reader;
 mod buffer;
 mod protocol;
-mod read;
+mod read_ops;
 mod reader;
 mod separators;
-mod stdlib_reader;
 mod waiter;
 mod writer;
 
@@ -27,5 +27,5 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     reader::register(module)?;
     writer::register(module)?;
     protocol::register(module)?;
-    stdlib_reader::register(module.py())
+    asyncio_reader::register(module.py())
 }

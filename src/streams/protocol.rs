@@ -7,13 +7,13 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use super::reader::StreamReaderCore;
-use super::waiter::{call, EventLoop};
 use crate::event_loop::{install, Caller};
 use crate::fastcall;
-use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{nested_drop, Args, Cell, Local, Raised, Ref, Res};
-use crate::transports::sink::{self, Sink, Source};
+use crate::python::bytes::{to_bytes, with_bytes};
+use crate::python::{nested_drop, Args, Cell, Local, Raised, Ref, Res};
+use crate::streams::reader::StreamReaderCore;
+use crate::streams::waiter::{call, EventLoop};
+use crate::transports::stream::native_protocol::{self, Sink, Source};
 
 /// Native base of `hybridloop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
 /// keeps as far as it is asked for with each message.
@@ -104,7 +104,7 @@ impl StreamProtocolCore {
             }
         }
         let data = to_bytes(data)?;
-        let name = &crate::stdlib::Stdlib::get().names.feed_data;
+        let name = &crate::python::stdlib::Stdlib::get().names.feed_data;
         call(name, [reader.as_ptr(), data.as_ptr()])?;
         Ok(())
     }
@@ -204,7 +204,7 @@ fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
 }
 
 unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let data = super::arguments::required(&args, "data_received", "data")?;
+    let data = crate::streams::args::required(&args, "data_received", "data")?;
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamProtocolCore::of(slf) };
     with_bytes(data, |data| it.feed(data))?;
@@ -246,6 +246,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             "Feed the reader.",
         )],
     )?;
-    sink::register(find);
+    native_protocol::register(find);
     Ok(())
 }

@@ -7,12 +7,12 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::{PyBytes, PyType};
 use pyo3::PyTraverseError;
 
-use super::buffer::Buffer;
-use super::read::{Operation, Request};
-use super::waiter::{self, EventLoop};
 use crate::event_loop::install;
-use crate::ffi::bytes::{to_bytes, with_bytes};
-use crate::ffi::{nested_drop, Args, Cell, Local, Ref, Res};
+use crate::python::bytes::{to_bytes, with_bytes};
+use crate::python::{nested_drop, Args, Cell, Local, Ref, Res};
+use crate::streams::buffer::Buffer;
+use crate::streams::read_ops::{Operation, Request};
+use crate::streams::waiter::{self, EventLoop};
 use crate::{fastcall, noargs};
 
 /// Native base of `hybridloop.StreamReader`, in front of `asyncio.StreamReader`.
@@ -54,7 +54,7 @@ impl Drop for StreamReaderCore {
 }
 
 #[cold]
-fn out_of_memory<E>(_: E) -> crate::ffi::Raised {
+fn out_of_memory<E>(_: E) -> crate::python::Raised {
     PyMemoryError::new_err(()).into()
 }
 
@@ -211,7 +211,7 @@ impl StreamReaderCore {
 
 /// `raise error`
 #[cold]
-pub fn raise(error: &Ref) -> crate::ffi::Raised {
+pub fn raise(error: &Ref) -> crate::python::Raised {
     // SAFETY: attached.
     PyErr::from_value(error.bind(unsafe { Python::assume_attached() }).clone()).into()
 }
@@ -372,7 +372,7 @@ impl StreamReaderCore {
 unsafe fn feed_data(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let it = unsafe { StreamReaderCore::of(slf) };
-    let data = super::arguments::required(&args, "feed_data", "data")?;
+    let data = crate::streams::args::required(&args, "feed_data", "data")?;
     if it.at_end.get() {
         return Err(PyAssertionError::new_err("feed_data after feed_eof").into());
     }
@@ -403,7 +403,7 @@ unsafe fn exception(slf: *mut PyObject) -> Res<Ref> {
 }
 
 unsafe fn set_exception(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let error = super::arguments::required(&args, "set_exception", "exc")?;
+    let error = crate::streams::args::required(&args, "set_exception", "exc")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let it = StreamReaderCore::of(slf);
@@ -417,7 +417,7 @@ unsafe fn set_exception(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 unsafe fn set_transport(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let transport = super::arguments::required(&args, "set_transport", "transport")?;
+    let transport = crate::streams::args::required(&args, "set_transport", "transport")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let it = StreamReaderCore::of(slf);
@@ -443,7 +443,7 @@ unsafe fn maybe_resume_transport(slf: *mut PyObject) -> Res<Ref> {
 }
 
 unsafe fn read(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let count = super::arguments::optional(&args, "read", "n")?;
+    let count = crate::streams::args::optional(&args, "read", "n")?;
     // SAFETY: the method descriptor has checked `self`.
     unsafe { Operation::start(slf, Request::read(count)) }
 }
@@ -454,13 +454,13 @@ unsafe fn readline(slf: *mut PyObject) -> Res<Ref> {
 }
 
 unsafe fn readuntil(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let separator = super::arguments::optional(&args, "readuntil", "separator")?;
+    let separator = crate::streams::args::optional(&args, "readuntil", "separator")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { Operation::start(slf, Request::until(separator)) }
 }
 
 unsafe fn readexactly(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let count = super::arguments::required(&args, "readexactly", "n")?;
+    let count = crate::streams::args::required(&args, "readexactly", "n")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { Operation::start(slf, Request::exactly(count)) }
 }
@@ -472,7 +472,7 @@ unsafe fn anext(slf: *mut PyObject) -> Res<Ref> {
 
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    super::read::register(module.py())?;
+    crate::streams::read_ops::register(module.py())?;
     module.add_class::<StreamReaderCore>()?;
     let class: Bound<'_, PyType> = module.py().get_type::<StreamReaderCore>();
     install(

@@ -3,10 +3,10 @@
 use pyo3::ffi::{self, PyObject};
 
 use crate::event_loop::LoopCore;
-use crate::ffi::future::is_cancelled;
-pub use crate::ffi::future::wake;
-use crate::ffi::{Ref, Res};
-use crate::stdlib::Stdlib;
+use crate::python::future::is_cancelled;
+pub use crate::python::future::wake;
+use crate::python::stdlib::Stdlib;
+use crate::python::{Ref, Res};
 
 /// `owner.name(…)`
 pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> Res<Ref> {

@@ -8,14 +8,14 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use super::protocol::StreamProtocolCore;
-use super::reader::{raise, StreamReaderCore};
-use super::waiter::call;
 use crate::event_loop::install;
-use crate::ffi::coroutine::{self, Class, Operation, Step, Visit};
-use crate::ffi::{nested_drop, Args, Cell, Local, Ref, Res};
-use crate::stdlib::Stdlib;
-use crate::transports::direct;
+use crate::python::coroutine::{self, Class, Operation, Step, Visit};
+use crate::python::stdlib::Stdlib;
+use crate::python::{nested_drop, Args, Cell, Local, Ref, Res};
+use crate::streams::protocol::StreamProtocolCore;
+use crate::streams::reader::{raise, StreamReaderCore};
+use crate::streams::waiter::call;
+use crate::transports::stream::fast_path;
 use crate::{fastcall, noargs};
 
 /// Native base of `hybridloop.StreamWriter`, in front of `asyncio.StreamWriter`.
@@ -106,7 +106,7 @@ impl StreamWriterCore {
     #[inline]
     fn is_closing(&self) -> Res<bool> {
         let transport = self.transport();
-        if let Some(stream) = direct::stream(&transport) {
+        if let Some(stream) = fast_path::stream(&transport) {
             return Ok(stream.is_closing());
         }
         // SAFETY: attached.
@@ -201,11 +201,11 @@ impl StreamWriterCore {
 }
 
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let data = super::arguments::required(&args, "write", "data")?;
+    let data = crate::streams::args::required(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let transport = unsafe { StreamWriterCore::of(slf) }.transport();
     // SAFETY: as above.
-    if let Some(written) = unsafe { direct::write(&transport, data) } {
+    if let Some(written) = unsafe { fast_path::write(&transport, data) } {
         return written;
     }
     call(&Stdlib::get().names.write, [transport.as_ptr(), data])?;
@@ -213,7 +213,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
-    let data = super::arguments::required(&args, "writelines", "data")?;
+    let data = crate::streams::args::required(&args, "writelines", "data")?;
     // SAFETY: the method descriptor has checked `self`.
     let transport = unsafe { StreamWriterCore::of(slf) }.transport();
     call(&Stdlib::get().names.writelines, [transport.as_ptr(), data])?;

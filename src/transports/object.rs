@@ -10,8 +10,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::ffi::typespec::{getset_end, method_end, Slots};
-use crate::ffi::Ref;
+use crate::python::typespec::{getset_end, method_end, Slots};
+use crate::python::Ref;
 
 /// The first words of a transport. The state of a kind of transports comes behind them.
 #[repr(C)]

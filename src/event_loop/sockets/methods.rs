@@ -8,13 +8,13 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use super::{descriptor_of, Kind, SocketCall, CLASS};
 use crate::event_loop::methods::{install, ASYNCIO};
+use crate::event_loop::sockets::{descriptor_of, Kind, SocketCall, CLASS};
 use crate::event_loop::{confined, file_descriptor, LoopCore};
 use crate::fastcall;
-use crate::ffi::arguments::{bind, Parameter};
-use crate::ffi::coroutine;
-use crate::ffi::{Args, Local, Raised, Ref, Res};
+use crate::python::args::{bind, Parameter};
+use crate::python::coroutine;
+use crate::python::{Args, Local, Raised, Ref, Res};
 
 /// Makes the coroutine of a call.
 #[inline]

@@ -19,12 +19,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::readiness::Known;
-use super::{file_descriptor, LoopCore};
-use crate::ffi::buffer::Buffer;
-use crate::ffi::coroutine::{Class, Operation, Step, Visit};
-use crate::ffi::socket::plain_descriptor;
-use crate::ffi::{Local, Raised, Ref, Res};
+use crate::event_loop::io::readiness::Known;
+use crate::event_loop::{file_descriptor, LoopCore};
+use crate::python::buffer::Buffer;
+use crate::python::coroutine::{Class, Operation, Step, Visit};
+use crate::python::socket::plain_descriptor;
+use crate::python::{Local, Raised, Ref, Res};
 pub use methods::register;
 
 #[derive(Clone, Copy, PartialEq)]

@@ -6,12 +6,12 @@ use std::ptr;
 
 use pyo3::ffi;
 
-use super::{Kind, SocketCall, Tried};
-use crate::event_loop::receive::{receive, receive_bytes, READ_SIZE};
-use crate::event_loop::{errors, LoopCore};
-use crate::ffi::buffer::Buffer;
-use crate::ffi::bytes::{_PyBytes_Resize, to_bytes};
-use crate::ffi::{Raised, Ref, Res};
+use crate::event_loop::io::receive::{receive, receive_bytes, READ_SIZE};
+use crate::event_loop::sockets::{Kind, SocketCall, Tried};
+use crate::event_loop::{exceptions, LoopCore};
+use crate::python::buffer::Buffer;
+use crate::python::bytes::{_PyBytes_Resize, to_bytes};
+use crate::python::{Raised, Ref, Res};
 
 struct Received {
     result: Ref,
@@ -49,7 +49,7 @@ impl SocketCall {
                 }
                 Ok(Tried::Wait(known))
             }
-            Err(error) => Err(errors::os_error(&error).into()),
+            Err(error) => Err(exceptions::os_error(&error).into()),
         }
     }
 

@@ -8,11 +8,11 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
-use super::{would_block, SocketCall, Tried};
-use crate::event_loop::{errors, LoopCore};
-use crate::ffi::buffer::Buffer;
-use crate::ffi::bytes::contents;
-use crate::ffi::{Ref, Res};
+use crate::event_loop::sockets::{would_block, SocketCall, Tried};
+use crate::event_loop::{exceptions, LoopCore};
+use crate::python::buffer::Buffer;
+use crate::python::bytes::contents;
+use crate::python::{Ref, Res};
 
 /// Non-blocking, whatever the socket is set to; and an error instead of `SIGPIPE`.
 #[cfg(target_os = "linux")]
@@ -47,7 +47,7 @@ impl SocketCall {
                         drop(self.data.replace(view));
                         return Ok(Tried::Wait(None));
                     }
-                    _ => return Err(errors::os_error(&error).into()),
+                    _ => return Err(exceptions::os_error(&error).into()),
                 }
             };
             core.stats.sent(n);

@@ -1,16 +1,16 @@
 //! TLS: what runs per record. The rest is asyncio's own `SSLProtocol`, which `hybridloop.tls` puts on top.
 //!
 //! * [`openssl`] — the functions of the OpenSSL that Python uses, found at run time.
-//! * [`wire`] — where an `SSL` reads from and writes to.
+//! * [`bio`] — the memory BIO that an `SSL` reads from and writes to.
 //! * [`protocol`] — `TlsCore`: the attributes that asyncio's protocol and the core share.
-//! * [`incoming`] — from the stream to the application's protocol.
-//! * [`outgoing`] — from the application to the stream.
+//! * [`read`] — from the stream to the application's protocol.
+//! * [`write`] — from the application to the stream.
 
-mod incoming;
+mod bio;
 mod openssl;
-mod outgoing;
 mod protocol;
-mod wire;
+mod read;
+mod write;
 
 use pyo3::prelude::*;
 

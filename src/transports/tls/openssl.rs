@@ -13,7 +13,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use crate::ffi::Ref;
+use crate::python::Ref;
 
 macro_rules! opaque {
     ($($name:ident),*) => { $(
@@ -151,7 +151,7 @@ fn find(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     if !knows_layout(py, &openssl)? {
         return Ok(None);
     }
-    openssl.method = super::wire::method(&openssl);
+    openssl.method = crate::transports::tls::bio::method(&openssl);
     Ok((!openssl.method.is_null()).then_some(openssl))
 }
 

@@ -12,12 +12,12 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::{PyByteArray, PyTuple, PyType};
 use pyo3::PyTraverseError;
 
-use super::openssl::{self, Bio, OpenSsl, Ssl};
-use super::wire::{self, Wire};
-use super::{incoming, outgoing};
-use crate::ffi::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
-use crate::memory::out_of_memory;
-use crate::transports::sink;
+use crate::allocator::out_of_memory;
+use crate::python::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
+use crate::transports::stream::native_protocol;
+use crate::transports::tls::bio::{self, Wire};
+use crate::transports::tls::openssl::{self, Bio, OpenSsl, Ssl};
+use crate::transports::tls::{read, write};
 
 /// The handshake is over, and no shutdown has begun.
 pub const WRAPPED: u32 = 1;
@@ -47,7 +47,7 @@ pub struct TlsCore {
     pub transport: Local<Option<Ref>>,
     pub application: Local<Option<Ref>>,
     /// How the application's protocol takes bytes, if it is native.
-    sink: Cell<Option<&'static sink::Sink>>,
+    sink: Cell<Option<&'static native_protocol::Sink>>,
     pub high_water: Cell<usize>,
     pub low_water: Cell<usize>,
     /// Bytes that asyncio's code holds back until the handshake is over.
@@ -115,7 +115,7 @@ impl TlsCore {
 
     /// How the application's protocol takes bytes, if it is native.
     #[inline]
-    pub fn sink(&self) -> Option<&'static sink::Sink> {
+    pub fn sink(&self) -> Option<&'static native_protocol::Sink> {
         self.sink.get()
     }
 
@@ -153,7 +153,7 @@ impl TlsCore {
             return Ok(false);
         };
         // SAFETY: `owner` keeps the SSL; its handshake begins later.
-        let Some((bio, wire)) = (unsafe { wire::connect(openssl, ssl) }) else {
+        let Some((bio, wire)) = (unsafe { bio::connect(openssl, ssl) }) else {
             return Ok(false);
         };
         drop(self.owner.replace(Some(owner)));
@@ -225,7 +225,7 @@ impl TlsCore {
     /// Gives the class of transports its native `write()`: a subclass of asyncio's with one slot, `_ssl_protocol`.
     #[staticmethod]
     fn _install_transport(cls: &Bound<'_, PyType>) -> PyResult<()> {
-        outgoing::install_transport(cls)
+        write::install_transport(cls)
     }
 
     /// Takes the SSL of an `ssl.SSLObject` whose handshake has not begun. False if it is not one that can be taken.
@@ -250,23 +250,23 @@ impl TlsCore {
     /// Hands decrypted data to the application; called by the inherited `_do_read()`.
     #[pyo3(name = "_do_read__copied")]
     fn do_read_copied(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(incoming::read_copied(&slf.into(), slf.get(), None)?)
+        Ok(read::read_copied(&slf.into(), slf.get(), None)?)
     }
 
     /// The same for a `BufferedProtocol`.
     #[pyo3(name = "_do_read__buffered")]
     fn do_read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(incoming::read_buffered(slf.py(), &slf.into(), slf.get())?)
+        Ok(read::read_buffered(slf.py(), &slf.into(), slf.get())?)
     }
 
     /// Hands what OpenSSL has written to the stream.
     fn _process_outgoing(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(outgoing::process(&slf.into(), slf.get())?)
+        Ok(write::process(&slf.into(), slf.get())?)
     }
 
     /// Has everything sent that was written so far, as far as the socket takes it.
     fn _send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(outgoing::send_gathered(slf.get())?)
+        Ok(write::send_gathered(slf.get())?)
     }
 
     /// Whether what is written waits for the end of what the application does with what was read.
@@ -277,11 +277,7 @@ impl TlsCore {
 
     /// Encrypts several pieces; before and after the connection is up, asyncio's code has them.
     fn _write_appdata(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(outgoing::write_pieces(
-            &slf.into(),
-            slf.get(),
-            list_of_data,
-        )?)
+        Ok(write::write_pieces(&slf.into(), slf.get(), list_of_data)?)
     }
 
     /// Received bytes that are not decrypted yet.
@@ -324,7 +320,7 @@ impl TlsCore {
 
     #[setter(_app_protocol)]
     fn set_app_protocol(&self, value: &Bound<'_, PyAny>) {
-        self.sink.set(sink::find(&value.into()));
+        self.sink.set(native_protocol::find(&value.into()));
         drop(self.application.replace(some(value)));
     }
 
@@ -448,8 +444,8 @@ pub fn call<const N: usize>(me: &Ref, name: &str, args: [&Ref; N]) -> Res<Ref> {
     Ok(me.bind(py).call_method1(name, args)?.into())
 }
 
-static SINK: sink::Sink = sink::Sink {
-    received: incoming::received,
+static SINK: native_protocol::Sink = native_protocol::Sink {
+    received: read::received,
     failure: "Fatal error: protocol.buffer_updated() call failed.",
 };
 
@@ -457,6 +453,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TlsCore>()?;
     let class = module.py().get_type::<TlsCore>();
     TLS_TYPE.store(class.as_type_ptr(), Ordering::Relaxed);
-    sink::register(|protocol| is_tls(protocol.as_ptr()).then_some(&SINK));
+    native_protocol::register(|protocol| is_tls(protocol.as_ptr()).then_some(&SINK));
     Ok(())
 }

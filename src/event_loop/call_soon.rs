@@ -1,0 +1,344 @@
+//! `call_soon`, timers and what else runs once per callback.
+
+use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::allocator::{is_short, out_of_memory, push_back};
+use crate::event_loop::callback_arguments::{by_keyword, number, parse};
+use crate::event_loop::methods::{install, ASYNCIO};
+use crate::event_loop::tasks::{create_future, create_task};
+use crate::event_loop::{confined, handles, LoopCore};
+use crate::python::finalization::hang_at_exit;
+use crate::python::handle::{
+    new_handle, new_timer, Call, Class, HandleObject, HandleRef, SCHEDULED,
+};
+use crate::python::{Args, Ref, Res};
+use crate::{fastcall, noargs, onearg};
+
+impl LoopCore {
+    /// Makes a handle on the loop object `event_loop` and puts it behind all others.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
+    #[inline]
+    pub unsafe fn soon(
+        &self,
+        event_loop: *mut PyObject,
+        callback: *mut PyObject,
+        args: &[*mut PyObject],
+        context: Option<Ref>,
+    ) -> Res<HandleRef> {
+        let call = Call {
+            callback,
+            args,
+            context,
+            event_loop,
+        };
+        // SAFETY: the caller's promise.
+        let handle = unsafe {
+            let running = self.is_running();
+            new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
+        };
+        self.push_ready(handle.clone())?;
+        Ok(handle)
+    }
+
+    /// Puts a handle behind all that are ready, those of other threads included: all of them are one queue.
+    #[inline]
+    pub fn push_ready(&self, handle: HandleRef) -> Res<()> {
+        if !self.is_owner() {
+            return self.push_inbox(handle);
+        }
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        self.ready
+            .with(|ready| push_back(ready, handle))
+            .map_err(out_of_memory)
+    }
+
+    /// Puts a handle into the inbox and wakes the loop if it sleeps.
+    pub fn push_inbox(&self, handle: HandleRef) -> Res<()> {
+        if is_short() {
+            return Err(out_of_memory(handle));
+        }
+        if self.inbox.push(handle) {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get in
+    /// there where nothing may fail.
+    pub fn keep_places(&self) -> Res<()> {
+        let count = self.descriptors.with(|all| all.len()) + 1;
+        [&self.flush, &self.again]
+            .into_iter()
+            .try_for_each(|list| {
+                list.with(|list| list.try_reserve(count.saturating_sub(list.len())))
+            })
+            .map_err(out_of_memory)
+    }
+
+    /// Moves what came from other threads behind what is ready. What there is no room for stays until the next time.
+    pub fn collect_mail(&self) {
+        self.inbox.open();
+        let all = self.ready.with(|ready| {
+            while ready.try_reserve(1).is_ok() {
+                let Some(handle) = self.inbox.pop() else {
+                    return true;
+                };
+                ready.push_back(handle);
+            }
+            false
+        });
+        if !all {
+            // Nobody sleeps on it: the loop is here.
+            let _ = self.inbox.notify();
+        }
+    }
+
+    /// `TimerHandle` for `when` (the loop's seconds).
+    pub unsafe fn at(
+        &self,
+        event_loop: *mut PyObject,
+        when: f64,
+        callback: *mut PyObject,
+        args: &[*mut PyObject],
+        context: Option<Ref>,
+    ) -> Res<HandleRef> {
+        let call = Call {
+            callback,
+            args,
+            context,
+            event_loop,
+        };
+        // SAFETY: the caller's arguments are live.
+        let timer = unsafe { new_timer(&self.maker, &self.contexts, call, when)? };
+        self.timers
+            .with(|timers| timers.push(deadline_ns(when), timer.clone()))
+            .map_err(out_of_memory)?;
+        // SAFETY: just made.
+        unsafe { (*timer.as_ptr()).set(SCHEDULED, true) };
+        Ok(timer)
+    }
+}
+
+unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let call = parse("call_soon", &args, 0)?;
+        core.check_open()?;
+        if core.is_debug() {
+            core.check_thread()?;
+            core.check_callback(slf, call.callback, "call_soon")?;
+        }
+        let handle = core.soon(slf, call.callback, call.args, call.context)?;
+        if core.is_debug() {
+            handles::note_source(&handle)?;
+        }
+        Ok(handle.into_object())
+    }
+}
+
+unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call_soon`.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let call = parse("call_soon_threadsafe", &args, 0)?;
+        core.check_open()?;
+        if !core.is_owner() {
+            hang_at_exit();
+        }
+        if core.is_debug() {
+            core.check_callback(slf, call.callback, "call_soon_threadsafe")?;
+        }
+        let call = Call {
+            callback: call.callback,
+            args: call.args,
+            context: call.context,
+            event_loop: slf,
+        };
+        let (running, class) = (core.is_running(), Class::of_other_threads());
+        let handle = new_handle(&core.maker, &core.contexts, running, class, call)?;
+        if core.is_debug() {
+            handles::note_source(&handle)?;
+        }
+        core.push_inbox(handle.clone())?;
+        Ok(handle.into_object())
+    }
+}
+
+unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call_soon`.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let Some(&delay) = args.positional.first() else {
+            return by_keyword(slf, c"call_later", &args);
+        };
+        if delay == ffi::Py_None() {
+            return Err(PyTypeError::new_err("delay must not be None").into());
+        }
+        let now = core.now(slf)?;
+        let when = if ffi::PyFloat_CheckExact(delay) != 0 || ffi::PyLong_CheckExact(delay) != 0 {
+            now + number(delay)?
+        } else {
+            // Whatever adds up with a float, and nothing else.
+            let now = Ref::new(ffi::PyFloat_FromDouble(now))?;
+            number(Ref::new(ffi::PyNumber_Add(now.as_ptr(), delay))?.as_ptr())?
+        };
+        timer(slf, core, "call_later", &args, when)
+    }
+}
+
+unsafe fn call_at(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `call_soon`.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let Some(&when) = args.positional.first() else {
+            return by_keyword(slf, c"call_at", &args);
+        };
+        if when == ffi::Py_None() {
+            return Err(PyTypeError::new_err("when cannot be None").into());
+        }
+        let handle = timer(slf, core, "call_at", &args, number(when)?)?;
+        (*handle.as_ptr().cast::<HandleObject>()).when_is_int = ffi::PyLong_Check(when) != 0;
+        Ok(handle)
+    }
+}
+
+unsafe fn timer(
+    slf: *mut PyObject,
+    core: &LoopCore,
+    function: &str,
+    args: &Args<'_>,
+    when: f64,
+) -> Res<Ref> {
+    // SAFETY: as for `call_soon`.
+    unsafe {
+        let call = parse(function, args, 1)?;
+        core.check_open()?;
+        if core.is_debug() {
+            core.check_thread()?;
+            // asyncio's call_later() goes by way of call_at(), and its message says so.
+            core.check_callback(slf, call.callback, "call_at")?;
+        }
+        let timer = core.at(slf, when, call.callback, call.args, call.context)?;
+        if core.is_debug() {
+            handles::note_source(&timer)?;
+        }
+        Ok(timer.into_object())
+    }
+}
+
+unsafe fn time(_slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: returns a new reference or raises.
+    unsafe { Ref::new(ffi::PyFloat_FromDouble(seconds(now_ns()))) }
+}
+
+unsafe fn stop(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    unsafe { LoopCore::of(slf) }.stopping.set(true);
+    Ok(Ref::none())
+}
+
+unsafe fn is_running(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_running()))
+}
+
+unsafe fn is_closed(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_closed()))
+}
+
+unsafe fn get_debug(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_debug()))
+}
+
+/// `_add_callback(handle)`: what inherited code does with a handle that it made itself.
+unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
+    unsafe {
+        let core = LoopCore::of(slf);
+        if let Some(ours) = crate::python::handle::downcast(handle) {
+            if !(*ours).has(crate::python::handle::CANCELLED) {
+                core.push_ready(HandleRef::borrowed(handle))?;
+            }
+            return Ok(Ref::none());
+        }
+        let py = Python::assume_attached();
+        let handle = Bound::from_borrowed_ptr(py, handle);
+        if !handle.call_method0("cancelled")?.is_truthy()? {
+            let run = handle.getattr("_run")?;
+            core.soon(slf, run.as_ptr(), &[], None)?;
+        }
+        Ok(Ref::none())
+    }
+}
+
+impl LoopCore {
+    /// asyncio's check of what is not safe to be called from other threads.
+    pub fn check_thread_in_debug(&self) -> Res<()> {
+        if self.is_debug() {
+            return self.check_thread();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    pub fn check_thread(&self) -> Res<()> {
+        let owner = self.thread_id.get();
+        if owner != 0 && owner != crate::event_loop::current_thread() {
+            return Err(PyRuntimeError::new_err(
+                "Non-thread-safe operation invoked on an event loop other than the current one",
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[allow(clippy::unused_self)]
+    unsafe fn check_callback(
+        &self,
+        slf: *mut PyObject,
+        callback: *mut PyObject,
+        function: &str,
+    ) -> Res<()> {
+        // SAFETY: the caller's arguments are live.
+        unsafe {
+            let py = Python::assume_attached();
+            let callback = Bound::from_borrowed_ptr(py, callback);
+            Bound::from_borrowed_ptr(py, slf)
+                .call_method1("_check_callback", (callback, function))?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the methods to the class, each with the signature that asyncio gives it on this Python.
+pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    install(
+        class,
+        [
+            (fastcall!(c"call_soon", call_soon), ASYNCIO, "Arrange for a callback to be called as soon as possible, after all that are ready."),
+            (fastcall!(c"call_soon_threadsafe", call_soon_threadsafe), ASYNCIO, "Like call_soon(), from any thread; wakes the loop."),
+            (fastcall!(c"call_later", call_later, confined), ASYNCIO, "Arrange for a callback to be called after delay seconds. Returns a TimerHandle."),
+            (fastcall!(c"call_at", call_at, confined), ASYNCIO, "Like call_later(), with a time of the loop's clock in seconds."),
+            (fastcall!(c"create_task", create_task), ASYNCIO, "Schedule a coroutine as a Task."),
+            (noargs!(c"create_future", create_future), ASYNCIO, "A Future of this loop."),
+            (noargs!(c"time", time), ASYNCIO, "The loop's clock in seconds, that of time.monotonic()."),
+            (noargs!(c"stop", stop), ASYNCIO, "Stop the loop after the callbacks that are ready."),
+            (noargs!(c"is_running", is_running), ASYNCIO, "Whether the loop runs."),
+            (noargs!(c"is_closed", is_closed), ASYNCIO, "Whether the loop is closed."),
+            (noargs!(c"get_debug", get_debug), ASYNCIO, "Whether the loop is in debug mode."),
+            (onearg!(c"_add_callback", add_callback), "(self, handle)", "Run a handle that was made elsewhere."),
+        ],
+    )
+}

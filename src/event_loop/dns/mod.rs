@@ -1,0 +1,496 @@
+//! `getaddrinfo` and `getnameinfo`: literal addresses at once, names on the resolver's own threads.
+//!
+//! * [`answers`] — what `socket` makes of the system's answers.
+//!
+//! What is not plain goes the way of asyncio, in the executor: debug mode, which logs slow lookups, arguments of unusual
+//! types, and a `socket.getaddrinfo` that somebody has replaced.
+
+mod answers;
+
+use std::collections::HashMap;
+use std::ffi::{c_char, c_int, CString};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hybridloop_reactor::dns::{self, Answer, Failure, Found, NameQuery, Names, Query};
+use hybridloop_reactor::{Inbox, WakeHandle};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
+
+use self::answers::{decoded, error_of, list, module};
+use crate::allocator::out_of_memory;
+use crate::event_loop::methods::{install, ASYNCIO};
+use crate::event_loop::{exceptions, LoopCore};
+use crate::fastcall;
+use crate::python::args::{bind, Parameter};
+use crate::python::coroutine::{self, Class, Operation, Step, Visit};
+use crate::python::{future, Args, Local, Raised, Ref, Res};
+
+/// Lookups of one loop that are under way.
+pub struct Lookups {
+    mailbox: Arc<Mailbox>,
+    /// The futures that wait, by number.
+    waiting: Local<HashMap<u64, Ref>>,
+    last: AtomicU64,
+}
+
+/// Where finished lookups are reported. It outlives the loop if a lookup does.
+struct Mailbox {
+    done: Inbox<u64>,
+    /// Gone once the loop is closed.
+    waker: Mutex<Option<WakeHandle>>,
+}
+
+impl Mailbox {
+    fn waker(&self) -> std::sync::MutexGuard<'_, Option<WakeHandle>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, number: u64) {
+        // Nobody sleeps on this inbox itself.
+        let _ = self.done.push(number);
+        if let Some(waker) = self.waker().as_ref() {
+            // It fails only when the counter is full, and then the loop has been woken.
+            let _ = waker.wake();
+        }
+    }
+}
+
+/// What a lookup comes to.
+enum Reply {
+    Addresses(Answer),
+    Names(Result<Names, Failure>),
+}
+
+impl Reply {
+    /// What the coroutine returns or raises.
+    fn outcome(self, py: Python<'_>) -> Res<Step> {
+        let failure = match self {
+            Self::Addresses(Ok(found)) => return Ok(Step::Done(list(py, &found)?)),
+            Self::Names(Ok(names)) => {
+                let pair = (decoded(py, &names.host)?, decoded(py, &names.service)?);
+                return Ok(Step::Done(pair.into_pyobject(py)?.into_any().into()));
+            }
+            Self::Addresses(Err(failure)) | Self::Names(Err(failure)) => failure,
+        };
+        Err(error_of(py, &failure)?.into())
+    }
+}
+
+/// What the thread and the coroutine of a lookup share.
+#[derive(Default)]
+struct Slot {
+    answer: Mutex<Option<Reply>>,
+    given_up: AtomicBool,
+}
+
+impl Lookups {
+    pub fn new(waker: WakeHandle) -> Self {
+        Self {
+            mailbox: Arc::new(Mailbox {
+                done: Inbox::new(),
+                waker: Mutex::new(Some(waker)),
+            }),
+            waiting: Local::default(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a lookup has finished.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.mailbox.done.has_mail()
+    }
+
+    /// Wakes who waits for lookups that have finished.
+    #[cold]
+    pub fn deliver(&self, event_loop: *mut PyObject) -> Res<()> {
+        self.mailbox.done.open();
+        while let Some(number) = self.mailbox.done.pop() {
+            let future = self.waiting.with(|waiting| waiting.remove(&number));
+            if let Some(future) = future {
+                exceptions::contain(event_loop, future::resolve(&future))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of everything, for a loop that is closed.
+    pub fn close(&self) {
+        let waker = self.mailbox.waker().take();
+        drop(waker);
+        drop(self.waiting.take());
+    }
+
+    /// Shows the futures to the collector.
+    pub fn each<E>(&self, visit: impl FnMut(&Ref) -> Result<(), E>) -> Result<(), E> {
+        self.waiting
+            .with(|waiting| waiting.values().try_for_each(visit))
+    }
+
+    fn start(&self, ask: impl FnOnce() -> Reply + Send + 'static, slot: &Arc<Slot>) -> Res<u64> {
+        self.waiting
+            .with(|waiting| waiting.try_reserve(1))
+            .map_err(out_of_memory)?;
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (slot, mailbox) = (Arc::clone(slot), Arc::clone(&self.mailbox));
+        let job = move || {
+            if slot.given_up.load(Ordering::Relaxed) {
+                return;
+            }
+            let reply = ask();
+            *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
+            mailbox.deliver(number);
+        };
+        dns::spawn(Box::new(job)).map_err(|error| match error.raw_os_error() {
+            Some(_) => PyRuntimeError::new_err("can't start new thread"),
+            None => exceptions::os_error(&error),
+        })?;
+        Ok(number)
+    }
+}
+
+/// One call of `getaddrinfo` or `getnameinfo`.
+struct Lookup {
+    event_loop: Ref,
+    request: Request,
+    under_way: Local<Option<(u64, Arc<Slot>)>>,
+}
+
+enum Request {
+    Addresses(Arguments),
+    Names(NameQuery),
+}
+
+/// Those of `getaddrinfo`.
+struct Arguments {
+    host: Ref,
+    port: Ref,
+    /// Family, type, protocol and flags.
+    hints: [c_int; 4],
+}
+
+static CLASS: Class = Class::new();
+
+impl Operation for Lookup {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    fn step(&self) -> Res<Step> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let (number, slot) = match self.under_way.take() {
+            Some((number, slot)) => {
+                let answer = slot
+                    .answer
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                match answer {
+                    Some(reply) => return reply.outcome(py),
+                    None => (number, slot),
+                }
+            }
+            None => {
+                let slot = Arc::default();
+                let number = match &self.request {
+                    Request::Addresses(arguments) => {
+                        arguments.audit()?;
+                        let query = match arguments.query(py)? {
+                            Ok(found) => return Ok(Step::Done(list(py, &found)?)),
+                            Err(query) => query,
+                        };
+                        self.lookups()
+                            .start(move || Reply::Addresses(query.ask()), &slot)?
+                    }
+                    Request::Names(query) => {
+                        let query = query.clone();
+                        self.lookups()
+                            .start(move || Reply::Names(query.ask()), &slot)?
+                    }
+                };
+                (number, slot)
+            }
+        };
+        // The answer is delivered by this thread, so there is time to wait for it.
+        // SAFETY: the loop of a call is a LoopCore.
+        let future =
+            unsafe { LoopCore::of(self.event_loop.as_ptr()).new_future(self.event_loop.as_ptr()) };
+        drop(self.under_way.replace(Some((number, slot))));
+        let future = future?;
+        let before = self
+            .lookups()
+            .waiting
+            .with(|waiting| waiting.insert(number, future.clone()));
+        drop(before);
+        Ok(Step::Wait(future))
+    }
+
+    fn abandon(&self) {
+        if let Some((number, slot)) = self.under_way.take() {
+            slot.given_up.store(true, Ordering::Relaxed);
+            let future = self
+                .lookups()
+                .waiting
+                .with(|waiting| waiting.remove(&number));
+            drop(future);
+        }
+    }
+
+    fn traverse(&self, visit: Visit<'_>) -> c_int {
+        let stop = visit(&self.event_loop);
+        match &self.request {
+            Request::Addresses(arguments) if stop == 0 => [&arguments.host, &arguments.port]
+                .into_iter()
+                .map(visit)
+                .find(|stop| *stop != 0)
+                .unwrap_or(0),
+            _ => stop,
+        }
+    }
+}
+
+impl Lookup {
+    fn lookups(&self) -> &Lookups {
+        // SAFETY: the operation holds the loop, and that of a call is a LoopCore.
+        &unsafe { LoopCore::of(self.event_loop.as_ptr()) }.lookups
+    }
+}
+
+impl Arguments {
+    /// Tells audit hooks, as the function of `socket` does.
+    fn audit(&self) -> Res<()> {
+        let [family, kind, protocol, _] = self.hints;
+        // SAFETY: attached; the format fits the arguments.
+        let failed = unsafe {
+            PySys_Audit(
+                c"socket.getaddrinfo".as_ptr(),
+                c"OOiii".as_ptr(),
+                self.host.as_ptr(),
+                self.port.as_ptr(),
+                family,
+                kind,
+                protocol,
+            )
+        };
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(Raised)
+        }
+    }
+
+    /// What to ask for, or what is found without asking.
+    fn query(&self, py: Python<'_>) -> Res<Result<Vec<Found>, Query>> {
+        let [family, kind, protocol, flags] = self.hints;
+        let (host, port) = (self.host.bind(py), self.port.bind(py));
+        let mut query = Query {
+            host: text(host)?,
+            service: text(port)?,
+            family,
+            kind,
+            protocol,
+            flags,
+        };
+        if let Some(found) = query.literal() {
+            return Ok(Ok(found));
+        }
+        if let Ok(name) = host.cast::<PyString>() {
+            query.host = text(&name.call_method1("encode", ("idna",))?)?;
+            if let Some(found) = query.literal() {
+                return Ok(Ok(found));
+            }
+        }
+        Ok(Err(query))
+    }
+}
+
+extern "C" {
+    /// Public, and missing in `pyo3-ffi`.
+    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
+}
+
+/// A text for the system: of `str`, `bytes` or `int`. None for what has no place there, which is refused before.
+fn text(object: &Bound<'_, PyAny>) -> PyResult<Option<CString>> {
+    let bytes = if let Ok(bytes) = object.cast::<PyBytes>() {
+        bytes.as_bytes().to_vec()
+    } else if let Ok(text) = object.cast::<PyString>() {
+        match text.to_str() {
+            Ok(text) => text.as_bytes().to_vec(),
+            Err(_) => return Ok(None),
+        }
+    } else if object.is_none() {
+        return Ok(None);
+    } else {
+        object.extract::<i64>()?.to_string().into_bytes()
+    };
+    Ok(CString::new(bytes).ok())
+}
+
+/// Whether `host` or `port` is of a type that needs no judgement.
+unsafe fn is_plain(object: *mut PyObject, number: bool) -> bool {
+    // SAFETY: an argument is live during the call.
+    unsafe {
+        if object == ffi::Py_None() {
+            return true;
+        }
+        if ffi::PyBytes_CheckExact(object) != 0 {
+            let bytes = Bound::from_borrowed_ptr(Python::assume_attached(), object);
+            return bytes
+                .cast::<PyBytes>()
+                .is_ok_and(|bytes| !bytes.as_bytes().contains(&0));
+        }
+        if ffi::PyUnicode_CheckExact(object) != 0 {
+            let text = Bound::from_borrowed_ptr(Python::assume_attached(), object);
+            let Ok(text) = text.cast::<PyString>() else {
+                return false;
+            };
+            return match text.to_str() {
+                Ok(text) => !text.contains('\0') && (!number || text.is_ascii()),
+                Err(_) => false,
+            };
+        }
+        number && ffi::PyLong_CheckExact(object) != 0 && {
+            let fits = ffi::PyLong_AsLongLong(object) != -1 || ffi::PyErr_Occurred().is_null();
+            ffi::PyErr_Clear();
+            fits
+        }
+    }
+}
+
+/// The number of a hint, if it is one.
+unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
+    // SAFETY: an argument is live during the call.
+    unsafe {
+        if object.is_null() {
+            return Some(0);
+        }
+        if ffi::PyLong_Check(object) == 0 {
+            return None;
+        }
+        let number = ffi::PyLong_AsLong(object);
+        if number == -1 && !ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        c_int::try_from(number).ok()
+    }
+}
+
+/// `getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0)`.
+unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    const PARAMETERS: [Parameter; 6] = [
+        Parameter::needed(c"host"),
+        Parameter::needed(c"port"),
+        Parameter::optional(c"family"),
+        Parameter::optional(c"type"),
+        Parameter::optional(c"proto"),
+        Parameter::optional(c"flags"),
+    ];
+    const BY_POSITION: usize = 2;
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let core = LoopCore::of(slf);
+        let own_way = args.positional.len() <= BY_POSITION
+            && !core.is_debug()
+            && !core.is_closed()
+            && module(Python::assume_attached())?.is_original();
+        if own_way {
+            let [host, port, hints @ ..] = bind(b"getaddrinfo", PARAMETERS, &args)?;
+            let [family, kind, protocol, flags] = hints.map(|object| hint(object));
+            if let (true, true, Some(family), Some(kind), Some(protocol), Some(flags)) = (
+                is_plain(host, false),
+                is_plain(port, true),
+                family,
+                kind,
+                protocol,
+                flags,
+            ) {
+                let operation = Lookup {
+                    event_loop: Ref::borrowed(slf),
+                    request: Request::Addresses(Arguments {
+                        host: Ref::borrowed(host),
+                        port: Ref::borrowed(port),
+                        hints: [family, kind, protocol, flags],
+                    }),
+                    under_way: Local::default(),
+                };
+                return coroutine::new(operation, c"Loop.getaddrinfo");
+            }
+        }
+        inherited(slf, &args)
+    }
+}
+
+/// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is in numbers.
+unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+    let &[host, service, flow, scope, flags] = args.positional else {
+        return Err(PyTypeError::new_err("_look_up_names() takes five arguments").into());
+    };
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    unsafe {
+        let py = Python::assume_attached();
+        LoopCore::of(slf).check_open()?;
+        let borrowed = |object| Bound::from_borrowed_ptr(py, object);
+        let operation = Lookup {
+            event_loop: Ref::borrowed(slf),
+            request: Request::Names(NameQuery {
+                host: text(&borrowed(host))?.unwrap_or_default(),
+                service: text(&borrowed(service))?.unwrap_or_default(),
+                flow: borrowed(flow).extract()?,
+                scope: borrowed(scope).extract()?,
+                flags: borrowed(flags).extract()?,
+            }),
+            under_way: Local::default(),
+        };
+        coroutine::new(operation, c"Loop.getnameinfo")
+    }
+}
+
+/// `asyncio.BaseEventLoop.getaddrinfo`.
+#[cold]
+unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> Res<Ref> {
+    // SAFETY: as for `getaddrinfo`.
+    unsafe {
+        let py = Python::assume_attached();
+        let borrowed = |object| Bound::from_borrowed_ptr(py, object);
+        let kwargs = PyDict::new(py);
+        for (name, value) in args.keywords() {
+            kwargs.set_item(borrowed(name), borrowed(value))?;
+        }
+        let positional: Vec<_> = std::iter::once(slf)
+            .chain(args.positional.iter().copied())
+            .map(borrowed)
+            .collect();
+        let class = py.import("asyncio.base_events")?.getattr("BaseEventLoop")?;
+        let called = class
+            .getattr("getaddrinfo")?
+            .call(PyTuple::new(py, positional)?, Some(&kwargs))?;
+        Ok(called.into())
+    }
+}
+
+/// Makes the class of the coroutines and adds the method to the loop.
+pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
+    CLASS.init::<Lookup>(class.py(), c"hybridloop._core.Lookup")?;
+    // At import, when nobody has replaced the functions yet.
+    module(class.py())?;
+    install(
+        class,
+        [
+            (
+                fastcall!(c"getaddrinfo", getaddrinfo),
+                ASYNCIO,
+                "Like socket.getaddrinfo(), without blocking the loop.",
+            ),
+            (
+                fastcall!(c"_look_up_names", look_up_names),
+                "(self, host, port, flowinfo, scope_id, flags, /)",
+                "Names of an address in numbers.",
+            ),
+        ],
+    )
+}

@@ -1,0 +1,124 @@
+//! Exceptions of callbacks: to the loop's exception handler, unless they are to end the loop.
+
+use std::io;
+
+use pyo3::exceptions::{
+    PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PySystemExit,
+};
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::event_loop::handles::failure_report;
+use crate::python::bytes::new_str;
+use crate::python::handle::HandleRef;
+use crate::python::stdlib::Stdlib;
+use crate::python::{Ref, Res};
+
+/// The `OSError` (or its subclass) that Python raises for an error of the system, `MemoryError` or
+/// `RuntimeError` for one of our own.
+pub fn os_error(error: &io::Error) -> PyErr {
+    let Some(code) = error.raw_os_error() else {
+        if error.kind() == io::ErrorKind::OutOfMemory {
+            return PyMemoryError::new_err(());
+        }
+        return PyRuntimeError::new_err(error.to_string());
+    };
+    let text = error.to_string();
+    let text = text
+        .strip_suffix(&format!(" (os error {code})"))
+        .unwrap_or(&text);
+    PyOSError::new_err((code, text.to_owned()))
+}
+
+/// Takes the exception that is set; `SystemExit` and `KeyboardInterrupt` go on to the caller of `run_forever()`.
+pub fn take(py: Python<'_>) -> Res<PyErr> {
+    let error = PyErr::fetch(py);
+    if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Err(error.into());
+    }
+    // Before Python 3.12 the traceback travels beside the exception, and does not reach who only gets the exception.
+    #[cfg(not(Py_3_12))]
+    if let Some(traceback) = error.traceback(py) {
+        // SAFETY: attached; both objects are live.
+        unsafe {
+            pyo3::ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr());
+        }
+    }
+    Ok(error)
+}
+
+/// Reports the exception that a handle's callback has raised.
+#[cold]
+pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    // SAFETY: called from the loop, attached, with its own live object.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = take(py)?;
+        let event_loop = Bound::from_borrowed_ptr(py, event_loop);
+        let report = failure_report(py, &event_loop, handle, &error);
+        deliver(&event_loop, report)
+    }
+}
+
+/// Reports an exception that the loop's own work has raised: only `SystemExit` and `KeyboardInterrupt` may end the loop.
+#[inline]
+pub fn contain(event_loop: *mut PyObject, result: Res<()>) -> Res<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(_) => report(event_loop, "Exception in the event loop", &[]),
+    }
+}
+
+/// Reports the exception that is set, with `message` and what else belongs to it.
+#[cold]
+pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> Res<()> {
+    // SAFETY: as for `callback_failed`.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = take(py)?;
+        let report = new_report(py, message, &error).and_then(|report| {
+            about
+                .iter()
+                .try_for_each(|(key, object)| report.set_item(key, object.bind(py)))?;
+            Ok(report)
+        });
+        deliver(&Bound::from_borrowed_ptr(py, event_loop), report)
+    }
+}
+
+/// The beginning of every report. Reports are made when there is no memory as well.
+pub fn new_report<'py>(
+    py: Python<'py>,
+    message: &str,
+    error: &PyErr,
+) -> PyResult<Bound<'py, PyDict>> {
+    // SAFETY: attached; a new dictionary or an error.
+    let report = unsafe {
+        Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyDict_New())?.cast_into_unchecked::<PyDict>()
+    };
+    report.set_item("message", new_str(py, message)?)?;
+    report.set_item("exception", error.value(py))?;
+    Ok(report)
+}
+
+fn deliver<'py>(event_loop: &Bound<'py, PyAny>, report: PyResult<Bound<'py, PyDict>>) -> Res<()> {
+    let py = event_loop.py();
+    let name = &Stdlib::get().names.call_exception_handler;
+    let sent = report.and_then(|report| {
+        event_loop
+            .getattr(name.bind(py).cast::<pyo3::types::PyString>()?)?
+            .call1((report,))
+    });
+    if let Err(error) = sent {
+        // The inherited call_exception_handler() lets only these through; anything else (a repr that raises) is shown
+        // by the interpreter, so that nothing gets lost.
+        if error.is_instance_of::<PySystemExit>(py)
+            || error.is_instance_of::<PyKeyboardInterrupt>(py)
+        {
+            return Err(error.into());
+        }
+        error.write_unraisable(py, Some(event_loop));
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! File objects: what `add_reader()`, `sock_*` and transports are given in place of a descriptor.
+
+use std::os::fd::RawFd;
+
+use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyTypeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::event_loop::LoopCore;
+use crate::python::{Raised, Ref, Res};
+
+/// The number behind an integer or an object with `fileno()`, with the errors of `selectors`; the nearest `i64` if it is
+/// larger or smaller than any.
+///
+/// # Safety
+/// Attached; `file` is a live object.
+pub unsafe fn file_number(file: *mut PyObject) -> Res<i64> {
+    // SAFETY: the caller's object is live.
+    let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
+    // SAFETY: as above.
+    if unsafe { ffi::PyLong_Check(file.as_ptr()) } != 0 {
+        return saturated(&file);
+    }
+    let number = file.call_method0("fileno").and_then(|number| {
+        // SAFETY: attached; `int()` of a live object.
+        let number = unsafe { Ref::new(ffi::PyNumber_Long(number.as_ptr())) }?;
+        Ok(number)
+    });
+    match number {
+        Ok(number) => saturated(number.bind(file.py())),
+        Err(error) => {
+            let py = file.py();
+            if error.is_instance_of::<PyAttributeError>(py)
+                || error.is_instance_of::<PyTypeError>(py)
+                || error.is_instance_of::<PyValueError>(py)
+            {
+                return Err(invalid_object(&file));
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn saturated(number: &Bound<'_, PyAny>) -> Res<i64> {
+    let mut overflow = 0;
+    // SAFETY: attached; the number is live.
+    let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow) };
+    match overflow {
+        0 if value == -1 && PyErr::occurred(number.py()) => Err(Raised),
+        0 => Ok(value),
+        1 => Ok(i64::MAX),
+        _ => Ok(i64::MIN),
+    }
+}
+
+/// The descriptor that `file` is or has.
+///
+/// # Safety
+/// Attached; `file` is a live object.
+pub unsafe fn file_descriptor(file: *mut PyObject) -> Res<RawFd> {
+    // SAFETY: the caller's promise.
+    let number = unsafe { file_number(file)? };
+    if number < 0 {
+        return Err(invalid_number(number).into());
+    }
+    RawFd::try_from(number).map_err(|_| too_large())
+}
+
+impl LoopCore {
+    /// The descriptor that `file` is watched under, or would be; `None` for a number that no descriptor can have. A file that
+    /// is closed no longer knows its number: it is looked for among the watched ones, as in `selectors`.
+    ///
+    /// # Safety
+    /// Attached; `file` is a live object.
+    pub unsafe fn watched_as(&self, file: *mut PyObject) -> Res<Option<Watched>> {
+        // SAFETY: the caller's promise.
+        let error = match unsafe { file_number(file) } {
+            Ok(number) if number >= 0 => {
+                let open = RawFd::try_from(number).ok();
+                return Ok(open.map(|fd| Watched { fd, open: true }));
+            }
+            Ok(number) => invalid_number(number),
+            // SAFETY: attached.
+            Err(Raised) => PyErr::fetch(unsafe { Python::assume_attached() }),
+        };
+        // SAFETY: attached.
+        let is_refusal = error.is_instance_of::<PyValueError>(unsafe { Python::assume_attached() });
+        let found = is_refusal
+            .then(|| self.descriptors.with(|all| all.watched_file(file)))
+            .flatten();
+        match found {
+            Some(fd) => Ok(Some(Watched { fd, open: false })),
+            None => Err(error.into()),
+        }
+    }
+}
+
+/// What a file object is watched under.
+#[derive(Clone, Copy)]
+pub struct Watched {
+    pub fd: RawFd,
+    /// Whether the file still has this number.
+    pub open: bool,
+}
+
+#[cold]
+fn invalid_object(file: &Bound<'_, PyAny>) -> Raised {
+    match file.repr() {
+        Ok(shown) => PyValueError::new_err(format!("Invalid file object: {shown}")).into(),
+        Err(error) => error.into(),
+    }
+}
+
+fn invalid_number(number: i64) -> PyErr {
+    PyValueError::new_err(format!("Invalid file descriptor: {number}"))
+}
+
+/// What `select.epoll` raises for such a number.
+#[cold]
+pub fn too_large() -> Raised {
+    PyOverflowError::new_err("Python int too large to convert to C int").into()
+}

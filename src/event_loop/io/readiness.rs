@@ -1,0 +1,190 @@
+//! What is known of the sockets that `sock_*` calls work on, so that a read which would only fail is left out.
+//!
+//! The first wait registers a socket for edges, and the registration stays. From then on an edge follows whatever arrives
+//! after the socket was found empty: by a read that would have blocked or, on TCP, by one that came back short.
+
+use std::os::fd::RawFd;
+use std::ptr;
+
+use hybridloop_reactor::Token;
+use pyo3::ffi::{self, PyObject};
+
+use crate::allocator::out_of_memory;
+use crate::event_loop::io::watcher::Mode;
+use crate::event_loop::LoopCore;
+use crate::python::refs::weak_target;
+use crate::python::{Raised, Ref, Res};
+
+/// A socket that is registered for edges.
+#[derive(Clone, Copy)]
+pub struct Known {
+    token: Token,
+    /// There is nothing to read until the next edge.
+    pub dry: bool,
+}
+
+impl LoopCore {
+    /// What is known of `socket`, if `fd` is registered for it and for nothing else.
+    ///
+    /// # Safety
+    /// `socket` is a live object.
+    #[inline]
+    pub unsafe fn known_socket(&self, socket: *mut PyObject, fd: RawFd) -> Option<Known> {
+        let (known, target) = self.descriptors.with(|all| {
+            let token = all.token(fd)?;
+            let watch = all.watch_of(token)?;
+            if !watch.is_edge() {
+                return None;
+            }
+            let dry = watch.dry;
+            let target = weak_target(watch.socket.as_ref()?);
+            Some((Known { token, dry }, target?))
+        })?;
+        ptr::eq(target.as_ptr(), socket).then_some(known)
+    }
+
+    /// Takes note that `known` had nothing left to read, as a read that would block says, or one that came back short.
+    #[inline]
+    pub fn found_dry(&self, known: Known, short: bool) {
+        self.descriptors.with(|all| {
+            if let Some(watch) = all.watch_of(known.token) {
+                watch.dry = !short || watch.short_means_dry;
+            }
+        });
+    }
+
+    /// Lets `future` be resolved when `socket` is ready for reading, or for writing.
+    ///
+    /// The registration stays for the socket's later calls. A number that the system has given to another socket since
+    /// is noticed by the socket object, and registered anew.
+    ///
+    /// # Safety
+    /// `socket` is a live object whose descriptor is `fd`, and `known`, if it is given, has just been looked up.
+    pub unsafe fn wait_for(
+        &self,
+        socket: *mut PyObject,
+        fd: RawFd,
+        known: Option<Known>,
+        write: bool,
+        future: Ref,
+    ) -> Res<()> {
+        self.check_open()?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(known) = known {
+                return self
+                    .descriptors
+                    .with(|all| match all.watch_of(known.token) {
+                        Some(watch) => watch.direction(write).waiters.push(future).map(|()| None),
+                        None => Ok(Some(future)),
+                    })
+                    .map(drop)
+                    .map_err(out_of_memory);
+            }
+            self.refuse_transport(fd, socket)?;
+            self.register_socket(socket, fd, write, future)
+        }
+    }
+
+    #[cold]
+    unsafe fn register_socket(
+        &self,
+        socket: *mut PyObject,
+        fd: RawFd,
+        write: bool,
+        future: Ref,
+    ) -> Res<()> {
+        // SAFETY: the caller's promise.
+        let (weak, same) = unsafe {
+            let old = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
+            let same = old.is_some_and(|weak| refers_to(&weak, socket));
+            (weak_reference(socket)?, same)
+        };
+        let short_means_dry = is_tcp(fd);
+        let (before, replaced, _old, pushed) = self.descriptors.with(|all| {
+            let replaced = all.ensure_watch(fd);
+            let Some(watch) = all.watch(fd) else {
+                return (None, replaced, None, Ok(()));
+            };
+            // What was registered for another socket says nothing about this one.
+            let before = if same { watch.mode() } else { Mode::Out };
+            watch.dry = false;
+            watch.short_means_dry = short_means_dry;
+            let old = std::mem::replace(&mut watch.socket, weak);
+            let pushed = watch.direction(write).waiters.push(future);
+            (Some(before), replaced, old, pushed)
+        });
+        if let Some(replaced) = replaced {
+            replaced.forget();
+        }
+        pushed.map_err(out_of_memory)?;
+        before.map_or(Ok(()), |before| self.rearm_as(fd, fd, before))
+    }
+
+    /// Takes back [`LoopCore::wait_for`], if the future still waits.
+    ///
+    /// With the last one the registration goes. A wait in vain may be one for an event that cannot come, because
+    /// `os.dup2()` has put another file where the socket was: the next wait finds that out.
+    pub fn stop_waiting(&self, fd: RawFd, write: bool, future: &Ref) -> Res<()> {
+        let found = self.descriptors.with(|all| {
+            let watch = all.watch(fd)?;
+            let before = watch.mode();
+            let removed = watch.direction(write).waiters.remove(future)?;
+            let socket = if watch.is_awaited() {
+                None
+            } else {
+                watch.socket.take()
+            };
+            Some((before, removed, socket))
+        });
+        found.map_or(Ok(()), |(before, ..)| self.rearm(fd, before))
+    }
+}
+
+/// Whether a weak reference is to `object`.
+fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
+    weak_target(weak).is_some_and(|target| ptr::eq(target.as_ptr(), object))
+}
+
+/// A weak reference, or none if the object's class does not allow it.
+unsafe fn weak_reference(object: *mut PyObject) -> Res<Option<Ref>> {
+    // SAFETY: the caller's object is live.
+    unsafe {
+        match Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut())) {
+            Ok(weak) => Ok(Some(weak)),
+            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0 => {
+                ffi::PyErr_Clear();
+                Ok(None)
+            }
+            Err(Raised) => Err(Raised),
+        }
+    }
+}
+
+/// Whether `fd` is a TCP socket. Of other sockets a read may end early: at the end of a message, or where a Unix socket
+/// passes a descriptor.
+#[cfg(target_os = "linux")]
+fn is_tcp(fd: RawFd) -> bool {
+    let option = |name| {
+        let mut value: libc::c_int = -1;
+        let mut size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+        // SAFETY: the value has the size given; the kernel checks the descriptor.
+        let status = unsafe {
+            libc::getsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                name,
+                (&raw mut value).cast(),
+                &raw mut size,
+            )
+        };
+        (status == 0).then_some(value)
+    };
+    option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+        && option(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_tcp(_fd: RawFd) -> bool {
+    false
+}

@@ -1,0 +1,414 @@
+//! One turn after another.
+//!
+//! A turn looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
+//! order of asyncio), and at last sends what streams have gathered.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hybridloop_reactor::{ticks, Event};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::event_loop::handles::left_heap;
+use crate::event_loop::stats::Together;
+use crate::event_loop::{current_thread, exceptions, Caller, Desk, LoopCore};
+use crate::python::context::Contexts;
+use crate::python::finalization::hang_at_exit;
+use crate::python::handle::{track_kept, HandleRef, Maker, CANCELLED, COUNTED};
+use crate::python::Res;
+
+/// How long a busy loop may go on without looking for I/O …
+pub const POLL_SKIP_NS: u64 = 50_000;
+/// … and for how many turns.
+pub const POLL_SKIP_TURNS: u32 = 16;
+
+/// How long a callback that runs on may hold back what is written, unless `cork_interval` says otherwise.
+pub const CORK_NS: u64 = 1_000_000;
+
+/// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent a turn later.
+const FLUSH_PASSES: u32 = 8;
+/// How much one poll waits at most: what `asyncio` allows (a day).
+const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+fn is_counted(timer: &HandleRef) -> bool {
+    timer.has(COUNTED)
+}
+
+/// What `run_forever()` calls: runs turns until `stop()` or until an exception ends the loop. Called inside of a turn, or for a loop
+/// that does not run, it runs one turn as asyncio's does.
+pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
+    let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
+    let before = core.claim("This event loop is already running")?;
+    let result = core.check_open().map_err(PyErr::from).and_then(|()| {
+        if core.is_in_turn() {
+            return core.whole_turn(py, object);
+        }
+        hang_at_exit();
+        core.turn_process.set(u64::from(std::process::id()));
+        // A loop that starts to run looks for I/O first.
+        core.poll_next_turn();
+        core.stats.run_begins();
+        let result = run_turns(py, core, object);
+        core.stats.run_ends();
+        core.rest();
+        core.turn_process.set(0);
+        result
+    });
+    core.release(before);
+    result
+}
+
+fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
+    loop {
+        core.whole_turn(py, object)?;
+        if core.stopping.get() || !core.is_running() {
+            return Ok(());
+        }
+    }
+}
+
+/// What is `select.select()` now.
+pub fn select(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("select")?.getattr("select")
+}
+
+impl LoopCore {
+    /// Keeps other threads from running or closing the loop until [`LoopCore::release`], which wants what this gives. asyncio's
+    /// own check looks and then sets, which two threads may do at the same time.
+    pub fn claim(&self, refusal: &str) -> PyResult<u64> {
+        let me = current_thread();
+        let before = self
+            .turning
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .unwrap_or_else(|running| running);
+        if before != 0 && before != me {
+            return Err(PyRuntimeError::new_err(refusal.to_owned()));
+        }
+        Ok(before)
+    }
+
+    pub fn release(&self, before: u64) {
+        self.turning.store(before, Ordering::Release);
+    }
+
+    /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
+    fn rest(&self) {
+        drop(Contexts::take_all(&self.contexts));
+        self.spare_bytes.clear();
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        self.ready
+            .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
+    }
+
+    /// A turn; what was written before an exception still leaves.
+    #[inline]
+    fn whole_turn(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
+        self.turn(py, object).map_err(|raised| {
+            let error = PyErr::from(raised);
+            let flushed = self.flush_all(py, object);
+            flushed.err().map_or(error, PyErr::from)
+        })
+    }
+
+    fn turn(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        self.stats.turn();
+        self.look_at_runs();
+        self.drop_cancelled_timers();
+        self.look_for_io(py, object)?;
+        if self.lookups.has_mail() {
+            self.lookups.deliver(object)?;
+            self.stats.callbacks_begin();
+        }
+        if let Some(desk) = self.desk() {
+            if desk.has_mail() {
+                exceptions::contain(object, desk.deliver(self.caller(py, object)))?;
+                self.stats.callbacks_begin();
+            }
+        }
+        if self.inbox.has_mail() {
+            self.collect_mail();
+        }
+        let ready = self.ready.with(|ready| ready.len());
+        let due = self.collect_due_timers(object)?;
+        self.run_ready(py, object, ready)?;
+        self.dispatch(py, object)?;
+        if due > 0 {
+            let now = self.stats.callback_over();
+            self.flush_if_due(py, object, now)?;
+            self.run_ready(py, object, due)?;
+        }
+        self.flush_all(py, object)
+    }
+
+    /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
+    fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> Res<()> {
+        let mut together = Together::new();
+        for number in 0..count {
+            if number > 0 {
+                if let Some(now) = self.stats.next_callback(&mut together) {
+                    self.flush_if_due(py, object, now)?;
+                }
+            }
+            let Some(handle) = self.ready.with(VecDeque::pop_front) else {
+                break;
+            };
+            self.stats.callback();
+            exceptions::contain(object, self.run_handle(object, handle))?;
+        }
+        Ok(())
+    }
+
+    /// Cancelled timers at the head of the heap must not wake the loop.
+    fn drop_cancelled_timers(&self) {
+        while let Some(timer) = self.timers.with(|timers| {
+            let (_, timer) = timers.peek()?;
+            if timer.has(CANCELLED) {
+                timers.pop(is_counted)
+            } else {
+                None
+            }
+        }) {
+            left_heap(&timer);
+        }
+    }
+
+    /// Moves the timers that are due behind what is ready, and counts them.
+    fn collect_due_timers(&self, object: *mut PyObject) -> Res<usize> {
+        if self.timers.with(|timers| timers.is_empty()) {
+            return Ok(0);
+        }
+        // SAFETY: the loop object of this core.
+        let now = unsafe { self.now_for_due(object)? };
+        let due = self.timers.with(|timers| {
+            self.ready.with(|ready| {
+                let before = ready.len();
+                let due = timers.take_due(now, is_counted, ready);
+                ready.range(before..).for_each(left_heap);
+                due
+            })
+        });
+        if due > 0 {
+            self.stats.callbacks_begin();
+        }
+        Ok(due)
+    }
+
+    /// Polls, for as long as nothing else is to be done.
+    fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        let busy = self.stopping.get()
+            || self.ready.with(|ready| !ready.is_empty())
+            || self.again.with(|again| !again.is_empty())
+            || self.flush.with(|flush| !flush.is_empty())
+            || self.events.with(|events| !events.is_empty())
+            // The inbox may have been opened since this came.
+            || self.desk().is_some_and(Desk::has_mail);
+        if busy {
+            return self.poll_if_time(py, object);
+        }
+        let wait = match self
+            .timers
+            .with(|timers| timers.peek().map(|(when, _)| when))
+        {
+            None => None,
+            Some(when) => {
+                // SAFETY: the loop object of this core.
+                let now = unsafe { self.now_to_wait(object)? };
+                if when <= now {
+                    return self.poll_now(py, object);
+                }
+                Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
+            }
+        };
+        if let Some(desk) = self.desk() {
+            // With the interpreter given away: others can use the moment.
+            if desk.is_patient() && py.detach(|| desk.look(&|| self.inbox.has_mail())) {
+                return self.poll_if_time(py, object);
+            }
+        }
+        if self.maker.with(|maker| maker.has_too_many()) {
+            let spare = self.maker.with(Maker::trim);
+            drop(spare);
+        }
+        drop(Contexts::take_all(&self.contexts));
+        if self.is_select_replaced() {
+            return self.ask_selector(object, wait);
+        }
+        self.wait_for_io(py, wait)
+    }
+
+    /// Polls, and waits for events if nothing came from other threads.
+    #[inline]
+    pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+        if !self.inbox.sleep() {
+            return self.poll_at_once(py);
+        }
+        self.stats.polling(true);
+        if self.green_threads {
+            let waited = self.wait_among_green_threads(py, wait);
+            self.inbox.awake();
+            return waited.and_then(|()| self.poll_at_once(py));
+        }
+        let result = py.detach(|| self.poll(wait));
+        self.inbox.awake();
+        self.polled(py, result)
+    }
+
+    /// Waits in `select.select()`, which a library of green threads has replaced, so that the others run meanwhile.
+    #[cold]
+    fn wait_among_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+        let (none, seconds) = (PyTuple::empty(py), wait.map(|wait| wait.as_secs_f64()));
+        select(py)?.call1(([self.registrar.selector()], &none, &none, seconds))?;
+        Ok(())
+    }
+
+    /// Has the next turn look for I/O. Whoever registers a descriptor may count on that, as in asyncio: what it has ready comes
+    /// before what is scheduled by the callbacks of the next turn.
+    pub fn poll_next_turn(&self) {
+        self.polls_skipped.set(u32::MAX - 1);
+    }
+
+    /// Polls without waiting, unless the last poll is a short time ago.
+    #[inline]
+    fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        let skipped = self.polls_skipped.get() + 1;
+        if skipped < self.poll_skip_turns.get() {
+            let now = ticks();
+            if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
+                self.polls_skipped.set(skipped);
+                self.stats.poll_skipped(now);
+                self.flushed.set(now);
+                return Ok(());
+            }
+        }
+        self.poll_now(py, object)
+    }
+
+    #[inline(never)]
+    fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        if self.is_select_replaced() {
+            return self.ask_selector(object, Some(Duration::ZERO));
+        }
+        self.poll_at_once(py)
+    }
+
+    /// Polls without waiting, and without giving the interpreter away for it.
+    pub fn poll_at_once(&self, py: Python<'_>) -> Res<()> {
+        self.stats.polling(false);
+        let result = self.poll(Some(Duration::ZERO));
+        self.polled(py, result)
+    }
+
+    fn poll(&self, wait: Option<Duration>) -> std::io::Result<()> {
+        self.poller.with(|poller| match poller {
+            Some(poller) => self.events.with(|events| poller.poll(wait, events)),
+            None => Ok(()),
+        })
+    }
+
+    fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> Res<()> {
+        self.polls_skipped.set(0);
+        let now = ticks();
+        self.last_poll.set(now);
+        self.flushed.set(now);
+        self.stats.polled(now);
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
+                Ok(py.check_signals()?)
+            }
+            Err(error) => Err(exceptions::os_error(&error).into()),
+        }
+    }
+
+    /// Hands events to their descriptors. An event leaves the queue before its callback runs, so an exception that
+    /// ends the loop loses none of the others.
+    fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        let more = self.again.with(|again| again.len());
+        while let Some(event) = self.events.with(VecDeque::pop_front) {
+            let now = self.stats.callback_over();
+            if let Err(raised) = self.flush_if_due(py, object, now) {
+                self.events.with(|events| events.push_front(event));
+                return Err(raised);
+            }
+            self.stats.callback();
+            exceptions::contain(object, self.dispatch_event(py, object, event))?;
+        }
+        for _ in 0..more {
+            let Some(source) = self.again.with(VecDeque::pop_front) else {
+                break;
+            };
+            // SAFETY: what waits is live and of its kind.
+            let gone_on = unsafe { (source.kind.go_on)(self.caller(py, object), &source.object) };
+            exceptions::contain(object, gone_on)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what streams have gathered if that has waited for as long as a callback may hold it back.
+    #[inline]
+    fn flush_if_due(&self, py: Python<'_>, object: *mut PyObject, now: u64) -> Res<()> {
+        if now.wrapping_sub(self.flushed.get()) < self.cork.get() {
+            return Ok(());
+        }
+        self.flush_all(py, object)
+    }
+
+    /// Sends what streams have gathered in this turn.
+    fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+        for _ in 0..FLUSH_PASSES {
+            let count = self.flush.with(|flush| flush.len());
+            if count == 0 {
+                break;
+            }
+            self.stats.callback_over();
+            for _ in 0..count {
+                let Some(stream) = self.flush.with(VecDeque::pop_front) else {
+                    break;
+                };
+                // SAFETY: what waits is live and of its kind.
+                let flushed =
+                    unsafe { (stream.kind.flush)(self.caller(py, object), &stream.object) };
+                exceptions::contain(object, flushed)?;
+            }
+            self.flushed.set(self.stats.callbacks_begin());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
+        if let Some(native) = self.descriptors.with(|all| all.native(event.token)) {
+            let caller = self.caller(py, object);
+            // SAFETY: what is in the table is live and of its kind.
+            let body = || unsafe { (native.kind.ready)(caller, &native.object, event) };
+            if self.is_debug() {
+                return self.timed(body, |py| {
+                    native.object.bind(py).repr().map(Bound::into_any)
+                });
+            }
+            return body();
+        }
+        // A source may have gone away after the kernel had noted the event.
+        match self.descriptors.with(|all| all.ready(event)) {
+            Some(ready) => ready.run(self, object),
+            None => Ok(()),
+        }
+    }
+
+    fn caller<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> Caller<'a> {
+        Caller {
+            py,
+            core: self,
+            event_loop,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `Bus`: Python's side of the memory bus, which creates and reads, and never changes or removes.
+
+use std::sync::Arc;
+
+use hybridloop_kernels::{BusError, Engine, Key};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+
+use crate::kernels::buffer::{copying, NativeBuffer};
+use crate::kernels::engine::bus_stats;
+use crate::kernels::exceptions::bus_error;
+use crate::kernels::waiters::Watch;
+use crate::python::buffer::Buffer;
+use crate::python::bytes::{new_list, new_str, to_bytes};
+use crate::python::finalization::hang_at_exit;
+
+/// Immutable blocks of bytes under keys, shared with native kernels.
+///
+/// Kernels create, overwrite, read and take away. Python creates what is not there and reads what is not being written, and
+/// never changes or removes anything. A key is a str or bytes of 1 to 255 bytes; a str is its UTF-8.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Bus {
+    engine: Arc<Engine>,
+}
+
+/// A key as bytes.
+pub enum KeyBytes<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> KeyBytes<'a> {
+    pub fn of(key: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = key.cast::<PyString>() {
+            return Ok(Self::Text(text.to_str()?));
+        }
+        if let Ok(bytes) = key.cast::<PyBytes>() {
+            return Ok(Self::Bytes(bytes.as_bytes()));
+        }
+        Err(PyTypeError::new_err(format!(
+            "a key of the bus is a str or bytes, not {}",
+            key.get_type().name()?
+        )))
+    }
+
+    pub fn as_slice(&self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Bus {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// The bus, if this process has made it: else threads that are not here may hold its locks for ever.
+    fn bus(&self) -> Result<&Arc<hybridloop_kernels::Bus>, BusError> {
+        if self.engine.is_here() {
+            Ok(self.engine.bus())
+        } else {
+            Err(BusError::Closed)
+        }
+    }
+
+    fn put(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<Result<(), BusError>> {
+        hang_at_exit();
+        let py = key.py();
+        let bytes = KeyBytes::of(key)?;
+        // SAFETY: the object is live.
+        let buffer = unsafe { Buffer::readable(data.as_ptr()) }?;
+        let data = buffer.as_slice();
+        let size = size.unwrap_or(data.len());
+        let Some(data) = data.get(..size) else {
+            return Err(PyValueError::new_err(format!(
+                "size is {size}, but there are only {} bytes",
+                data.len()
+            )));
+        };
+        Ok(self.bus().and_then(|bus| {
+            let key = Key::new(bytes.as_slice())?;
+            copying(py, data.len(), || bus.put_new(&key, data))
+        }))
+    }
+}
+
+#[pymethods]
+impl Bus {
+    /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied; they
+    /// must not write to `data` meanwhile.
+    ///
+    /// Raises `BusKeyExistsError` if the key is there, and changes nothing then; `BusBusyError` while a kernel writes it;
+    /// `BusFullError` if there is no room.
+    #[pyo3(signature = (key, data, size=None))]
+    fn push(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<()> {
+        self.put(key, data, size)?
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    /// As `push()`, but False, instead of an exception, if the key is there or is being written.
+    #[pyo3(signature = (key, data, size=None))]
+    fn try_push(
+        &self,
+        key: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        size: Option<usize>,
+    ) -> PyResult<bool> {
+        match self.put(key, data, size)? {
+            Ok(()) => Ok(true),
+            Err(BusError::Exists | BusError::Busy) => Ok(false),
+            Err(error) => Err(bus_error(key.py(), &error, Some(key))),
+        }
+    }
+
+    /// What is under `key`, without a copy. It stays as it is, whatever happens to the key.
+    ///
+    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is closed.
+    fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
+        hang_at_exit();
+        let bytes = KeyBytes::of(key)?;
+        self.bus()
+            .and_then(|bus| bus.snapshot(bytes.as_slice()))
+            .map(NativeBuffer::new)
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    /// Another name of `get()`: Python never removes anything.
+    fn pop(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
+        self.get(key)
+    }
+
+    /// Wait until `key` is sealed and nobody writes it, and return what is under it. Raises `TimeoutError` after `timeout` seconds,
+    /// `BusClosedError` if the bus is closed.
+    #[pyo3(signature = (key, timeout=None))]
+    fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = KeyBytes::of(key)?;
+        slf.get()
+            .bus()
+            .and_then(|_| Key::new(bytes.as_slice()))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("wait_for_key", (slf, key, timeout))
+    }
+
+    /// Tell `future`, of the running loop, when `key` is sealed.
+    fn _watch(&self, key: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+        let bytes = KeyBytes::of(key)?;
+        let (bus, key) = self
+            .bus()
+            .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
+        Watch::of_key(future, |mailbox, token| bus.watch(key, mailbox, token))
+    }
+
+    /// Whether a kernel is writing `key` now.
+    fn busy(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let bytes = KeyBytes::of(key)?;
+        self.bus()
+            .map(|bus| bus.is_busy(bytes.as_slice()))
+            .map_err(|error| bus_error(key.py(), &error, Some(key)))
+    }
+
+    fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let bytes = KeyBytes::of(key)?;
+        Ok(self.bus().is_ok_and(|bus| bus.contains(bytes.as_slice())))
+    }
+
+    fn __len__(&self) -> usize {
+        self.bus().map_or(0, |bus| bus.len())
+    }
+
+    /// The keys, in no order: str where they are UTF-8, else bytes.
+    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let keys = self.bus().map(|bus| bus.keys()).unwrap_or_default();
+        let list = new_list(py)?;
+        for key in &keys {
+            match std::str::from_utf8(key.as_bytes()) {
+                Ok(text) => list.append(new_str(py, text)?)?,
+                Err(_) => list.append(to_bytes(key.as_bytes())?.bind(py))?,
+            }
+        }
+        Ok(list)
+    }
+
+    /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`, how
+    /// often Python was refused because of a native write.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.bus().map(|bus| bus.stats()).unwrap_or_default();
+        bus_stats(py, stats)
+    }
+
+    fn __repr__(&self) -> String {
+        match self.bus() {
+            Ok(bus) => {
+                let stats = bus.stats();
+                format!(
+                    "<Bus of {} keys, {} of {} bytes>",
+                    stats.keys, stats.bytes, stats.capacity
+                )
+            }
+            Err(_) => "<Bus of the parent process>".to_owned(),
+        }
+    }
+}

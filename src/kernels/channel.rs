@@ -1,0 +1,262 @@
+//! `Channel`: a list that kernels and Python push to and take from, which copies what is pushed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hybridloop_kernels::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::kernels::convert::{from_python, to_python};
+use crate::kernels::exceptions::{forked, raise};
+use crate::kernels::waiters::Watch;
+use crate::python::bytes::new_list;
+use crate::python::finalization::hang_at_exit;
+
+/// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
+pub struct Waiters {
+    all: Mutex<Vec<(u64, Arc<Mailbox<Event>>)>>,
+    process: Process,
+}
+
+impl Waiters {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            all: Mutex::default(),
+            process: Process::current(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mailbox<Event>>)>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) -> PyResult<()> {
+        let mut all = self.lock();
+        all.try_reserve(1).map_err(|_| PyMemoryError::new_err(()))?;
+        all.push((token, mailbox));
+        Ok(())
+    }
+
+    pub fn remove(&self, token: u64) {
+        // In the child of a fork, threads that are not there may hold the lock.
+        if !self.process.is_here() {
+            return;
+        }
+        let mut waiters = self.lock();
+        let at = waiters.iter().position(|waiter| waiter.0 == token);
+        let removed = at.map(|at| waiters.swap_remove(at));
+        drop(waiters);
+        drop(removed);
+    }
+}
+
+impl Arrival for Waiters {
+    fn arrived(&self, _channel: u64) {
+        let waiters = std::mem::take(&mut *self.lock());
+        for (token, mailbox) in waiters {
+            mailbox.post(Event::Arrived(token));
+        }
+    }
+}
+
+/// A list that any thread pushes to and takes from: kernels, through `chan_push()` and `chan_pop()`, and Python.
+///
+/// It copies what is pushed and owns the copy: None, bool, int of 64 bits, float, str, and whatever has bytes, which come out
+/// as a `NativeBuffer`. With order "lifo" what came last leaves first.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Channel {
+    inner: Arc<hybridloop_kernels::Channel>,
+    waiters: Arc<Waiters>,
+    order: Order,
+    limit: Option<usize>,
+    budget: Arc<Budget>,
+}
+
+fn error(py: Python<'_>, error: ChannelError) -> PyErr {
+    match error {
+        ChannelError::Closed => raise(py, |c| &c.channel_closed, "the channel is closed"),
+        ChannelError::Full => raise(
+            py,
+            |c| &c.channel_full,
+            "the channel is full; take from it first, or make its limit larger",
+        ),
+        ChannelError::Memory => PyMemoryError::new_err(()),
+        ChannelError::Forked => forked(py, "channel"),
+    }
+}
+
+impl Channel {
+    /// What an argument of a kernel refers to.
+    pub fn channel(&self) -> &Arc<hybridloop_kernels::Channel> {
+        &self.inner
+    }
+
+    /// Refuses in the child of a fork.
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.inner.is_here() {
+            Ok(())
+        } else {
+            Err(forked(py, "channel"))
+        }
+    }
+
+    /// Everything that is in it, in the order in which it leaves; what comes meanwhile stays.
+    fn take_all(&self) -> Vec<Value> {
+        let count = self.inner.len();
+        std::iter::from_fn(|| self.inner.pop().ok().flatten())
+            .take(count)
+            .collect()
+    }
+}
+
+#[pymethods]
+impl Channel {
+    #[new]
+    #[pyo3(signature = (order="fifo", limit=None))]
+    fn new(order: &str, limit: Option<usize>) -> PyResult<Self> {
+        let order = match order {
+            "fifo" => Order::Fifo,
+            "lifo" => Order::Lifo,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "order must be 'fifo' or 'lifo', not '{other}'"
+                )))
+            }
+        };
+        if limit == Some(0) {
+            return Err(PyValueError::new_err("limit must be at least 1, not 0"));
+        }
+        let channel = hybridloop_kernels::Channel::new(order, limit.unwrap_or(usize::MAX));
+        let waiters = Waiters::new();
+        channel.on_arrival(Some(waiters.clone()));
+        Ok(Self {
+            inner: channel,
+            waiters,
+            order,
+            limit,
+            budget: Budget::new(usize::MAX),
+        })
+    }
+
+    /// Add a copy of `value`. Other threads run while 64 KiB or more are copied; they must not write to `value` meanwhile.
+    ///
+    /// Raises `TypeError`, which names the type, for what it cannot copy; `OverflowError` for an int of more than 64 bits;
+    /// `ChannelFullError` if it holds as many values as it may; `ChannelClosedError` if it is closed.
+    fn push(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        hang_at_exit();
+        let copy = from_python(value, &self.budget)?;
+        self.inner
+            .push(copy)
+            .map_err(|reason| error(value.py(), reason))
+    }
+
+    /// Take a value; `default` if there is none now. Raises `ChannelClosedError` if there is none and none will come.
+    #[pyo3(signature = (default=None))]
+    fn pop<'py>(
+        &self,
+        py: Python<'py>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        hang_at_exit();
+        match self.inner.pop() {
+            Ok(Some(value)) => to_python(py, value),
+            Ok(None) => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
+            Err(reason) => Err(error(py, reason)),
+        }
+    }
+
+    /// Take all values that are in it now, in the order in which they leave.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.check_process(py)?;
+        let list = new_list(py)?;
+        for value in self.take_all() {
+            list.append(to_python(py, value)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Drop all values that are in it now; return how many these were.
+    fn flush(&self, py: Python<'_>) -> PyResult<usize> {
+        self.check_process(py)?;
+        Ok(py.detach(|| self.take_all().len()))
+    }
+
+    /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody else
+    /// may have taken it when this returns.
+    #[pyo3(signature = (timeout=None))]
+    fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().check_process(slf.py())?;
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("wait_for_arrival", (slf, timeout))
+    }
+
+    /// Take a value as soon as there is one; wait at most `timeout` seconds, then raise `TimeoutError`. Raises
+    /// `ChannelClosedError` if there is none and none will come.
+    #[pyo3(signature = (timeout=None))]
+    fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().check_process(slf.py())?;
+        let module = slf.py().import("hybridloop.waiting")?;
+        module.call_method1("take_from", (slf, timeout))
+    }
+
+    /// Refuse what comes later. What is in it can still be taken. In the child of a fork this does nothing.
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    /// Tell `future`, of the running loop, when there is something to take.
+    fn _watch(&self, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+        self.check_process(future.py())?;
+        Watch::of_channel(future, &self.waiters)
+    }
+
+    /// Whether nothing can be pushed any more; so it is in the child of a fork.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    /// "fifo" or "lifo".
+    #[getter]
+    fn order(&self) -> &'static str {
+        match self.order {
+            Order::Fifo => "fifo",
+            Order::Lifo => "lifo",
+        }
+    }
+
+    /// How many values it may hold; None for as many as there is memory for.
+    #[getter]
+    fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.check_process(py)?;
+        Ok(self.inner.len())
+    }
+
+    /// A channel is something even if nothing is in it.
+    #[allow(clippy::unused_self)]
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __aiter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py()
+            .import("hybridloop.waiting")?
+            .call_method1("next_of", (slf,))
+    }
+
+    fn __repr__(&self) -> String {
+        if !self.inner.is_here() {
+            return format!("<Channel {} of the parent process>", self.order());
+        }
+        format!("<Channel {} of {} values>", self.order(), self.inner.len())
+    }
+}

@@ -1,0 +1,81 @@
+//! Results, and what channels carry, as Python objects.
+
+use std::collections::TryReserveError;
+use std::sync::Arc;
+
+use hybridloop_kernels::{Budget, Draft, Value, View};
+use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
+
+use crate::kernels::buffer::{copying, NativeBuffer};
+use crate::python::buffer::Buffer;
+use crate::python::bytes::new_str;
+
+/// The object that Python gets for a value.
+pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match value {
+        Value::None => py.None().into_bound(py),
+        Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
+        Value::Int(value) => value.into_pyobject(py)?.into_any(),
+        Value::UInt(value) => value.into_pyobject(py)?.into_any(),
+        Value::Float(value) => PyFloat::new(py, value).into_any(),
+        Value::Str(text) => new_str(py, &text)?.into_any(),
+        Value::Buffer(view) => Bound::new(py, NativeBuffer::new(view))?.into_any(),
+    })
+}
+
+/// A copy of a text, which may be of any size.
+pub fn copy(text: &str) -> Result<Box<str>, TryReserveError> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(text.len())?;
+    copy.push_str(text);
+    Ok(copy.into())
+}
+
+/// A copy of an object that owns what it shows; bytes are charged to `budget`.
+///
+/// # Errors
+/// `TypeError` for what no value can be, `OverflowError` for an int of more than 64 bits, `MemoryError` if there is no room.
+pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<Value> {
+    if object.is_none() {
+        return Ok(Value::None);
+    }
+    if let Ok(value) = object.cast::<PyBool>() {
+        return Ok(Value::Bool(value.is_true()));
+    }
+    if object.is_instance_of::<PyInt>() {
+        if let Ok(value) = object.extract::<i64>() {
+            return Ok(Value::Int(value));
+        }
+        return object.extract::<u64>().map(Value::UInt).map_err(|_| {
+            PyOverflowError::new_err("an int of more than 64 bits has no native form")
+        });
+    }
+    if object.is_instance_of::<PyFloat>() {
+        return object.extract().map(Value::Float);
+    }
+    if let Ok(text) = object.cast::<PyString>() {
+        let (py, text) = (text.py(), text.to_str()?);
+        return copying(py, text.len(), || copy(text))
+            .map(Value::Str)
+            .map_err(|_| PyMemoryError::new_err(()));
+    }
+    if let Ok(buffer) = object.cast::<NativeBuffer>() {
+        // Immutable already: shared, not copied.
+        return Ok(Value::Buffer(buffer.get().view().clone()));
+    }
+    // SAFETY: attached; the object is live.
+    if unsafe { pyo3::ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
+        return Err(PyTypeError::new_err(format!(
+            "expected None, bool, int, float, str or bytes, not {}",
+            object.get_type().name()?
+        )));
+    }
+    // SAFETY: the object is live.
+    let data = unsafe { Buffer::readable(object.as_ptr()) }?;
+    let data = data.as_slice();
+    let draft = copying(object.py(), data.len(), || Draft::copy(data, budget))
+        .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;
+    Ok(Value::Buffer(View::new(draft.seal())))
+}

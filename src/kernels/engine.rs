@@ -1,0 +1,266 @@
+//! `NativeEngine`: workers that run kernels, and a bus.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hybridloop_kernels::{BusStats, Config, Engine, Order, Policy};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+use crate::kernels::bus::Bus;
+
+/// Workers that run kernels, and a memory bus. It starts no thread before the first job.
+///
+/// The arguments are those of `hybridloop.configure()`; `bus_capacity`, `memory` and `job_memory` are numbers of bytes. A loop
+/// whose `native_engine` it is runs its kernels there.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct NativeEngine {
+    engine: Arc<Engine>,
+    config: Config,
+    /// One object for the bus, so that it is the same whenever it is asked for.
+    bus: PyOnceLock<Py<Bus>>,
+}
+
+/// The engine of loops that have none of their own.
+#[derive(Default)]
+struct Slot {
+    engine: Option<Py<NativeEngine>>,
+    /// Somebody has it, so that it cannot be given other sizes any more.
+    used: bool,
+}
+
+static DEFAULT: Mutex<Slot> = Mutex::new(Slot {
+    engine: None,
+    used: false,
+});
+
+impl NativeEngine {
+    fn with_config(config: Config) -> Self {
+        Self {
+            engine: Arc::new(Engine::new(&config)),
+            config,
+            bus: PyOnceLock::new(),
+        }
+    }
+
+    /// What runs the jobs.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The process-wide engine, made on first use. The child of a fork gets one of its own, of the same sizes.
+    pub fn default(py: Python<'_>) -> PyResult<Py<Self>> {
+        // Held for a few instructions: nothing in there waits or runs Python.
+        let take = || {
+            let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+            let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
+            slot.used |= engine.is_some();
+            engine
+        };
+        let old = take();
+        if let Some(engine) = &old {
+            if engine.get().engine.is_here() {
+                return Ok(engine.clone_ref(py));
+            }
+        }
+        let config = old
+            .as_ref()
+            .map_or_else(Config::default, |engine| engine.get().config.clone());
+        let new = Py::new(py, Self::with_config(config))?;
+        let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.used = true;
+        // Another thread may have been faster.
+        let dropped = match &slot.engine {
+            Some(engine) if engine.get().engine.is_here() => {
+                let engine = engine.clone_ref(py);
+                drop(slot);
+                return Ok(engine);
+            }
+            _ => slot.engine.replace(new.clone_ref(py)),
+        };
+        drop(slot);
+        // The parent's engine: its locks may be held by threads that are not here, so nothing of it is taken down.
+        std::mem::forget(dropped);
+        Ok(new)
+    }
+}
+
+fn at_least(name: &str, value: usize, least: usize) -> PyResult<usize> {
+    if value < least {
+        return Err(PyValueError::new_err(format!(
+            "{name} must be at least {least}, not {value}"
+        )));
+    }
+    Ok(value)
+}
+
+fn seconds(timeout: f64) -> PyResult<Duration> {
+    if timeout.is_nan() || timeout < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "timeout must not be negative, not {timeout}"
+        )));
+    }
+    Ok(Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX))
+}
+
+/// The statistics of a bus by name.
+pub fn bus_stats(py: Python<'_>, stats: BusStats) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("keys", stats.keys)?;
+    dict.set_item("bytes", stats.bytes)?;
+    dict.set_item("capacity", stats.capacity)?;
+    dict.set_item("writes", stats.writes)?;
+    dict.set_item("reads", stats.reads)?;
+    dict.set_item("pops", stats.pops)?;
+    dict.set_item("evictions", stats.evictions)?;
+    dict.set_item("busy", stats.busy)?;
+    Ok(dict)
+}
+
+#[pymethods]
+impl NativeEngine {
+    #[new]
+    #[pyo3(signature = (*, native_threads=None, native_queue="fifo", max_native_queue=None, bus_capacity=None, bus_policy="error", memory=None, job_memory=None))]
+    #[allow(clippy::too_many_arguments, reason = "keywords of a constructor")]
+    fn new(
+        native_threads: Option<usize>,
+        native_queue: &str,
+        max_native_queue: Option<usize>,
+        bus_capacity: Option<usize>,
+        bus_policy: &str,
+        memory: Option<usize>,
+        job_memory: Option<usize>,
+    ) -> PyResult<Self> {
+        let default = Config::default();
+        let threads = native_threads.unwrap_or(default.threads);
+        let config = Config {
+            threads: at_least("native_threads", threads, 1)?,
+            order: match native_queue {
+                // Priorities come first in either order.
+                "fifo" | "priority" => Order::Fifo,
+                "lifo" => Order::Lifo,
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "native_queue must be 'fifo', 'lifo' or 'priority', not '{other}'"
+                    )))
+                }
+            },
+            max_queue: at_least(
+                "max_native_queue",
+                max_native_queue.unwrap_or(default.max_queue),
+                1,
+            )?,
+            bus_capacity: bus_capacity.unwrap_or(default.bus_capacity),
+            bus_policy: match bus_policy {
+                "error" => Policy::Error,
+                "evict" => Policy::Evict,
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "bus_policy must be 'error' or 'evict', not '{other}'"
+                    )))
+                }
+            },
+            memory: memory.unwrap_or(default.memory),
+            job_memory: job_memory.unwrap_or(default.job_memory),
+        };
+        Ok(Self::with_config(config))
+    }
+
+    /// The memory bus of this engine.
+    #[getter]
+    fn bus(&self, py: Python<'_>) -> PyResult<Py<Bus>> {
+        let bus = self
+            .bus
+            .get_or_try_init(py, || Py::new(py, Bus::new(self.engine.clone())))?;
+        Ok(bus.clone_ref(py))
+    }
+
+    /// Whether this process has made it. In the child of a fork neither it nor its bus can be used.
+    #[getter]
+    fn is_here(&self) -> bool {
+        self.engine.is_here()
+    }
+
+    /// What it is doing: `threads`; jobs that are `queued` and `running`, that have run (`completed`), and that have ended, as
+    /// `done`, `failed` or `cancelled`; bytes of `memory`; and the `bus`.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        if !self.engine.is_here() {
+            return Ok(dict);
+        }
+        let stats = self.engine.stats();
+        dict.set_item("threads", stats.threads)?;
+        dict.set_item("queued", stats.queued)?;
+        dict.set_item("running", stats.running)?;
+        dict.set_item("completed", stats.completed)?;
+        dict.set_item("done", stats.done)?;
+        dict.set_item("failed", stats.failed)?;
+        dict.set_item("cancelled", stats.cancelled)?;
+        dict.set_item("memory", stats.memory)?;
+        dict.set_item("bus", bus_stats(py, stats.bus)?)?;
+        Ok(dict)
+    }
+
+    /// End jobs that wait, ask those that run to end, wait for them at most `timeout` seconds, and empty the bus. Return the names of
+    /// the kernels that have not ended: they go on by themselves, and their buffers stay in use.
+    #[pyo3(signature = (timeout=5.0))]
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<String>> {
+        let timeout = seconds(timeout)?;
+        Ok(py.detach(|| self.engine.close(timeout)))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<NativeEngine native_threads={}>", self.config.threads)
+    }
+}
+
+/// The engine of loops that have none of their own, made on first use.
+#[pyfunction]
+fn _default_engine(py: Python<'_>) -> PyResult<Py<NativeEngine>> {
+    NativeEngine::default(py)
+}
+
+/// The engine of loops that have none of their own, if there is one and it is in use.
+#[pyfunction]
+fn _used_default_engine(py: Python<'_>) -> Option<Py<NativeEngine>> {
+    let slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = slot.engine.as_ref().filter(|_| slot.used);
+    engine.map(|engine| engine.clone_ref(py))
+}
+
+/// Make `engine` the engine of loops that have none of their own, unless there is one in use.
+#[pyfunction]
+fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
+    let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.used {
+        drop(slot);
+        return Err(PyRuntimeError::new_err(
+            "the engine of native kernels is in use already; call configure() before the first kernel runs",
+        ));
+    }
+    let old = slot.engine.replace(engine);
+    drop(slot);
+    drop(old);
+    Ok(())
+}
+
+/// At the end of the interpreter: a kernel that runs on while the process takes itself down could crash it.
+#[pyfunction]
+fn _close_default_engine(py: Python<'_>) {
+    let slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
+    drop(slot);
+    if let Some(engine) = engine {
+        py.detach(|| engine.get().engine.close(Duration::from_secs(1)));
+    }
+}
+
+/// Adds the functions to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(_default_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(_used_default_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(_set_default_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(_close_default_engine, module)?)
+}

@@ -1,0 +1,130 @@
+//! Callbacks of a `NativeAwaitable`: whose they are, and how they come to their loops.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::kernels::completion_queue::lock;
+use crate::kernels::future::NativeAwaitable;
+use crate::kernels::loop_handle::{current_context, Home};
+use crate::python::Ref;
+
+/// What `add_done_callback()` was given, and the loop that calls it.
+pub struct Callback {
+    pub(super) home: Home,
+    pub(super) function: Ref,
+    pub(super) context: Ref,
+}
+
+impl NativeAwaitable {
+    /// Has `function` called by the loop that runs in this thread, or by the one it was submitted on, once it is done.
+    pub(super) fn add_callback(
+        slf: &Bound<'_, Self>,
+        function: &Bound<'_, PyAny>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        this.check_process(py)?;
+        let home = match &this.home {
+            Some(home) if home.is_surely_here() => home.clone(),
+            own => match Home::running(py)? {
+                Some(running) => running,
+                None => own.clone().ok_or_else(|| {
+                    PyRuntimeError::new_err(
+                        "no running event loop, and the job was submitted without one",
+                    )
+                })?,
+            },
+        };
+        let context = match context {
+            Some(context) => context.into(),
+            None => current_context(py)?,
+        };
+        let function = Ref::from(function);
+        let mut state = lock(&this.state);
+        if state.settled.is_some() {
+            drop(state);
+            return home.soon(py, &function, &[slf.as_ptr()], &context);
+        }
+        let told = this
+            .home
+            .iter()
+            .chain(state.callbacks.iter().map(|known| &known.home))
+            .any(|known| Arc::ptr_eq(&known.inlet, &home.inlet));
+        let inlet = home.inlet.clone();
+        state.callbacks.push(Callback {
+            home,
+            function,
+            context,
+        });
+        drop(state);
+        if let (false, Some(work)) = (told, this.work()) {
+            drop(inlet.remember(work, slf.into()));
+            work.subscribe(inlet.mailbox().clone());
+        }
+        Ok(())
+    }
+
+    /// Takes out all callbacks that are equal to `function`; how many they were.
+    pub(super) fn remove_callbacks(&self, function: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let all = self.take_callbacks(|_| true);
+        let before = all.len();
+        let mut left = Vec::with_capacity(before);
+        let mut failed = Ok(());
+        for callback in all {
+            match callback.function.bind(function.py()).eq(function) {
+                Ok(true) => drop(callback),
+                Ok(false) => left.push(callback),
+                Err(error) => {
+                    failed = Err(error);
+                    left.push(callback);
+                }
+            }
+        }
+        let removed = before - left.len();
+        let mut state = lock(&self.state);
+        left.append(&mut state.callbacks);
+        state.callbacks = left;
+        drop(state);
+        failed.map(|()| removed)
+    }
+
+    pub(super) fn take_callbacks(&self, which: impl Fn(&Callback) -> bool) -> Vec<Callback> {
+        let mut state = lock(&self.state);
+        if state.callbacks.iter().all(&which) {
+            return std::mem::take(&mut state.callbacks);
+        }
+        let (taken, left) = std::mem::take(&mut state.callbacks)
+            .into_iter()
+            .partition(which);
+        state.callbacks = left;
+        taken
+    }
+}
+
+/// Schedules callbacks on their loops. One that cannot be scheduled does not keep the others from it.
+pub fn call_all(
+    py: Python<'_>,
+    callbacks: Vec<Callback>,
+    argument: &Bound<'_, PyAny>,
+    all_here: bool,
+) -> PyResult<()> {
+    let mut result = Ok(());
+    for Callback {
+        home,
+        function,
+        context,
+    } in callbacks
+    {
+        let args = [argument.as_ptr()];
+        let here = all_here || home.is_surely_here();
+        let called = if here {
+            home.soon(py, &function, &args, &context)
+        } else {
+            home.soon_threadsafe(py, &function, &args, &context)
+        };
+        result = result.and(called);
+    }
+    result
+}

@@ -1,0 +1,169 @@
+//! `NativeAwaitable`: what jobs and batches have in common. It does what an `asyncio.Future` does, and belongs to whichever loop
+//! looks at it, so tasks of several loops can wait for the same job.
+//!
+//! asyncio takes for a future what has `_asyncio_future_blocking`, and asks it for its loop, for `add_done_callback()` and
+//! `cancel()`. Here the loop is the one that runs in the calling thread; each loop with a callback hears of the end through
+//! its own inlet.
+//!
+//! * [`work`] — what there is to wait for: a job, or the jobs of a batch.
+//! * [`settling`] — how it ends, and who sees that.
+//! * [`callbacks`] — those of `add_done_callback()`; [`waiting`] — `await`, and threads that block.
+//! * [`unretrieved`] — exceptions that nobody has asked for.
+//! * [`methods`] — what Python calls.
+
+mod callbacks;
+mod methods;
+mod settling;
+mod unretrieved;
+mod waiting;
+mod work;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use hybridloop_kernels::Process;
+use pyo3::prelude::*;
+
+use self::callbacks::{call_all, Callback};
+use crate::kernels::arguments::Pins;
+use crate::kernels::completion_queue::{lock, strays, Inlet};
+use crate::kernels::loop_handle::{running_loop, Home};
+use crate::kernels::result::Settled;
+use crate::python::Ref;
+
+pub use self::unretrieved::add_class;
+pub use self::waiting::seconds;
+pub use self::work::Work;
+
+#[derive(Default)]
+struct State {
+    settled: Option<Settled>,
+    callbacks: Vec<Callback>,
+    pins: Pins,
+    timer: Option<Ref>,
+    cancel_message: Option<Ref>,
+    /// Somebody has seen how it ended.
+    retrieved: bool,
+}
+
+/// The common base of `NativeJob` and `NativeBatch`.
+#[pyclass(frozen, subclass, weakref, module = "hybridloop._core")]
+pub struct NativeAwaitable {
+    work: OnceLock<Work>,
+    /// That of the loop it was submitted on.
+    home: Option<Home>,
+    /// Whether `cancel()` and a timeout end it at once, while the kernel runs on.
+    detach: bool,
+    blocking: AtomicBool,
+    process: Process,
+    /// Locked for moments in which no Python runs and nothing is dropped.
+    state: Mutex<State>,
+}
+
+impl NativeAwaitable {
+    pub fn new(home: Option<Home>, detach: bool, pins: Pins) -> Self {
+        Self {
+            work: OnceLock::new(),
+            home,
+            detach,
+            blocking: AtomicBool::new(false),
+            process: Process::current(),
+            state: Mutex::new(State {
+                pins,
+                ..State::default()
+            }),
+        }
+    }
+
+    pub fn home(&self) -> Option<&Home> {
+        self.home.as_ref()
+    }
+
+    /// What it waits for; `None` only until it was submitted.
+    pub fn work(&self) -> Option<&Work> {
+        self.work.get()
+    }
+
+    /// It was submitted: what comes in for it finds it from now on.
+    pub fn begin(slf: &Bound<'_, Self>, work: Work, timeout: Option<Duration>) -> PyResult<()> {
+        let this = slf.get();
+        let work = this.work.get_or_init(|| work);
+        let inlet = this.home_inlet();
+        drop(inlet.remember(work, slf.into()));
+        let is_here = this.home.as_ref().is_some_and(Home::is_surely_here);
+        if work.is_over() && (work.jobs().is_empty() || !is_here) {
+            // Another thread may have seen the end before there was anybody to tell; of nothing, nobody tells.
+            work.subscribe(inlet.mailbox().clone());
+        }
+        if let (Some(timeout), Some(home)) = (timeout, &this.home) {
+            this.arm(slf, home, timeout)?;
+        }
+        Ok(())
+    }
+
+    fn home_inlet(&self) -> Arc<Inlet> {
+        self.home
+            .as_ref()
+            .map_or_else(strays, |home| home.inlet.clone())
+    }
+
+    /// Has the loop look after the deadline: nobody else watches that of a job that waits.
+    fn arm(&self, slf: &Bound<'_, Self>, home: &Home, timeout: Duration) -> PyResult<()> {
+        let py = slf.py();
+        if timeout.is_zero() {
+            return Self::expire(slf);
+        }
+        let expire = slf.getattr("_expire")?;
+        // The job's own clock was read before, and is finer than the loop's.
+        let seconds = timeout.as_secs_f64() + 1e-6;
+        let event_loop = home.event_loop.bind(py);
+        let is_here =
+            home.is_surely_here() || running_loop(py)?.is_none_or(|running| running.is(event_loop));
+        if !is_here {
+            let arm = slf.getattr("_arm")?;
+            event_loop.call_method1("call_soon_threadsafe", (arm, seconds))?;
+            return Ok(());
+        }
+        let timer = event_loop.call_method1("call_later", (seconds, expire))?;
+        let before = lock(&self.state).timer.replace(timer.into());
+        drop(before);
+        Ok(())
+    }
+
+    /// What has come in at an inlet: its work is over.
+    pub fn arrived(py: Python<'_>, waiting: &Ref, inlet: &Inlet) -> PyResult<()> {
+        let slf = waiting.bind(py).cast::<Self>()?;
+        let this = slf.get();
+        this.settle(py);
+        this.release();
+        let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.home.inlet, inlet);
+        let callbacks = this.take_callbacks(mine);
+        let called = call_all(py, callbacks, slf.as_any(), true);
+        if this
+            .home
+            .as_ref()
+            .is_none_or(|home| std::ptr::eq(&raw const *home.inlet, inlet))
+        {
+            crate::kernels::job::ended(py, waiting, inlet)?;
+        }
+        called
+    }
+
+    /// Its loop was closed: what is left comes in with the strays.
+    pub fn lose_home(py: Python<'_>, waiting: &Ref) {
+        let Ok(slf) = waiting.bind(py).cast::<Self>() else {
+            return;
+        };
+        let Some(work) = slf.get().work() else { return };
+        let inlet = strays();
+        drop(inlet.remember(work, waiting.clone()));
+        work.subscribe(inlet.mailbox().clone());
+    }
+}
+
+/// Makes the classes.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    waiting::register(module)?;
+    add_class::<NativeAwaitable>(module)
+}

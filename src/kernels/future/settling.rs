@@ -1,0 +1,160 @@
+//! How a `NativeAwaitable` ends: by what has come in, early, or seen first by a thread that looks for itself.
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::kernels::completion_queue::{lock, look_after_strays, strays};
+use crate::kernels::exceptions::forked;
+use crate::kernels::future::callbacks::call_all;
+use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::loop_handle::{running_loop, Home};
+use crate::kernels::result::Settled;
+use crate::python::stdlib::Stdlib;
+use crate::python::Ref;
+
+impl NativeAwaitable {
+    /// Takes over how the work has ended, unless it was settled before.
+    pub(super) fn settle(&self, py: Python<'_>) {
+        if lock(&self.state).settled.is_some() {
+            return;
+        }
+        let Some(work) = self.work() else { return };
+        let settled = work
+            .outcome(py)
+            .unwrap_or_else(|error| Settled::error(py, error));
+        self.settle_as(settled);
+    }
+
+    /// Whether it was not settled before.
+    pub(super) fn settle_as(&self, settled: Settled) -> bool {
+        let mut state = lock(&self.state);
+        if state.settled.is_some() {
+            drop(state);
+            drop(settled);
+            return false;
+        }
+        state.settled = Some(settled);
+        true
+    }
+
+    /// Settles before the kernel has returned; its buffers stay pinned until it does.
+    pub(super) fn settle_early(&self, slf: &Bound<'_, Self>, settled: Settled) -> PyResult<()> {
+        let py = slf.py();
+        if !self.settle_as(settled) {
+            return Ok(());
+        }
+        let callbacks = self.take_callbacks(|_| true);
+        let called = call_all(py, callbacks, slf.as_any(), false);
+        let here = Home::running(py)?;
+        let none = strays();
+        let inlet = here.as_ref().map_or(&none, |home| &home.inlet);
+        crate::kernels::job::ended(py, &slf.into(), inlet)?;
+        called
+    }
+
+    /// The deadline has passed.
+    pub(super) fn expire(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let Some(work) = this.work() else {
+            return Ok(());
+        };
+        if !this.is_here() {
+            return Ok(());
+        }
+        for job in work.jobs() {
+            job.expire();
+        }
+        if this.detach && !work.is_over() {
+            let settled = Settled::timed_out(slf.py(), work.kernel());
+            this.settle_early(slf, settled)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of what the kernels have used and of the timer.
+    pub(super) fn release(&self) {
+        let mut state = lock(&self.state);
+        let (pins, timer) = (std::mem::take(&mut state.pins), state.timer.take());
+        drop(state);
+        drop(pins);
+        if let Some(timer) = timer {
+            // SAFETY: whoever releases is attached.
+            let py = unsafe { Python::assume_attached() };
+            if let Err(error) = timer.bind(py).call_method0("cancel") {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
+    /// Whether this process has submitted it.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.process.is_here()
+    }
+
+    /// Refuses in the child of a fork, where nobody is told of what the parent has submitted, unless it was over before.
+    #[inline]
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_here() || self.settled(py)?.is_some() {
+            return Ok(());
+        }
+        Err(forked(py, self.work().map_or("job", Work::describe)))
+    }
+
+    /// How it has ended. A thread without a loop, which cannot be told, looks for itself.
+    pub(super) fn settled(&self, py: Python<'_>) -> PyResult<Option<Settled>> {
+        if let Some(settled) = self.peek() {
+            return Ok(Some(settled));
+        }
+        if self.work().is_some_and(Work::is_over)
+            && (!self.is_here() || running_loop(py)?.is_none())
+        {
+            self.settle_here(py);
+        }
+        Ok(self.peek())
+    }
+
+    /// It is over, and this thread has seen it first.
+    pub(super) fn settle_here(&self, py: Python<'_>) {
+        self.settle(py);
+        self.release();
+        if let (None, Some(work)) = (&self.home, self.work()) {
+            // No loop has to be told, so nothing keeps it.
+            drop(strays().forget(work));
+            look_after_strays(py);
+        }
+    }
+
+    pub fn peek(&self) -> Option<Settled> {
+        lock(&self.state).settled.clone()
+    }
+
+    pub(super) fn retrieve(&self) {
+        lock(&self.state).retrieved = true;
+    }
+
+    /// The result, or the exception that it has ended with.
+    pub fn value(&self, py: Python<'_>, settled: Settled) -> PyResult<Ref> {
+        match settled {
+            Settled::Value(value) => Ok(value),
+            Settled::Cancelled => Err(self.cancelled_error(py)),
+            Settled::Error(error) => {
+                self.retrieve();
+                // The same exception may be raised to many: none gets the frames of the others.
+                // SAFETY: attached; the exception is live.
+                unsafe { ffi::PyException_SetTraceback(error.as_ptr(), ffi::Py_None()) };
+                Err(PyErr::from_value(error.bind(py).clone()))
+            }
+        }
+    }
+
+    pub(super) fn cancelled_error(&self, py: Python<'_>) -> PyErr {
+        let class = Stdlib::get().cancelled_error.bind(py);
+        let message = lock(&self.state).cancel_message.clone();
+        let made = match message {
+            Some(message) => class.call1((message.bind(py),)),
+            None => class.call0(),
+        };
+        made.map_or_else(|error| error, PyErr::from_value)
+    }
+}

@@ -1,0 +1,86 @@
+//! What there is to wait for: a job, or the jobs of a batch.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hybridloop_kernels::{Batch, Event, Job, Mailbox};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::kernels::result::Settled;
+use crate::python::stdlib::Stdlib;
+
+/// What there is to wait for.
+pub enum Work {
+    One(Arc<Job>),
+    Many {
+        batch: Arc<Batch>,
+        jobs: Vec<Arc<Job>>,
+        return_exceptions: bool,
+    },
+}
+
+impl Work {
+    pub fn jobs(&self) -> &[Arc<Job>] {
+        match self {
+            Self::One(job) => std::slice::from_ref(job),
+            Self::Many { jobs, .. } => jobs,
+        }
+    }
+
+    /// Whether every kernel has returned, or will not run.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::One(job) => job.outcome().is_some(),
+            Self::Many { batch, .. } => batch.remaining() == 0,
+        }
+    }
+
+    /// What is waited for, in words.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::One(_) => "job",
+            Self::Many { .. } => "batch of jobs",
+        }
+    }
+
+    pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
+        match self {
+            Self::One(job) => job.subscribe(mailbox),
+            Self::Many { batch, .. } => batch.subscribe(mailbox),
+        }
+    }
+
+    /// Blocks until it is over, at most until then.
+    pub fn wait(&self, until: Option<Instant>) -> bool {
+        self.jobs().iter().all(|job| job.wait(until).is_some())
+    }
+
+    pub fn kernel(&self) -> &str {
+        self.jobs().first().map_or("", |job| job.kernel().name())
+    }
+
+    pub fn outcome(&self, py: Python<'_>) -> PyResult<Settled> {
+        let (jobs, return_exceptions) = match self {
+            Self::One(job) => return Ok(Settled::of(py, job)),
+            Self::Many {
+                jobs,
+                return_exceptions,
+                ..
+            } => (jobs, *return_exceptions),
+        };
+        let results = PyList::empty(py);
+        for job in jobs {
+            match Settled::of(py, job) {
+                Settled::Value(value) => results.append(value.bind(py))?,
+                Settled::Error(error) if return_exceptions => results.append(error.bind(py))?,
+                Settled::Cancelled if return_exceptions => {
+                    let class = Stdlib::get().cancelled_error.bind(py);
+                    results.append(class.call0()?)?;
+                }
+                ended => return Ok(ended),
+            }
+        }
+        Ok(Settled::Value(results.into_any().into()))
+    }
+}

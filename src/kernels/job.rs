@@ -1,0 +1,302 @@
+//! `NativeJob`: one call of a kernel; and what a kernel tells while it runs.
+
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hybridloop_kernels::{Job, State as JobState, Value};
+use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use crate::kernels::completion_queue::{lock, Inlet};
+use crate::kernels::convert::to_python;
+use crate::kernels::exceptions::forked;
+use crate::kernels::future::{self, NativeAwaitable, Work};
+use crate::kernels::loop_handle::Home;
+use crate::kernels::result::Settled;
+use crate::python::coroutine::{self, Class, Operation, Step, Visit};
+use crate::python::{nested_drop, Ref, Res};
+
+/// What the kernel has told so far, as far as it has come in.
+#[derive(Default)]
+struct Told {
+    items: VecDeque<Value>,
+    progress: (u64, u64),
+    /// Counts the news of progress.
+    version: u64,
+    /// Nothing more will come.
+    ended: bool,
+    /// Futures of those who wait for any of that.
+    waiters: Vec<(Home, Ref)>,
+}
+
+/// Called with what is done and what there is to do.
+pub struct OnProgress {
+    pub callback: Ref,
+    pub context: Ref,
+}
+
+/// One call of a native kernel. `await` it, from any event loop and as often as you like; cancelling a task that awaits it
+/// cancels it, as is so with futures.
+#[pyclass(frozen, extends = NativeAwaitable, module = "hybridloop._core")]
+pub struct NativeJob {
+    told: Mutex<Told>,
+    on_progress: Option<OnProgress>,
+}
+
+impl Drop for NativeJob {
+    fn drop(&mut self) {
+        let told = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let waiters = std::mem::take(&mut told.waiters);
+        nested_drop::drop_content((self.on_progress.take(), waiters));
+    }
+}
+
+impl NativeJob {
+    pub fn make(
+        py: Python<'_>,
+        base: NativeAwaitable,
+        on_progress: Option<OnProgress>,
+    ) -> PyResult<Bound<'_, Self>> {
+        let this = Self {
+            told: Mutex::default(),
+            on_progress,
+        };
+        Bound::new(py, PyClassInitializer::from(base).add_subclass(this))
+    }
+
+    fn wake(&self, py: Python<'_>, inlet: &Inlet) -> PyResult<()> {
+        let waiters = std::mem::take(&mut lock(&self.told).waiters);
+        let mut result = Ok(());
+        for (home, future) in waiters {
+            result = result.and(home.wake(py, &future, inlet));
+        }
+        result
+    }
+}
+
+fn job(slf: &Bound<'_, NativeJob>) -> PyResult<Arc<Job>> {
+    match slf.as_super().get().work() {
+        Some(Work::One(job)) => Ok(job.clone()),
+        _ => Err(PyRuntimeError::new_err("the job was not submitted")),
+    }
+}
+
+/// The kernel has said how far it is.
+pub fn progressed(py: Python<'_>, waiting: &Ref, state: (u64, u64)) -> PyResult<()> {
+    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+        return Ok(());
+    };
+    let this = slf.get();
+    let mut told = lock(&this.told);
+    told.progress = state;
+    told.version += 1;
+    drop(told);
+    let Some(home) = slf.as_super().get().home() else {
+        return Ok(());
+    };
+    if let Some(OnProgress { callback, context }) = &this.on_progress {
+        let done: Ref = state.0.into_pyobject(py)?.into_any().into();
+        let total: Ref = state.1.into_pyobject(py)?.into_any().into();
+        home.soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
+    }
+    this.wake(py, &home.inlet)
+}
+
+/// The kernel has emitted something.
+pub fn emitted(py: Python<'_>, waiting: &Ref, value: Value) -> PyResult<()> {
+    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+        return Ok(());
+    };
+    let this = slf.get();
+    lock(&this.told).items.push_back(value);
+    match slf.as_super().get().home() {
+        Some(home) => this.wake(py, &home.inlet),
+        None => Ok(()),
+    }
+}
+
+/// Nothing more will come.
+pub fn ended(py: Python<'_>, waiting: &Ref, inlet: &Inlet) -> PyResult<()> {
+    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+        return Ok(());
+    };
+    lock(&slf.get().told).ended = true;
+    slf.get().wake(py, inlet)
+}
+
+#[pymethods]
+impl NativeJob {
+    /// Its number, unique in this process: keys of the bus that belong to it are called `job:<id>:<name>`.
+    #[getter]
+    fn id(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Ok(job(slf)?.id())
+    }
+
+    /// The name of its kernel.
+    #[getter]
+    fn kernel(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Ok(job(slf)?.kernel().name().to_owned())
+    }
+
+    /// Whether the kernel runs now, in this process.
+    fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let job = job(slf)?;
+        Ok(job.is_here() && job.state() == JobState::Running)
+    }
+
+    /// What the kernel says on its way: `async for done, total in job.progress()`. What is older than the last state is left out.
+    fn progress(slf: &Bound<'_, Self>) -> NativeStream {
+        NativeStream {
+            job: slf.clone().unbind(),
+            seen: Some(Mutex::new(0)),
+        }
+    }
+
+    /// What the kernel emits: `async for item in job`. Each item goes to one of those who wait; after the last one, a job that has
+    /// failed raises its exception.
+    fn __aiter__(slf: &Bound<'_, Self>) -> NativeStream {
+        NativeStream {
+            job: slf.clone().unbind(),
+            seen: None,
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(OnProgress { callback, context }) = &self.on_progress {
+            callback.visit(&visit)?;
+            context.visit(&visit)?;
+        }
+        let Ok(told) = self.told.try_lock() else {
+            return Ok(());
+        };
+        for (home, future) in &told.waiters {
+            home.event_loop.visit(&visit)?;
+            future.visit(&visit)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let waiters = std::mem::take(&mut lock(&self.told).waiters);
+        drop(waiters);
+    }
+}
+
+/// Items or progress of a job, for `async for`.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct NativeStream {
+    job: Py<NativeJob>,
+    /// The version of the progress that was seen last; `None` for items.
+    seen: Option<Mutex<u64>>,
+}
+
+#[pymethods]
+impl NativeStream {
+    fn __aiter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let next = Next {
+            stream: slf.as_any().into(),
+        };
+        let coroutine = coroutine::new(next, c"NativeStream.__anext__")?;
+        // SAFETY: an owned reference.
+        Ok(unsafe { Bound::from_owned_ptr(slf.py(), coroutine.into_ptr()) }.unbind())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.job)
+    }
+}
+
+/// One step of `async for`.
+struct Next {
+    stream: Ref,
+}
+
+static CLASS: Class = Class::new();
+
+impl Operation for Next {
+    fn class() -> &'static Class {
+        &CLASS
+    }
+
+    fn step(&self) -> Res<Step> {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let stream = self
+            .stream
+            .bind(py)
+            .cast::<NativeStream>()
+            .map_err(PyErr::from)?;
+        let stream = stream.get();
+        let slf = stream.job.bind(py);
+        let this = slf.get();
+        let mut told = lock(&this.told);
+        match &stream.seen {
+            None => {
+                if let Some(value) = told.items.pop_front() {
+                    drop(told);
+                    return Ok(Step::Done(to_python(py, value)?.into()));
+                }
+            }
+            Some(seen) => {
+                let (version, state) = (told.version, told.progress);
+                let before = std::mem::replace(&mut *lock(seen), version);
+                if before != version {
+                    drop(told);
+                    return Ok(Step::Done(state.into_pyobject(py)?.into_any().into()));
+                }
+            }
+        }
+        if told.ended {
+            drop(told);
+            let base = slf.as_super().get();
+            if let (None, Some(settled @ (Settled::Error(_) | Settled::Cancelled))) =
+                (&stream.seen, base.peek())
+            {
+                base.value(py, settled)?;
+            }
+            return Err(PyStopAsyncIteration::new_err(()).into());
+        }
+        drop(told);
+        if !slf.as_super().get().is_here() {
+            // What it has told may not have come in.
+            return Err(forked(py, "job").into());
+        }
+        let Some(home) = Home::running(py)? else {
+            return Err(PyRuntimeError::new_err("no running event loop").into());
+        };
+        if slf.as_super().get().home().is_none() {
+            return Err(PyRuntimeError::new_err(
+                "the job was submitted without a running event loop, so nobody hears what it tells",
+            )
+            .into());
+        }
+        let future = home.create_future(py)?;
+        let mut told = lock(&this.told);
+        // On free-threaded Pythons it may have come meanwhile.
+        let news = told.ended || !told.items.is_empty();
+        told.waiters.push((home.clone(), future.clone()));
+        drop(told);
+        if news {
+            this.wake(py, &home.inlet)?;
+        }
+        Ok(Step::Wait(future))
+    }
+
+    fn traverse(&self, visit: Visit<'_>) -> c_int {
+        visit(&self.stream)
+    }
+}
+
+/// Makes the classes.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    CLASS.init::<Next>(module.py(), c"hybridloop._core.NativeNext")?;
+    future::add_class::<NativeJob>(module)?;
+    module.add_class::<NativeStream>()
+}

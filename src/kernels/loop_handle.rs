@@ -1,0 +1,195 @@
+//! A loop of any kind, from where jobs look at it: where it hears of them, and how it is given something to do.
+
+use std::sync::Arc;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::event_loop::{Bell, LoopCore};
+use crate::kernels::completion_queue::{strays, Inlet, LoopDesk};
+use crate::kernels::foreign_loop;
+use crate::python::future::resolve;
+use crate::python::stdlib::Stdlib;
+use crate::python::Ref;
+
+/// A loop and where it hears of its jobs.
+#[derive(Clone)]
+pub struct Home {
+    pub event_loop: Ref,
+    pub inlet: Arc<Inlet>,
+    /// Whether the loop is one of ours.
+    is_core: bool,
+}
+
+impl Home {
+    /// That of a loop of any kind.
+    pub fn of(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(core) = event_loop.cast::<LoopCore>() {
+            return Self::of_core(event_loop, core.get());
+        }
+        Ok(Self {
+            event_loop: event_loop.into(),
+            inlet: foreign_loop::inlet(event_loop)?,
+            is_core: false,
+        })
+    }
+
+    fn of_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
+        core.check_open()?;
+        let known = |core: &LoopCore| {
+            let desk = core.desk()?.as_any().downcast_ref::<LoopDesk>()?;
+            Some(desk.0.clone())
+        };
+        let inlet = match known(core) {
+            Some(inlet) if inlet.is_here() => inlet,
+            // A loop of the parent does not run in the child of a fork.
+            Some(_) => strays(),
+            None => {
+                let bell: Option<Bell> = core.bell();
+                let ring = bell.map(|bell| Box::new(move || bell.ring()) as Box<dyn Fn() + Send>);
+                core.set_desk(Box::new(LoopDesk(Inlet::new(ring))));
+                known(core).unwrap_or_else(strays)
+            }
+        };
+        Ok(Self {
+            event_loop: event_loop.into(),
+            inlet,
+            is_core: true,
+        })
+    }
+
+    /// That of the loop that runs in this thread.
+    pub fn running(py: Python<'_>) -> PyResult<Option<Self>> {
+        match running_loop(py)? {
+            Some(event_loop) => Self::of(&event_loop).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn core(&self) -> Option<&LoopCore> {
+        // SAFETY: the loop object is held, and was seen to be a LoopCore.
+        self.is_core
+            .then(|| unsafe { LoopCore::of(self.event_loop.as_ptr()) })
+    }
+
+    /// Whether this thread runs the loop, without asking asyncio; `false` says nothing.
+    pub fn is_surely_here(&self) -> bool {
+        self.core().is_some_and(LoopCore::runs_here)
+    }
+
+    /// Whether the loop is closed.
+    fn is_closed(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.core() {
+            Some(core) => Ok(core.is_closed()),
+            None => self
+                .event_loop
+                .bind(py)
+                .call_method0("is_closed")?
+                .is_truthy(),
+        }
+    }
+
+    /// `loop.call_soon(callback, argument, …, context=context)`, from the thread of the loop.
+    pub fn soon(
+        &self,
+        py: Python<'_>,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        match self.core() {
+            Some(core) if !core.is_closed() => {
+                // SAFETY: the loop and everything else is held by the caller.
+                unsafe {
+                    core.soon(
+                        self.event_loop.as_ptr(),
+                        callback.as_ptr(),
+                        args,
+                        Some(context.clone()),
+                    )?;
+                }
+                Ok(())
+            }
+            _ => self.call(py, "call_soon", callback, args, context),
+        }
+    }
+
+    /// The same from any thread. A loop that is closed hears of nothing.
+    pub fn soon_threadsafe(
+        &self,
+        py: Python<'_>,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        if self.is_closed(py)? {
+            return Ok(());
+        }
+        self.call(py, "call_soon_threadsafe", callback, args, context)
+    }
+
+    fn call(
+        &self,
+        py: Python<'_>,
+        method: &str,
+        callback: &Ref,
+        args: &[*mut PyObject],
+        context: &Ref,
+    ) -> PyResult<()> {
+        let keywords = pyo3::types::PyDict::new(py);
+        keywords.set_item("context", context.bind(py))?;
+        // SAFETY: the caller's arguments are live.
+        let args = args
+            .iter()
+            .map(|arg| unsafe { Bound::from_borrowed_ptr(py, *arg) });
+        let all: Vec<_> = std::iter::once(callback.bind(py).clone())
+            .chain(args)
+            .collect();
+        let all = pyo3::types::PyTuple::new(py, all)?;
+        self.event_loop
+            .bind(py)
+            .call_method(method, all, Some(&keywords))
+            .map(drop)
+    }
+
+    /// `loop.create_future()`
+    pub fn create_future(&self, py: Python<'_>) -> PyResult<Ref> {
+        if let Some(core) = self.core() {
+            // SAFETY: the loop is held.
+            return Ok(unsafe { core.new_future(self.event_loop.as_ptr()) }?);
+        }
+        Ok(self
+            .event_loop
+            .bind(py)
+            .call_method0("create_future")?
+            .into())
+    }
+
+    /// `future.set_result(None)` unless it is done, for a future of this loop, from the thread of the loop `here`.
+    pub fn wake(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
+        if std::ptr::eq(&raw const *self.inlet, here) {
+            return Ok(resolve(future)?);
+        }
+        let wake: Ref = py.import("hybridloop._core")?.getattr("_wake")?.into();
+        let context = current_context(py)?;
+        self.soon_threadsafe(py, &wake, &[future.as_ptr()], &context)
+    }
+}
+
+/// The context of the caller.
+pub fn current_context(_py: Python<'_>) -> PyResult<Ref> {
+    // SAFETY: attached.
+    Ok(unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }?)
+}
+
+/// The loop that runs in this thread.
+pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let event_loop = Stdlib::get().get_running_loop.bind(py).call0()?;
+    Ok((!event_loop.is_none()).then_some(event_loop))
+}
+
+/// Resolve a future that may be done.
+#[pyfunction]
+pub fn _wake(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    Ok(resolve(&Ref::from(future))?)
+}

@@ -1,0 +1,86 @@
+//! How jobs end, as Python sees it.
+
+use hybridloop_kernels::{Code, Job, KernelError, Outcome};
+use pyo3::exceptions::{
+    PyKeyError, PyMemoryError, PyOverflowError, PyTimeoutError, PyTypeError, PyValueError,
+};
+use pyo3::prelude::*;
+
+use crate::kernels::convert::to_python;
+use crate::kernels::exceptions::{raise, Exceptions};
+use crate::python::Ref;
+
+/// What an awaitable has come to.
+#[derive(Clone)]
+pub enum Settled {
+    Value(Ref),
+    /// An exception.
+    Error(Ref),
+    Cancelled,
+}
+
+impl Settled {
+    pub fn error(py: Python<'_>, error: PyErr) -> Self {
+        Self::Error(error.into_value(py).into_bound(py).into())
+    }
+
+    pub fn timed_out(py: Python<'_>, kernel: &str) -> Self {
+        Self::error(py, timed_out(kernel))
+    }
+
+    /// That of a job that is done.
+    pub fn of(py: Python<'_>, job: &Job) -> Self {
+        let kernel = job.kernel().name();
+        match job.outcome() {
+            Some(Outcome::Value(value)) => match to_python(py, value.clone()) {
+                Ok(object) => Self::Value(object.into()),
+                Err(error) => Self::error(py, error),
+            },
+            Some(Outcome::Error(error)) => match error.code {
+                Code::Cancelled => Self::Cancelled,
+                _ => Self::error(py, kernel_error(py, kernel, error)),
+            },
+            Some(Outcome::TimedOut) => Self::timed_out(py, kernel),
+            Some(Outcome::Closed) => Self::error(
+                py,
+                raise(
+                    py,
+                    |classes| &classes.closed,
+                    format!("the engine was closed before kernel '{kernel}' ran"),
+                ),
+            ),
+            Some(Outcome::Cancelled) | None => Self::Cancelled,
+        }
+    }
+
+    pub fn object(&self) -> Option<&Ref> {
+        match self {
+            Self::Value(object) | Self::Error(object) => Some(object),
+            Self::Cancelled => None,
+        }
+    }
+}
+
+fn timed_out(kernel: &str) -> PyErr {
+    PyTimeoutError::new_err(format!("{kernel}: the timeout has passed"))
+}
+
+/// The exception that a kernel's code stands for.
+fn kernel_error(py: Python<'_>, kernel: &str, error: &KernelError) -> PyErr {
+    let message = format!("{kernel}: {}", error.message);
+    match error.code {
+        Code::Invalid => PyValueError::new_err(message),
+        Code::Type => PyTypeError::new_err(message),
+        Code::Memory => PyMemoryError::new_err(message),
+        Code::TimedOut => PyTimeoutError::new_err(message),
+        Code::NotFound => PyKeyError::new_err(message),
+        Code::Overflow => PyOverflowError::new_err(message),
+        code => match Exceptions::get(py) {
+            Ok(classes) => PyErr::from_type(
+                classes.kernel_error.bind(py).clone(),
+                (code.status(), error.message.clone(), kernel.to_owned()),
+            ),
+            Err(error) => error,
+        },
+    }
+}

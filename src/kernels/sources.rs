@@ -1,0 +1,162 @@
+//! What a registration accepts: addresses, capsules, libraries. `hybridloop/targets.py` finds out which of these an object is.
+
+use std::any::Any;
+use std::ffi::{c_void, CStr, CString, OsString};
+use std::sync::Arc;
+
+use hybridloop_kernels::{abi, load, symbol, Kernel as Native, Overrides};
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+
+use crate::kernels::deferred_drop::{drop_what_is_left, Keep};
+use crate::kernels::exceptions::{raise, registry_error};
+use crate::kernels::kernel::{registry, Kernel};
+
+/// The name of a capsule that holds the entry of a kernel.
+const ENTRY: &CStr = c"hybridloop.kernel.v1";
+
+/// The capsule's name, pointer and context.
+fn parts(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<CString>, *mut c_void, *mut c_void)> {
+    if !capsule.is_exact_instance_of::<PyCapsule>() {
+        return Err(PyTypeError::new_err(format!(
+            "expected a capsule, not {}",
+            capsule.get_type().name()?
+        )));
+    }
+    let object = capsule.as_ptr();
+    // SAFETY: a capsule; its name is a C string or null, and is asked for before anything else can change it.
+    unsafe {
+        let name = ffi::PyCapsule_GetName(object);
+        let pointer = ffi::PyCapsule_GetPointer(object, name);
+        if pointer.is_null() {
+            return Err(PyErr::fetch(capsule.py()));
+        }
+        let context = ffi::PyCapsule_GetContext(object);
+        if context.is_null() && PyErr::occurred(capsule.py()) {
+            return Err(PyErr::fetch(capsule.py()));
+        }
+        let name = (!name.is_null()).then(|| CStr::from_ptr(name).to_owned());
+        Ok((name, pointer, context))
+    }
+}
+
+fn add(py: Python<'_>, kernels: &[Arc<Native>], replace: bool) -> PyResult<Vec<Kernel>> {
+    drop_what_is_left(py);
+    registry()
+        .add_all(kernels.to_vec(), replace)
+        .map_err(|error| registry_error(py, &error))?;
+    Ok(kernels.iter().cloned().map(Kernel::new).collect())
+}
+
+/// Name, address and context of a capsule.
+#[pyfunction]
+fn _read_capsule(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<String>, usize, usize)> {
+    let (name, pointer, context) = parts(capsule)?;
+    let name = name.map(|name| name.to_string_lossy().into_owned());
+    Ok((name, pointer.addr(), context.addr()))
+}
+
+fn from_capsule(capsule: &Bound<'_, PyAny>, overrides: &Overrides<'_>) -> PyResult<Arc<Native>> {
+    let py = capsule.py();
+    let (name, pointer, _) = parts(capsule)?;
+    if name.as_deref() != Some(ENTRY) {
+        let name = name.unwrap_or_default();
+        let message = format!(
+            "a capsule named {name:?} is not a kernel for interface {}",
+            abi::ABI
+        );
+        return Err(raise(py, |classes| &classes.abi, message));
+    }
+    let keep = Keep::new(capsule);
+    // SAFETY: what a capsule of that name holds, and keeps as long as it lives.
+    unsafe { Native::from_entry_as(pointer.cast(), overrides, Some(Box::new(keep))) }
+        .map_err(|error| registry_error(py, &error))
+}
+
+/// Register the kernel in a capsule, under another name perhaps.
+#[pyfunction]
+fn _register_capsule(
+    capsule: &Bound<'_, PyAny>,
+    name: &str,
+    signature: Option<&str>,
+    doc: Option<&str>,
+    replace: bool,
+) -> PyResult<Kernel> {
+    let overrides = Overrides {
+        name: Some(name),
+        signature,
+        doc,
+    };
+    let kernel = from_capsule(capsule, &overrides)?;
+    add(capsule.py(), std::slice::from_ref(&kernel), replace)?;
+    Ok(Kernel::new(kernel))
+}
+
+/// Register the kernels in capsules, all or none.
+#[pyfunction]
+fn _register_capsules(
+    py: Python<'_>,
+    capsules: Vec<Bound<'_, PyAny>>,
+    replace: bool,
+) -> PyResult<Vec<Kernel>> {
+    let kernels: Vec<_> = capsules
+        .iter()
+        .map(|capsule| from_capsule(capsule, &Overrides::default()))
+        .collect::<PyResult<_>>()?;
+    add(py, &kernels, replace)
+}
+
+/// Register the plain C function at an address; `keep` lives as long as the kernel does. If `data` is not 0, the function gets that
+/// address by its last parameter.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "what a kernel is made of")]
+fn _register_address(
+    name: &str,
+    address: usize,
+    signature: &str,
+    doc: &str,
+    keep: Bound<'_, PyAny>,
+    replace: bool,
+    data: usize,
+) -> PyResult<Kernel> {
+    let py = keep.py();
+    let keep = Keep::new(&keep);
+    let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
+    let data = (data != 0).then(|| std::ptr::with_exposed_provenance::<c_void>(data));
+    let keep: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(keep));
+    // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data what
+    // it does.
+    let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, keep) }
+        .map_err(|error| registry_error(py, &error))?;
+    add(py, std::slice::from_ref(&kernel), replace)?;
+    Ok(Kernel::new(kernel))
+}
+
+/// The address of a function in a library, or in the process itself. The library is never unloaded.
+#[pyfunction]
+fn _find_symbol(py: Python<'_>, path: Option<OsString>, name: &str) -> PyResult<usize> {
+    // SAFETY: loading a library runs its initialisers, as importing an extension does.
+    unsafe { symbol(path.as_deref(), name) }
+        .map(<*const c_void>::expose_provenance)
+        .map_err(|error| registry_error(py, &error))
+}
+
+/// Register the kernels of a library that exports a module, all or none. It is never unloaded.
+#[pyfunction]
+fn _load_library(py: Python<'_>, path: OsString, replace: bool) -> PyResult<Vec<Kernel>> {
+    // SAFETY: as above.
+    let kernels = unsafe { load(&path) }.map_err(|error| registry_error(py, &error))?;
+    add(py, &kernels, replace)
+}
+
+/// Adds the functions to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(_read_capsule, module)?)?;
+    module.add_function(wrap_pyfunction!(_register_capsule, module)?)?;
+    module.add_function(wrap_pyfunction!(_register_capsules, module)?)?;
+    module.add_function(wrap_pyfunction!(_register_address, module)?)?;
+    module.add_function(wrap_pyfunction!(_find_symbol, module)?)?;
+    module.add_function(wrap_pyfunction!(_load_library, module)?)
+}

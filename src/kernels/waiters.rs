@@ -1,0 +1,78 @@
+//! `Watch`: a future that waits for a key of the bus or for a channel.
+
+use std::sync::{Arc, Mutex};
+
+use hybridloop_kernels::{Event, Mailbox, Watch as KeyWatch};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::kernels::channel::Waiters;
+use crate::kernels::completion_queue::{lock, Inlet};
+use crate::kernels::loop_handle::Home;
+
+/// What a watch takes back.
+enum Source {
+    Key(#[allow(dead_code, reason = "dropping it takes the watch back")] KeyWatch),
+    Channel(Arc<Waiters>),
+}
+
+/// A future that waits for news.
+#[pyclass(frozen, module = "hybridloop._core")]
+pub struct Watch {
+    inlet: Arc<Inlet>,
+    token: u64,
+    source: Mutex<Option<Source>>,
+}
+
+impl Watch {
+    /// Has the loop that runs in this thread, whose future it is, told of a key; `watch` asks the bus for that.
+    pub fn of_key(
+        future: &Bound<'_, PyAny>,
+        watch: impl FnOnce(Arc<Mailbox<Event>>, u64) -> KeyWatch,
+    ) -> PyResult<Self> {
+        let (inlet, token) = Self::begin(future)?;
+        let source = Source::Key(watch(inlet.mailbox().clone(), token));
+        Ok(Self::new(inlet, token, source))
+    }
+
+    /// The same of a channel.
+    pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<Waiters>) -> PyResult<Self> {
+        let (inlet, token) = Self::begin(future)?;
+        if let Err(error) = waiters.add(token, inlet.mailbox().clone()) {
+            drop(inlet.end_watch(token));
+            return Err(error);
+        }
+        Ok(Self::new(inlet, token, Source::Channel(waiters.clone())))
+    }
+
+    fn begin(future: &Bound<'_, PyAny>) -> PyResult<(Arc<Inlet>, u64)> {
+        let Some(home) = Home::running(future.py())? else {
+            return Err(PyRuntimeError::new_err("no running event loop"));
+        };
+        home.inlet.keep_place()?;
+        let token = home.inlet.begin_watch(future.into());
+        Ok((home.inlet, token))
+    }
+
+    fn new(inlet: Arc<Inlet>, token: u64, source: Source) -> Self {
+        Self {
+            inlet,
+            token,
+            source: Mutex::new(Some(source)),
+        }
+    }
+}
+
+#[pymethods]
+impl Watch {
+    /// Wait no longer.
+    fn close(&self) {
+        let source = lock(&self.source).take();
+        if let Some(Source::Channel(waiters)) = &source {
+            waiters.remove(self.token);
+        }
+        drop(source);
+        let future = self.inlet.end_watch(self.token);
+        drop(future);
+    }
+}

@@ -1,0 +1,373 @@
+//! Native coroutines: what `await` and tasks can drive, without a Python frame.
+//!
+//! An [`Operation`] is the body. [`new`] wraps one into an object that is a `collections.abc.Coroutine`, so that
+//! `await`, `create_task()`, `wait_for()` and `gather()` take it. A finished call on data that is there costs no frame,
+//! no future and mostly no allocation.
+//!
+//! How to use it: implement [`Operation`] for the state of one call, with a `static` [`Class`] of its own; call
+//! [`Class::init`] at import; return `coroutine::new(operation, c"Owner.method")` from the method. Then:
+//!
+//! * the first `send(None)` runs [`Operation::step`]. [`Step::Done`] ends the coroutine with a value, an error ends it
+//!   with the exception that is set;
+//! * [`Step::Wait`] suspends it on an asyncio future (any object with `_asyncio_future_blocking`). When that is done
+//!   with a result, `step` runs again, and looks for itself at what has changed. To wait for the same future twice is
+//!   an error, as it is for futures: make a new one;
+//! * [`Step::Yield`] suspends it for one turn of the loop, as `sleep(0)` does;
+//! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was
+//!   dropped while it waited, run [`Operation::abandon`], which undoes what `step` has set up; then the coroutine ends;
+//! * the operation is dropped as soon as the coroutine ends.
+//!
+//! `step` takes `&self`: it may run Python, and the collector may look at the operation meanwhile, so its state is in
+//! cells. It is never entered twice at a time.
+
+mod slots;
+mod thrown;
+mod view;
+mod wrapper;
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, CStr};
+use std::mem::size_of;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyValueError};
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::prelude::*;
+
+use crate::python::cell::Local;
+use crate::python::nested_drop;
+use crate::python::refs::Ref;
+use crate::python::vectorcall::{Raised, Res};
+
+/// What one step of an operation came to.
+pub enum Step {
+    /// The coroutine returns this.
+    Done(Ref),
+    /// It goes on when this future is done.
+    Wait(Ref),
+    /// It goes on in the next turn of the loop.
+    Yield,
+}
+
+/// Shows one object to the collector; what it returns is to be returned if it is not 0.
+pub type Visit<'a> = &'a mut dyn FnMut(&Ref) -> c_int;
+
+/// What an operation looks like from Python.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A coroutine: to be awaited once.
+    Coroutine,
+    /// What `__await__()` of a future returns: an iterator that may be dropped as it is, and that has nothing more to
+    /// give once it has ended.
+    Iterator,
+}
+
+/// The body of a native coroutine.
+pub trait Operation: Sized + Send + 'static {
+    const KIND: Kind = Kind::Coroutine;
+
+    /// The Python class of these coroutines.
+    fn class() -> &'static Class;
+
+    /// Goes as far as it can. It may run Python.
+    fn step(&self) -> Res<Step>;
+
+    /// The coroutine ends without having returned or raised by itself. An exception may be set; it stays.
+    fn abandon(&self) {}
+
+    /// Shows the objects of the operation to the collector.
+    fn traverse(&self, visit: Visit<'_>) -> c_int;
+}
+
+/// How many dead coroutines of a class are kept to be used again.
+const SPARES: usize = 64;
+
+/// The memory of a dead coroutine: its type is still counted, the operation is gone.
+struct Spare(*mut PyObject);
+
+// SAFETY: memory that nobody else knows.
+unsafe impl Send for Spare {}
+
+/// The Python class of one kind of coroutine.
+pub struct Class {
+    ty: AtomicPtr<PyTypeObject>,
+    spares: Local<Vec<Spare>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Fresh,
+    Running,
+    Waiting,
+    Finished,
+}
+
+#[repr(C)]
+struct CoroutineObject<T> {
+    ob_base: PyObject,
+    weakrefs: *mut PyObject,
+    name: &'static CStr,
+    /// `Running` says that one thread has the operation for itself.
+    state: Local<State>,
+    /// What it was suspended on.
+    future: Local<Option<Ref>>,
+    operation: UnsafeCell<Option<T>>,
+}
+
+impl Class {
+    pub const fn new() -> Self {
+        Self {
+            ty: AtomicPtr::new(ptr::null_mut()),
+            spares: Local::new(Vec::new()),
+        }
+    }
+
+    /// Makes the Python class, at import. `name` has the module in front.
+    pub fn init<T: Operation>(&self, py: Python<'_>, name: &'static CStr) -> PyResult<()> {
+        const { assert!(align_of::<CoroutineObject<T>>() <= 16) };
+        if !self.ty.load(Ordering::Relaxed).is_null() {
+            return Ok(());
+        }
+        let slots = slots::all::<T>();
+        // SAFETY: the layout begins with that of `object`.
+        let class = unsafe { slots.build(py, name, size_of::<CoroutineObject<T>>(), 0, None)? };
+        let class = class.into_ptr().cast();
+        // SAFETY: as `hide` wants it.
+        unsafe { slots::hide::<T>(class) };
+        self.ty.store(class, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A coroutine that runs `operation`. `name` is its qualified name: `Owner.method`.
+#[inline]
+pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+    make(operation, name, State::Fresh)
+}
+
+/// A coroutine that is suspended already, as by [`Step::Yield`]: whatever ends it runs [`Operation::abandon`].
+pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+    make(operation, name, State::Waiting)
+}
+
+#[inline]
+fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> Res<Ref> {
+    let class = T::class();
+    let ty = class.ty.load(Ordering::Relaxed);
+    // Free-threaded builds would need a lock for the spares.
+    let spare = if cfg!(Py_GIL_DISABLED) {
+        None
+    } else {
+        class.spares.with(Vec::pop)
+    };
+    // SAFETY: the type was made at import; the fields are written before anybody else sees the object.
+    unsafe {
+        let object = match spare {
+            Some(Spare(object)) => {
+                // The type is counted anew.
+                ffi::PyObject_Init(object, ty);
+                object
+            }
+            None => {
+                let alloc = (*ty).tp_alloc;
+                let Some(alloc) = alloc else {
+                    return Err(PyImportError::new_err("coroutines cannot be allocated").into());
+                };
+                let object = Ref::new(alloc(ty, 0))?.into_ptr();
+                ffi::PyObject_GC_UnTrack(object.cast());
+                object
+            }
+        };
+        let this = object.cast::<CoroutineObject<T>>();
+        (&raw mut (*this).weakrefs).write(ptr::null_mut());
+        (&raw mut (*this).name).write(name);
+        (&raw mut (*this).state).write(Local::new(state));
+        (&raw mut (*this).future).write(Local::new(None));
+        (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
+        ffi::PyObject_GC_Track(object.cast());
+        Ref::new(object)
+    }
+}
+
+/// The coroutine behind an object.
+unsafe fn of<'a, T>(object: *mut PyObject) -> &'a CoroutineObject<T> {
+    // SAFETY: slots and methods of the type get objects of the type.
+    unsafe { &*object.cast::<CoroutineObject<T>>() }
+}
+
+/// How a suspended or finished coroutine answers.
+enum Answer {
+    Yielded(Ref),
+    Returned(Ref),
+}
+
+impl<T: Operation> CoroutineObject<T> {
+    fn operation(&self) -> Option<&T> {
+        // SAFETY: it is taken out only by `finish`, which nothing calls while the operation is in use.
+        unsafe { (*self.operation.get()).as_ref() }
+    }
+
+    /// Takes the operation for the caller alone, if nobody has it and it is not over; what the state was before.
+    #[inline]
+    fn claim(&self) -> State {
+        self.state.with(|state| {
+            let before = *state;
+            if matches!(before, State::Fresh | State::Waiting) {
+                *state = State::Running;
+            }
+            before
+        })
+    }
+
+    /// Ends the coroutine, which the caller has claimed: drops the operation.
+    #[inline]
+    fn finish(&self) {
+        drop(self.take());
+    }
+
+    /// The same, with what is to be dropped.
+    #[inline]
+    fn take(&self) -> (Option<T>, Option<Ref>) {
+        // SAFETY: nobody else has the operation.
+        let operation = unsafe { (*self.operation.get()).take() };
+        self.state.replace(State::Finished);
+        (operation, self.future.take())
+    }
+
+    /// Runs the operation until it ends or waits.
+    #[inline]
+    fn resume(&self) -> Res<Answer> {
+        match self.claim() {
+            State::Fresh | State::Waiting => {}
+            State::Running => return Err(already_executing()),
+            State::Finished if T::KIND == Kind::Iterator => {
+                return Ok(Answer::Returned(Ref::none()))
+            }
+            State::Finished => return Err(reused()),
+        }
+        let waited = self.future.take();
+        let step = match self.operation() {
+            Some(operation) => operation.step(),
+            None => return Err(reused()),
+        };
+        match step {
+            Ok(Step::Done(value)) => {
+                self.finish();
+                Ok(Answer::Returned(value))
+            }
+            Ok(Step::Wait(future)) => match self.suspend(&future, waited.as_ref()) {
+                Ok(()) => Ok(Answer::Yielded(future)),
+                Err(raised) => {
+                    self.end_abandoned();
+                    Err(raised)
+                }
+            },
+            Ok(Step::Yield) => {
+                self.state.replace(State::Waiting);
+                Ok(Answer::Yielded(Ref::none()))
+            }
+            Err(raised) => {
+                self.finish_raised();
+                Err(raised)
+            }
+        }
+    }
+
+    fn suspend(&self, future: &Ref, waited: Option<&Ref>) -> Res<()> {
+        if waited.is_some_and(|waited| waited.as_ptr() == future.as_ptr()) {
+            return Err(PyRuntimeError::new_err("await wasn't used with future").into());
+        }
+        crate::python::future::block(future)?;
+        drop(self.future.replace(Some(future.clone())));
+        self.state.replace(State::Waiting);
+        Ok(())
+    }
+
+    /// Ends it for want of anybody who could go on with it.
+    fn end(&self) {
+        match self.claim() {
+            State::Fresh => {
+                if T::KIND == Kind::Coroutine {
+                    never_awaited(self.name);
+                }
+                // The coroutine may be dying.
+                nested_drop::drop_content(self.take());
+            }
+            State::Waiting => self.end_abandoned(),
+            State::Running | State::Finished => {}
+        }
+    }
+
+    /// Ends with the exception that is set.
+    #[cold]
+    fn finish_raised(&self) {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let error = PyErr::fetch(py);
+        self.finish();
+        if T::KIND == Kind::Coroutine {
+            not_a_result(py, error).restore(py);
+        } else {
+            error.restore(py);
+        }
+    }
+
+    /// Undoes what the operation, which the caller has claimed, has set up, and ends; an exception that is set stays.
+    #[cold]
+    fn end_abandoned(&self) {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let error = PyErr::take(py);
+        if let Some(operation) = self.operation() {
+            operation.abandon();
+        }
+        // The coroutine may be dying.
+        nested_drop::drop_content(self.take());
+        if let Some(error) = error {
+            error.restore(py);
+        }
+    }
+}
+
+/// `RuntimeWarning`, as for coroutines of Python.
+#[cold]
+fn never_awaited(name: &'static CStr) {
+    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
+    unsafe {
+        let py = Python::assume_attached();
+        let error = PyErr::take(py);
+        let text = format!("coroutine '{}' was never awaited\0", name.to_string_lossy());
+        if ffi::PyErr_WarnEx(ffi::PyExc_RuntimeWarning, text.as_ptr().cast(), 1) != 0 {
+            PyErr::fetch(py).write_unraisable(py, None);
+        }
+        if let Some(error) = error {
+            error.restore(py);
+        }
+    }
+}
+
+/// The exception that leaves a coroutine: who awaits would take a `StopIteration` for its result.
+fn not_a_result(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let instead = PyRuntimeError::new_err("coroutine raised StopIteration");
+    // SAFETY: attached; takes over the reference.
+    unsafe {
+        let context = error.clone_ref(py).into_value(py).into_ptr();
+        ffi::PyException_SetContext(instead.value(py).as_ptr(), context);
+    }
+    instead.set_cause(py, Some(error));
+    instead
+}
+
+#[cold]
+fn already_executing() -> Raised {
+    PyValueError::new_err("coroutine already executing").into()
+}
+
+#[cold]
+fn reused() -> Raised {
+    PyRuntimeError::new_err("cannot reuse already awaited coroutine").into()
+}

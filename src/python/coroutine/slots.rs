@@ -1,0 +1,390 @@
+//! The C slots and Python methods of coroutine objects.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::mem::offset_of;
+use std::ptr;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi::{self, PyObject, PySendResult, PyTypeObject};
+use pyo3::prelude::*;
+
+use crate::python::coroutine::wrapper::CoroutineWrapper;
+use crate::python::coroutine::{
+    already_executing, not_a_result, of, reused, thrown, view, Answer, CoroutineObject, Kind,
+    Operation, Spare, State, SPARES,
+};
+use crate::python::stop_iteration::raise_stop;
+use crate::python::typespec::{getset_end, method_end, Slots};
+use crate::python::vectorcall::{guard, Method};
+use crate::python::{Raised, Ref, Res};
+
+/// `CO_ITERABLE_COROUTINE`: the code is of a generator that `types.coroutine()` has made.
+const ITERABLE_COROUTINE: c_int = 0x100;
+
+/// The slots of a type.
+pub fn all<T: Operation>() -> Slots {
+    let weakrefs = ffi::PyMemberDef {
+        name: c"__weaklistoffset__".as_ptr(),
+        type_code: ffi::Py_T_PYSSIZET,
+        offset: offset_of!(CoroutineObject<T>, weakrefs).cast_signed(),
+        flags: ffi::Py_READONLY,
+        doc: ptr::null(),
+    };
+    // SAFETY: all-zero ends a table of members.
+    let members_end = unsafe { std::mem::zeroed() };
+    let slots = Slots::default()
+        .add(ffi::Py_tp_traverse, traverse::<T> as *mut c_void)
+        .add(ffi::Py_tp_clear, clear::<T> as *mut c_void)
+        .add(ffi::Py_tp_finalize, finalize::<T> as *mut c_void)
+        .add(ffi::Py_tp_dealloc, dealloc::<T> as *mut c_void)
+        .add(ffi::Py_am_send, send_slot::<T> as *mut c_void)
+        .table(ffi::Py_tp_members, vec![weakrefs], members_end)
+        .table(ffi::Py_tp_methods, methods::<T>(), method_end());
+    match T::KIND {
+        Kind::Coroutine => slots
+            .add(ffi::Py_am_await, awaited::<T> as *mut c_void)
+            .add(ffi::Py_tp_repr, view::repr::<T> as *mut c_void)
+            .table(ffi::Py_tp_getset, view::attributes::<T>(), getset_end()),
+        Kind::Iterator => slots
+            .add(ffi::Py_tp_iter, itself as *mut c_void)
+            .add(ffi::Py_tp_iternext, next::<T> as *mut c_void),
+    }
+}
+
+/// Gives a new type what it must not have an entry in its dictionary for.
+///
+/// `await` takes for its iterator what fills this slot. With `__next__` and `__iter__` in its dictionary, though, a
+/// coroutine would be an iterator for Python, which those of Python are not.
+///
+/// # Safety
+/// The type was made of the slots of [`all`] for the same operation, and no other thread knows it yet.
+pub unsafe fn hide<T: Operation>(ty: *mut PyTypeObject) {
+    if T::KIND == Kind::Coroutine {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*ty).tp_iternext = Some(next::<T>);
+            (*ty).tp_iter = Some(iterate);
+        }
+    }
+}
+
+fn methods<T: Operation>() -> Vec<ffi::PyMethodDef> {
+    let mut methods = vec![
+        method(
+            c"send",
+            ffi::PyMethodDefPointer {
+                PyCFunction: send_entry::<T>,
+            },
+            ffi::METH_O,
+        )
+        .def(c"send($self, value, /)\n--\n\nGo on; raises StopIteration with the result."),
+        method(
+            c"throw",
+            ffi::PyMethodDefPointer {
+                PyCFunctionFast: throw_entry::<T>,
+            },
+            ffi::METH_FASTCALL,
+        )
+        .def(c"throw($self, typ, val=None, tb=None, /)\n--\n\nEnd with an exception."),
+        method(
+            c"close",
+            ffi::PyMethodDefPointer {
+                PyCFunction: close_entry::<T>,
+            },
+            ffi::METH_NOARGS,
+        )
+        .def(c"close($self, /)\n--\n\nEnd without a result."),
+    ];
+    if T::KIND == Kind::Coroutine {
+        methods.push(
+            method(
+                c"__await__",
+                ffi::PyMethodDefPointer { PyCFunction: wrap },
+                // In the place of the slot's own wrapper.
+                ffi::METH_NOARGS | ffi::METH_COEXIST,
+            )
+            .def(c"__await__($self, /)\n--\n\nAn iterator that drives the coroutine."),
+        );
+    }
+    methods
+}
+
+fn method(name: &'static CStr, meth: ffi::PyMethodDefPointer, flags: c_int) -> Method {
+    Method { name, meth, flags }
+}
+
+/// `await`: the coroutine is its own iterator.
+unsafe extern "C" fn awaited<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the slot gets a live coroutine.
+    unsafe {
+        if of::<T>(slf).state.get() == State::Waiting {
+            return guard(|| {
+                Err(PyRuntimeError::new_err("coroutine is being awaited already").into())
+            });
+        }
+        itself(slf)
+    }
+}
+
+unsafe extern "C" fn itself(slf: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the slot gets a live object.
+    unsafe {
+        ffi::Py_INCREF(slf);
+    }
+    slf
+}
+
+/// `__await__()`, when Python calls it.
+unsafe extern "C" fn wrap(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: CPython passes a live `self`.
+    guard(|| Ok(CoroutineWrapper::wrap(unsafe { Ref::borrowed(slf) })?))
+}
+
+/// `yield from` in a generator that `types.coroutine()` has made: to everybody else a coroutine is not iterable.
+unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: attached; the frame is borrowed, or null if no Python runs.
+        let frame = unsafe {
+            let py = Python::assume_attached();
+            Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast())
+        };
+        let flags = match frame {
+            Some(frame) => frame.getattr("f_code")?.getattr("co_flags")?.extract()?,
+            None => 0,
+        };
+        // SAFETY: the slot gets a live coroutine.
+        unsafe {
+            if flags & ITERABLE_COROUTINE == 0 {
+                let kind = Bound::from_borrowed_ptr(Python::assume_attached(), slf).get_type();
+                let text = format!("'{}' object is not iterable", kind.name()?);
+                return Err(PyTypeError::new_err(text).into());
+            }
+            Ok(Ref::borrowed(slf))
+        }
+    })
+}
+
+/// What `await` calls from Python 3.12 to 3.14.
+unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: the slot gets a live coroutine; `None` is always live.
+        match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
+            (Answer::Yielded(value), _) => Ok(value),
+            // The end of an iterator without an exception stands for it.
+            (Answer::Returned(value), none) if value.as_ptr() == none => Err(Raised),
+            (Answer::Returned(value), _) => Err(raise_stop(&value)),
+        }
+    })
+}
+
+/// What tasks call, and `await` up to Python 3.11 and since 3.15.
+unsafe extern "C" fn send_slot<T: Operation>(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+    result: *mut *mut PyObject,
+) -> PySendResult {
+    let mut returned = false;
+    let object = guard(|| {
+        // SAFETY: the slot gets a live coroutine and a live value.
+        let this = unsafe { of::<T>(slf) };
+        refuse_value(this, value)?;
+        match this.resume()? {
+            Answer::Yielded(value) => Ok(value),
+            Answer::Returned(value) => {
+                returned = true;
+                Ok(value)
+            }
+        }
+    });
+    // SAFETY: the caller's place for the result.
+    unsafe { *result = object };
+    match (object.is_null(), returned) {
+        (true, _) => PySendResult::PYGEN_ERROR,
+        (false, true) => PySendResult::PYGEN_RETURN,
+        (false, false) => PySendResult::PYGEN_NEXT,
+    }
+}
+
+fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -> Res<()> {
+    // SAFETY: `None` is always live.
+    let has_value = value != unsafe { ffi::Py_None() };
+    if has_value && T::KIND == Kind::Coroutine && this.state.get() == State::Fresh {
+        return Err(
+            PyTypeError::new_err("can't send non-None value to a just-started coroutine").into(),
+        );
+    }
+    Ok(())
+}
+
+unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    let this = unsafe { of::<T>(slf) };
+    refuse_value(this, value)?;
+    match this.resume()? {
+        Answer::Yielded(value) => Ok(value),
+        Answer::Returned(value) => Err(raise_stop(&value)),
+    }
+}
+
+/// Raises the exception that the arguments mean, at the place where the coroutine is.
+///
+/// Making it may run Python, and arguments may mean none. A coroutine that waits passes them on while it runs, to what it
+/// waits for. Since Python 3.15 any coroutine looks at its state first; earlier ones, and iterators, make the exception
+/// first.
+unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> Res<Ref> {
+    thrown::check_count(arguments.len())?;
+    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
+    let looks_first =
+        T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get() == State::Waiting);
+    let made = if looks_first {
+        None
+    } else {
+        Some(thrown::exception(py, arguments)?)
+    };
+    let before = this.claim();
+    match before {
+        State::Running => return Err(already_executing()),
+        State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
+        State::Fresh | State::Waiting | State::Finished => {}
+    }
+    let exception = match made.map_or_else(|| thrown::exception(py, arguments), Ok) {
+        Ok(exception) => exception,
+        Err(refused) => {
+            // What a coroutine waits for refuses them, and that ends it; before it starts, nobody has seen them.
+            if before == State::Waiting {
+                this.end_abandoned();
+            } else {
+                this.state.replace(before);
+            }
+            return Err(refused.into());
+        }
+    };
+    match before {
+        State::Fresh => this.finish(),
+        State::Waiting => this.end_abandoned(),
+        State::Running | State::Finished => {}
+    }
+    let error = PyErr::from_value(exception);
+    Err(match T::KIND {
+        Kind::Coroutine => not_a_result(py, error).into(),
+        Kind::Iterator => error.into(),
+    })
+}
+
+unsafe fn close<T: Operation>(slf: *mut PyObject) -> Res<Ref> {
+    // SAFETY: the method descriptor has checked `self`.
+    let this = unsafe { of::<T>(slf) };
+    match this.claim() {
+        State::Running => return Err(already_executing()),
+        State::Waiting => this.end_abandoned(),
+        State::Fresh => this.finish(),
+        State::Finished => {}
+    }
+    Ok(Ref::none())
+}
+
+// The macros of `fastcall` make functions that cannot be generic.
+
+unsafe extern "C" fn send_entry<T: Operation>(
+    slf: *mut PyObject,
+    value: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: CPython passes a live `self` and argument.
+    guard(|| unsafe { send::<T>(slf, value) })
+}
+
+unsafe extern "C" fn throw_entry<T: Operation>(
+    slf: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    guard(|| {
+        let arguments = if count == 0 {
+            &[]
+        } else {
+            // SAFETY: CPython passes so many live arguments.
+            unsafe { std::slice::from_raw_parts(arguments, count.unsigned_abs()) }
+        };
+        // SAFETY: CPython passes a live `self`.
+        unsafe { throw::<T>(slf, arguments) }
+    })
+}
+
+unsafe extern "C" fn close_entry<T: Operation>(
+    slf: *mut PyObject,
+    _: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: CPython passes a live `self`.
+    guard(|| unsafe { close::<T>(slf) })
+}
+
+unsafe extern "C" fn traverse<T: Operation>(
+    object: *mut PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector passes a live coroutine.
+    unsafe {
+        let this = of::<T>(object);
+        let mut show = |it: &Ref| visit(it.as_ptr(), arg);
+        let stop = visit(ffi::Py_TYPE(object).cast(), arg);
+        if stop != 0 {
+            return stop;
+        }
+        let future = this
+            .future
+            .with(|future| future.as_ref().map_or(ptr::null_mut(), Ref::as_ptr));
+        if !future.is_null() {
+            let stop = visit(future, arg);
+            if stop != 0 {
+                return stop;
+            }
+        }
+        this.operation()
+            .map_or(0, |operation| operation.traverse(&mut show))
+    }
+}
+
+/// What the collector calls before it takes anything apart. One that runs is reachable, so it is not garbage.
+unsafe extern "C" fn finalize<T: Operation>(object: *mut PyObject) {
+    // SAFETY: the collector passes a live coroutine.
+    unsafe { of::<T>(object).end() }
+}
+
+unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
+    // SAFETY: the collector passes a live coroutine.
+    unsafe { of::<T>(object).end() }
+    0
+}
+
+unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
+    // SAFETY: the last reference is gone.
+    unsafe {
+        let ty = ffi::Py_TYPE(object);
+        let this = of::<T>(object);
+        ffi::PyObject_GC_UnTrack(object.cast());
+        if !this.weakrefs.is_null() {
+            ffi::PyObject_ClearWeakRefs(object);
+        }
+        this.end();
+        ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).future);
+        ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).operation);
+        // The memory of one that the collector has finalized remembers that.
+        let reusable = !cfg!(Py_GIL_DISABLED) && ffi::PyObject_GC_IsFinalized(object) == 0;
+        let kept = reusable
+            && T::class().spares.with(|spares| {
+                let room = spares.len() < SPARES;
+                if room {
+                    spares.push(Spare(object));
+                }
+                room
+            });
+        if !kept {
+            if let Some(free) = (*ty).tp_free {
+                free(object.cast());
+            }
+        }
+        ffi::Py_DECREF(ty.cast());
+    }
+}

@@ -1,0 +1,129 @@
+//! The arguments of `throw()`.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+use crate::python::Res;
+
+/// The exception that is to be raised, with its traceback; or, as `Err`, why the arguments mean none.
+pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
+
+/// Counts the arguments and warns of more than one, as CPython does before it looks at any of them.
+pub fn check_count(count: usize) -> Res<()> {
+    let text = match count {
+        0 => "throw expected at least 1 argument, got 0".to_owned(),
+        1..=3 => return warn(count),
+        _ => format!("throw expected at most 3 arguments, got {count}"),
+    };
+    Err(PyTypeError::new_err(text).into())
+}
+
+#[cfg(Py_3_12)]
+fn warn(count: usize) -> Res<()> {
+    const TEXT: &std::ffi::CStr =
+        c"the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.";
+    if count == 1 {
+        return Ok(());
+    }
+    // SAFETY: attached; the text is a C string.
+    match unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } {
+        0 => Ok(()),
+        _ => Err(crate::python::Raised),
+    }
+}
+
+#[cfg(not(Py_3_12))]
+#[allow(clippy::unnecessary_wraps)]
+fn warn(_: usize) -> Res<()> {
+    Ok(())
+}
+
+/// What `throw(kind, value, traceback)` means.
+pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'py> {
+    let argument = |at: usize| {
+        let object = arguments.get(at).copied()?;
+        // SAFETY: arguments are live during the call.
+        let object = unsafe { Bound::from_borrowed_ptr(py, object) };
+        (!object.is_none()).then_some(object)
+    };
+    let (kind, value, traceback) = (argument(0), argument(1), argument(2));
+    // SAFETY: attached; the object is live.
+    let is_traceback = |it: &Bound<'_, PyAny>| unsafe { ffi::PyTraceBack_Check(it.as_ptr()) } != 0;
+    if traceback.as_ref().is_some_and(|it| !is_traceback(it)) {
+        return Err(PyTypeError::new_err(
+            "throw() third argument must be a traceback object",
+        ));
+    }
+    let kind = kind.unwrap_or_else(|| py.None().into_bound(py));
+    // SAFETY: attached; the object is live.
+    let (is_class, is_instance) = unsafe {
+        (
+            ffi::PyExceptionClass_Check(kind.as_ptr()) != 0,
+            ffi::PyExceptionInstance_Check(kind.as_ptr()) != 0,
+        )
+    };
+    if is_class {
+        // What its constructor raises is thrown in its place.
+        let made = normalised(&kind, value)
+            .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
+        set_traceback(&made, traceback.as_ref());
+        return Ok(made);
+    }
+    if !is_instance {
+        return Err(PyTypeError::new_err(format!(
+            "exceptions must be classes or instances deriving from BaseException, not {}",
+            kind.get_type().name()?
+        )));
+    }
+    if value.is_some() {
+        return Err(PyTypeError::new_err(
+            "instance exception may not have a separate value",
+        ));
+    }
+    if traceback.is_some() {
+        set_traceback(&kind, traceback.as_ref());
+    }
+    Ok(kind)
+}
+
+fn set_traceback(exception: &Bound<'_, PyAny>, traceback: Option<&Bound<'_, PyAny>>) {
+    // SAFETY: attached; an exception, and a traceback or `None`: neither is refused.
+    unsafe {
+        let traceback = traceback.map_or_else(|| ffi::Py_None(), Bound::as_ptr);
+        ffi::PyException_SetTraceback(exception.as_ptr(), traceback);
+    }
+}
+
+/// The instance that a class and a value stand for in `raise`, as `PyErr_NormalizeException` makes it.
+fn normalised<'py>(
+    class: &Bound<'py, PyAny>,
+    value: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(value) = value else {
+        return checked(class, class.call0()?);
+    };
+    // SAFETY: attached; the object is live.
+    let is_exception = unsafe { ffi::PyExceptionInstance_Check(value.as_ptr()) } != 0;
+    if is_exception && value.get_type().is_subclass(class)? {
+        return Ok(value);
+    }
+    let made = match value.cast::<PyTuple>() {
+        Ok(arguments) => class.call1(arguments)?,
+        Err(_) => class.call1((value,))?,
+    };
+    checked(class, made)
+}
+
+fn checked<'py>(class: &Bound<'py, PyAny>, made: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; the object is live.
+    if unsafe { ffi::PyExceptionInstance_Check(made.as_ptr()) } != 0 {
+        return Ok(made);
+    }
+    let class = class.cast::<PyType>()?.repr()?;
+    let kind = made.get_type().name()?;
+    Err(PyTypeError::new_err(format!(
+        "calling {class} should have returned an instance of BaseException, not {kind}"
+    )))
+}

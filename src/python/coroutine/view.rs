@@ -1,0 +1,172 @@
+//! The attributes of coroutines: what debuggers, `asyncio`'s representations and `inspect` ask for.
+//!
+//! Code and frame are placeholders, made when somebody asks: the code has the name of the method and no source, and the
+//! frame, which no thread runs, is at its first line. They let what walks coroutines of Python walk these, too.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::ptr;
+
+use pyo3::ffi::{self, PyGetSetDef, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::python::coroutine::{of, Operation, State};
+use crate::python::typespec::getset;
+use crate::python::vectorcall::guard;
+use crate::python::{Ref, Res};
+
+/// What the code gives as the name of its file.
+const FILE: &CStr = c"<hybridloop>";
+const FIRST_LINE: c_int = 1;
+
+pub fn attributes<T: Operation>() -> Vec<PyGetSetDef> {
+    vec![
+        getset(c"__name__", get_name::<T>, None),
+        getset(c"__qualname__", get_qualname::<T>, None),
+        getset(c"cr_await", get_await::<T>, None),
+        getset(c"cr_code", get_code::<T>, None),
+        getset(c"cr_frame", get_frame::<T>, None),
+        getset(c"cr_origin", get_origin, None),
+        getset(c"cr_running", get_running::<T>, None),
+        getset(c"cr_state", get_state::<T>, None),
+        getset(c"cr_suspended", get_suspended::<T>, None),
+    ]
+}
+
+/// The part of a qualified name that the method's own name is.
+fn last_part(name: &'static CStr) -> String {
+    let name = name.to_string_lossy();
+    name.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+/// `PyCodeObject` of a coroutine.
+fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; the strings end with a zero byte, and a new reference or an error comes back.
+    let code = unsafe {
+        let code = ffi::PyCode_NewEmpty(FILE.as_ptr(), name.as_ptr(), FIRST_LINE);
+        Bound::from_owned_ptr_or_err(py, code.cast())?
+    };
+    let names = PyDict::new(py);
+    names.set_item("co_name", last_part(name))?;
+    names.set_item("co_qualname", name.to_string_lossy())?;
+    code.call_method("replace", (), Some(&names))
+}
+
+fn frame_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
+    let code = code_of(py, name)?;
+    let globals = PyDict::new(py);
+    // SAFETY: attached; the code is one, and a new reference or an error comes back.
+    unsafe {
+        let frame = ffi::PyFrame_New(
+            ffi::PyThreadState_Get(),
+            code.as_ptr().cast(),
+            globals.as_ptr(),
+            ptr::null_mut(),
+        );
+        Bound::from_owned_ptr_or_err(py, frame.cast())
+    }
+}
+
+pub unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: the slot gets a live coroutine.
+        let (py, name) = unsafe { (Python::assume_attached(), of::<T>(slf).name) };
+        let text = format!("<coroutine object {} at {slf:p}>", name.to_string_lossy());
+        Ok(PyString::new(py, &text).into())
+    })
+}
+
+/// An attribute made of the coroutine's name and state.
+unsafe fn get<T: Operation>(
+    slf: *mut PyObject,
+    make: impl FnOnce(Python<'_>, &'static CStr, State) -> Res<Ref>,
+) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: the descriptor has checked `self`.
+        let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
+        make(py, this.name, this.state.get())
+    })
+}
+
+unsafe extern "C" fn get_qualname<T: Operation>(
+    slf: *mut PyObject,
+    _: *mut c_void,
+) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe {
+        get::<T>(slf, |py, name, _| {
+            Ok(PyString::new(py, &name.to_string_lossy()).into())
+        })
+    }
+}
+
+unsafe extern "C" fn get_name<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe {
+        get::<T>(slf, |py, name, _| {
+            Ok(PyString::new(py, &last_part(name)).into())
+        })
+    }
+}
+
+unsafe extern "C" fn get_await<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: the descriptor has checked `self`.
+    unsafe { of::<T>(slf) }
+        .future
+        .get()
+        .unwrap_or_else(Ref::none)
+        .into_ptr()
+}
+
+unsafe extern "C" fn get_code<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe { get::<T>(slf, |py, name, _| Ok(code_of(py, name)?.into())) }
+}
+
+unsafe extern "C" fn get_frame<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe {
+        get::<T>(slf, |py, name, state| match state {
+            State::Finished => Ok(Ref::none()),
+            State::Fresh | State::Running | State::Waiting => Ok(frame_of(py, name)?.into()),
+        })
+    }
+}
+
+/// Where the coroutine was made, which nobody keeps.
+unsafe extern "C" fn get_origin(_: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    Ref::none().into_ptr()
+}
+
+unsafe extern "C" fn get_running<T: Operation>(
+    slf: *mut PyObject,
+    _: *mut c_void,
+) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Running))) }
+}
+
+unsafe extern "C" fn get_suspended<T: Operation>(
+    slf: *mut PyObject,
+    _: *mut c_void,
+) -> *mut PyObject {
+    // SAFETY: as for `get`.
+    unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Waiting))) }
+}
+
+/// The state by the name that `inspect.getcoroutinestate()` gives it; Python 3.15 and later ask for it.
+unsafe extern "C" fn get_state<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    let name = |state| match state {
+        State::Fresh => "CORO_CREATED",
+        State::Running => "CORO_RUNNING",
+        State::Waiting => "CORO_SUSPENDED",
+        State::Finished => "CORO_CLOSED",
+    };
+    // SAFETY: as for `get`.
+    unsafe {
+        get::<T>(
+            slf,
+            |py, _, state| Ok(PyString::new(py, name(state)).into()),
+        )
+    }
+}

@@ -1,0 +1,157 @@
+//! asyncio futures, as far as waiting for them and waking goes.
+
+use std::ffi::c_void;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::python::refs::Ref;
+use crate::python::stdlib::Stdlib;
+use crate::python::vectorcall::{Raised, Res};
+
+/// `_asyncio.Future`. Its methods cannot be replaced, so they need not be looked up for its instances.
+pub struct NativeFuture {
+    pub class: Ref,
+    set_result: Ref,
+    /// Sets `_asyncio_future_blocking`.
+    set_blocking: ffi::setter,
+    closure: *mut c_void,
+}
+
+// SAFETY: the closure of an attribute is constant.
+unsafe impl Send for NativeFuture {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for NativeFuture {}
+
+impl NativeFuture {
+    /// What this Python has, if it is as expected.
+    pub fn find(py: Python<'_>) -> Option<Self> {
+        let class = py.import("_asyncio").ok()?.getattr("Future").ok()?;
+        let contents = class.cast::<PyType>().ok()?.getattr("__dict__").ok()?;
+        let take = |name: &str| contents.get_item(name).ok();
+        let blocking = take("_asyncio_future_blocking")?;
+        let getset = py
+            .import("types")
+            .ok()?
+            .getattr("GetSetDescriptorType")
+            .ok()?;
+        if !blocking.get_type().is(&getset) {
+            return None;
+        }
+        // SAFETY: the descriptor is of this type and lives as long as the class.
+        let (set_blocking, closure) = unsafe {
+            let descriptor = blocking.as_ptr().cast::<ffi::PyGetSetDescrObject>();
+            let attribute = (*descriptor).d_getset;
+            ((*attribute).set?, (*attribute).closure)
+        };
+        Some(Self {
+            set_result: take("set_result")?.into(),
+            class: class.into(),
+            set_blocking,
+            closure,
+        })
+    }
+
+    #[inline]
+    pub fn is_class_of(&self, object: &Ref) -> bool {
+        // SAFETY: the object is live.
+        unsafe { ffi::Py_TYPE(object.as_ptr()).cast() == self.class.as_ptr() }
+    }
+}
+
+/// What is known of exactly this object's class.
+#[inline]
+pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
+    let native = Stdlib::get().native_future.as_ref()?;
+    native.is_class_of(future).then_some(native)
+}
+
+/// Tells the task that `future` is what its coroutine waits for, as `Future.__await__` does.
+#[inline]
+pub fn block(future: &Ref) -> Res<()> {
+    // SAFETY: attached; all are live.
+    let failed = unsafe {
+        match native(future) {
+            Some(native) => (native.set_blocking)(future.as_ptr(), ffi::Py_True(), native.closure),
+            None => {
+                let name = &Stdlib::get().names._asyncio_future_blocking;
+                ffi::PyObject_SetAttr(future.as_ptr(), name.as_ptr(), ffi::Py_True())
+            }
+        }
+    };
+    if failed != 0 {
+        return Err(Raised);
+    }
+    Ok(())
+}
+
+/// `future.set_result(None)`
+#[inline]
+pub fn set_none(future: &Ref) -> Res<()> {
+    // SAFETY: attached; all are live.
+    unsafe {
+        let args: [*mut PyObject; 2] = [future.as_ptr(), ffi::Py_None()];
+        match native(future) {
+            Some(native) => Ref::new(ffi::PyObject_Vectorcall(
+                native.set_result.as_ptr(),
+                args.as_ptr(),
+                args.len(),
+                std::ptr::null_mut(),
+            )),
+            None => Ref::new(ffi::PyObject_VectorcallMethod(
+                Stdlib::get().names.set_result.as_ptr(),
+                args.as_ptr(),
+                args.len(),
+                std::ptr::null_mut(),
+            )),
+        }?;
+    }
+    Ok(())
+}
+
+/// `future.set_result(None)` unless it is done.
+#[inline]
+pub fn resolve(future: &Ref) -> Res<()> {
+    set_none(future).or_else(|raised| unless_done(future, raised))
+}
+
+/// Raises what is set, unless it says no more than that the future was done before.
+#[cold]
+fn unless_done(future: &Ref, _: Raised) -> Res<()> {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let error = PyErr::fetch(py);
+    let name = Stdlib::get().names.done.bind(py);
+    let name = name.cast::<pyo3::types::PyString>().map_err(PyErr::from)?;
+    if future.bind(py).call_method0(name)?.is_truthy()? {
+        return Ok(());
+    }
+    Err(error.into())
+}
+
+/// `future.set_result(None)` unless it is cancelled.
+#[inline]
+pub fn wake(future: &Ref) -> Res<()> {
+    set_none(future).or_else(|raised| unless_cancelled(future, raised))
+}
+
+#[cold]
+fn unless_cancelled(future: &Ref, _: Raised) -> Res<()> {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let error = PyErr::fetch(py);
+    if is_cancelled(future)? {
+        return Ok(());
+    }
+    Err(error.into())
+}
+
+/// `future.cancelled()`
+pub fn is_cancelled(future: &Ref) -> Res<bool> {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let name = Stdlib::get().names.cancelled.bind(py);
+    let name = name.cast::<pyo3::types::PyString>().map_err(PyErr::from)?;
+    Ok(future.bind(py).call_method0(name)?.is_truthy()?)
+}

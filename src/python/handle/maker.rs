@@ -1,0 +1,297 @@
+//! Where handles come from and go to.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use crate::python::cell::Local;
+use crate::python::context::Contexts;
+use crate::python::handle::types::{class_of, has_weakrefs, Class, CLASSES};
+use crate::python::handle::{
+    fields, is_plain, HandleObject, HandleRef, BASE_WORDS, FIELDS, INLINE_ARGS, IN_TUPLE,
+    PERSISTENT, PLAIN_FIELDS, SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
+};
+use crate::python::refs::Ref;
+use crate::python::vectorcall::Res;
+
+/// Whether a reference count tells who holds an object: free-threaded builds split it.
+const COUNTS_TELL: bool = cfg!(not(Py_GIL_DISABLED));
+
+/// What a new handle is to call.
+pub struct Call<'a> {
+    pub callback: *mut PyObject,
+    pub args: &'a [*mut PyObject],
+    /// The context to run in, or none for a copy of the current one.
+    pub context: Option<Ref>,
+    pub event_loop: *mut PyObject,
+}
+
+/// Where a loop makes its handles.
+///
+/// The collector need not walk a handle that only the loop holds: the loop shows it what is inside (see
+/// [`visit_owned`]). Such are most handles, because callers mostly drop what `call_soon()` returns; but that shows only
+/// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it. While
+/// the loop runs, plain handles are not tracked at all: a running loop is alive, and so is everything in its queues.
+/// When it stops, [`track_kept`] makes up for it.
+#[derive(Default)]
+pub struct Maker {
+    /// Handles of each class that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
+    /// as the loop's last burst needed; see [`Maker::trim`].
+    free: [Vec<Ref>; CLASSES],
+    /// The handle made last, while it is in the loop's queues.
+    last: Option<HandleRef>,
+}
+
+impl Maker {
+    /// What is kept for good …
+    const KEEP: usize = 1024;
+    /// … and what is kept at most.
+    const LIMIT: usize = 256 * 1024;
+
+    /// Everything the maker holds, to be dropped.
+    pub fn take_all(&mut self) -> impl Sized {
+        (std::mem::take(&mut self.free), self.last.take())
+    }
+
+    /// The handle made last, which the collector has to see: nobody else shows this reference.
+    pub fn last(&self) -> Option<&HandleRef> {
+        self.last.as_ref()
+    }
+
+    /// Whether [`Maker::trim`] has something to do.
+    #[inline]
+    pub fn has_too_many(&self) -> bool {
+        self.free.iter().any(|free| free.len() > Self::KEEP)
+    }
+
+    /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    #[cold]
+    pub fn trim(&mut self) -> impl Sized {
+        let halve = |free: &mut Vec<Ref>| {
+            let kept = free.len().min(Self::KEEP.max(free.len() / 2));
+            let mut rest = Vec::new();
+            if rest.try_reserve_exact(free.len() - kept).is_ok() {
+                rest.extend(free.drain(kept..));
+                free.shrink_to(kept);
+            }
+            rest
+        };
+        self.free.each_mut().map(halve)
+    }
+}
+
+/// Shows a handle in the loop's queues to the collector: itself, or what is inside if only the loop holds it.
+///
+/// # Safety
+/// The handle is live.
+pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+    let object = handle.as_object();
+    // SAFETY: the handle is live; a field that is set holds a live object.
+    unsafe {
+        if (*handle.as_ptr()).has(TRACKED) {
+            return object.visit(visit);
+        }
+        let this = handle.as_ptr();
+        let count = if is_plain(this) { PLAIN_FIELDS } else { FIELDS };
+        for field in fields(this).into_iter().take(count).map(|field| *field) {
+            if !field.is_null() {
+                // A borrowed look: the collector counts references, it must not see one more.
+                std::mem::ManuallyDrop::new(Ref::unowned(field)).visit(visit)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a handle for `call`.
+///
+/// # Safety
+/// Everything in `call` is live.
+#[inline]
+pub unsafe fn new_handle(
+    maker: &Local<Maker>,
+    contexts: &Local<Contexts>,
+    running: bool,
+    class: Class,
+    call: Call<'_>,
+) -> Res<HandleRef> {
+    // SAFETY: an object of the free list is an empty handle that nobody else can see.
+    unsafe {
+        let handle = take_free(maker, class)?;
+        if class == Class::ThreadSafe {
+            (*handle.as_ptr()).set(THREAD_SAFE, true);
+        }
+        fill(handle.as_ptr(), contexts, call)?;
+        if !running {
+            made(maker, &handle);
+        }
+        Ok(handle)
+    }
+}
+
+/// Has the collector track a handle that somebody else than the loop holds, or will hold.
+pub fn track_kept(handle: &HandleRef, whatever: bool) {
+    let this = handle.as_ptr();
+    // SAFETY: an owned handle is live.
+    unsafe {
+        let kept = whatever || !COUNTS_TELL || ffi::Py_REFCNT(this.cast()) > 1;
+        if kept && !(*this).has(TRACKED) {
+            (*this).set(TRACKED, true);
+            ffi::PyObject_GC_Track(this.cast());
+        }
+    }
+}
+
+/// Makes a timer handle.
+///
+/// # Safety
+/// As [`new_handle`].
+#[inline]
+pub unsafe fn new_timer(
+    maker: &Local<Maker>,
+    contexts: &Local<Contexts>,
+    call: Call<'_>,
+    when: f64,
+) -> Res<HandleRef> {
+    // SAFETY: a fresh object.
+    unsafe {
+        let handle = take_free(maker, Class::Timer)?;
+        (*handle.as_ptr()).when = when;
+        (*handle.as_ptr()).when_is_int = false;
+        fill(handle.as_ptr(), contexts, call)?;
+        made(maker, &handle);
+        Ok(handle)
+    }
+}
+
+#[inline]
+unsafe fn take_free(maker: &Local<Maker>, class: Class) -> Res<HandleRef> {
+    // SAFETY: what is free is an empty handle of that type, and nobody else holds it.
+    unsafe {
+        match maker.with(|maker| maker.free[class as usize].pop()) {
+            Some(object) => {
+                let this = object.as_ptr().cast::<HandleObject>();
+                (*this).flags.store(0, Ordering::Relaxed);
+                Ok(HandleRef(object))
+            }
+            None => allocate(class.ty()),
+        }
+    }
+}
+
+/// Has the collector track a new handle, and no longer the one before if nobody kept it.
+#[inline]
+unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
+    // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
+    unsafe {
+        track_kept(handle, true);
+        let before = maker.with(|maker| maker.last.replace(handle.clone()));
+        if let Some(before) = before {
+            if COUNTS_TELL
+                && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
+                && !(*before.as_ptr()).has(PERSISTENT)
+                && (*before.as_ptr()).has(TRACKED)
+            {
+                (*before.as_ptr()).set(TRACKED, false);
+                ffi::PyObject_GC_UnTrack(before.as_ptr().cast());
+            }
+        }
+    }
+}
+
+/// Gives back a handle that has run, keeping the object if nobody else holds it.
+#[inline]
+pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
+    let this = handle.as_ptr();
+    // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
+    unsafe {
+        HandleObject::release(this);
+        let last = maker.with(|maker| maker.last.take_if(|last| std::ptr::eq(last.as_ptr(), this)));
+        drop(last);
+        if COUNTS_TELL && ffi::Py_REFCNT(this.cast()) == 1 && !has_weakrefs(this) && is_plain(this)
+        {
+            if (*this).has(TRACKED) {
+                ffi::PyObject_GC_UnTrack(this.cast());
+            }
+            let left = maker.with(|maker| {
+                let free = &mut maker.free[class_of(this) as usize];
+                let has_room = free.len() < free.capacity() || free.try_reserve(1).is_ok();
+                if has_room && free.len() < Maker::LIMIT {
+                    free.push(handle.into_object());
+                    None
+                } else {
+                    Some(handle)
+                }
+            });
+            drop(left);
+        }
+    }
+}
+
+unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
+    // SAFETY: the type has this layout; every field is set before the collector may look.
+    unsafe {
+        let this = ffi::PyObject_GC_New::<HandleObject>(ty);
+        let object = Ref::new(this.cast())?;
+        (*this).base = [ptr::null_mut(); BASE_WORDS];
+        (*this).subclass = [ptr::null_mut(); SUBCLASS_WORDS];
+        (*this).args = [ptr::null_mut(); INLINE_ARGS + 1];
+        (*this).callback = ptr::null_mut();
+        (*this).context = ptr::null_mut();
+        (*this).event_loop = ptr::null_mut();
+        #[cfg(not(Py_3_12))]
+        {
+            (*this).weakrefs = ptr::null_mut();
+        }
+        (*this).source_traceback = ptr::null_mut();
+        (*this).debug_repr = ptr::null_mut();
+        (*this).when = 0.0;
+        (*this).when_is_int = false;
+        (*this).count = 0;
+        (*this).flags = AtomicU8::new(0);
+        Ok(HandleRef(object))
+    }
+}
+
+#[inline]
+unsafe fn fill(this: *mut HandleObject, contexts: &Local<Contexts>, call: Call<'_>) -> Res<()> {
+    // SAFETY: the handle is empty, and everything in `call` is live.
+    unsafe {
+        let n = call.args.len();
+        if n <= INLINE_ARGS {
+            for (i, &arg) in call.args.iter().enumerate() {
+                ffi::Py_INCREF(arg);
+                (*this).args[i + 1] = arg;
+            }
+            // At most INLINE_ARGS.
+            #[allow(clippy::cast_possible_truncation)]
+            {
+                (*this).count = n as u8;
+            }
+        } else {
+            let tuple = Ref::new(ffi::PyTuple_New(n.cast_signed()))?;
+            for (i, &arg) in call.args.iter().enumerate() {
+                ffi::Py_INCREF(arg);
+                ffi::PyTuple_SET_ITEM(tuple.as_ptr(), i.cast_signed(), arg);
+            }
+            (*this).args[1] = tuple.into_ptr();
+            (*this).count = IN_TUPLE;
+        }
+        ffi::Py_INCREF(call.callback);
+        (*this).callback = call.callback;
+        (*this).context = match call.context {
+            Some(context) => context.into_ptr(),
+            None => {
+                let template = Contexts::template(contexts)?;
+                (*this).set(TEMPLATE, true);
+                template.into_ptr()
+            }
+        };
+        ffi::Py_INCREF(call.event_loop);
+        (*this).event_loop = call.event_loop;
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! Raw CPython: owned references, fast-call methods, type creation and contexts behind small typed wrappers.
+//!
+//! Everything here is called by a thread that is attached to the interpreter.
+
+pub mod args;
+pub mod buffer;
+pub mod bytes;
+pub mod cell;
+pub mod context;
+pub mod coroutine;
+pub mod finalization;
+pub mod future;
+pub mod handle;
+pub mod interpreters;
+pub mod nested_drop;
+pub mod rdtsc;
+pub mod refs;
+pub mod socket;
+pub mod stdlib;
+mod stop_iteration;
+pub mod typespec;
+pub mod vectorcall;
+
+pub use cell::{Cell, Flag, Flags, Local, Word};
+pub use refs::Ref;
+pub use vectorcall::{Args, Raised, Res};

@@ -1,0 +1,138 @@
+//! An owned reference without PyO3's bookkeeping.
+
+use std::ptr::NonNull;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use crate::python::vectorcall::{Raised, Res};
+
+/// An owned reference that is counted at once, by plain increments: `Py<T>` asks a thread-local on each drop.
+///
+/// Whoever drops or clones one is attached to the interpreter.
+#[repr(transparent)]
+pub struct Ref(NonNull<PyObject>);
+
+// SAFETY: a reference may move between threads; counting it needs attachment, which this type's contract demands.
+unsafe impl Send for Ref {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Ref {}
+
+impl Ref {
+    /// Takes over a new reference; null means that the call that should have made it has raised.
+    ///
+    /// # Safety
+    /// `ptr` is null or an owned reference.
+    #[inline]
+    pub unsafe fn new(ptr: *mut PyObject) -> Res<Self> {
+        NonNull::new(ptr).map(Self).ok_or(Raised)
+    }
+
+    /// Makes a new reference to a borrowed object.
+    ///
+    /// # Safety
+    /// `ptr` is a live object.
+    #[inline]
+    pub unsafe fn borrowed(ptr: *mut PyObject) -> Self {
+        // SAFETY: the caller says that `ptr` is a live object, so it is not null.
+        unsafe {
+            ffi::Py_INCREF(ptr);
+            Self(NonNull::new_unchecked(ptr))
+        }
+    }
+
+    /// Takes a pointer for an owned reference without counting it; the caller must not drop it.
+    ///
+    /// # Safety
+    /// `ptr` is a live object.
+    pub unsafe fn unowned(ptr: *mut PyObject) -> Self {
+        // SAFETY: the caller says that `ptr` is a live object, so it is not null.
+        Self(unsafe { NonNull::new_unchecked(ptr) })
+    }
+
+    /// `None`, the object.
+    #[inline]
+    pub fn none() -> Self {
+        // SAFETY: `Py_None` is always live.
+        unsafe { Self::borrowed(ffi::Py_None()) }
+    }
+
+    /// `True` or `False`.
+    pub fn bool(value: bool) -> Self {
+        // SAFETY: both are always live.
+        unsafe {
+            Self::borrowed(if value {
+                ffi::Py_True()
+            } else {
+                ffi::Py_False()
+            })
+        }
+    }
+
+    #[inline]
+    pub fn as_ptr(&self) -> *mut PyObject {
+        self.0.as_ptr()
+    }
+
+    /// Gives the reference away.
+    #[inline]
+    pub fn into_ptr(self) -> *mut PyObject {
+        std::mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// The same object with PyO3's safe methods.
+    #[inline]
+    pub fn bind<'py>(&self, _py: Python<'py>) -> &Bound<'py, PyAny> {
+        // SAFETY: `Bound` is, like `Ref`, a transparent wrapper of one non-null pointer; `_py` proves attachment.
+        unsafe { &*std::ptr::from_ref(self).cast::<Bound<'py, PyAny>>() }
+    }
+
+    /// Shows the object to the garbage collector.
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: `Py` is, like `Ref`, a transparent wrapper of one non-null pointer.
+        visit.call(unsafe { &*std::ptr::from_ref(self).cast::<Py<PyAny>>() })
+    }
+}
+
+/// The object of a weak reference, while it lives. It waits for nobody for long, so it may be asked while a cell is open.
+#[inline]
+pub fn weak_target(weak: &Ref) -> Option<Ref> {
+    let mut target = std::ptr::null_mut();
+    // SAFETY: attached; the callers have weak references. What comes back is a reference of our own, or null.
+    unsafe {
+        ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut target);
+        Ref::new(target).ok()
+    }
+}
+
+impl Clone for Ref {
+    #[inline]
+    fn clone(&self) -> Self {
+        // SAFETY: an owned reference is live.
+        unsafe { Self::borrowed(self.as_ptr()) }
+    }
+}
+
+impl Drop for Ref {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: this reference is owned and given back once.
+        unsafe { ffi::Py_DECREF(self.as_ptr()) }
+    }
+}
+
+impl<T> From<Bound<'_, T>> for Ref {
+    fn from(bound: Bound<'_, T>) -> Self {
+        // SAFETY: `into_ptr` gives an owned, non-null reference.
+        unsafe { Self(NonNull::new_unchecked(bound.into_ptr())) }
+    }
+}
+
+impl<T> From<&Bound<'_, T>> for Ref {
+    fn from(bound: &Bound<'_, T>) -> Self {
+        // SAFETY: a bound object is live.
+        unsafe { Self::borrowed(bound.as_ptr()) }
+    }
+}

@@ -1,0 +1,155 @@
+//! `socket.socket`, as far as its descriptor can be used without asking the object.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::prelude::*;
+
+use crate::python::refs::Ref;
+
+/// The methods that are done without: as long as the class has these from `_socket`, calling the system is the same.
+const METHODS: [&str; 4] = ["recv", "recv_into", "send", "fileno"];
+/// Where `_socket.socket` keeps its descriptor, behind the head of the object; family, type and protocol follow.
+const FD: usize = size_of::<PyObject>();
+
+struct Plain {
+    class: Ref,
+    base: Ref,
+    /// The version of the class that was found to have the methods of `_socket`; 0 is none.
+    version: AtomicU32,
+}
+
+static PLAIN: OnceLock<Option<Plain>> = OnceLock::new();
+
+/// Finds out where this Python keeps the descriptor of a socket. If it does not show what is expected, the methods of
+/// the object are called.
+pub fn probe(py: Python<'_>) {
+    if PLAIN.get().is_none() {
+        // Where there are no sockets to look at, there is nothing to be found. A second import finds it set.
+        let _ = PLAIN.set(find(py).unwrap_or_default());
+    }
+}
+
+fn find(py: Python<'_>) -> PyResult<Option<Plain>> {
+    let class = py.import("socket")?.getattr("socket")?;
+    let base = py.import("_socket")?.getattr("socket")?;
+    let pair = py.import("socket")?.call_method0("socketpair")?;
+    let mut as_expected = true;
+    for index in 0..2 {
+        let sock = pair.get_item(index)?;
+        let expected: [i32; 4] = [
+            sock.call_method0("fileno")?.extract()?,
+            sock.getattr("family")?.extract()?,
+            sock.getattr("type")?.extract()?,
+            sock.getattr("proto")?.extract()?,
+        ];
+        as_expected &= sock.get_type().is(&class) && words(&sock) == expected;
+        sock.call_method0("close")?;
+        as_expected &= words(&sock)[0] == -1;
+    }
+    Ok(as_expected.then(|| Plain {
+        class: class.into(),
+        base: base.into(),
+        version: AtomicU32::new(0),
+    }))
+}
+
+/// The four numbers behind the head of the object.
+fn words(sock: &Bound<'_, PyAny>) -> [i32; 4] {
+    // SAFETY: a socket is longer than this, whatever it keeps there.
+    unsafe {
+        sock.as_ptr()
+            .cast::<u8>()
+            .add(FD)
+            .cast::<[i32; 4]>()
+            .read_unaligned()
+    }
+}
+
+/// The descriptor of an exact `socket.socket` whose methods are its own; −1 once it is closed. `None` for every other
+/// object, which has to be asked.
+///
+/// # Safety
+/// `sock` is a live object.
+#[inline]
+pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
+    let plain = PLAIN.get()?.as_ref()?;
+    // SAFETY: the caller's promise; the type of a live object is live.
+    unsafe {
+        let ty = ffi::Py_TYPE(sock);
+        if !std::ptr::eq(ty.cast(), plain.class.as_ptr()) {
+            return None;
+        }
+        let version = (*ty).tp_version_tag;
+        if (version == 0 || version != plain.version.load(Ordering::Relaxed)) && !plain.check(ty) {
+            return None;
+        }
+        Some(sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
+    }
+}
+
+/// `fd` while `file`, which had this descriptor, still has it; −1 once it was closed or detached. The number may belong to
+/// another file by then, while every system call refuses −1 with the error that a method of a closed socket raises.
+///
+/// What is no socket is asked by its `fileno()`, which may run any Python.
+///
+/// # Safety
+/// Attached; `file` is a live object.
+pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
+    // SAFETY: the caller's object is live.
+    if unsafe { socket_descriptor(file) } == Some(fd) {
+        return fd;
+    }
+    // SAFETY: as above.
+    unsafe { ask_descriptor(file, fd) }
+}
+
+/// The descriptor of an instance of `_socket.socket`; −1 once it is closed.
+#[inline]
+unsafe fn socket_descriptor(sock: *mut PyObject) -> Option<RawFd> {
+    let plain = PLAIN.get()?.as_ref()?;
+    // SAFETY: the caller's object is live, and so is its type. The instances of a subclass begin with those of its base.
+    unsafe {
+        let ty = ffi::Py_TYPE(sock);
+        let is_socket = std::ptr::eq(ty.cast(), plain.class.as_ptr())
+            || ffi::PyType_IsSubtype(ty, plain.base.as_ptr().cast()) != 0;
+        is_socket.then(|| sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
+    }
+}
+
+/// As [`still_open`], by `fileno()`. An object that refuses to answer has no descriptor.
+#[cold]
+unsafe fn ask_descriptor(file: *mut PyObject, fd: RawFd) -> RawFd {
+    // SAFETY: attached; the caller's object is live.
+    let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
+    let now = file
+        .call_method0("fileno")
+        .and_then(|now| now.extract::<RawFd>());
+    if now.is_ok_and(|now| now == fd) {
+        fd
+    } else {
+        -1
+    }
+}
+
+impl Plain {
+    /// Whether nobody has replaced a method of the class. The version of a class changes with its attributes.
+    #[cold]
+    unsafe fn check(&self, ty: *mut PyTypeObject) -> bool {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        let same = METHODS.iter().all(|name| {
+            let found = self.class.bind(py).getattr(*name);
+            let own = self.base.bind(py).getattr(*name);
+            matches!((found, own), (Ok(found), Ok(own)) if found.is(&own))
+        });
+        if same {
+            // SAFETY: the caller's type is live.
+            self.version
+                .store(unsafe { (*ty).tp_version_tag }, Ordering::Relaxed);
+        }
+        same
+    }
+}

@@ -1,0 +1,172 @@
+//! Everything of Python's standard library that the core uses, looked up once at import.
+
+use std::sync::OnceLock;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use crate::python::future::NativeFuture;
+use crate::python::{Ref, Res};
+
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        /// Interned attribute and argument names.
+        #[allow(non_snake_case)]
+        pub struct Names { $(pub $name: Ref),* }
+
+        impl Names {
+            fn new(py: Python<'_>) -> Self {
+                Self { $($name: PyString::intern(py, stringify!($name)).into()),* }
+            }
+        }
+    };
+}
+
+names!(
+    _asyncio_future_blocking,
+    _fatal_error,
+    _log_destroy_pending,
+    _native_engine,
+    Future,
+    Task,
+    append,
+    buffer_updated,
+    call_exception_handler,
+    callback,
+    cancelled,
+    connection_lost,
+    connection_made,
+    context,
+    create_future,
+    create_task,
+    data_received,
+    datagram_received,
+    done,
+    eof_received,
+    error_received,
+    exception,
+    feed_data,
+    get_buffer,
+    is_closing,
+    native_engine,
+    pause_writing,
+    remove,
+    resume_writing,
+    set_exception,
+    set_result,
+    write,
+    writelines,
+);
+
+/// Imported classes and functions.
+pub struct Stdlib {
+    pub names: Names,
+    /// `("loop",)`: keyword names for `Future(loop=…)`.
+    pub loop_keyword: Ref,
+    pub no_arguments: Ref,
+    /// `_asyncio.Future`, if this Python has it.
+    pub native_future: Option<NativeFuture>,
+    /// The contents of `asyncio.futures` and `asyncio.tasks`, whose `Future` and `Task` programs may replace.
+    pub futures: Ref,
+    pub tasks: Ref,
+    pub base_create_task: Ref,
+    pub get_running_loop: Ref,
+    pub cancelled_error: Ref,
+    pub invalid_state_error: Ref,
+    pub buffered_protocol: Ref,
+    pub format_callback_source: Ref,
+    pub extract_stack: Ref,
+    pub format_handle: Ref,
+    pub logger: Ref,
+    pub stream_writer_drain: Ref,
+    pub incomplete_read_error: Ref,
+    pub limit_overrun_error: Ref,
+    pub transport_socket: Ref,
+    /// asyncio's methods of transports, for their refusals of what is not bytes-like.
+    pub stream_write: Ref,
+    pub datagram_sendto: Ref,
+    /// `Server._attach` takes the transport since Python 3.13.
+    pub attach_takes_transport: bool,
+}
+
+static STDLIB: OnceLock<Stdlib> = OnceLock::new();
+
+impl Stdlib {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let take = |module: &str, path: &[&str]| -> PyResult<Ref> {
+            let mut object = py.import(module)?.into_any();
+            for name in path {
+                object = object.getattr(*name)?;
+            }
+            Ok(object.into())
+        };
+        let attach = take("asyncio.base_events", &["Server", "_attach", "__code__"])?;
+        let attach_arguments: usize = attach.bind(py).getattr("co_argcount")?.extract()?;
+        Ok(Self {
+            names: Names::new(py),
+            loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
+            no_arguments: PyTuple::empty(py).into(),
+            native_future: NativeFuture::find(py),
+            futures: take("asyncio.futures", &["__dict__"])?,
+            tasks: take("asyncio.tasks", &["__dict__"])?,
+            base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,
+            get_running_loop: take("asyncio.events", &["_get_running_loop"])?,
+            cancelled_error: take("asyncio.exceptions", &["CancelledError"])?,
+            invalid_state_error: take("asyncio.exceptions", &["InvalidStateError"])?,
+            buffered_protocol: take("asyncio", &["BufferedProtocol"])?,
+            format_callback_source: take("asyncio.format_helpers", &["_format_callback_source"])?,
+            extract_stack: take("asyncio.format_helpers", &["extract_stack"])?,
+            format_handle: take("asyncio.base_events", &["_format_handle"])?,
+            stream_writer_drain: take("asyncio.streams", &["StreamWriter", "drain"])?,
+            incomplete_read_error: take("asyncio.exceptions", &["IncompleteReadError"])?,
+            limit_overrun_error: take("asyncio.exceptions", &["LimitOverrunError"])?,
+            logger: take("asyncio.log", &["logger"])?,
+            transport_socket: take("asyncio.trsock", &["TransportSocket"])?,
+            stream_write: take(
+                "asyncio.selector_events",
+                &["_SelectorSocketTransport", "write"],
+            )?,
+            datagram_sendto: take(
+                "asyncio.selector_events",
+                &["_SelectorDatagramTransport", "sendto"],
+            )?,
+            attach_takes_transport: attach_arguments > 1,
+        })
+    }
+
+    /// Fills the table, at import.
+    pub fn init(py: Python<'_>) -> PyResult<()> {
+        if STDLIB.get().is_none() {
+            // A second import of the module finds the table filled, which is as good.
+            let _ = STDLIB.set(Self::new(py)?);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub fn get() -> &'static Self {
+        match STDLIB.get() {
+            Some(table) => table,
+            None => missing(),
+        }
+    }
+}
+
+#[cold]
+fn missing() -> ! {
+    // SAFETY: a fatal error of CPython's, for a state that import order rules out.
+    unsafe { ffi::Py_FatalError(c"hybridloop._core was used before it was imported".as_ptr()) }
+}
+
+/// What a module calls by a name now.
+pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
+    let mut found = std::ptr::null_mut();
+    // SAFETY: attached; `module` is the dictionary of a module. What is found is a new reference.
+    unsafe {
+        if ffi::compat::PyDict_GetItemRef(module.as_ptr(), name.as_ptr(), &raw mut found) == 0 {
+            ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());
+        }
+        Ref::new(found)
+    }
+}
