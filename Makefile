@@ -102,7 +102,7 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-kernels --lib --test bus --test sdk
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
-		-p hybridloop-reactor --lib -- inbox registry timer --skip many_due
+		-p hybridloop-reactor --lib -- notify_queue registry timers --skip many_due
 
 .PHONY: test-python
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")

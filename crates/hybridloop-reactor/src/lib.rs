@@ -5,21 +5,21 @@
 //! * [`FdMap`] — tokens by descriptor.
 //! * [`TimerHeap`] — deadlines in nanoseconds, first in first out among equals, lazy removal with compaction.
 //! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
-//! * [`resolver`] — `getaddrinfo` without waiting for it.
+//! * [`dns`] — `getaddrinfo` without waiting for it.
 
 mod clock;
+pub mod dns;
 mod fd_map;
 mod fork;
-mod inbox;
+mod notify_queue;
 mod poller;
 mod registry;
-pub mod resolver;
 mod sys;
-mod timer;
+mod timers;
 
 pub use clock::{deadline_ns, interval, interval_ticks, now_ns, seconds, ticks, ticks_in};
 pub use fd_map::FdMap;
-pub use inbox::{Inbox, Notifier};
+pub use notify_queue::{Inbox, Notifier};
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};
-pub use timer::TimerHeap;
+pub use timers::TimerHeap;

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::ptr;
 
-use super::{Failure, NameQuery, Names};
+use crate::dns::{Failure, NameQuery, Names};
 
 impl NameQuery {
     /// Asks the system, and blocks as long as that takes.

@@ -4,7 +4,7 @@ use std::ffi::{c_int, CStr, CString};
 use std::net::Ipv4Addr;
 use std::ptr;
 
-use super::{Address, Answer, Failure, Found, Query};
+use crate::dns::{Address, Answer, Failure, Found, Query};
 
 impl Query {
     /// Asks the system, and blocks as long as that takes.
