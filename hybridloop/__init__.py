@@ -9,6 +9,7 @@ A drop-in for uvloop that stays true to asyncio::
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,23 @@ from ._core import (
     __version__,
 )
 from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
-from .errors import (
+from .engine.stats import EngineStats, ThreadStats
+from .engine.task_handle import TaskHandle
+from .loop import Loop, new_event_loop, run
+from .loop.policy import install
+from .loop.registry import on_new_loop
+from .loop.stats import LoopStats
+from .loop.streams import (
+    StreamReader,
+    StreamReaderProtocol,
+    StreamWriter,
+    open_connection,
+    open_unix_connection,
+    start_server,
+    start_unix_server,
+)
+from .native import configure, get_include, kernels, load_kernels, register_kernel
+from .native.errors import (
     BufferInUseError,
     BusBusyError,
     BusClosedError,
@@ -43,25 +60,13 @@ from .errors import (
     NativeKernelError,
     NativeQueueFullError,
 )
-from .handle import TaskHandle
-from .loop import Loop, new_event_loop, run
-from .native import configure, get_include, kernels, load_kernels, register_kernel
-from .policy import install
-from .stats import BusStats, EngineStats, LoopStats, NativeStats, ThreadStats
-from .streams import (
-    StreamReader,
-    StreamReaderProtocol,
-    StreamWriter,
-    open_connection,
-    open_unix_connection,
-    start_server,
-    start_unix_server,
-)
+from .native.stats import BusStats, NativeStats
 
 if TYPE_CHECKING:
+    from . import metrics as metrics
     from . import observe as observe
     from . import parallel as parallel
-    from .policy import EventLoopPolicy as EventLoopPolicy
+    from .loop.policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
     "BufferInUseError",
@@ -120,20 +125,31 @@ __all__ = (
 )
 
 
-# Imported on first use: most programs need neither.
-_LATER = ("observe", "parallel")
+def _serve_metrics() -> None:
+    from .metrics.server import serve_if_possible
+
+    serve_if_possible()
+
+
+# Whether the process was asked, from outside, to show its statistics.
+if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
+    on_new_loop.append(_serve_metrics)
+
+
+# Imported on first use: most programs need none of them.
+_LAZY = ("metrics", "observe", "parallel")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_LATER})
+    return sorted({*globals(), *__all__, *_LAZY})
 
 
 def __getattr__(name: str) -> object:
-    if name in _LATER:
+    if name in _LAZY:
         return import_module(f".{name}", __name__)
     # Made on first use: policies are deprecated since Python 3.14, and an import should not warn.
     if name == "EventLoopPolicy":
-        from .policy import make_policy_class
+        from .loop.policy import make_policy_class
 
         policy = globals()[name] = make_policy_class()
         return policy

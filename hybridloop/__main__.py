@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         print(_USAGE, end="", file=sys.stderr)
         return 2
     if argv[0] == "top":
-        from .observe.top import main as top
+        from .metrics.top import main as top
 
         return top(argv[1:])
     if argv[0] == "-m":

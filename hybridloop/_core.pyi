@@ -54,13 +54,13 @@ __all__ = [
     "_get_kernel",
     "_kernel_names",
     "_load_library",
+    "_provide",
     "_read_capsule",
     "_register_address",
     "_register_capsule",
     "_register_capsules",
     "_set_default_engine",
     "_used_default_engine",
-    "_wake",
     "rdtsc",
 ]
 
@@ -266,7 +266,7 @@ class LoopCore:
 
 @disjoint_base
 class StreamTransport(asyncio.Transport):
-    """A connected stream socket; `hybridloop.transports.SocketTransport` adds what is cold."""
+    """A connected stream socket; `hybridloop.loop.transports.SocketTransport` adds what is cold."""
 
     cork_interval: float
     _empty_waiter: asyncio.Future[None] | None
@@ -324,7 +324,7 @@ class StreamTransport(asyncio.Transport):
 
 @disjoint_base
 class DatagramTransport(asyncio.Transport):
-    """A datagram socket; `hybridloop.datagrams.DatagramTransport` adds what is cold."""
+    """A datagram socket; `hybridloop.loop.datagrams.DatagramTransport` adds what is cold."""
 
     @property
     def _loop(self) -> Any: ...
@@ -569,7 +569,7 @@ class NativeInlet:
 
     def _ready(self, /) -> None: ...
 
-def _wake(future: asyncio.Future[None]) -> None: ...
+def _provide(**objects: Any) -> None: ...
 
 @final
 class Kernel:

@@ -12,8 +12,8 @@ from multiprocessing import process
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .loop import Loop, new_event_loop
-from .policy import install
+from .loop.loop import Loop, new_event_loop
+from .loop.policy import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable

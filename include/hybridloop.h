@@ -1,1 +1,1 @@
-../hybridloop/include/hybridloop.h
+../hybridloop/native/include/hybridloop.h

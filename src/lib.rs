@@ -39,6 +39,7 @@ mod _core {
         transports::register(module)?;
         streams::register(module)?;
         kernels::register(module)?;
+        module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
         module.add_function(wrap_pyfunction!(python::rdtsc::rdtsc, module)?)
     }
 }

@@ -10,9 +10,9 @@ delaying another, and add no speed. On a free-threaded Python they run in parall
 
 from __future__ import annotations
 
-from ..handle import TaskHandle
 from .engine import Engine
 from .errors import EngineClosedError, EngineFullError
-from .serve import EngineServer
+from .serving import EngineServer
+from .task_handle import TaskHandle
 
 __all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineServer", "TaskHandle"]

@@ -14,20 +14,22 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .. import live
 from .._core import NativeEngine
-from ..handle import TaskHandle
-from ..native import parse_size
-from ..stats import EngineStats, ThreadStats, native_stats
+from ..native.config import parse_size
+from ..native.stats import native_stats
+from . import registry
 from .errors import EngineClosedError, EngineFullError
-from .placement import Placement
-from .serve import BACKLOG, EngineServer, bind, find_kind, make_server, share
-from .work import WorkMethods
+from .scheduler import Placement
+from .serving import EngineServer
+from .serving.server import BACKLOG, bind, find_kind, make_server, share
+from .stats import EngineStats, ThreadStats
+from .task_handle import TaskHandle
+from .work_mixin import WorkMixin
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..loop import Loop
+    from ..loop.loop import Loop
 
 _T = TypeVar("_T")
 
@@ -41,7 +43,7 @@ _EXIT_TIME = 1.0
 _started: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class Engine(WorkMethods):
+class Engine(WorkMixin):
     """Several threads with a loop each, and one place to hand them coroutines.
 
     ::
@@ -131,7 +133,7 @@ class Engine(WorkMethods):
             if not self._placement.open:
                 self._placement.start(self._gil_threads)
                 _started.add(self)
-                live.add_engine(self)
+                registry.add_engine(self)
         return self
 
     setup = start
@@ -144,7 +146,7 @@ class Engine(WorkMethods):
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> TaskHandle[_T]:
-        """Run a coroutine, or a generator as `hybridloop.runner` does, on one of the threads.
+        """Run a coroutine, or a generator as `hybridloop.generators` does, on one of the threads.
 
         It goes to the thread with the least to do, or to number `thread`, and stays there. It runs
         in `context`, or a copy of the caller's. May be called in any thread.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..errors import NativeQueueFullError
+from ..native.errors import NativeQueueFullError
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,7 @@ from .work import Job
 if TYPE_CHECKING:
     import os
 
-    from ..handle import TaskHandle
+    from ..engine.task_handle import TaskHandle
 
 _Callback = Callable[..., None]
 _Errback = Callable[[Any], None]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import interruptible
+from ..engine import signal_safe_wait
 from .threads import blocking, is_parallel_thread
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Lock:
                 if not wait:
                     return False
                 with blocking():
-                    interruptible.wait_for(self.changed, free, None)
+                    signal_safe_wait.wait_for(self.changed, free, None)
             self.readers[me] = self.readers.get(me, 0) + 1
             return True
 
@@ -71,7 +71,7 @@ class Lock:
                 if not wait:
                     return False
                 with blocking():
-                    interruptible.wait_for(self.changed, free, None)
+                    signal_safe_wait.wait_for(self.changed, free, None)
             self.writer = me
             self.depth += 1
             return True
@@ -337,7 +337,7 @@ def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
             break
     try:
         with blocking():
-            in_time = interruptible.wait(woken, timeout)
+            in_time = signal_safe_wait.wait(woken, timeout)
     finally:
         for event, one in added:
             event.remove_waiter(one)
@@ -380,7 +380,7 @@ def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
     added = [(event, event.add_waiter(waiter(event))) for event in events]
     try:
         with blocking():
-            interruptible.wait(woken, timeout)
+            signal_safe_wait.wait(woken, timeout)
     finally:
         with lock:
             given_up = missing > 0

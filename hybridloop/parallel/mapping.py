@@ -18,7 +18,7 @@ from .work import Errback, Job
 
 if TYPE_CHECKING:
     from ..engine.mapping import MapResults
-    from ..handle import TaskHandle
+    from ..engine.task_handle import TaskHandle
 
 _Function = Callable[..., Any] | Kernel | str
 

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from .. import interruptible
-from ..engine import Engine
+from ..engine import Engine, signal_safe_wait
 from .threads import Pool
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Runtime:
                     return lambda: None
                 if not self.outstanding:
                     return None
-                self.changed.wait(interruptible.LONGEST)
+                self.changed.wait(signal_safe_wait.LONGEST)
 
 
 def serve(function: Callable[[], Any], result: Future[Any] | None) -> None:

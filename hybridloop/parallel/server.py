@@ -17,7 +17,7 @@ from .threads import enter_parallel, mode
 from .transport import Connection, IoOp, Transport
 
 if TYPE_CHECKING:
-    from ..handle import TaskHandle
+    from ..engine.task_handle import TaskHandle
 
 _Call = Callable[[], object]
 

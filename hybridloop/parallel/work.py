@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..engine.mapping import NOT_GIVEN
-from ..handle import TaskHandle
-from ..runner import readable, wait_ready
+from ..engine.task_handle import TaskHandle
+from ..generators import readable, wait_ready
 from .guards import Event, event_of
 from .runtime import get_runtime, serve
 from .threads import blocking, is_parallel_thread

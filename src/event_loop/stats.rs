@@ -224,7 +224,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 impl LoopCore {
-    /// The fields of `hybridloop.stats.LoopStats`, in order.
+    /// The fields of `hybridloop.loop.stats.LoopStats`, in order.
     pub fn stats_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let timers = self
             .timers

@@ -14,6 +14,7 @@ use crate::kernels::waiters::Watch;
 use crate::python::buffer::Buffer;
 use crate::python::bytes::{new_list, new_str, to_bytes};
 use crate::python::finalization::hang_at_exit;
+use crate::python::package;
 
 /// Immutable blocks of bytes under keys, shared with native kernels.
 ///
@@ -155,8 +156,7 @@ impl Bus {
             .bus()
             .and_then(|_| Key::new(bytes.as_slice()))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        let module = slf.py().import("hybridloop.waiting")?;
-        module.call_method1("wait_for_key", (slf, key, timeout))
+        package::wait_for_key(slf.py())?.call1((slf, key, timeout))
     }
 
     /// Tell `future`, of the running loop, when `key` is sealed.

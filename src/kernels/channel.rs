@@ -12,6 +12,7 @@ use crate::kernels::exceptions::{forked, raise};
 use crate::kernels::waiters::Watch;
 use crate::python::bytes::new_list;
 use crate::python::finalization::hang_at_exit;
+use crate::python::package;
 
 /// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
 pub struct Waiters {
@@ -187,8 +188,7 @@ impl Channel {
     #[pyo3(signature = (timeout=None))]
     fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
-        let module = slf.py().import("hybridloop.waiting")?;
-        module.call_method1("wait_for_arrival", (slf, timeout))
+        package::wait_for_arrival(slf.py())?.call1((slf, timeout))
     }
 
     /// Take a value as soon as there is one; wait at most `timeout` seconds, then raise `TimeoutError`. Raises
@@ -196,8 +196,7 @@ impl Channel {
     #[pyo3(signature = (timeout=None))]
     fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
-        let module = slf.py().import("hybridloop.waiting")?;
-        module.call_method1("take_from", (slf, timeout))
+        package::take_from(slf.py())?.call1((slf, timeout))
     }
 
     /// Refuse what comes later. What is in it can still be taken. In the child of a fork this does nothing.
@@ -248,9 +247,7 @@ impl Channel {
     }
 
     fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py()
-            .import("hybridloop.waiting")?
-            .call_method1("next_of", (slf,))
+        package::next_of(slf.py())?.call1((slf,))
     }
 
     fn __repr__(&self) -> String {

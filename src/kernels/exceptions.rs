@@ -1,7 +1,8 @@
-//! The exceptions of `hybridloop.errors`, and which of them what goes wrong before a kernel runs becomes.
+//! The exceptions of `hybridloop.native.errors`, and which of them what goes wrong before a kernel runs becomes.
 
 #![allow(dead_code, reason = "for jobs")]
 
+use crate::python::package;
 use hybridloop_kernels::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
@@ -17,7 +18,7 @@ macro_rules! exceptions {
 
         impl Exceptions {
             fn new(py: Python<'_>) -> PyResult<Self> {
-                let module = py.import("hybridloop.errors")?;
+                let module = package::errors(py)?;
                 Ok(Self { $($field: module.getattr($name)?.cast_into()?.unbind()),* })
             }
         }

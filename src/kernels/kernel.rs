@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use crate::python::package;
 use hybridloop_kernels::Registry;
 use pyo3::exceptions::{PyLookupError, PyTypeError};
 use pyo3::prelude::*;
@@ -43,10 +44,7 @@ impl Kernel {
             return Ok(kernel);
         }
         // It may be one of an installed package that nobody has asked for yet.
-        target
-            .py()
-            .import("hybridloop.native")?
-            .call_method0("discover")?;
+        package::discover_kernels(target.py())?.call0()?;
         registry().get(name).ok_or_else(|| {
             PyLookupError::new_err(format!(
                 "no kernel is named '{name}'; hybridloop.kernels has those there are"

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::event_loop::{Bell, LoopCore};
 use crate::kernels::completion_queue::{strays, Inlet, LoopDesk};
@@ -170,9 +171,12 @@ impl Home {
         if std::ptr::eq(&raw const *self.inlet, here) {
             return Ok(resolve(future)?);
         }
-        let wake: Ref = py.import("hybridloop._core")?.getattr("_wake")?.into();
+        static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
+        let wake = WAKE.get_or_try_init(py, || {
+            wrap_pyfunction!(_wake, py).map(|function| Ref::from(function.into_any()))
+        })?;
         let context = current_context(py)?;
-        self.soon_threadsafe(py, &wake, &[future.as_ptr()], &context)
+        self.soon_threadsafe(py, wake, &[future.as_ptr()], &context)
     }
 }
 

@@ -51,7 +51,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     job::register(module)?;
     future::add_class::<batch::NativeBatch>(module)?;
     module.add_class::<foreign_loop::NativeInlet>()?;
-    module.add_function(wrap_pyfunction!(loop_handle::_wake, module)?)?;
     submit::register(module)?;
     // A kernel runs without Python's lock, and leaves without it.
     hybridloop_kernels::check_calls(|| {

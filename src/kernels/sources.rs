@@ -1,4 +1,4 @@
-//! What a registration accepts: addresses, capsules, libraries. `hybridloop/targets.py` finds out which of these an object is.
+//! What a registration accepts: addresses, capsules, libraries. `hybridloop/native/sources.py` finds out which of these an object is.
 
 use std::any::Any;
 use std::ffi::{c_void, CStr, CString, OsString};

@@ -13,6 +13,7 @@ pub mod future;
 pub mod handle;
 pub mod interpreters;
 pub mod nested_drop;
+pub mod package;
 pub mod rdtsc;
 pub mod refs;
 pub mod socket;

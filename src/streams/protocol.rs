@@ -15,7 +15,7 @@ use crate::streams::reader::StreamReaderCore;
 use crate::streams::waiter::{call, EventLoop};
 use crate::transports::stream::native_protocol::{self, Sink, Source};
 
-/// Native base of `hybridloop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
+/// Native base of `hybridloop.loop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
 /// keeps as far as it is asked for with each message.
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]

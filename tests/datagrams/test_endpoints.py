@@ -26,7 +26,7 @@ async def test_transport_is_a_datagram_transport(open_endpoint):
 @pytest.mark.improves_on_asyncio
 async def test_transport_is_native(open_endpoint):
     import hybridloop._core as core
-    from hybridloop.datagrams import DatagramTransport
+    from hybridloop.loop.datagrams import DatagramTransport
 
     transport, _ = await open_endpoint()
     assert type(transport) is DatagramTransport

@@ -15,7 +15,7 @@ def _clean_end(clean_end):
 @pytest.fixture
 def _without_openssl(monkeypatch):
     """As where Python's OpenSSL is out of reach."""
-    from hybridloop import tls
+    from hybridloop.loop import tls
 
     monkeypatch.setattr(tls.TlsProtocol, "_is_available", staticmethod(lambda: False))
 

@@ -5,9 +5,9 @@ import inspect
 import pytest
 
 import hybridloop
-from hybridloop import observe, parallel, runner
+from hybridloop import generators, metrics, parallel
 
-MODULES = [hybridloop, parallel, runner, observe]
+MODULES = [hybridloop, parallel, generators, metrics]
 EXPORTED = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
     for module in MODULES

@@ -377,7 +377,7 @@ def test_a_thread_that_fails_takes_its_connections_and_its_listener_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A log record would keep the frames of the thread, and with them its loop.
-    monkeypatch.setattr(logging.getLogger("hybridloop.engine.threads"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("hybridloop.engine.worker_thread"), "disabled", True)
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("hybridloop._core", reason="the extension is not built")
 
-from hybridloop import compat
+from hybridloop.loop import compat
 
 BASE = selector_events.BaseSelectorEventLoop
 var = contextvars.ContextVar("var", default="unset")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hybridloop import observe
+from hybridloop import metrics
 
 pytestmark = [
     pytest.mark.improves_on_asyncio,
@@ -73,7 +73,7 @@ def test_statistics_while_it_works(loop):
     def look():
         stats = loop.stats()
         assert stats.timers < 100_000 and stats.transports <= 3
-        observe.snapshot()
+        metrics.snapshot()
 
     with others(loop.stats, look):
         loop.run_until_complete(work(loop))

@@ -299,11 +299,11 @@ def test_a_job_that_was_over_before_its_loop_was_told():
 def test_kernels_are_found_while_another_thread_of_the_parent_looks_for_them():
     run(
         """
-        from hybridloop import native
+        from hybridloop.native import registry
         held, go_on = threading.Event(), threading.Event()
 
         def hold():
-            with native._discovering:
+            with registry._discovering:
                 held.set()
                 go_on.wait(LIMIT)
 

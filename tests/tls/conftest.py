@@ -23,7 +23,7 @@ def path(request):
     if request.param != "fallback":
         yield request.param
         return
-    from hybridloop import tls
+    from hybridloop.loop import tls
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tls.TlsProtocol, "_is_available", staticmethod(lambda: False))

@@ -140,7 +140,7 @@ def test_this_python_can_be_native(path):
     """The interpreters of the test environment link OpenSSL dynamically."""
     import _ssl
 
-    from hybridloop import tls
+    from hybridloop.loop import tls
 
     if path == "native":
         assert tls.TlsProtocol._is_available() == hasattr(_ssl, "__file__")

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from hybridloop import streams
+from hybridloop.loop import streams
 
 
 async def stream(loop, stack):

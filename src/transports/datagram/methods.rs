@@ -1,4 +1,4 @@
-//! The methods of `DatagramTransport`. Cold ones are in `hybridloop.datagrams`, in Python.
+//! The methods of `DatagramTransport`. Cold ones are in `hybridloop.loop.datagrams`, in Python.
 
 use std::ffi::c_void;
 

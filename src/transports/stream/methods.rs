@@ -1,4 +1,4 @@
-//! The methods of `StreamTransport`. Cold ones are in `hybridloop.transports`, in Python.
+//! The methods of `StreamTransport`. Cold ones are in `hybridloop.loop.transports`, in Python.
 
 use std::mem::ManuallyDrop;
 

@@ -28,6 +28,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::event_loop::{exceptions, Caller, Kind, LoopCore, Pending};
+use crate::python::package;
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::Slots;
 use crate::python::{Cell, Local, Ref, Res};
@@ -311,10 +312,9 @@ pub fn create(
     let class = match core.transport_class.get() {
         Some(class) => class,
         None => {
-            let class: Ref = py
-                .import("hybridloop.transports")?
-                .getattr("SocketTransport")?
-                .cast_into::<PyType>()?
+            let class: Ref = package::stream_transport(py)?
+                .cast::<PyType>()?
+                .clone()
                 .into();
             drop(core.transport_class.replace(Some(class.clone())));
             class

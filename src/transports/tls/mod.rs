@@ -1,4 +1,4 @@
-//! TLS: what runs per record. The rest is asyncio's own `SSLProtocol`, which `hybridloop.tls` puts on top.
+//! TLS: what runs per record. The rest is asyncio's own `SSLProtocol`, which `hybridloop.loop.tls` puts on top.
 //!
 //! * [`openssl`] — the functions of the OpenSSL that Python uses, found at run time.
 //! * [`bio`] — the memory BIO that an `SSL` reads from and writes to.

@@ -224,7 +224,7 @@ pub fn inside(openssl: &OpenSsl, object: &Bound<'_, PyAny>) -> PyResult<Option<(
     }
 }
 
-/// Takes the last error of this thread off OpenSSL's queue, and gives what `hybridloop.tls` makes an exception of:
+/// Takes the last error of this thread off OpenSSL's queue, and gives what `hybridloop.loop.tls` makes an exception of:
 /// library, reason, text, result of the verification and its text.
 pub fn take_error(openssl: &OpenSsl, ssl: *mut Ssl) -> (c_uint, c_uint, String, c_long, String) {
     // SAFETY: plain calls; strings are constants of OpenSSL or null.

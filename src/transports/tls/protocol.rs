@@ -1,4 +1,4 @@
-//! `TlsCore`, the native base of `hybridloop.tls.TlsProtocol`.
+//! `TlsCore`, the native base of `hybridloop.loop.tls.TlsProtocol`.
 //!
 //! Attributes through which the inherited `asyncio.sslproto.SSLProtocol` and the core talk are descriptors here, so that
 //! there is one value and not two.
@@ -13,6 +13,7 @@ use pyo3::types::{PyByteArray, PyTuple, PyType};
 use pyo3::PyTraverseError;
 
 use crate::allocator::out_of_memory;
+use crate::python::package;
 use crate::python::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
 use crate::transports::stream::native_protocol;
 use crate::transports::tls::bio::{self, Wire};
@@ -426,10 +427,7 @@ pub fn raise(session: Session) -> Raised {
     let error = openssl::take_error(session.openssl, session.ssl);
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
-    let made = py
-        .import("hybridloop.tls")
-        .and_then(|module| module.getattr("make_error"))
-        .and_then(|make| make.call1(error));
+    let made = package::make_tls_error(py).and_then(|make| make.call1(error));
     match made {
         Ok(error) => PyErr::from_value(error).into(),
         Err(error) => error.into(),

@@ -283,7 +283,7 @@ fn contents(bytes: &Ref) -> &[u8] {
     }
 }
 
-/// Where `hybridloop.tls.SSLTransport` keeps its protocol.
+/// Where `hybridloop.loop.tls.SSLTransport` keeps its protocol.
 static PROTOCOL_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
 /// The TLS protocol of a transport; `None` once asyncio has taken it away.
@@ -374,7 +374,7 @@ unsafe fn inherited_transport_write(
         .into())
 }
 
-/// Gives `hybridloop.tls.SSLTransport` its native `write()`.
+/// Gives `hybridloop.loop.tls.SSLTransport` its native `write()`.
 pub fn install_transport(class: &Bound<'_, PyType>) -> PyResult<()> {
     let py = class.py();
     let offset: usize = class

@@ -1,0 +1,7 @@
+"""Servers whose connections are spread over the threads of an engine."""
+
+from __future__ import annotations
+
+from .server import EngineServer
+
+__all__ = ["EngineServer"]

@@ -1,0 +1,328 @@
+"""`Engine.serve()`: protocols or an ASGI application on the threads of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import errno
+import inspect
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..task_handle import TaskHandle
+from .services import ProtocolService, Service
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..scheduler import Placement
+
+_logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+# Of the time that close() has, the last quarter and at most this many seconds are for connections
+# to end after they were aborted.
+_ABORT_TIME = 1.0
+
+
+def find_kind(app: Any) -> Literal["protocol", "asgi"]:
+    """Tell a protocol factory, which is called without arguments, from an ASGI application."""
+    if isinstance(app, str):
+        return "asgi"
+    if isinstance(app, type) and issubclass(app, asyncio.BaseProtocol):
+        return "protocol"
+    if not callable(app):
+        raise TypeError(f"a protocol factory or an ASGI application is expected, not {app!r}")
+    try:
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):
+        # A callable of C: its signature is not known.
+        pass
+    else:
+        for kind, count in (("protocol", 0), ("asgi", 3), ("asgi", 1)):
+            try:
+                signature.bind(*[None] * count)
+            except TypeError:
+                continue
+            return kind  # type: ignore[return-value]
+    raise TypeError(
+        f"{app!r} takes the arguments of neither a protocol factory nor an ASGI application;"
+        " say which it is by kind="
+    )
+
+
+def bind(infos: Sequence[Any], count: int, backlog: int) -> list[list[socket.socket]]:
+    """Listen `count` times on each address; the sockets by thread.
+
+    Where the system spreads connections over sockets that share a port, each thread has its own;
+    elsewhere they share one.
+    """
+    of_their_own = count > 1 and sys.platform == "linux"
+    made: list[list[socket.socket]] = [[] for _ in range(count)]
+    missing: OSError | None = None
+    try:
+        for family, _type, _proto, _name, address in dict.fromkeys(infos):
+            try:
+                first = _listen(address, family, backlog, of_their_own)
+            except OSError as error:
+                # A name may stand for addresses of families that this machine does not have.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+                continue
+            made[0].append(first)
+            for sockets in made[1:]:
+                if of_their_own:
+                    sockets.append(_listen(first.getsockname(), family, backlog, True))
+                else:
+                    sockets.append(first.dup())
+        if missing is not None and not made[0]:
+            raise missing
+    except BaseException:
+        _close(made)
+        raise
+    return made
+
+
+def _listen(address: Any, family: int, backlog: int, reuse_port: bool) -> socket.socket:
+    return socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
+
+
+def share(sock: socket.socket, count: int) -> list[list[socket.socket]]:
+    """The same for a socket that is there; `sock` itself stays the caller's."""
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"a stream socket is expected, not {sock!r}")
+    made: list[list[socket.socket]] = []
+    try:
+        for _ in range(count):
+            made.append([sock.dup()])
+    except BaseException:
+        _close(made)
+        raise
+    return made
+
+
+def _close(made: list[list[socket.socket]]) -> None:
+    for sockets in made:
+        for sock in sockets:
+            sock.close()
+
+
+class EngineServer:
+    """What `Engine.serve()` returns: a listener on each of the threads.
+
+    A context manager, which closes it at its end. `addresses` has what it listens on, as
+    `socket.getsockname()` gives it: pairs of host and port for IPv4.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        threads: Sequence[int],
+        sockets: list[list[socket.socket]],
+        make: Callable[[list[socket.socket]], Service],
+    ) -> None:
+        self._placement = placement
+        self.addresses: tuple[Any, ...] = tuple(sock.getsockname() for sock in sockets[0])
+        """Where it listens, as `getsockname()` tells it."""
+        self._services: list[Service] = []
+        self._handles: list[TaskHandle[None]] = []
+        self._threads = threads
+        placement.servers.add(self)
+        try:
+            self._services += map(make, sockets)
+            for index, service in zip(threads, self._services, strict=True):
+                self._start(index, service)
+        except BaseException:
+            self._abort()
+            placement.servers.discard(self)
+            _close(sockets)
+            raise
+
+    def _start(self, index: int, service: Service) -> None:
+        def ended(handle: TaskHandle[None]) -> None:
+            error = handle._exception
+            handle._retrieved = True
+            task = handle._task
+            if self._placement.threads[index].failed:
+                service.close_sockets()
+                service.disconnect()
+            elif task is None or task.done():
+                service.close_sockets()
+                if service.is_serving() and isinstance(error, Exception):
+                    _logger.error("%s has ended", handle.get_name(), exc_info=error)
+            # Else it was given up, and its loop still has the sockets.
+            service.has_ended(error)
+            if all(handle.done() for handle in self._handles):
+                self._placement.servers.discard(self)
+
+        coroutine = _run(service)
+        handle = TaskHandle(
+            self._placement, coroutine, contextvars.copy_context(), f"server {self._name()}"
+        )
+        try:
+            self._placement.serve(handle, index)
+        except BaseException:
+            coroutine.close()
+            raise
+        self._handles.append(handle)
+        handle.add_done_callback(ended)
+
+    def __repr__(self) -> str:
+        state = "closed" if all(handle.done() for handle in self._handles) else "serving"
+        return f"<EngineServer {self._name()} on {len(self._services)} threads, {state}>"
+
+    def _name(self) -> str:
+        return ", ".join(
+            f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
+            for address in self.addresses
+        )
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        """How many connections are open on each of its threads."""
+        return tuple(service.connections() for service in self._services)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait in a plain thread until the server has ended; `False` if it has not in time."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for handle in self._handles:
+            try:
+                handle._wait_blocking(_left(deadline))
+            except TimeoutError:
+                return False
+        return True
+
+    def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
+        """Accept no more connections, and wait until those there are have ended.
+
+        They have the `graceful_timeout` of `serve()` for that; then they are closed. After
+        `timeout` seconds, or at once with `cancel`, they are aborted; the last quarter of the time,
+        at most a second, is for their protocols to hear of it. The names of threads on which the
+        server has not ended then are returned. In a thread without a running loop; elsewhere
+        use `aclose()`.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("close() would block the running loop; use 'await server.aclose()'")
+        patience, rest = _split(timeout)
+        self._stop()
+        if cancel or not self.wait(patience):
+            self._abort()
+            self.wait(rest)
+        return self._name_what_is_left()
+
+    async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
+        """As `close()`, without blocking the running loop."""
+        patience, rest = _split(timeout)
+        self._stop()
+        if cancel or not await self._wait(patience):
+            self._abort()
+            await self._wait(rest)
+        return self._name_what_is_left()
+
+    async def _wait(self, timeout: float | None) -> bool:
+        waits = [asyncio.ensure_future(handle._wait()) for handle in self._handles]
+        _, pending = await asyncio.wait(waits, timeout=timeout)
+        for task in pending:
+            task.cancel()
+        return not pending
+
+    def __enter__(self) -> EngineServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(cancel=error is not None)
+
+    async def __aenter__(self) -> EngineServer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(cancel=error is not None)
+
+    def _wait_started(self) -> None:
+        """Wait until every thread accepts connections; if one cannot, end all and raise why."""
+        try:
+            wait([service.started for service in self._services])
+            for service in self._services:
+                service.started.result()
+        except BaseException:
+            self._abort()
+            raise
+
+    async def _await_started(self) -> None:
+        try:
+            for service in self._services:
+                await asyncio.wrap_future(service.started)
+        except BaseException:
+            self._abort()
+            raise
+
+    def _stop(self) -> None:
+        for index, service in zip(self._threads, self._services, strict=True):
+            self._placement.threads[index].call(service.stop)
+
+    def _abort(self) -> None:
+        for index, handle in zip(self._threads, self._handles, strict=False):
+            self._placement.threads[index].call(handle._cancel_task, "the server is closing")
+
+    def _name_what_is_left(self) -> list[str]:
+        return [
+            self._placement.threads[index].thread.name
+            for index, handle in zip(self._threads, self._handles, strict=True)
+            if not handle.done()
+        ]
+
+
+async def _run(service: Service) -> None:
+    try:
+        await service.run()
+    finally:
+        service.close_sockets()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _split(timeout: float | None) -> tuple[float | None, float | None]:
+    if timeout is None:
+        return None, None
+    rest = min(timeout / 4, _ABORT_TIME)
+    return timeout - rest, rest
+
+
+def make_server(
+    placement: Placement,
+    app: Any,
+    sockets: list[list[socket.socket]],
+    threads: Sequence[int],
+    kind: Literal["protocol", "asgi"],
+    graceful_timeout: float | None,
+    options: dict[str, Any],
+) -> EngineServer:
+    """Begin to serve on sockets that listen."""
+
+    def make(sockets: list[socket.socket]) -> Service:
+        if kind == "protocol":
+            return ProtocolService(app, sockets, graceful_timeout, options)
+        from .asgi import AsgiService
+
+        return AsgiService(app, sockets, graceful_timeout, options)
+
+    return EngineServer(placement, threads, sockets, make)

@@ -1,0 +1,284 @@
+"""`TaskHandle`: a task on one of an engine's threads, seen from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..generators import call_hint, drive
+from . import signal_safe_wait
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from .scheduler import Placement
+
+_T = TypeVar("_T")
+
+_logger = logging.getLogger(__name__)
+
+# In place of the lock of a handle that is done: what that guards does not change any more.
+_no_lock = nullcontext()
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+class TaskHandle(Generic[_T]):
+    """What `Engine.spawn()` returns.
+
+    `await handle` gives the coroutine's result or raises its exception, as often as one likes, in
+    any task of any asyncio loop in any thread. Cancelling a task that awaits the handle leaves
+    the spawned one alone; `cancel()` cancels it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_context",
+        "_coroutine",
+        "_done",
+        "_exception",
+        "_finished",
+        "_lock",
+        "_loop",
+        "_name",
+        "_placement",
+        "_result",
+        "_retrieved",
+        "_task",
+        "_waiters",
+    )
+
+    def __init__(
+        self,
+        placement: Placement,
+        coroutine: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
+        context: Context,
+        name: str | None,
+    ) -> None:
+        self._retrieved = True
+        if not asyncio.iscoroutine(coroutine) and not inspect.isgenerator(coroutine):
+            raise TypeError(
+                f"a coroutine or a generator is expected, not {coroutine!r}{call_hint(coroutine)}"
+            )
+        self._placement = placement
+        # Both go when the task has ended.
+        self._coroutine: Any = coroutine
+        self._context: Any = context
+        self._name = name
+        self._lock: AbstractContextManager[Any] = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[_T] | None = None
+        self._done = False
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        # While it is not done: futures by the loop they belong to.
+        self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
+        self._callbacks: list[Callable[[TaskHandle[_T]], object]] | None = None
+        # Called on the loop's thread when the task has ended.
+        self._finished: Callable[[TaskHandle[Any]], None] | None = None
+
+    def __repr__(self) -> str:
+        if self.cancelled():
+            state = "cancelled"
+        elif self._done:
+            state = "finished" if self._exception is None else f"raised {self._exception!r}"
+        else:
+            state = "waiting" if self._task is None else "running"
+        return f"<TaskHandle {self.get_name()} {state}>"
+
+    def __del__(self) -> None:
+        if not self._retrieved:
+            _logger.error(
+                "the exception of %s was never retrieved", self.get_name(), exc_info=self._exception
+            )
+
+    def get_name(self) -> str:
+        """The name given to `spawn()`, or the coroutine function's."""
+        # In this order: it has a name before it loses its coroutine.
+        coroutine = self._coroutine
+        if self._name is None:
+            self._name = str(getattr(coroutine, "__qualname__", None) or "task")
+        return self._name
+
+    def done(self) -> bool:
+        """Whether the task has ended: with a result, an exception, or cancelled."""
+        return self._done
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled, before or while it ran."""
+        return self._done and isinstance(self._exception, asyncio.CancelledError)
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """Cancel the task: one that waits for a place never runs; `False` if it has ended.
+
+        Also `False` in a forked child, where the task does not exist.
+        """
+        if self._placement.is_inherited():
+            return False
+        with self._lock:
+            if self._done:
+                return False
+            loop = self._loop
+        if loop is None:
+            if self._placement.forget(self):
+                self._resolve(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
+                return True
+            # It is on its way to its thread, or there already.
+            loop = self._loop or self._placement.loop_of(self)
+        try:
+            loop.call_soon_threadsafe(self._cancel_task, msg)
+        except RuntimeError:
+            # The loop is closed, and the handle resolved with it.
+            return False
+        return True
+
+    def _cancel_task(self, msg: str | None) -> None:
+        if self._task is not None:
+            self._task.cancel(msg)
+
+    def result(self, timeout: float | None = None) -> _T:
+        """Wait up to `timeout` seconds in a thread without a running loop; return the result.
+
+        Raises what the coroutine has raised, `TimeoutError` when the time is over,
+        `asyncio.InvalidStateError` in a thread whose loop the wait would block, and
+        `EngineClosedError` in a forked child for a task that had not ended before.
+        """
+        self._wait_blocking(timeout)
+        return self._outcome()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `result()`, for what the coroutine has raised; `None` if it has not."""
+        self._wait_blocking(timeout)
+        self._retrieved = True
+        if isinstance(self._exception, asyncio.CancelledError):
+            raise self._exception
+        return self._exception
+
+    def add_done_callback(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
+        """Call `callback(handle)` when the task has ended: in the thread that ends it, or now."""
+        if not self._done:
+            self._placement.check_process()
+        with self._lock:
+            if not self._done:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        self._call(callback)
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        if not self._done:
+            self._placement.check_process()
+            yield from self._wait().__await__()
+        return self._outcome()
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = self._task
+        if task is not None and task is asyncio.current_task(loop):
+            raise RuntimeError(f"{self!r} cannot await itself")
+        waiter: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            if self._done:
+                return
+            if self._waiters is None:
+                self._waiters = {}
+            self._waiters.setdefault(loop, []).append(waiter)
+        try:
+            await waiter
+        finally:
+            with self._lock:
+                waiters = self._waiters and self._waiters.get(loop)
+                if waiters and waiter in waiters:
+                    waiters.remove(waiter)
+
+    def _wait_blocking(self, timeout: float | None) -> None:
+        if self._done:
+            return
+        self._placement.check_process()
+        if asyncio._get_running_loop() is not None:
+            raise asyncio.InvalidStateError(
+                "the task is not done, and waiting would block the running loop; use 'await handle'"
+            )
+        event = threading.Event()
+        self.add_done_callback(lambda _: event.set())
+        if not signal_safe_wait.wait(event, timeout):
+            raise TimeoutError(f"{self.get_name()} has not ended within {timeout} s")
+
+    def _outcome(self) -> _T:
+        if self._exception is not None:
+            self._retrieved = True
+            raise self._exception
+        result: _T = self._result
+        return result
+
+    def _start(
+        self, loop: asyncio.AbstractEventLoop, finished: Callable[[TaskHandle[Any]], None]
+    ) -> bool:
+        """Make the task, on the loop's thread; `False` if it was cancelled before."""
+        with self._lock:
+            if self._done:
+                return False
+            self._loop = loop
+        coroutine = self._coroutine
+        if inspect.isgenerator(coroutine):
+            coroutine = drive(coroutine)
+        self._finished = finished
+        self._task = task = loop.create_task(coroutine, name=self._name, context=self._context)
+        task.add_done_callback(self._task_done, context=self._context)
+        return True
+
+    def _task_done(self, task: asyncio.Task[_T]) -> None:
+        try:
+            result = task.result()
+        except BaseException as error:
+            self._resolve(None, error)
+        else:
+            self._resolve(result, None)
+        finished, self._finished = self._finished, None
+        # A handle that is kept keeps the outcome, and not what else the garbage collector would
+        # have to look at.
+        self.get_name()
+        self._task = self._context = self._coroutine = None
+        self._lock = _no_lock
+        if finished is not None:
+            finished(self)
+
+    def _resolve(self, result: Any, exception: BaseException | None) -> None:
+        """Set the outcome; the first one counts."""
+        with self._lock:
+            if self._done:
+                return
+            self._result = result
+            self._exception = exception
+            self._retrieved = exception is None or isinstance(exception, asyncio.CancelledError)
+            self._done = True
+            waiters, self._waiters = self._waiters, None
+            callbacks, self._callbacks = self._callbacks, None
+            begun = self._task is not None
+        if not begun:
+            # It has not run, and nobody else will run it.
+            self._coroutine.close()
+        if waiters:
+            for loop, futures in waiters.items():
+                # A loop that is closed has nobody left who waits.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_wake, futures)
+        for callback in callbacks or ():
+            self._call(callback)
+
+    def _call(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            _logger.exception("callback %r of %r has failed", callback, self)

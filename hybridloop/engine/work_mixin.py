@@ -1,0 +1,207 @@
+"""What an engine does with kernels, and with functions that are called many times."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._core import Bus, Kernel, NativeBuffer, NativeEngine
+from ..native.registry import kernels
+from .mapping import (
+    NOT_GIVEN,
+    Calls,
+    Chunk,
+    MapResults,
+    NativeChunk,
+    PythonChunk,
+    call_one_by_one,
+    resolve,
+)
+from .task_handle import TaskHandle
+
+if TYPE_CHECKING:
+    from .._core import NativeBatch, NativeJob
+    from .scheduler import Placement
+
+_T = TypeVar("_T")
+
+# Of the calls of map(), for each worker or thread so many chunks are under way: one runs, and the
+# next is there when it ends.
+_CHUNKS_AHEAD = 2
+# Of coroutines so many on each thread, as they wait most of the time.
+_COROUTINES_AHEAD = 64
+
+
+class WorkMixin:
+    """The methods of `Engine` for kernels, the memory bus and maps."""
+
+    _placement: Placement
+    _native: NativeEngine
+
+    @property
+    def native_engine(self) -> NativeEngine:
+        """The native workers and the memory bus of this engine, which the loops of its threads
+        use.
+        """
+        return self._native
+
+    @property
+    def bus(self) -> Bus:
+        """The memory bus of this engine."""
+        return self._native.bus
+
+    def memory_bus_push(self, key: str | bytes, data: Any, size: int | None = None) -> None:
+        """`bus.push()`."""
+        self._native.bus.push(key, data, size)
+
+    def memory_bus_pop(self, key: str | bytes) -> NativeBuffer:
+        """`bus.pop()`, which removes nothing."""
+        return self._native.bus.pop(key)
+
+    def run_native(self, kernel: Kernel | str, /, *args: Any, **options: Any) -> NativeJob[Any]:
+        """Have one of the native workers run a kernel, as `loop.run_native()` does, from any
+        thread: `await` the job in any asyncio loop, or ask it for its `result()`.
+        """
+        self._check_open()
+        return self._native.run_native(kernel, *args, **options)
+
+    def run_native_many(
+        self, kernel: Kernel | str, calls: Iterable[Any], /, **options: Any
+    ) -> NativeBatch[Any]:
+        """Submit many calls of a kernel at once, as `loop.run_native_many()` does."""
+        self._check_open()
+        return self._native.run_native_many(kernel, calls, **options)
+
+    def map(
+        self,
+        function: Callable[..., Any] | Kernel | str,
+        *iterables: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> MapResults[Any]:
+        """Call a kernel on the native workers, or a function on the threads, for each item.
+
+        As `map()`, with one argument from each of the iterables; a kernel's name stands for it.
+        Kernels run in parallel on every Python. Functions take turns if there is a global
+        interpreter lock, and block the loop of their thread meanwhile; coroutine functions run
+        beside each other. The calls do not count for `tasks_per_thread`.
+
+        Args:
+            chunksize: calls that are submitted together; more for calls that take microseconds.
+            buffersize: how many items may be taken whose results have not been asked for. By
+                default enough to keep everybody busy: two chunks for each native worker or
+                thread, 64 calls of coroutine functions for each thread.
+
+        The first items are taken at once, the others as results are asked for: with `for` in a
+        thread without a running loop, with `async for` in a coroutine.
+        """
+        self._check_open()
+        submit, ahead = self._submitter(function)
+        if not iterables:
+            raise TypeError("map() needs an iterable at least")
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        if buffersize is None:
+            buffersize = ahead * chunksize
+        elif buffersize < 1:
+            raise ValueError(f"buffersize must be at least 1, not {buffersize}")
+        return MapResults(submit, zip(*iterables, strict=False), chunksize, buffersize)
+
+    def map_reduce(
+        self,
+        function: Callable[..., Any] | Kernel | str,
+        reducer: Callable[[Any, Any], Any] | Kernel | str,
+        iterable: Iterable[Any],
+        initial: Any = NOT_GIVEN,
+        *,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> TaskHandle[Any]:
+        """`functools.reduce(reducer, map(function, iterable), initial)`, where `map()` is the
+        engine's; returns a handle.
+
+        One of the threads takes the items and reduces results in their order, while others are
+        being computed. The reducer may be a kernel or a coroutine function as well.
+        """
+        self._check_open()
+        reduce = self._reducer(reducer)
+        # What is wrong with the arguments is said here.
+        self._submitter(function)
+        iterator = iter(iterable)
+
+        async def main() -> Any:
+            results: AsyncIterator[Any] = self.map(
+                function, iterator, chunksize=chunksize, buffersize=buffersize
+            )
+            value = initial
+            async for result in results:
+                value = result if value is NOT_GIVEN else await resolve(reduce(value, result))
+            if value is NOT_GIVEN:
+                raise TypeError("map_reduce() of no items needs an initial value")
+            return value
+
+        return self._run_uncounted(main(), f"map_reduce {_name(function)}")
+
+    def _reducer(self, reducer: Any) -> Callable[[Any, Any], Any]:
+        if isinstance(reducer, (Kernel, str)):
+            kernel = _kernel(reducer)
+            return lambda value, result: self._native.run_native(kernel, value, result)
+        if not callable(reducer):
+            raise TypeError(f"a function or a kernel is expected, not {reducer!r}")
+        function: Callable[[Any, Any], Any] = reducer
+        return function
+
+    def _submitter(self, function: Any) -> tuple[Callable[[Calls], Chunk], int]:
+        """What submits a chunk, and how many are to be under way."""
+        if isinstance(function, (Kernel, str)):
+            kernel, native = _kernel(function), self._native
+
+            def submit_kernel(calls: Calls) -> Chunk:
+                return NativeChunk(native.run_native_many(kernel, calls, return_exceptions=True))
+
+            return submit_kernel, _CHUNKS_AHEAD * int(native.stats()["threads"])
+        if not callable(function):
+            raise TypeError(f"a function or a kernel is expected, not {function!r}")
+        name = f"map {_name(function)}"
+
+        def submit_function(calls: Calls) -> Chunk:
+            return PythonChunk(self._run_uncounted(call_one_by_one(function, calls), name))
+
+        threads = len(self._placement.threads)
+        ahead = _COROUTINES_AHEAD if inspect.iscoroutinefunction(function) else _CHUNKS_AHEAD
+        return submit_function, ahead * threads
+
+    def _run_uncounted(self, coroutine: Any, name: str) -> TaskHandle[Any]:
+        context = contextvars.copy_context()
+        handle: TaskHandle[Any] = TaskHandle(self._placement, coroutine, context, name)
+        try:
+            self._placement.serve(handle, None)
+        except BaseException:
+            coroutine.close()
+            raise
+        return handle
+
+    def _check_open(self) -> None:
+        self._placement.check_process()
+        if not self._placement.open:
+            raise self._placement.make_closed_error()
+
+
+def _kernel(kernel: Kernel | str) -> Kernel:
+    if not isinstance(kernel, str):
+        return kernel
+    try:
+        return kernels[kernel]
+    except KeyError:
+        # As run_native() says it.
+        raise LookupError(
+            f"no kernel is named {kernel!r}; hybridloop.kernels has those there are"
+        ) from None
+
+
+def _name(function: Any) -> str:
+    if isinstance(function, Kernel):
+        return function.name
+    return function if isinstance(function, str) else getattr(function, "__name__", repr(function))

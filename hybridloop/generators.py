@@ -1,0 +1,263 @@
+"""`GeneratorRunner`: plain generators as concurrent tasks.
+
+A generator is a function that can stop and go on later, which is all that a task needs. What it
+yields says what it waits for:
+
+=====================================  ============================================================
+`yield`                                nothing: the others have their turn
+`yield 0.5`                            a time in seconds
+`yield awaitable`                      a coroutine, future or task; its result is the value of the
+                                       `yield` expression, its exception is raised there
+`yield sock`                           anything with `fileno()`: until it can be read
+`yield readable(fd)`, `writable(fd)`   a file descriptor, until it can be read or written
+=====================================  ============================================================
+
+`return value` is the result of the task, and `yield from` delegates as always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from .loop.loop import run
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+__all__ = ["GeneratorRunner", "GeneratorTask", "readable", "writable"]
+
+_T = TypeVar("_T")
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class _Ready:
+    """A descriptor to wait for."""
+
+    __slots__ = ("file", "write")
+
+    def __init__(self, file: FileDescriptorLike, write: bool) -> None:
+        self.file = file
+        self.write = write
+
+    def __repr__(self) -> str:
+        return f"{'writable' if self.write else 'readable'}({self.file!r})"
+
+
+def readable(file: FileDescriptorLike) -> _Ready:
+    """What a generator yields to wait until a descriptor can be read."""
+    return _Ready(file, write=False)
+
+
+def writable(file: FileDescriptorLike) -> _Ready:
+    """What a generator yields to wait until a descriptor can be written."""
+    return _Ready(file, write=True)
+
+
+def call_hint(given: Any) -> str:
+    """For messages: what to do about a function in the place of what it makes."""
+    return "; call the function first" if callable(given) else ""
+
+
+async def wait_ready(ready: _Ready) -> None:
+    """Wait in the running loop until a descriptor is ready."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    if ready.write:
+        add, remove = loop.add_writer, loop.remove_writer
+    else:
+        add, remove = loop.add_reader, loop.remove_reader
+    add(ready.file, wake)
+    try:
+        await future
+    finally:
+        remove(ready.file)
+
+
+async def _wait_for(wanted: Any) -> Any:
+    """Wait for what a generator has yielded; `None` was dealt with before."""
+    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
+        return await asyncio.sleep(wanted)
+    if isinstance(wanted, _Ready):
+        return await wait_ready(wanted)
+    if inspect.isawaitable(wanted):
+        return await wanted
+    if hasattr(wanted, "fileno"):
+        return await wait_ready(readable(wanted))
+    raise TypeError(f"a generator may yield None, seconds, an awaitable or a file, not {wanted!r}")
+
+
+async def drive(generator: Generator[Any, Any, _T], *, drain: bool = False) -> _T:
+    """Run a generator to its end in the current task; return its value.
+
+    With `drain`, a bare `yield` does not let other tasks run.
+    """
+    value: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                wanted = generator.send(value) if error is None else generator.throw(error)
+            except StopIteration as end:
+                result: _T = end.value
+                return result
+            value = error = None
+            try:
+                if wanted is not None:
+                    value = await _wait_for(wanted)
+                elif not drain:
+                    await asyncio.sleep(0)
+            except BaseException as raised:
+                # Cancellation too: the generator may clean up, and even go on.
+                error = raised
+    finally:
+        generator.close()
+
+
+class GeneratorTask(Generic[_T]):
+    """A generator in a `GeneratorRunner`, and what became of it."""
+
+    def __init__(self, generator: Generator[Any, Any, _T], name: str | None) -> None:
+        self._generator = generator
+        self._name: str = name or getattr(generator, "__name__", None) or repr(generator)
+        self._task: asyncio.Task[_T] | None = None
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        state = "waiting" if self._task is None else "done" if self.done() else "running"
+        return f"<GeneratorTask {self._name} {'cancelled' if self.cancelled() else state}>"
+
+    def get_name(self) -> str:
+        """The name given to `create_task()`, or the generator's."""
+        return self._name
+
+    def done(self) -> bool:
+        """Whether the generator has ended, by itself, by an exception or cancelled."""
+        return self._cancelled or (self._task is not None and self._task.done())
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled and the generator let that happen."""
+        return self._cancelled or (self._task is not None and self._task.cancelled())
+
+    def cancel(self) -> bool:
+        """Raise `CancelledError` in the generator where it waits; `False` if it has ended."""
+        if self.done():
+            return False
+        if self._task is not None:
+            return self._task.cancel()
+        self._generator.close()
+        self._cancelled = True
+        return True
+
+    def result(self) -> _T:
+        """What the generator has returned; raises what it has raised.
+
+        `asyncio.InvalidStateError` before it has ended, `asyncio.CancelledError` if it was
+        cancelled.
+        """
+        return self._finished().result()
+
+    def exception(self) -> BaseException | None:
+        """What the generator has raised, or `None`; otherwise as `result()`."""
+        return self._finished().exception()
+
+    def _finished(self) -> asyncio.Task[_T]:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        if self._task is None:
+            raise asyncio.InvalidStateError(f"{self._name} has not started")
+        return self._task
+
+
+class GeneratorRunner:
+    """Runs generators together on a loop of its own.
+
+    With `policy="round_robin"` each bare `yield` gives the next generator its turn. With
+    `policy="drain"` they run one after the other, each to its end, whatever it waits for.
+
+    >>> def count(name):
+    ...     for i in range(2):
+    ...         print(name, i)
+    ...         yield
+    >>> runner = GeneratorRunner()
+    >>> _, _ = runner.create_task(count("a")), runner.create_task(count("b"))
+    >>> _ = runner.run()
+    a 0
+    b 0
+    a 1
+    b 1
+    """
+
+    def __init__(self, policy: Literal["round_robin", "drain"] = "round_robin") -> None:
+        if policy not in ("round_robin", "drain"):
+            raise ValueError(f"policy must be 'round_robin' or 'drain', not {policy!r}")
+        self._policy = policy
+        self._waiting: deque[GeneratorTask[Any]] = deque()
+        self._begun: list[GeneratorTask[Any]] = []
+        self._running: set[asyncio.Task[Any]] = set()
+        # While the runner runs: what its own task waits for.
+        self._change: asyncio.Event | None = None
+
+    def create_task(
+        self, generator: Generator[Any, Any, _T], *, name: str | None = None
+    ) -> GeneratorTask[_T]:
+        """Add a generator; also from a generator that runs. `TypeError` for anything else."""
+        if not isinstance(generator, Generator):
+            raise TypeError(f"a generator is expected, not {generator!r}{call_hint(generator)}")
+        task = GeneratorTask(generator, name)
+        self._waiting.append(task)
+        if self._change is not None:
+            self._change.set()
+        return task
+
+    def run(self) -> list[GeneratorTask[Any]]:
+        """Run until every generator has ended; return their tasks in the order they began.
+
+        An exception of one generator does not stop the others: it is kept in its task, and
+        logged if nobody asks for it. `KeyboardInterrupt` and `SystemExit` stop the run; the
+        generators are closed.
+        """
+        if self._change is not None:
+            raise RuntimeError("the runner is running")
+        self._begun = []
+        run(self._main())
+        return self._begun
+
+    async def _main(self) -> None:
+        self._change = change = asyncio.Event()
+        try:
+            while True:
+                while self._waiting and not (self._running and self._policy == "drain"):
+                    self._start(self._waiting.popleft())
+                if not self._running:
+                    break
+                change.clear()
+                await change.wait()
+        finally:
+            self._change = None
+
+    def _start(self, task: GeneratorTask[Any]) -> None:
+        self._begun.append(task)
+        if task.cancelled():
+            return
+        coroutine = drive(task._generator, drain=self._policy == "drain")
+        running = asyncio.get_running_loop().create_task(coroutine, name=task.get_name())
+        task._task = running
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if self._change is not None and not self._running:
+            self._change.set()

@@ -1,0 +1,7 @@
+"""`Loop`: an asyncio event loop whose callbacks, timers, I/O and streams are native."""
+
+from __future__ import annotations
+
+from .loop import Loop, new_event_loop, run
+
+__all__ = ["Loop", "new_event_loop", "run"]

@@ -1,0 +1,54 @@
+"""The datagram transport; everything that runs per packet is native."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import trsock
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from .transports import ColdParts
+
+if TYPE_CHECKING:
+    from .loop import Loop
+
+# What the core can write addresses of. Others are left to asyncio's own transport.
+_NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+
+
+class DatagramTransport(ColdParts, _core.DatagramTransport, asyncio.DatagramTransport):
+    """A datagram socket: UDP or Unix."""
+
+    __slots__ = ()
+
+
+def is_native(sock: socket.socket) -> bool:
+    """Whether the core has a transport for the socket's address family."""
+    return sock.family in _NATIVE_FAMILIES
+
+
+def connect(
+    loop: Loop,
+    sock: socket.socket,
+    protocol: asyncio.BaseProtocol,
+    address: Any,
+    waiter: asyncio.Future[None] | None,
+    extra: dict[str, Any] | None,
+) -> DatagramTransport:
+    """Make a transport for a socket; datagrams go to `address` only, unless that is `None`."""
+    known = dict(extra or ())
+    known["socket"] = trsock.TransportSocket(sock)
+    try:
+        known["sockname"] = sock.getsockname()
+    except OSError:
+        known["sockname"] = None
+    if "peername" not in known:
+        try:
+            known["peername"] = sock.getpeername()
+        except OSError:
+            known["peername"] = None
+    transport: DatagramTransport = loop._connect_datagram(
+        DatagramTransport, sock, protocol, address, waiter, known
+    )
+    return transport

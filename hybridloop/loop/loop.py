@@ -1,0 +1,366 @@
+"""`Loop`: the native core below CPython's own event loop classes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import selectors
+import socket
+from asyncio import SendfileNotAvailableError, base_events
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
+
+from .. import _core
+from . import compat, datagrams, registry, subprocess, transports
+from .native_mixin import NativeMixin
+from .signals import SignalMethods
+from .stats import LoopStats
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Coroutine
+
+    from .transports import SocketTransport
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+_getnameinfo = socket.getnameinfo
+
+# What the private methods of asyncio that are overridden here may be given, on any Python.
+_STREAM_OPTIONS = {"extra", "server", "context"}
+_TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout"}
+# In this order, behind the backlog.
+_SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
+
+
+compat.check()
+
+
+class _NativeSelector(selectors.BaseSelector):
+    """Answers code that asks the loop's selector what is watched; the core waits for it itself."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """What is watched of a descriptor; `KeyError` if nothing is."""
+        watched = self._loop._watched(fileobj)
+        if watched is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        registered, fd, reader, writer = watched
+        events = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
+        return selectors.SelectorKey(registered, fd, events, (reader, writer))
+
+    def get_map(self) -> dict[Any, selectors.SelectorKey]:
+        """What is watched of all descriptors, at this moment."""
+        found = {}
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                found[int(name)] = self.get_key(int(name))
+        return found
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:
+        """Refuse: descriptors are registered with the loop."""
+        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("register()"))
+
+    def unregister(self, fileobj: Any) -> NoReturn:
+        """Refuse: descriptors are registered with the loop."""
+        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("unregister()"))
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Poll for the loop, which takes the events itself.
+
+        The loop calls this only when somebody has replaced it, as virtual clocks do.
+        """
+        self._loop._select(timeout)
+        return []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "select":
+            self._loop._select_replaced = True
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "select":
+            self._loop._select_replaced = False
+
+    def close(self) -> None:
+        """Do nothing; the core closes its selector itself."""
+
+
+_NOT_BY_THE_SELECTOR = (
+    "the selector of a hybridloop.Loop has no {}: the loop waits natively; "
+    "use loop.add_reader(), loop.add_writer() and loop.run_forever()"
+)
+
+
+def _closed_if_cancelled(create: Any) -> Any:
+    """`create_server()`, whose last await lets the server begin to listen.
+
+    asyncio's leaves a server behind that listens for ever if it is cancelled just there.
+    """
+
+    @functools.wraps(create)
+    async def create_server(
+        self: Loop, *args: Any, start_serving: bool = True, **kwargs: Any
+    ) -> asyncio.Server:
+        server = await create(self, *args, start_serving=False, **kwargs)
+        if start_serving:
+            try:
+                server._start_serving()
+                await asyncio.sleep(0)
+            except BaseException:
+                server.close()
+                raise
+        return server  # type: ignore[no-any-return]
+
+    return create_server
+
+
+class Loop(NativeMixin, SignalMethods):
+    """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
+
+    Whatever runs once per connection or less is inherited from CPython, so it always fits the
+    Python that runs. Beyond asyncio there are `run_native()` and `run_native_many()` for native
+    kernels, `bus` for memory shared with them, and `stats()`.
+    """
+
+    # The public path; this file is a detail.
+    __module__ = "hybridloop.loop"
+
+    def __init__(self) -> None:
+        self._native_engine = None
+        super().__init__(_NativeSelector(self))
+        registry.add_loop(self)
+
+    # nest_asyncio replaces these, and run_forever(), in the class of the loop that it patches:
+    # perhaps in a base of this one.
+    run_until_complete = asyncio.BaseEventLoop.run_until_complete
+    _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]
+
+    @property
+    def _nest_patched(self) -> NoReturn:
+        """What nest_asyncio and its successors ask for before they patch the class of a loop."""
+        raise ValueError(
+            f"Can't patch loop of type {type(self)}: it can't be run again while it runs"
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name != "_nest_patched"]
+
+    def close(self) -> None:
+        """Close the loop. Callbacks that have not run are dropped."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        before = self._claim("Cannot close a running event loop")
+        try:
+            if not self.is_closed():
+                self._close_pidfds()
+                super().close()
+                self._close_core()
+        finally:
+            self._release(before)
+
+    def stats(self) -> LoopStats:
+        """What the loop has done so far, and what is open now. Cheap; works in any state."""
+        return LoopStats(*self._stats())
+
+    async def getnameinfo(
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int = 0
+    ) -> tuple[str, str]:
+        """Like socket.getnameinfo(), without blocking the loop."""
+        if (
+            self._debug
+            or type(flags) is not int
+            or vars(base_events)["socket"] is not socket
+            or socket.getnameinfo is not _getnameinfo
+        ):
+            return await super().getnameinfo(sockaddr, flags)
+        if flags & _NUMERIC == _NUMERIC:
+            # Nothing is looked up: not worth a thread.
+            return socket.getnameinfo(sockaddr, flags)
+        # This checks the arguments, and gives the address in a form that any thread can use.
+        host, port = socket.getnameinfo(sockaddr, flags & ~socket.NI_NAMEREQD | _NUMERIC)
+        rest: tuple[int, ...] = sockaddr[2:]
+        flowinfo, scope_id, *_ = (*rest, 0, 0)
+        names: tuple[str, str] = await self._look_up_names(host, port, flowinfo, scope_id, flags)
+        return names
+
+    def _close_pidfds(self) -> None:
+        # asyncio's child watcher closes the descriptor of a child only when the child ends.
+        for watch in gc.get_referents(self):
+            if not isinstance(watch, asyncio.Handle):
+                continue
+            watcher = getattr(watch._callback, "__self__", None)  # type: ignore[attr-defined]
+            if type(watcher).__name__ in ("PidfdChildWatcher", "_PidfdChildWatcher"):
+                _pid, pidfd, *_ = watch._args
+                self._remove_reader(pidfd)
+                os.close(pidfd)
+
+    def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
+        self._add_callback(handle)
+        self._write_to_self()
+
+    create_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_server)
+    create_unix_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
+    create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
+
+    _make_subprocess_transport = subprocess.make_transport
+
+    # Overridden methods of asyncio take any argument. One that a later release of Python has added
+    # and that is not known here is left to asyncio's own transports: they run on this loop too.
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        **options: Any,
+    ) -> asyncio.Transport:
+        if not options.keys() <= _STREAM_OPTIONS or not transports.is_native(sock):
+            return super()._make_socket_transport(sock, protocol, waiter, **options)
+        self._ensure_fd_no_transport(sock)
+        extra, server, context = map(options.get, ("extra", "server", "context"))
+        transport: SocketTransport = self._connect_stream(
+            sock, protocol, waiter, extra, server, context
+        )
+        return transport
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        **unknown: Any,
+    ) -> asyncio.DatagramTransport:
+        if unknown or not datagrams.is_native(sock):
+            return super()._make_datagram_transport(
+                sock, protocol, address, waiter, extra, **unknown
+            )
+        self._ensure_fd_no_transport(sock)
+        return datagrams.connect(self, sock, protocol, address, waiter, extra)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[None] | None = None,
+        **options: Any,
+    ) -> asyncio.Transport:
+        if not (options.keys() <= _STREAM_OPTIONS | _TLS_OPTIONS and transports.is_native(rawsock)):
+            return super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)
+        # Python may have been built without ssl.
+        from .tls import make_protocol
+
+        tls_options = {name: options.pop(name) for name in _TLS_OPTIONS & options.keys()}
+        ssl_protocol = make_protocol(self, protocol, sslcontext, waiter, **tls_options)
+        self._make_socket_transport(rawsock, ssl_protocol, **options)
+        return ssl_protocol._app_transport
+
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        **options: Any,
+    ) -> asyncio.Transport | None:
+        """Upgrade a connection to TLS, and return the transport to use from now on."""
+        upgrade = super().start_tls
+        if isinstance(transport, _core.StreamTransport):
+            from .tls import start_tls
+
+            upgrade = functools.partial(start_tls, self)
+        return await upgrade(
+            transport,
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            **options,
+        )
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: Any = None,
+        backlog: int = 100,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        options = dict(zip(_SERVING_OPTIONS, args, strict=False)) | kwargs
+        if sslcontext is not None or not options.keys() <= set(_SERVING_OPTIONS):
+            super()._start_serving(
+                protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs
+            )
+        else:
+            self._listen(protocol_factory, sock, server, backlog, options.get("context"))
+
+    async def _sendfile_native(
+        self, transp: SocketTransport, file: Any, offset: int, count: int | None
+    ) -> int:
+        reading = transp.is_reading()
+        transp.pause_reading()
+        drained = transp._make_empty_waiter()
+        try:
+            await drained
+            if (sock := transp._sock) is None:
+                raise ConnectionError(_CLOSED)
+            # Fails when the transport is closed meanwhile.
+            closed = transp._empty_waiter = self.create_future()
+            try:
+                # A descriptor of its own: the transport's stays registered as it is.
+                own = sock.dup()
+            except OSError as error:
+                raise SendfileNotAvailableError("no descriptor is left") from error
+            with own:
+                closed.add_done_callback(functools.partial(_end_sending, own))
+                try:
+                    sent: int = await self.sock_sendfile(own, file, offset, count, fallback=False)
+                except (OSError, SendfileNotAvailableError):
+                    if closed.done():
+                        raise ConnectionError(_CLOSED) from None
+                    raise
+                return sent
+        finally:
+            transp._reset_empty_waiter()
+            if reading:
+                transp.resume_reading()
+
+
+_CLOSED = "Connection is closed by peer"
+
+
+def _end_sending(sock: socket.socket, closed: asyncio.Future[None]) -> None:
+    """Nothing is sent any more after the transport was closed, and who sends gets an error."""
+    closed.exception()
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def new_event_loop() -> Loop:
+    """A new `Loop`: for `asyncio.Runner(loop_factory=…)` or `uvicorn --loop …:new_event_loop`."""
+    return Loop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine to its end on a new `Loop`, as `asyncio.run()` does; return its result."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("hybridloop.run() cannot be called from a running event loop")
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)

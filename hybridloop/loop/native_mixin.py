@@ -1,0 +1,41 @@
+"""What a loop knows of its engine of native kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _core
+from .._core import Bus, NativeBuffer, NativeEngine
+
+
+class NativeMixin:
+    """The engine, its bus, and the two names of the seed for the bus."""
+
+    _native_engine: NativeEngine | None
+
+    @property
+    def native_engine(self) -> NativeEngine:
+        """The engine that runs this loop's kernels: the process-wide one unless another was set."""
+        engine = self._native_engine
+        if engine is None:
+            engine = self._native_engine = _core._default_engine()
+        return engine
+
+    @native_engine.setter
+    def native_engine(self, engine: NativeEngine) -> None:
+        if not isinstance(engine, NativeEngine):
+            raise TypeError(f"expected a NativeEngine, not {type(engine).__name__}")
+        self._native_engine = engine
+
+    @property
+    def bus(self) -> Bus:
+        """The memory bus of the loop's engine."""
+        return self.native_engine.bus
+
+    def memory_bus_push(self, key: str | bytes, data: Any, size: int | None = None) -> None:
+        """`bus.push()`."""
+        self.bus.push(key, data, size)
+
+    def memory_bus_pop(self, key: str | bytes) -> NativeBuffer:
+        """`bus.pop()`, which removes nothing."""
+        return self.bus.pop(key)

@@ -1,0 +1,199 @@
+"""Streams with a native reader and writer: asyncio's, and for less.
+
+They are subclasses of asyncio's classes, with the same methods, errors and limits, and what is cold
+in them is inherited. `asyncio.open_connection()` and the like keep making asyncio's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import format_helpers
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+_DEFAULT_LIMIT = 2**16  # 64 KiB, as asyncio's
+
+
+class _Received(bytearray):
+    """A copy of what waits in a reader; clearing it takes that from the reader, too."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: StreamReader) -> None:
+        super().__init__(reader._received)
+        self._reader = reader
+
+    def clear(self) -> None:
+        super().clear()
+        self._reader._discard_received()
+
+
+class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
+    """An `asyncio.StreamReader` that keeps and searches its bytes natively."""
+
+    _source_traceback: Any
+
+    def __init__(
+        self, limit: int = _DEFAULT_LIMIT, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        if limit <= 0:
+            raise ValueError("Limit cannot be <= 0")
+        if loop is None:
+            loop = asyncio.get_event_loop()
+        self._set_up(limit, loop)
+        if loop.get_debug():
+            self._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+
+    @property
+    def _buffer(self) -> bytearray:
+        # asyncio's start_tls() takes from here what belongs to TLS.
+        return _Received(self)
+
+
+class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter):
+    """An `asyncio.StreamWriter` whose `write()` and `drain()` are native."""
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        protocol: asyncio.BaseProtocol,
+        reader: asyncio.StreamReader | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        # drain() asks it for its exception.
+        assert reader is None or isinstance(reader, asyncio.StreamReader)
+        self._reader = reader
+        self._loop = loop
+
+
+class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtocol):
+    """An `asyncio.StreamReaderProtocol` that a transport of hybridloop feeds natively."""
+
+    _client_connected_cb: Any
+    _reject_connection: bool
+    if TYPE_CHECKING:
+
+        @property
+        def _stream_reader(self) -> StreamReader | None: ...
+
+    def connection_made(self, transport: Any) -> None:
+        """Call back with a native writer; all else is asyncio's."""
+        callback = self._client_connected_cb
+        # asyncio would make its own writer.
+        self._client_connected_cb = None
+        try:
+            super().connection_made(transport)
+        finally:
+            self._client_connected_cb = callback
+        if callback is None or self._reject_connection:
+            return
+        reader = self._stream_reader
+        try:
+            result: Any = callback(reader, StreamWriter(transport, self, reader, self._loop))
+        except Exception as exc:
+            _client_failed(self._loop, transport, exc)
+        else:
+            if asyncio.iscoroutine(result):
+                self._task = self._loop.create_task(result)
+                self._task.add_done_callback(partial(_client_done, self._loop, transport))
+        self._strong_reader = None
+
+
+def _client_done(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, task: asyncio.Task[None]
+) -> None:
+    if task.cancelled():
+        transport.close()
+        return
+    exc = task.exception()
+    if exc is not None:
+        _client_failed(loop, transport, exc)
+
+
+def _client_failed(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, exc: BaseException
+) -> None:
+    loop.call_exception_handler(
+        {
+            "message": "Unhandled exception in client_connected_cb",
+            "exception": exc,
+            "transport": transport,
+        }
+    )
+    transport.close()
+
+
+async def open_connection(
+    host: Any = None,
+    port: Any = None,
+    *,
+    limit: int = _DEFAULT_LIMIT,
+    **kwds: Any,
+) -> tuple[StreamReader, StreamWriter]:
+    """Like `asyncio.open_connection()`, with a native reader and writer."""
+    loop = asyncio.get_running_loop()
+    protocol, reader = _client(loop, limit)
+    transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)
+    return reader, StreamWriter(transport, protocol, reader, loop)
+
+
+async def start_server(
+    client_connected_cb: Callable[[StreamReader, StreamWriter], Awaitable[None] | None],
+    host: str | Sequence[str] | None = None,
+    port: int | str | None = None,
+    *,
+    limit: int = _DEFAULT_LIMIT,
+    **kwds: Any,
+) -> asyncio.Server:
+    """Like `asyncio.start_server()`, with native readers and writers."""
+    loop = asyncio.get_running_loop()
+    factory = partial(_server_side, loop, limit, client_connected_cb)
+    return await loop.create_server(factory, host, port, **kwds)  # type: ignore[arg-type]
+
+
+async def open_unix_connection(
+    path: str | None = None, *, limit: int = _DEFAULT_LIMIT, **kwds: Any
+) -> tuple[StreamReader, StreamWriter]:
+    """Like `asyncio.open_unix_connection()`, with a native reader and writer."""
+    loop = asyncio.get_running_loop()
+    protocol, reader = _client(loop, limit)
+    transport, _ = await loop.create_unix_connection(lambda: protocol, path, **kwds)
+    return reader, StreamWriter(transport, protocol, reader, loop)
+
+
+async def start_unix_server(
+    client_connected_cb: Callable[[StreamReader, StreamWriter], Awaitable[None] | None],
+    path: str | None = None,
+    *,
+    limit: int = _DEFAULT_LIMIT,
+    **kwds: Any,
+) -> asyncio.Server:
+    """Like `asyncio.start_unix_server()`, with native readers and writers."""
+    loop = asyncio.get_running_loop()
+    factory = partial(_server_side, loop, limit, client_connected_cb)
+    return await loop.create_unix_server(factory, path, **kwds)
+
+
+def _client(
+    loop: asyncio.AbstractEventLoop, limit: int
+) -> tuple[StreamReaderProtocol, StreamReader]:
+    reader = StreamReader(limit=limit, loop=loop)
+    return StreamReaderProtocol(reader, loop=loop), reader
+
+
+def _server_side(
+    loop: asyncio.AbstractEventLoop,
+    limit: int,
+    client_connected_cb: Callable[[StreamReader, StreamWriter], Awaitable[None] | None],
+) -> StreamReaderProtocol:
+    reader = StreamReader(limit=limit, loop=loop)
+    protocol: StreamReaderProtocol = StreamReaderProtocol(reader, client_connected_cb, loop=loop)
+    return protocol

@@ -1,0 +1,239 @@
+"""TLS on native streams: asyncio's own protocol, with the work per record done natively."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio import sslproto
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+
+if TYPE_CHECKING:
+    from .loop import Loop
+    from .transports import SocketTransport
+
+# What a connection that does not use them has of asyncio's buffers.
+_NO_BIO = ssl.MemoryBIO()
+
+# As `_ssl` names the libraries that an error may come from.
+_LIBRARIES = {
+    2: "SYS",
+    3: "BN",
+    4: "RSA",
+    6: "EVP",
+    9: "PEM",
+    11: "X509",
+    13: "ASN1",
+    15: "CRYPTO",
+    16: "EC",
+    20: "SSL",
+    32: "BIO",
+    57: "PROV",
+}
+
+
+# `_ssl` puts a plain number into its exceptions.
+_FAILURE = int(ssl.SSL_ERROR_SSL)
+
+
+def make_error(
+    library: int, reason: int, text: str, verified: int, verified_text: str
+) -> ssl.SSLError:
+    """The exception that `_ssl` raises for an error of OpenSSL."""
+    if not reason:
+        return ssl.SSLError(_FAILURE, "A failure in the SSL library occurred")
+    name = text.upper().replace(" ", "_").replace("-", "_")
+    owner = _LIBRARIES.get(library)
+    kind = ssl.SSLCertVerificationError if verified else ssl.SSLError
+    if verified:
+        text += f": {verified_text}"
+    error = kind(_FAILURE, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
+    error.library = owner  # type: ignore[assignment]
+    error.reason = name
+    if isinstance(error, ssl.SSLCertVerificationError):
+        error.verify_code = verified
+        error.verify_message = verified_text
+    return error
+
+
+class CorkedTransport(sslproto._SSLProtocolTransport):
+    """asyncio's transport, with an attribute of the stream below."""
+
+    __slots__ = ()
+
+    _ssl_protocol: Any
+
+    @property
+    def cork_interval(self) -> float:
+        """Seconds for which a callback that runs on may hold back what it writes; 0: not at all."""
+        stream = getattr(self._ssl_protocol, "_transport", None)
+        return 0.0 if stream is None else float(stream.cork_interval)
+
+    @cork_interval.setter
+    def cork_interval(self, seconds: float) -> None:
+        stream = getattr(self._ssl_protocol, "_transport", None)
+        if stream is not None:
+            self._ssl_protocol._send_gathered()
+            stream.cork_interval = seconds
+
+
+class SSLTransport(CorkedTransport):
+    """What the application's protocol gets: asyncio's transport with a native `write()`."""
+
+    __slots__ = ("_ssl_protocol",)
+
+
+_core.TlsCore._install_transport(SSLTransport)
+
+
+class _AppTransport(sslproto.SSLProtocol):
+    """asyncio's TLS protocol with a class of transports of ours."""
+
+    _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedTransport
+
+    def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
+        if self._app_transport is None and not self._app_transport_created:
+            self._app_transport = self._app_transport_class(self._loop, self)
+            self._app_transport_created = True
+        transport: sslproto._SSLProtocolTransport = super()._get_app_transport()  # type: ignore[misc]
+        return transport
+
+
+class TlsProtocol(_core.TlsCore, _AppTransport):
+    """asyncio's TLS protocol on a native stream.
+
+    Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
+    the stream receives and what the application writes goes through the core.
+    """
+
+    # The core takes data from where the stream has read it to, so there is no buffer to allocate.
+    max_size = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_native = self._attach(self._sslobj)  # type: ignore[attr-defined]
+        self._incoming = self._outgoing = _NO_BIO
+
+    _app_transport_class = SSLTransport
+
+    # asyncio has sent by then what the application has written.
+
+    def _abort(self, *args: Any) -> None:
+        if self._corked:
+            self._send_gathered()
+        super()._abort(*args)
+
+    def _fatal_error(self, exc: BaseException, *args: Any) -> None:
+        if self._corked:
+            self._send_gathered()
+        super()._fatal_error(exc, *args)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The stream is gone."""
+        super().connection_lost(exc)
+        self._discard()
+
+
+async def start_tls(
+    loop: Loop,
+    transport: SocketTransport,
+    protocol: asyncio.BaseProtocol,
+    sslcontext: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    **options: Any,
+) -> asyncio.Transport | None:
+    """What `loop.start_tls()` does on a native stream."""
+    if not isinstance(sslcontext, ssl.SSLContext):
+        # asyncio knows what to say.
+        return await asyncio.BaseEventLoop.start_tls(
+            loop, transport, protocol, sslcontext, **options
+        )
+    waiter = loop.create_future()
+    ssl_protocol = make_protocol(
+        loop,
+        protocol,
+        sslcontext,
+        waiter,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        call_connection_made=False,
+        **options,
+    )
+    # Nothing may be read before the new protocol knows its transport.
+    transport.pause_reading()
+    if server_side:
+        _move_received(protocol, ssl_protocol)
+    transport.set_protocol(ssl_protocol)
+    steps = [
+        loop.call_soon(ssl_protocol.connection_made, transport),
+        loop.call_soon(transport.resume_reading),
+    ]
+    try:
+        await waiter
+    except BaseException:
+        transport.close()
+        for step in steps:
+            step.cancel()
+        # The exception refers to this frame: a cycle if the frame refers to the exception.
+        del waiter
+        raise
+    return ssl_protocol._app_transport
+
+
+def _move_received(
+    protocol: asyncio.BaseProtocol, ssl_protocol: TlsProtocol | FallbackProtocol
+) -> None:
+    """Give TLS what a reader has received: the peer began its handshake before `start_tls()`.
+
+    Newer versions of asyncio do so.
+    """
+    reader = getattr(protocol, "_stream_reader", None)
+    if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
+        received = reader._buffer
+        if received:
+            ssl_protocol._receive(received)
+            received.clear()
+
+
+class FallbackProtocol(_AppTransport):
+    """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
+
+    def _abort(self, *args: Any) -> None:
+        self._send_gathered()
+        super()._abort(*args)
+
+    def _fatal_error(self, exc: BaseException, *args: Any) -> None:
+        self._send_gathered()
+        super()._fatal_error(exc, *args)
+
+    def _receive(self, data: bytearray) -> None:
+        self._incoming.write(data)  # type: ignore[attr-defined]
+
+    def _send_gathered(self) -> None:
+        transport: Any = self._transport
+        if transport is not None:
+            transport._send_gathered()
+
+
+def make_protocol(
+    loop: asyncio.AbstractEventLoop,
+    app_protocol: asyncio.BaseProtocol,
+    context: ssl.SSLContext | None,
+    waiter: asyncio.Future[None] | None,
+    **options: Any,
+) -> TlsProtocol | FallbackProtocol:
+    """A protocol for a native stream; asyncio's where Python's OpenSSL is out of reach."""
+    args = (loop, app_protocol, context, waiter)
+    if TlsProtocol._is_available():
+        protocol = TlsProtocol(*args, **options)
+        if protocol.is_native:
+            return protocol
+        # A context with SSL objects of its own kind.
+        protocol._app_transport._closed = True
+    return FallbackProtocol(*args, **options)  # type: ignore[arg-type]
+
+
+_core._provide(make_tls_error=make_error)

@@ -1,0 +1,219 @@
+"""The cold parts of transports, and the stream transport; what runs per packet is native."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import warnings
+import weakref
+from asyncio import constants, trsock
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .loop import Loop
+
+_DEFAULT_HIGH_WATER = 64 * 1024
+_EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
+
+
+class _Extra(dict[str, Any]):
+    """A stream's `_extra`: the socket and the addresses are found out when somebody asks."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: SocketTransport, known: dict[str, Any]) -> None:
+        super().__init__(known)
+        # No cycle, so that a transport that nobody holds any longer ends at once.
+        self._transport = weakref.ref(transport)
+
+    def __missing__(self, name: str) -> Any:
+        transport = self._transport()
+        if transport is None:
+            raise KeyError(name)
+        value = self[name] = transport._find_out(name)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a name."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+class ColdParts:
+    """What all transports have in Python, because it runs once per connection or less."""
+
+    __slots__ = ()
+
+    # What the native classes answer.
+    _loop: Any
+    _protocol: Any
+    _lost: Any
+    _closing: Any
+    _sock_fd: Any
+    _write_blocked: Any
+    is_reading: Any
+    get_write_buffer_size: Any
+    _abandon: Any
+    _force_close: Any
+    _set_limits: Any
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if self._lost:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            info.append("read=polling" if self.is_reading() else "read=idle")
+            state = "polling" if self._write_blocked else "idle"
+            info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not self._lost:
+            try:
+                _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            finally:
+                # A warning may be an error.
+                self._abandon()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
+        if high is None:
+            high = _DEFAULT_HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._set_limits(low, high)
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        loop: Loop | None = self._loop
+        if loop is not None:
+            if isinstance(exc, OSError):
+                if loop.get_debug():
+                    logger.debug("%r: %s", self, message, exc_info=exc)
+            else:
+                loop.call_exception_handler(
+                    {
+                        "message": message,
+                        "exception": exc,
+                        "transport": self,
+                        "protocol": self._protocol,
+                    }
+                )
+        self._force_close(exc)
+
+
+class SocketTransport(ColdParts, _core.StreamTransport):
+    """A connected stream socket: TCP or Unix."""
+
+    __slots__ = ()
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    @property
+    def _sock(self) -> socket.socket | None:
+        """The Python socket, made when somebody asks; from then on it owns the descriptor."""
+        if self._socket is None and not self._lost:
+            family, kind, proto = self._socket_kind() or (-1, -1, -1)
+            sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
+            if self._adopt_socket(sock):
+                sock.setblocking(False)
+            else:
+                # Another thread has asked at the same time, or the connection has just ended.
+                sock.detach()
+        return None if self._lost else self._socket
+
+    @property
+    def _read_ready_cb(self) -> Any:
+        """asyncio's name for what takes received data; `None` when the connection is gone."""
+        is_buffered = isinstance(self._protocol, asyncio.BufferedProtocol)
+        name = "buffer_updated" if is_buffered else "data_received"
+        return getattr(self._protocol, name, None)
+
+    @property
+    def _extra(self) -> _Extra:
+        """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
+        try:
+            extra = _EXTRA.__get__(self)
+        except AttributeError:
+            extra = {}
+        if type(extra) is not _Extra:
+            extra = _Extra(self, extra)
+            _EXTRA.__set__(self, extra)
+        return extra
+
+    @_extra.setter
+    def _extra(self, extra: dict[str, Any]) -> None:
+        _EXTRA.__set__(self, extra)
+
+    def _find_out(self, name: str) -> Any:
+        """A value of `get_extra_info()` that the transport was not made with; in any thread."""
+        if name == "socket":
+            return trsock.TransportSocket(self._sock or _closed_socket())
+        if name == "sockname":
+            return self._address_of(peer=False)
+        if name == "peername":
+            return self._address_of(peer=True)
+        raise KeyError(name)
+
+    def _address_of(self, *, peer: bool) -> Any:
+        address = self._address(peer)
+        if address is None and (sock := self._sock) is not None:
+            # An address family that the core leaves to Python.
+            try:
+                return sock.getpeername() if peer else sock.getsockname()
+            except OSError:
+                return None
+        return address
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        """A future for when all that was written is sent; until it is reset, writing is refused."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        loop: Loop = self._loop
+        waiter = loop.create_future()
+        self._empty_waiter = waiter
+        if not self.get_write_buffer_size():
+            waiter.set_result(None)
+        return waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+
+
+_SOCKET_METHODS = ("recv", "recv_into", "send", "sendmsg")
+
+
+def is_native(sock: socket.socket) -> bool:
+    """Whether a stream may use the descriptor of `sock`: its methods are those of `socket`.
+
+    What has methods of its own, such as a mock, gets asyncio's transport, which calls them.
+    """
+    kind = type(sock)
+    return kind is socket.socket or (
+        issubclass(kind, socket.socket)
+        and all(getattr(kind, name) is getattr(socket.socket, name) for name in _SOCKET_METHODS)
+    )
+
+
+def _closed_socket() -> socket.socket:
+    """What `get_extra_info("socket")` wraps when it is first asked after the connection is gone."""
+    sock = socket.socket.__new__(socket.socket)
+    sock._io_refs = 0  # type: ignore[attr-defined]
+    sock._closed = True  # type: ignore[attr-defined]
+    return sock
+
+
+_core._provide(stream_transport=SocketTransport)

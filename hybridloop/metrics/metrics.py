@@ -1,0 +1,150 @@
+"""What each counter is called for Prometheus.
+
+`hybridloop.metrics.prometheus` makes samples of snapshots by these tables, and `top` makes a
+snapshot of samples. A name is without the `_total` that counters get; labels are `loop` and
+`thread`, or `engine` and `thread`; the engine of loops outside engines is `default`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BUS", "ENGINE", "LOOP", "NATIVE", "RUNNING", "TASKS", "THREAD", "Metric"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One field of a dataclass of `hybridloop.stats` as a metric."""
+
+    field: str
+    name: str
+    help: str
+    counter: bool = False
+    outcome: str | None = None
+    """A label for metrics that several fields share."""
+
+    @property
+    def sample(self) -> str:
+        """The name of its samples."""
+        return f"{self.name}_total" if self.counter else self.name
+
+    def parse(self, value: float) -> float:
+        """The field of a sample's value."""
+        return value if self.name.endswith("_seconds") else int(value)
+
+
+LOOP = (
+    Metric("turns", "hybridloop_loop_turns", "Turns of the loop.", True),
+    Metric("callbacks", "hybridloop_loop_callbacks", "Callbacks run.", True),
+    Metric("polls", "hybridloop_loop_polls", "How often the system was asked for I/O.", True),
+    Metric(
+        "polls_skipped",
+        "hybridloop_loop_polls_skipped",
+        "How often a busy loop has put asking for I/O off.",
+        True,
+    ),
+    Metric("ready", "hybridloop_loop_ready_callbacks", "Callbacks that wait for their turn."),
+    Metric("timers", "hybridloop_loop_timers", "Timers scheduled."),
+    Metric("transports", "hybridloop_loop_transports", "Open socket transports."),
+    Metric(
+        "bytes_in",
+        "hybridloop_loop_received_bytes",
+        "Bytes received by socket transports and sock_recv().",
+        True,
+    ),
+    Metric(
+        "bytes_out",
+        "hybridloop_loop_sent_bytes",
+        "Bytes sent by socket transports and sock_sendall().",
+        True,
+    ),
+    Metric(
+        "longest_turn",
+        "hybridloop_loop_longest_turn_seconds",
+        "The longest turn so far, waiting for I/O left out.",
+    ),
+    Metric(
+        "longest_callback",
+        "hybridloop_loop_longest_callback_seconds",
+        "The longest callback so far.",
+    ),
+    Metric(
+        "running_seconds",
+        "hybridloop_loop_running_seconds",
+        "How long the loop has run, waiting for I/O included.",
+        True,
+    ),
+    Metric(
+        "busy_seconds",
+        "hybridloop_loop_busy_seconds",
+        "How long the loop has run without waiting for I/O.",
+        True,
+    ),
+)
+
+RUNNING = Metric("running", "hybridloop_loop_running", "1 while the loop runs.")
+TASKS = Metric("tasks", "hybridloop_loop_tasks", "asyncio tasks that are not done.")
+
+THREAD = (
+    Metric(
+        "running",
+        "hybridloop_engine_thread_running_tasks",
+        "Spawned tasks that run on the thread.",
+    ),
+    Metric(
+        "pending",
+        "hybridloop_engine_thread_pending_tasks",
+        "Spawned tasks that wait for a place on this thread and no other.",
+    ),
+    Metric(
+        "failed",
+        "hybridloop_engine_thread_failed",
+        "1 if the loop of the thread has failed.",
+    ),
+)
+
+ENGINE = (
+    Metric(
+        "tasks_per_thread",
+        "hybridloop_engine_thread_task_limit",
+        "How many spawned tasks a thread runs at the same time.",
+    ),
+    Metric("spawned", "hybridloop_engine_spawned_tasks", "Tasks spawned.", True),
+    Metric("pending", "hybridloop_engine_pending_tasks", "Tasks that wait for a place, in all."),
+    Metric(
+        "max_pending",
+        "hybridloop_engine_pending_task_limit",
+        "How many tasks may wait for a place.",
+    ),
+)
+
+NATIVE = (
+    Metric("workers", "hybridloop_native_workers", "Threads that run kernels."),
+    Metric("busy", "hybridloop_native_busy_workers", "Workers that run a kernel."),
+    Metric("queued", "hybridloop_native_queued_jobs", "Jobs that wait for a worker."),
+    Metric("done", "hybridloop_native_jobs", "Jobs that have ended.", True, "done"),
+    Metric("failed", "hybridloop_native_jobs", "Jobs that have ended.", True, "failed"),
+    Metric("cancelled", "hybridloop_native_jobs", "Jobs that have ended.", True, "cancelled"),
+    Metric(
+        "memory",
+        "hybridloop_native_memory_bytes",
+        "Bytes of results and of blocks on the bus that are alive.",
+    ),
+)
+
+BUS = (
+    Metric("keys", "hybridloop_bus_keys", "Keys on the bus."),
+    Metric("bytes", "hybridloop_bus_bytes", "Bytes on the bus."),
+    Metric("capacity", "hybridloop_bus_capacity_bytes", "Bytes the bus has room for."),
+    Metric("writes", "hybridloop_bus_writes", "Blocks put on the bus.", True),
+    Metric("reads", "hybridloop_bus_reads", "Reads that found their key.", True),
+    Metric(
+        "evictions", "hybridloop_bus_evictions", "Blocks that had to make room for others.", True
+    ),
+    Metric(
+        "refused",
+        "hybridloop_bus_refused_calls",
+        "Calls from Python refused because a kernel was writing the key.",
+        True,
+    ),
+)

@@ -1,0 +1,228 @@
+"""`snapshot()`: the statistics of every live loop and engine of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._core import __version__, _used_default_engine
+from ..engine.registry import engines as live_engines
+from ..engine.stats import EngineStats, ThreadStats
+from ..loop.registry import loops as live_loops
+from ..loop.stats import LoopStats
+from ..native.stats import BusStats, NativeStats, native_stats
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from ..engine import Engine
+    from ..loop.loop import Loop
+
+    _D = TypeVar("_D", bound=DataclassInstance)
+
+FORMAT = 1
+"""Changes when programs that read `ProcessStats.as_dict()` have to; more keys are no change."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopInfo:
+    """One loop of a process."""
+
+    number: int
+    """The first loop that the process made is 1."""
+
+    thread: str
+    """The name of the thread that runs it, or was seen to run it last; may be empty."""
+
+    running: bool
+    """Whether it runs now."""
+
+    tasks: int | None
+    """Its asyncio tasks that are not done; `None` if they were not counted."""
+
+    stats: LoopStats
+    """Its counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """One engine of a process."""
+
+    number: int
+    """The first engine that the process has started is 1."""
+
+    stats: EngineStats
+    """Its counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStats:
+    """The loops and engines of a process that are not closed."""
+
+    pid: int | None
+    """The process, unless unknown."""
+
+    program: str
+    """What it runs."""
+
+    python: str
+    """The version of its Python."""
+
+    hybridloop: str
+    """The version of its hybridloop."""
+
+    time: float
+    """When this was taken: seconds since the epoch."""
+
+    loops: tuple[LoopInfo, ...]
+    """Its loops, those of engines among them, in the order of their numbers."""
+
+    engines: tuple[EngineInfo, ...]
+    """Its engines."""
+
+    native: NativeStats | None = None
+    """The native workers that loops outside engines use, once they are in use."""
+
+    bus: BusStats | None = None
+    """The memory bus of these loops."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ProcessStats:
+        """What `as_dict()` gave, of this version or another that has the same format.
+
+        `ValueError` for anything else.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise ValueError(f"these are no statistics of format {FORMAT}")
+        try:
+            return _make(
+                cls,
+                data,
+                loops=tuple(
+                    _make(LoopInfo, it, stats=_make(LoopStats, it["stats"])) for it in data["loops"]
+                ),
+                engines=tuple(_make(EngineInfo, it, stats=_engine(it)) for it in data["engines"]),
+                **_native(data),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"these statistics are incomplete: {error!r}") from error
+
+
+def _make(cls: type[_D], data: Mapping[str, Any], **made: Any) -> _D:
+    """A dataclass of what is known of it; what an older version does not count is 0."""
+    return cls(**{it.name: data.get(it.name, 0) for it in fields(cls)} | made)
+
+
+def _native(data: Mapping[str, Any]) -> dict[str, Any]:
+    native, bus = data.get("native"), data.get("bus")
+    return {
+        "native": None if native is None else _make(NativeStats, native),
+        "bus": None if bus is None else _make(BusStats, bus),
+    }
+
+
+def _engine(info: Mapping[str, Any]) -> EngineStats:
+    stats = info["stats"]
+    threads = tuple(
+        _make(ThreadStats, it, loop=_make(LoopStats, it["loop"])) for it in stats["threads"]
+    )
+    return _make(EngineStats, stats, threads=threads, **_native(stats))
+
+
+# The threads that loops were seen in last, by the loops' numbers.
+_seen_in: dict[int, str] = {}
+
+
+def snapshot(*, tasks: bool = True) -> ProcessStats:
+    """The statistics of all live loops and engines of this process; in any thread.
+
+    `tasks` counts the asyncio tasks of each loop, which takes a look at each of them.
+    """
+    return take(None, tasks=tasks)
+
+
+def take(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
+    """A snapshot of some engines, with their loops, and loops; of all there are if `None`."""
+    engines = live_engines()
+    loops = live_loops()
+    _forget_closed({number for number, _ in loops})
+    if chosen is not None:
+        engines = [it for it in engines if it[1] in chosen]
+        wanted = {*chosen, *(loop for _, engine in engines for loop in engine._live_loops())}
+        loops = [it for it in loops if it[1] in wanted]
+    infos = [EngineInfo(number, it.stats()) for number, it in sorted(engines, key=_number)]
+    return ProcessStats(
+        os.getpid(),
+        _program(),
+        ".".join(map(str, sys.version_info[:3])),
+        __version__,
+        time.time(),
+        tuple(_inspect(loops, tasks=tasks)),
+        tuple(infos),
+        *native_stats(_used_default_engine() if chosen is None else None),
+    )
+
+
+def _number(numbered: tuple[int, object]) -> int:
+    return numbered[0]
+
+
+def _forget_closed(live_numbers: Set[int]) -> None:
+    for number in list(_seen_in):
+        if number not in live_numbers:
+            _seen_in.pop(number, None)
+
+
+def _inspect(loops: list[tuple[int, Loop]], *, tasks: bool) -> list[LoopInfo]:
+    counted = count_tasks([loop for _, loop in loops]) if tasks else None
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    infos = []
+    for number, loop in sorted(loops, key=_number):
+        ident = loop._thread_id
+        if ident and ident in names:
+            _seen_in[number] = names[ident]
+        infos.append(
+            LoopInfo(
+                number,
+                _seen_in.get(number, ""),
+                bool(ident),
+                None if counted is None else counted[id(loop)],
+                loop.stats(),
+            )
+        )
+    return infos
+
+
+def count_tasks(loops: list[Loop]) -> Counter[int]:
+    """How many tasks that are not done each loop has, by the `id()` of the loop; in any thread.
+
+    Up to Python 3.13 `asyncio.all_tasks()` starts over whenever another thread makes a task, so
+    with many tasks it does not come to an end next to a loop that works. Here the set is copied in
+    one step.
+    """
+    if sys.version_info >= (3, 14):
+        return Counter({id(loop): len(asyncio.all_tasks(loop)) for loop in loops})
+    name = "_all_tasks" if sys.version_info < (3, 12) else "_scheduled_tasks"
+    count: Counter[int] = Counter()
+    for ref in list(getattr(asyncio.tasks, name).data):
+        task = ref()
+        if task is not None and not task.done():
+            count[id(task.get_loop())] += 1
+    return count
+
+
+def _program() -> str:
+    """The program and its arguments, on one line."""
+    arguments = sys.orig_argv[1:] or sys.argv
+    return " ".join(arguments)[:200]

@@ -1,0 +1,27 @@
+"""Native kernels from Python: registering and finding them, the process-wide engine, the bus."""
+
+from __future__ import annotations
+
+from .. import _core
+from . import bus, errors
+from .config import configure, parse_size
+from .registry import discover, get_include, kernels, load_kernels, register_kernel
+
+__all__ = [
+    "configure",
+    "discover",
+    "get_include",
+    "kernels",
+    "load_kernels",
+    "parse_size",
+    "register_kernel",
+]
+
+_core._provide(
+    errors=errors,
+    discover_kernels=discover,
+    wait_for_key=bus.wait_for_key,
+    wait_for_arrival=bus.wait_for_arrival,
+    take_from=bus.take_from,
+    next_of=bus.next_of,
+)

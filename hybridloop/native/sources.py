@@ -1,0 +1,187 @@
+"""What can be registered as a kernel, and where its function and its signature are found."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any, NamedTuple
+
+from .. import _core
+from .errors import KernelAbiError, KernelRegistrationError, KernelSignatureError
+
+CAPSULE = "hybridloop.kernel.v1"
+"""The name of a capsule that holds the entry of a kernel, as `hybridloop.h` describes it."""
+
+_ACCEPTED = (
+    "a PyCapsule, a scipy.LowLevelCallable, a function pointer of ctypes or cffi, a cfunc of "
+    "numba, an address, or a pair of a library and the name of a function"
+)
+_CALLS_PYTHON = "a function of Python cannot be a kernel: kernels run without Python's lock"
+_NEEDS_LOCK = "the function needs Python's lock, which kernels run without"
+_FUNCFLAG_PYTHONAPI = 4
+
+
+class Function(NamedTuple):
+    """A plain C function."""
+
+    address: int
+    signature: str | None
+    keep: Any
+    """What has to live as long as the function may be called."""
+    data: int = 0
+    """The address that its last parameter gets in every call, if it is not 0."""
+
+
+class Entry(NamedTuple):
+    """A capsule with the entry of a kernel."""
+
+    capsule: Any
+
+
+def find(target: Any) -> Function | Entry:
+    """What `target` is; `TypeError` if it is nothing that can be a kernel."""
+    if isinstance(target, int) and not isinstance(target, bool):
+        return Function(_address(target), None, None)
+    if type(target).__name__ == "PyCapsule":
+        return _capsule(target)
+    if _is_of(target, "scipy", "LowLevelCallable"):
+        return _low_level_callable(target)
+    if isinstance(target, tuple):
+        return _symbol(target)
+    if isinstance(target, ctypes._CFuncPtr):  # type: ignore[attr-defined]
+        return _ctypes_function(target)
+    if _is_of(target, "_cffi_backend", "_CDataBase"):
+        return _cffi_function(target)
+    if _is_of(target, "numba.core.ccallback", "CFunc"):
+        # It owns the machine code; its signature is in the types.
+        return _ctypes_function(target.ctypes)._replace(keep=target)
+    hint = ""
+    if callable(target):
+        hint = f"; {_CALLS_PYTHON}. Compile it with numba.cfunc(), or pass a pointer to it"
+    raise TypeError(f"cannot make a kernel of {type(target).__name__!r}: give {_ACCEPTED}{hint}")
+
+
+def _is_of(target: Any, module: str, name: str) -> bool:
+    # Who has not imported the package has no object of it.
+    found = getattr(sys.modules.get(module), name, None)
+    return isinstance(found, type) and isinstance(target, found)
+
+
+def _address(address: int) -> int:
+    if not 0 < address <= sys.maxsize * 2 + 1:
+        raise KernelRegistrationError(f"{address:#x} is not the address of a function")
+    return address
+
+
+def _capsule(capsule: Any) -> Function | Entry:
+    name, address, context = _core._read_capsule(capsule)
+    if name == CAPSULE:
+        return Entry(capsule)
+    if name and name.startswith("hybridloop.kernel."):
+        raise KernelAbiError(
+            f"the capsule is named {name!r}, but this hybridloop takes {CAPSULE!r}"
+        )
+    # SciPy and Cython put the signature in the name. SciPy's context is user data for the function.
+    return Function(address, name if name and "(" in name else None, capsule, context)
+
+
+def _low_level_callable(target: Any) -> Function | Entry:
+    found = _capsule(tuple.__getitem__(target, 0))
+    if isinstance(found, Function):
+        _check_native(target.function)
+        found = found._replace(keep=target)
+    return found
+
+
+def _symbol(target: tuple[Any, ...]) -> Function:
+    match target:
+        case (None, str(name)):
+            path = None
+        case (str() | bytes() | os.PathLike() as library, str(name)):
+            path = os.fsdecode(library)
+        case _:
+            raise TypeError(
+                "a pair of a library and the name of a function is expected: ('libm.so.6', 'cbrt')"
+            )
+    return Function(_core._find_symbol(path, name), None, None)
+
+
+def _check_native(function: Any) -> None:
+    if isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]
+        if function._flags_ & _FUNCFLAG_PYTHONAPI:
+            raise KernelRegistrationError(
+                "the function needs Python's lock, which kernels run without"
+            )
+        parts = (function._objects or {}).values()
+        if any(type(part).__name__ == "CThunkObject" for part in parts):
+            raise KernelRegistrationError(_CALLS_PYTHON)
+    elif type(function).__name__ == "__CDataOwnGC":
+        raise KernelRegistrationError(_CALLS_PYTHON)
+
+
+def _ctypes_function(function: Any) -> Function:
+    _check_native(function)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    signature = None
+    if function.argtypes is not None:
+        parameters = ", ".join(map(_ctypes_type, function.argtypes))
+        signature = f"{_ctypes_type(function.restype)}({parameters})"
+    return Function(_address(address or 0), signature, function)
+
+
+_KINDS = {"b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "c": "i"} | {
+    "B": "u",
+    "H": "u",
+    "I": "u",
+    "L": "u",
+    "Q": "u",
+    "f": "f",
+    "d": "f",
+}
+
+
+def _ctypes_type(kind: Any) -> str:
+    if kind is None:
+        return "void"
+    dtype = getattr(kind, "_dtype_", None)  # numpy.ctypeslib.ndpointer()
+    if dtype is not None and dtype.isnative and dtype.kind in "iuf" and dtype.itemsize <= 8:
+        return f"{dtype.kind}{8 * dtype.itemsize}*"
+    code = getattr(kind, "_type_", None)
+    if code == "?":
+        return "bool"
+    if isinstance(code, str) and code in "Pz":
+        return "void*"
+    if isinstance(code, str) and code in _KINDS:
+        return f"{_KINDS[code]}{8 * ctypes.sizeof(kind)}"
+    if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
+        inner = _ctypes_type(code)
+        if not inner.endswith("*"):
+            return f"{inner}*"
+    name = getattr(kind, "__name__", repr(kind))
+    raise KernelSignatureError(f"kernels take numbers and pointers to numbers, not ctypes' {name}")
+
+
+def _cffi_function(pointer: Any) -> Function:
+    _check_native(pointer)
+    ffi = sys.modules["_cffi_backend"].FFI()
+    kind = ffi.typeof(pointer)
+    if kind.kind == "pointer" and kind.item.kind == "void":
+        return Function(_address(int(ffi.cast("uintptr_t", pointer))), None, pointer)
+    if kind.kind != "function":
+        raise KernelRegistrationError(f"{kind.cname!r} is not a pointer to a function")
+    if kind.ellipsis:
+        raise KernelSignatureError(f"{kind.cname!r} takes any number of arguments")
+    parameters = ", ".join(map(_cffi_type, kind.args))
+    signature = f"{_cffi_type(kind.result)}({parameters})"
+    return Function(_address(int(ffi.cast("uintptr_t", pointer))), signature, pointer)
+
+
+def _cffi_type(kind: Any) -> str:
+    if kind.kind in ("void", "primitive"):
+        return str(kind.cname)
+    if kind.kind == "enum":
+        return "int"
+    if kind.kind == "pointer" and kind.item.kind in ("void", "primitive"):
+        return f"{kind.item.cname}*"
+    raise KernelSignatureError(f"kernels take numbers and pointers to numbers, not {kind.cname!r}")

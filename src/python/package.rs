@@ -1,0 +1,80 @@
+//! Objects of the Python package that native code uses. The package hands them over when it is imported: native code imports
+//! nothing of it, so that no import runs in a circle.
+
+use std::sync::OnceLock;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::python::Ref;
+
+macro_rules! objects {
+    ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
+        $(
+            $(#[$meta])*
+            pub fn $name<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+                found(py, stringify!($name), &slots::$name)
+            }
+        )*
+
+        #[allow(non_upper_case_globals)]
+        mod slots {
+            use super::{OnceLock, Ref};
+            $(pub static $name: OnceLock<Ref> = OnceLock::new();)*
+        }
+
+        fn slot(name: &str) -> Option<&'static OnceLock<Ref>> {
+            match name {
+                $(stringify!($name) => Some(&slots::$name),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+objects! {
+    /// The class of stream transports, a subclass of `StreamTransport`.
+    stream_transport,
+    /// Makes an exception of what OpenSSL has reported.
+    make_tls_error,
+    /// The module with the exception classes.
+    errors,
+    /// Loads the kernels of installed packages.
+    discover_kernels,
+    /// The body of `Bus.wait()`.
+    wait_for_key,
+    /// The body of `Channel.wait()`.
+    wait_for_arrival,
+    /// The body of `Channel.get()`.
+    take_from,
+    /// The body of `Channel.__anext__()`.
+    next_of,
+}
+
+fn found<'py>(
+    py: Python<'py>,
+    name: &str,
+    slot: &'static OnceLock<Ref>,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    match slot.get() {
+        Some(object) => Ok(object.bind(py)),
+        None => Err(PyRuntimeError::new_err(format!(
+            "hybridloop was not imported completely: it has no {name}"
+        ))),
+    }
+}
+
+/// Hand over objects that native code uses. The first import of the package counts.
+#[pyfunction]
+#[pyo3(signature = (**objects))]
+pub fn _provide(objects: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+    for (name, object) in objects.into_iter().flatten() {
+        let name = name.cast::<PyString>()?;
+        let Some(slot) = slot(name.to_str()?) else {
+            return Err(PyTypeError::new_err(format!("{name} is not used")));
+        };
+        let _ = slot.set(object.into());
+    }
+    Ok(())
+}

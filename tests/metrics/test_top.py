@@ -1,0 +1,304 @@
+"""`python -m hybridloop top`: of real processes, and in a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hybridloop.metrics import ProcessStats, view
+
+from .conftest import Start, Top
+from .test_prometheus import example
+
+# The terminal's other screen.
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+
+
+def test_once(start: Start, top: Top) -> None:
+    process = start()
+    done = top(str(process.pid), "--once")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{process.pid} ")
+    assert lines[1].split()[:4] == ["LOOP", "THREAD", "TASKS", "READY"]
+    main, first, second = (line.split() for line in lines[2:5])
+    # The main task and the echo's.
+    assert main[:3] == ["1", "MainThread", "2"]
+    assert (first[1], second[1]) == ("hybridloop-gil-0", "hybridloop-gil-1")
+    assert (first[2], second[2]) == ("3", "3")
+    assert main[5] == "2", "connections"
+    assert "running 6 of 6  waiting 2 of 100,000  spawned 8" in done.stdout
+    assert re.search(r"hybridloop-gil-1 +3 of 3 +0 +100%", done.stdout)
+    assert re.search(r"^native  workers 0 of \d+ busy +0%  queue 0  done 1  ", done.stdout, re.M)
+    assert re.search(r"^bus  0 of 256M +0%  keys 0 ", done.stdout, re.M)
+
+
+def test_json(start: Start, top: Top) -> None:
+    process = start()
+    done = top(str(process.pid), "--once", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    stats = ProcessStats.from_dict(json.loads(line))
+    assert stats.pid == process.pid
+    assert stats.loops[0].stats.bytes_in > 0
+    assert stats.engines[0].stats.pending == 2
+
+
+def test_json_goes_on_until_the_process_ends(start: Start, runtime: Path) -> None:
+    process = start()
+    command = [sys.executable, "-m", "hybridloop", "top", "--json", "--interval", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+        assert top.stdout is not None
+        turns = [json.loads(top.stdout.readline())["loops"][0]["stats"]["turns"] for _ in range(3)]
+        assert turns == sorted(set(turns))
+        process.kill()
+        process.wait()
+        assert top.wait(20) == 0
+
+
+def test_a_reader_that_has_seen_enough(start: Start) -> None:
+    start()
+    command = [sys.executable, "-m", "hybridloop", "top", "--json", "--interval", "0.05"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as top:
+        assert top.stdout is not None and top.stderr is not None
+        top.stdout.readline()
+        top.stdout.close()
+        assert top.wait(20) == 0
+        assert top.stderr.read() == ""
+
+
+def test_without_a_target(start: Start, top: Top) -> None:
+    done = top("--once")
+    assert done.returncode == 1
+    assert "no process of this user serves its statistics" in done.stderr
+    first = start()
+    assert f"{first.pid} " in top("--once").stdout
+    second = start()
+    done = top("--once")
+    assert done.returncode == 1
+    for process in (first, second):
+        assert re.search(rf"^  {process.pid}  \S", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("999999999", "there is no process 999999999"),
+        ("99999999999999999999", "there is no process"),
+        pytest.param(str(os.getpid()), "does not serve its statistics", id="this process"),
+        ("app.py", "neither a process number, nor a URL, nor the path of a socket"),
+        ("./nothing.sock", "nobody serves statistics"),
+        ("ftp://127.0.0.1/", "not a URL of http"),
+    ],
+)
+def test_what_there_is_not(top: Top, target: str, message: str) -> None:
+    done = top(target)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--what"], ["--interval", "0"], ["--interval", "x"]])
+def test_wrong_arguments(top: Top, arguments: list[str]) -> None:
+    done = top(*arguments)
+    assert done.returncode == 2
+    assert "usage: python -m hybridloop top" in done.stderr
+
+
+def test_without_rich(start: Start, top: Top, tmp_path: Path, script_env: dict[str, str]) -> None:
+    process = start()
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('hidden')")
+    path = f"{tmp_path}{os.pathsep}{script_env['PYTHONPATH']}"
+    done = top(str(process.pid), PYTHONPATH=path)
+    assert done.returncode == 2
+    assert done.stderr == "hybridloop top needs rich: pip install 'hybridloop[top]'\n"
+    assert top(str(process.pid), "--once", "--json", PYTHONPATH=path).returncode == 0
+
+
+def test_scripts_called_top_are_run(tmp_path: Path, script_env: dict[str, str]) -> None:
+    for name in ("top", "top.py"):
+        (tmp_path / name).write_text("import sys; print(sys.argv)")
+    for argument in ("./top", "top.py"):
+        done = subprocess.run(
+            [sys.executable, "-m", "hybridloop", argument, "--once"],
+            cwd=tmp_path,
+            env=script_env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.stdout == f"{[argument, '--once']}\n", done.stderr
+
+
+class Terminal:
+    """A program in a terminal."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.output = b""
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.execve(
+                command[0], command, {**env, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+            )
+
+    def read_until(self, condition: Callable[[bytes], object], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition(self.output):
+            assert time.monotonic() < deadline, self.output
+            self._read(0.05)
+
+    def wait(self, seconds: float = 30) -> int:
+        """Read to the end; the exit code."""
+        deadline = time.monotonic() + seconds
+        while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            assert time.monotonic() < deadline, self.output
+            self._read(0.05)
+        while self._read(0):
+            pass
+        return os.waitstatus_to_exitcode(ended[1])
+
+    def _read(self, seconds: float) -> bytes:
+        """What comes within this time; nothing at the end."""
+        if not select.select([self.master], [], [], seconds)[0]:
+            return b""
+        try:
+            part = os.read(self.master, 65536)
+        except OSError:
+            # The other side is closed.
+            time.sleep(0.01)
+            return b""
+        self.output += part
+        return part
+
+
+@pytest.fixture
+def terminal(script_env: dict[str, str], runtime: Path) -> Iterator[Callable[..., Terminal]]:
+    terminals = []
+
+    def start(*arguments: str) -> Terminal:
+        command = [sys.executable, "-m", "hybridloop", "top", *arguments]
+        terminals.append(Terminal(command, {**script_env, "XDG_RUNTIME_DIR": str(runtime)}))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        os.close(terminal.master)
+        try:
+            os.kill(terminal.pid, signal.SIGKILL)
+            os.waitpid(terminal.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def test_live_until_ctrl_c(start: Start, terminal: Callable[..., Terminal]) -> None:
+    process = start()
+    top = terminal(str(process.pid), "--interval", "0.1")
+    top.read_until(lambda output: output.count(b"MainThread") >= 3)
+    assert top.output.count(ENTER) == 1
+    # From the second frame on there are rates of what was spawned.
+    top.read_until(lambda output: b"(0/s)" in output)
+    os.write(top.master, b"\x03")
+    assert top.wait() == 0
+    assert top.output.count(LEAVE) == 1
+    assert b"Traceback" not in top.output
+    assert process.poll() is None
+
+
+def test_live_gives_the_screen_back_when_it_is_ended(
+    start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    process = start()
+    top = terminal(str(process.pid), "--interval", "0.1")
+    top.read_until(lambda output: b"MainThread" in output)
+    os.kill(top.pid, signal.SIGTERM)
+    assert top.wait() == 128 + signal.SIGTERM
+    assert top.output.count(LEAVE) == 1
+
+
+def test_live_until_the_process_ends(start: Start, terminal: Callable[..., Terminal]) -> None:
+    process = start()
+    top = terminal(str(process.pid), "--interval", "0.1")
+    top.read_until(lambda output: b"MainThread" in output)
+    process.kill()
+    process.wait()
+    assert top.wait() == 0
+    screen, _, after = top.output.partition(LEAVE)
+    assert f"process {process.pid} has ended".encode() in after
+
+
+def shown(now: ProcessStats, *before: object, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(view.render(now, *before))  # type: ignore[arg-type]
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_native_workers_and_the_bus_are_shown() -> None:
+    text = shown(example())
+    assert "native  workers 3 of 4 busy  75%  queue 20  done 100  failed 2  cancelled 1" in text
+    assert "memory 4.0K" in text
+    assert "bus  1.0K of 4.0K  25%  keys 5  writes 50  reads 60  evicted 7  refused 8" in text
+    assert text.count("native") == 2, "the engine's and the process's"
+
+
+def test_rates() -> None:
+    before = example()
+    (engine,) = before.engines
+    loop = before.loops[1]
+    later = dataclasses.replace(
+        loop.stats,
+        callbacks=loop.stats.callbacks + 3000,
+        bytes_in=loop.stats.bytes_in + 4096,
+        busy_seconds=loop.stats.busy_seconds + 1.0,
+    )
+    assert engine.stats.native is not None and engine.stats.bus is not None
+    stats = dataclasses.replace(
+        engine.stats,
+        spawned=engine.stats.spawned + 50,
+        native=dataclasses.replace(engine.stats.native, done=150),
+        bus=dataclasses.replace(engine.stats.bus, reads=80),
+    )
+    now = dataclasses.replace(
+        before,
+        loops=(before.loops[0], dataclasses.replace(loop, stats=later)),
+        engines=(dataclasses.replace(engine, stats=stats),),
+    )
+    text = shown(now, before, 2.0)
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("   2 "))
+    assert row[6:10] == ["1.5k", "2.0K", "0", "50%"]
+    assert "spawned 120 (25/s)" in text
+    assert "done 150 (25/s)" in text
+    assert "reads 80 (10/s)" in text
+
+
+def test_no_loops_and_a_narrow_terminal() -> None:
+    empty = dataclasses.replace(example(), loops=(), engines=(), native=None, bus=None)
+    assert "no loop is open" in shown(empty)
+    for width in (10, 40, 80):
+        assert shown(example(), width=width)
+    assert all(len(line) <= 80 for line in shown(example(), width=80).splitlines())
+
+
+def test_what_a_program_is_called_does_not_reach_the_terminal() -> None:
+    now = dataclasses.replace(example(), program="\x1b[2Jboo [bold]\n\x07")
+    text = shown(now)
+    assert "\x1b" not in text and "\x07" not in text
+    assert "?[2Jboo [bold]??" in text
