@@ -1,9 +1,9 @@
 //! What happens when the system gives no more memory.
 //!
-//! Whatever a program, a peer or a file decides the size of is asked for by functions that may fail, and ends in `MemoryError`. What
-//! is left is small and of fixed size: blocks of a queue, shared counters, texts of errors. Rust's library ends the process when it
-//! does not get these. So there is a reserve for them, which nobody else uses. [`is_short`] tells when much of it is used, and then
-//! nothing begins that would need more.
+//! Whatever a program, a peer or a file decides the size of is asked for by functions that may fail, and ends in `MemoryError`.
+//! What is left is small and of fixed size: blocks of a queue, shared counters, texts of errors. Rust's library ends the
+//! process when it does not get these. So there is a reserve for them, which nobody else uses. [`is_short`] tells when much of
+//! it is used, and then nothing begins that would need more.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -13,19 +13,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use pyo3::ffi;
 
-use crate::python::Raised;
+use crate::python::ErrSet;
 
 /// Sets `MemoryError`, after dropping what there was no room for.
 #[cold]
-pub fn out_of_memory<E>(left: E) -> Raised {
+pub fn out_of_memory<E>(left: E) -> ErrSet {
     // It may be an object, and dropping it may run Python.
     drop(left);
     // SAFETY: whoever gets errors is attached.
     unsafe { ffi::PyErr_NoMemory() };
-    Raised
+    ErrSet
 }
 
-/// Appends; an item that there is no room for comes back, to be dropped by the caller.
+/// Appends; an item that there is no room for comes back, to be dropped by the cx.
 #[inline]
 pub fn push_back<T>(queue: &mut VecDeque<T>, item: T) -> Result<(), T> {
     if queue.len() == queue.capacity() && !grow(queue) {
@@ -113,7 +113,8 @@ impl Reserve {
 /// The system's allocator with the reserve behind it.
 pub struct Allocator;
 
-// SAFETY: what comes from the system goes back to it, and so do pieces of the reserve, which are as large and as aligned as asked.
+// SAFETY: what comes from the system goes back to it, and so do pieces of the reserve, which are as large and as aligned as
+// asked.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

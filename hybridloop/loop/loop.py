@@ -156,14 +156,14 @@ class Loop(NativeMixin, SignalMethods):
         """Close the loop. Callbacks that have not run are dropped."""
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
-        before = self._claim("Cannot close a running event loop")
+        before = self._lock_run("Cannot close a running event loop")
         try:
             if not self.is_closed():
                 self._close_pidfds()
                 super().close()
                 self._close_core()
         finally:
-            self._release(before)
+            self._unlock_run(before)
 
     def stats(self) -> LoopStats:
         """What the loop has done so far, and what is open now. Cheap; works in any state."""

@@ -55,7 +55,7 @@ class SignalMethods(SocketMethods):
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
-        before = self._claim("This event loop is already running")
+        before = self._lock_run("This event loop is already running")
         try:
             # Some releases of Python check this so late that they end the run that is under way.
             self._check_closed()
@@ -69,7 +69,7 @@ class SignalMethods(SocketMethods):
                 if in_main_thread:
                     self._let_signals_rest()
         finally:
-            self._release(before)
+            self._unlock_run(before)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove what add_signal_handler() has set; False if there was nothing."""

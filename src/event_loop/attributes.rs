@@ -47,7 +47,7 @@ impl LoopCore {
         overrides::set_attribute(slf, name, None)
     }
 
-    /// Runs turns until `stop()` is called; called by the inherited `run_forever()`. Anybody else gets one turn.
+    /// Runs iterations until `stop()` is called; called by the inherited `run_forever()`. Anybody else gets one iteration.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         run_once::run_once(slf)
     }
@@ -69,26 +69,26 @@ impl LoopCore {
         self.set_select_replaced(value);
     }
 
-    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`, as it does during a turn; what
-    /// comes back is for `_release()`.
-    fn _claim(&self, refusal: &str) -> PyResult<u64> {
-        if self.is_in_turn() {
+    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`, as it does during an iteration;
+    /// what comes back is for `_unlock_run()`.
+    fn _lock_run(&self, refusal: &str) -> PyResult<u64> {
+        if self.is_iterating() {
             return Err(PyRuntimeError::new_err(refusal.to_owned()));
         }
-        self.claim(refusal)
+        self.lock_run(refusal)
     }
 
-    fn _release(&self, before: u64) {
-        self.release(before);
+    fn _unlock_run(&self, before: u64) {
+        self.unlock_run(before);
     }
 
     /// Cancels what waits and closes the selector; called at the end of `close()`.
     fn _close_core(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        if this.is_in_turn() || this.is_running() {
+        if this.is_iterating() || this.is_running() {
             return Err(PyRuntimeError::new_err("Cannot close a running event loop"));
         }
-        this.shut();
+        this.close();
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl LoopCore {
         self.poll_skip_interval.set(value);
     }
 
-    /// Turns for which a busy loop may put off looking for I/O.
+    /// Iterations for which a busy loop may put off looking for I/O.
     #[getter]
     fn get_poll_skip_turns(&self) -> u32 {
         self.poll_skip_turns.get()
@@ -206,8 +206,8 @@ impl LoopCore {
         self.poll_skip_turns.set(value);
     }
 
-    /// Seconds for which a callback that runs on may hold back what it writes to a connection; connections that are made from now
-    /// on begin with it. 0 sends every write at once.
+    /// Seconds for which a callback that runs on may hold back what it writes to a connection; connections that are made from
+    /// now on begin with it. 0 sends every write at once.
     #[getter]
     fn get_cork_interval(&self) -> f64 {
         interval(self.cork.get())
@@ -237,17 +237,21 @@ impl LoopCore {
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;
-        self.maker
-            .with(|maker| objects(maker.last().map(HandleRef::as_object).into_iter(), &visit))?;
-        for pending in [&self.flush, &self.again] {
+        self.handle_pool.with(|handle_pool| {
+            objects(
+                handle_pool.last().map(HandleRef::as_object).into_iter(),
+                &visit,
+            )
+        })?;
+        for pending in [&self.to_flush, &self.to_resume] {
             pending.with(|list| objects(list.iter().map(|it| &it.object), &visit))?;
         }
         self.contexts
             .with(|contexts| objects(contexts.iter(), &visit))?;
         self.descriptors.with(|all| all.traverse(&visit))?;
         self.lookups.each(|future| future.visit(&visit))?;
-        if let Some(desk) = self.desk() {
-            desk.each(&mut |object| object.visit(&visit))?;
+        if let Some(completions) = self.completions() {
+            completions.each(&mut |object| object.visit(&visit))?;
         }
         for slot in [
             &self.slow_callback_duration,
@@ -262,7 +266,7 @@ impl LoopCore {
     }
 
     fn __clear__(&self) {
-        self.shut();
+        self.close();
         drop(self.slow_callback_duration.take());
         drop(self.task_factory.take());
         drop(self.current_handle.take());

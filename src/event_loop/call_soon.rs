@@ -10,12 +10,12 @@ use crate::allocator::{is_short, out_of_memory, push_back};
 use crate::event_loop::callback_arguments::{by_keyword, number, parse};
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::tasks::{create_future, create_task};
-use crate::event_loop::{confined, handles, LoopCore};
+use crate::event_loop::{check_thread, handles, LoopCore};
 use crate::python::finalization::hang_at_exit;
 use crate::python::handle::{
     new_handle, new_timer, Call, Class, HandleObject, HandleRef, SCHEDULED,
 };
-use crate::python::{Args, Ref, Res};
+use crate::python::{Args, FfiResult, Ref};
 use crate::{fastcall, noargs, onearg};
 
 impl LoopCore {
@@ -30,7 +30,7 @@ impl LoopCore {
         callback: *mut PyObject,
         args: &[*mut PyObject],
         context: Option<Ref>,
-    ) -> Res<HandleRef> {
+    ) -> FfiResult<HandleRef> {
         let call = Call {
             callback,
             args,
@@ -40,7 +40,13 @@ impl LoopCore {
         // SAFETY: the caller's promise.
         let handle = unsafe {
             let running = self.is_running();
-            new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
+            new_handle(
+                &self.handle_pool,
+                &self.contexts,
+                running,
+                Class::Plain,
+                call,
+            )?
         };
         self.push_ready(handle.clone())?;
         Ok(handle)
@@ -48,7 +54,7 @@ impl LoopCore {
 
     /// Puts a handle behind all that are ready, those of other threads included: all of them are one queue.
     #[inline]
-    pub fn push_ready(&self, handle: HandleRef) -> Res<()> {
+    pub fn push_ready(&self, handle: HandleRef) -> FfiResult<()> {
         if !self.is_owner() {
             return self.push_inbox(handle);
         }
@@ -61,7 +67,7 @@ impl LoopCore {
     }
 
     /// Puts a handle into the inbox and wakes the loop if it sleeps.
-    pub fn push_inbox(&self, handle: HandleRef) -> Res<()> {
+    pub fn push_inbox(&self, handle: HandleRef) -> FfiResult<()> {
         if is_short() {
             return Err(out_of_memory(handle));
         }
@@ -71,11 +77,11 @@ impl LoopCore {
         Ok(())
     }
 
-    /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get in
-    /// there where nothing may fail.
-    pub fn keep_places(&self) -> Res<()> {
+    /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get
+    /// in there where nothing may fail.
+    pub fn keep_places(&self) -> FfiResult<()> {
         let count = self.descriptors.with(|all| all.len()) + 1;
-        [&self.flush, &self.again]
+        [&self.to_flush, &self.to_resume]
             .into_iter()
             .try_for_each(|list| {
                 list.with(|list| list.try_reserve(count.saturating_sub(list.len())))
@@ -109,7 +115,7 @@ impl LoopCore {
         callback: *mut PyObject,
         args: &[*mut PyObject],
         context: Option<Ref>,
-    ) -> Res<HandleRef> {
+    ) -> FfiResult<HandleRef> {
         let call = Call {
             callback,
             args,
@@ -117,7 +123,7 @@ impl LoopCore {
             event_loop,
         };
         // SAFETY: the caller's arguments are live.
-        let timer = unsafe { new_timer(&self.maker, &self.contexts, call, when)? };
+        let timer = unsafe { new_timer(&self.handle_pool, &self.contexts, call, when)? };
         self.timers
             .with(|timers| timers.push(deadline_ns(when), timer.clone()))
             .map_err(out_of_memory)?;
@@ -127,14 +133,14 @@ impl LoopCore {
     }
 }
 
-unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let call = parse("call_soon", &args, 0)?;
         core.check_open()?;
         if core.is_debug() {
-            core.check_thread()?;
+            core.refuse_other_thread()?;
             core.check_callback(slf, call.callback, "call_soon")?;
         }
         let handle = core.soon(slf, call.callback, call.args, call.context)?;
@@ -145,7 +151,7 @@ unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     }
 }
 
-unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call_soon`.
     unsafe {
         let core = LoopCore::of(slf);
@@ -164,7 +170,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             event_loop: slf,
         };
         let (running, class) = (core.is_running(), Class::of_other_threads());
-        let handle = new_handle(&core.maker, &core.contexts, running, class, call)?;
+        let handle = new_handle(&core.handle_pool, &core.contexts, running, class, call)?;
         if core.is_debug() {
             handles::note_source(&handle)?;
         }
@@ -173,7 +179,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     }
 }
 
-unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call_soon`.
     unsafe {
         let core = LoopCore::of(slf);
@@ -195,7 +201,7 @@ unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     }
 }
 
-unsafe fn call_at(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn call_at(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call_soon`.
     unsafe {
         let core = LoopCore::of(slf);
@@ -217,13 +223,13 @@ unsafe fn timer(
     function: &str,
     args: &Args<'_>,
     when: f64,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     // SAFETY: as for `call_soon`.
     unsafe {
         let call = parse(function, args, 1)?;
         core.check_open()?;
         if core.is_debug() {
-            core.check_thread()?;
+            core.refuse_other_thread()?;
             // asyncio's call_later() goes by way of call_at(), and its message says so.
             core.check_callback(slf, call.callback, "call_at")?;
         }
@@ -235,34 +241,34 @@ unsafe fn timer(
     }
 }
 
-unsafe fn time(_slf: *mut PyObject) -> Res<Ref> {
+unsafe fn time(_slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: returns a new reference or raises.
     unsafe { Ref::new(ffi::PyFloat_FromDouble(seconds(now_ns()))) }
 }
 
-unsafe fn stop(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn stop(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { LoopCore::of(slf) }.stopping.set(true);
     Ok(Ref::none())
 }
 
-unsafe fn is_running(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_running(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_running()))
 }
 
-unsafe fn is_closed(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_closed(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_closed()))
 }
 
-unsafe fn get_debug(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_debug(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_debug()))
 }
 
 /// `_add_callback(handle)`: what inherited code does with a handle that it made itself.
-unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
+unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
     unsafe {
         let core = LoopCore::of(slf);
@@ -284,15 +290,15 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> Res<Ref> {
 
 impl LoopCore {
     /// asyncio's check of what is not safe to be called from other threads.
-    pub fn check_thread_in_debug(&self) -> Res<()> {
+    pub fn check_thread_in_debug(&self) -> FfiResult<()> {
         if self.is_debug() {
-            return self.check_thread();
+            return self.refuse_other_thread();
         }
         Ok(())
     }
 
     #[cold]
-    pub fn check_thread(&self) -> Res<()> {
+    pub fn refuse_other_thread(&self) -> FfiResult<()> {
         let owner = self.thread_id.get();
         if owner != 0 && owner != crate::event_loop::current_thread() {
             return Err(PyRuntimeError::new_err(
@@ -310,7 +316,7 @@ impl LoopCore {
         slf: *mut PyObject,
         callback: *mut PyObject,
         function: &str,
-    ) -> Res<()> {
+    ) -> FfiResult<()> {
         // SAFETY: the caller's arguments are live.
         unsafe {
             let py = Python::assume_attached();
@@ -329,8 +335,8 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         [
             (fastcall!(c"call_soon", call_soon), ASYNCIO, "Arrange for a callback to be called as soon as possible, after all that are ready."),
             (fastcall!(c"call_soon_threadsafe", call_soon_threadsafe), ASYNCIO, "Like call_soon(), from any thread; wakes the loop."),
-            (fastcall!(c"call_later", call_later, confined), ASYNCIO, "Arrange for a callback to be called after delay seconds. Returns a TimerHandle."),
-            (fastcall!(c"call_at", call_at, confined), ASYNCIO, "Like call_later(), with a time of the loop's clock in seconds."),
+            (fastcall!(c"call_later", call_later, check_thread), ASYNCIO, "Arrange for a callback to be called after delay seconds. Returns a TimerHandle."),
+            (fastcall!(c"call_at", call_at, check_thread), ASYNCIO, "Like call_later(), with a time of the loop's clock in seconds."),
             (fastcall!(c"create_task", create_task), ASYNCIO, "Schedule a coroutine as a Task."),
             (noargs!(c"create_future", create_future), ASYNCIO, "A Future of this loop."),
             (noargs!(c"time", time), ASYNCIO, "The loop's clock in seconds, that of time.monotonic()."),

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::{missing, unexpected};
-use crate::python::{Args, Raised, Ref, Res};
+use crate::python::{Args, ErrSet, FfiResult, Ref};
 
 /// The arguments `(callback, *args, context=None)` from position `at` on.
 pub struct Parsed<'a> {
@@ -20,7 +20,7 @@ pub struct Parsed<'a> {
 /// # Safety
 /// The arguments are live.
 #[inline]
-pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> Res<Parsed<'a>> {
+pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult<Parsed<'a>> {
     let names = &Stdlib::get().names;
     let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
     let mut context = ptr::null_mut();
@@ -97,13 +97,13 @@ fn is_context(name: *mut PyObject) -> bool {
 ///
 /// # Safety
 /// The object is live.
-pub unsafe fn number(object: *mut PyObject) -> Res<f64> {
+pub unsafe fn number(object: *mut PyObject) -> FfiResult<f64> {
     // SAFETY: an argument is live; -1.0 may be a value or an error, which the indicator tells apart.
     unsafe {
         let value = ffi::PyFloat_AsDouble(object);
         #[allow(clippy::float_cmp)]
         if value == -1.0 && !ffi::PyErr_Occurred().is_null() {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         Ok(value)
     }
@@ -118,7 +118,7 @@ pub unsafe fn by_keyword(
     slf: *mut PyObject,
     function: &std::ffi::CStr,
     args: &Args<'_>,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         let py = Python::assume_attached();

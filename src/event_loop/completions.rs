@@ -1,15 +1,16 @@
-//! What threads without Python leave for a loop. The rooms above bring a [`Desk`]; the loop knows no more of it than this.
+//! What threads without Python leave for a loop. The rooms above bring a [`CompletionSource`]; the loop knows no more of it
+//! than this.
 
 use std::any::Any;
 
 use hybridloop_reactor::{Notifier, WakeHandle};
 use pyo3::PyTraverseError;
 
-use crate::event_loop::{Caller, LoopCore};
-use crate::python::{Ref, Res};
+use crate::event_loop::{LoopContext, LoopCore};
+use crate::python::{FfiResult, Ref};
 
 /// Where messages for a loop arrive.
-pub trait Desk: Send + Sync {
+pub trait CompletionSource: Send + Sync {
     /// Itself, for the room that has brought it.
     fn as_any(&self) -> &dyn Any;
 
@@ -17,7 +18,7 @@ pub trait Desk: Send + Sync {
     fn has_mail(&self) -> bool;
 
     /// Delivers what has come, on the thread of the loop.
-    fn deliver(&self, caller: Caller<'_>) -> Res<()>;
+    fn deliver(&self, cx: LoopContext<'_>) -> FfiResult<()>;
 
     /// Whether to look for mail a moment before the loop sleeps, because some is likely to come soon.
     fn is_patient(&self) -> bool;
@@ -36,14 +37,14 @@ pub trait Desk: Send + Sync {
 }
 
 /// Tells a loop of mail, from any thread; it outlives the loop.
-pub struct Bell {
+pub struct LoopWaker {
     notifier: Notifier,
     waker: WakeHandle,
 }
 
-impl Bell {
+impl LoopWaker {
     /// Ends the sleep of the loop, or the next one; costs a system call only if it sleeps.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         if self.notifier.notify() {
             // It fails only when the counter is full, and then the loop has been woken.
             let _ = self.waker.wake();
@@ -53,26 +54,26 @@ impl Bell {
 
 impl LoopCore {
     /// What tells this loop of mail; `None` once it is closed.
-    pub fn bell(&self) -> Option<Bell> {
+    pub fn loop_waker(&self) -> Option<LoopWaker> {
         let waker = self
             .waker
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some(Bell {
+        Some(LoopWaker {
             notifier: self.inbox.notifier(),
             waker: waker.clone()?,
         })
     }
 
-    /// The desk, which is there once somebody has brought it.
+    /// The completions, which is there once somebody has brought it.
     #[inline]
-    pub fn desk(&self) -> Option<&dyn Desk> {
-        self.desk.get().map(|desk| &**desk)
+    pub fn completions(&self) -> Option<&dyn CompletionSource> {
+        self.completions.get().map(|completions| &**completions)
     }
 
-    /// Puts up a desk, if there is none.
-    pub fn set_desk(&self, desk: Box<dyn Desk>) {
+    /// Puts up a completions, if there is none.
+    pub fn set_completions(&self, completions: Box<dyn CompletionSource>) {
         // Whoever was first stays.
-        let _ = self.desk.set(desk);
+        let _ = self.completions.set(completions);
     }
 }

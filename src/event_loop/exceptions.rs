@@ -13,7 +13,7 @@ use crate::event_loop::handles::failure_report;
 use crate::python::bytes::new_str;
 use crate::python::handle::HandleRef;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// The `OSError` (or its subclass) that Python raises for an error of the system, `MemoryError` or
 /// `RuntimeError` for one of our own.
@@ -32,7 +32,7 @@ pub fn os_error(error: &io::Error) -> PyErr {
 }
 
 /// Takes the exception that is set; `SystemExit` and `KeyboardInterrupt` go on to the caller of `run_forever()`.
-pub fn take(py: Python<'_>) -> Res<PyErr> {
+pub fn take(py: Python<'_>) -> FfiResult<PyErr> {
     let error = PyErr::fetch(py);
     if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Err(error.into());
@@ -50,7 +50,7 @@ pub fn take(py: Python<'_>) -> Res<PyErr> {
 
 /// Reports the exception that a handle's callback has raised.
 #[cold]
-pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
     // SAFETY: called from the loop, attached, with its own live object.
     unsafe {
         let py = Python::assume_attached();
@@ -63,7 +63,7 @@ pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> Res<()>
 
 /// Reports an exception that the loop's own work has raised: only `SystemExit` and `KeyboardInterrupt` may end the loop.
 #[inline]
-pub fn contain(event_loop: *mut PyObject, result: Res<()>) -> Res<()> {
+pub fn report_unless_fatal(event_loop: *mut PyObject, result: FfiResult<()>) -> FfiResult<()> {
     match result {
         Ok(()) => Ok(()),
         Err(_) => report(event_loop, "Exception in the event loop", &[]),
@@ -72,7 +72,7 @@ pub fn contain(event_loop: *mut PyObject, result: Res<()>) -> Res<()> {
 
 /// Reports the exception that is set, with `message` and what else belongs to it.
 #[cold]
-pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> Res<()> {
+pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> FfiResult<()> {
     // SAFETY: as for `callback_failed`.
     unsafe {
         let py = Python::assume_attached();
@@ -102,7 +102,10 @@ pub fn new_report<'py>(
     Ok(report)
 }
 
-fn deliver<'py>(event_loop: &Bound<'py, PyAny>, report: PyResult<Bound<'py, PyDict>>) -> Res<()> {
+fn deliver<'py>(
+    event_loop: &Bound<'py, PyAny>,
+    report: PyResult<Bound<'py, PyDict>>,
+) -> FfiResult<()> {
     let py = event_loop.py();
     let name = &Stdlib::get().names.call_exception_handler;
     let sent = report.and_then(|report| {

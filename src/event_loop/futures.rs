@@ -8,14 +8,14 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::event_loop::LoopCore;
 use crate::python::stdlib::{current, Stdlib};
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 impl LoopCore {
     /// `Future(loop=event_loop)`, of whatever class `asyncio.futures.Future` is now.
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core.
-    pub unsafe fn new_future(&self, event_loop: *mut PyObject) -> Res<Ref> {
+    pub unsafe fn new_future(&self, event_loop: *mut PyObject) -> FfiResult<Ref> {
         let stdlib = Stdlib::get();
         let class = current(&stdlib.futures, &stdlib.names.Future)?;
         let is_native = stdlib
@@ -42,7 +42,7 @@ impl LoopCore {
     /// # Safety
     /// `event_loop` is the live loop object of this core.
     #[inline]
-    pub unsafe fn new_waiter(&self, event_loop: *mut PyObject) -> Res<Ref> {
+    pub unsafe fn new_waiter(&self, event_loop: *mut PyObject) -> FfiResult<Ref> {
         // SAFETY: the caller's promise.
         unsafe {
             match &Stdlib::get().native_future {
@@ -52,7 +52,7 @@ impl LoopCore {
         }
     }
 
-    unsafe fn new_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> Res<Ref> {
+    unsafe fn new_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> FfiResult<Ref> {
         let stdlib = Stdlib::get();
         // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
         unsafe {
@@ -76,7 +76,7 @@ impl LoopCore {
                 keywords.as_ptr(),
             ) != 0
             {
-                return Err(Raised);
+                return Err(ErrSet);
             }
             Ok(future)
         }
@@ -84,14 +84,14 @@ impl LoopCore {
 
     /// `{"loop": event_loop}`, which no code but the initialiser of futures gets to see.
     #[cold]
-    unsafe fn make_future_keywords(&self, event_loop: *mut PyObject) -> Res<Ref> {
+    unsafe fn make_future_keywords(&self, event_loop: *mut PyObject) -> FfiResult<Ref> {
         // SAFETY: attached; the caller's loop is live.
         let keywords = unsafe {
             let py = Python::assume_attached();
             let keywords: Ref = PyDict::new(py).into();
             let name = ffi::PyTuple_GET_ITEM(Stdlib::get().loop_keyword.as_ptr(), 0);
             if ffi::PyDict_SetItem(keywords.as_ptr(), name, event_loop) != 0 {
-                return Err(Raised);
+                return Err(ErrSet);
             }
             keywords
         };
@@ -104,7 +104,7 @@ impl LoopCore {
 
 impl LoopCore {
     /// Whether `object` is a loop of ours whose class has not replaced `create_future()`.
-    pub fn makes_futures_of(object: &Ref) -> Res<bool> {
+    pub fn makes_futures_of(object: &Ref) -> FfiResult<bool> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let core = py.get_type::<Self>();

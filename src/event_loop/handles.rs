@@ -18,12 +18,12 @@ use crate::python::handle::{
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, guard_int};
-use crate::python::{context, Raised, Ref, Res};
+use crate::python::{context, ErrSet, FfiResult, Ref};
 
 impl LoopCore {
     /// Runs one handle. Its exception goes to the loop's exception handler; only those that end the loop come back.
     #[inline]
-    pub fn run_handle(&self, event_loop: *mut PyObject, handle: HandleRef) -> Res<()> {
+    pub fn run_handle(&self, event_loop: *mut PyObject, handle: HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
         // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
         unsafe {
@@ -46,14 +46,14 @@ impl LoopCore {
             }
             outcome?;
             if !(*this).has(PERSISTENT) || (*this).has(CANCELLED) {
-                recycle(&self.maker, handle);
+                recycle(&self.handle_pool, handle);
             }
         }
         Ok(())
     }
 
     #[inline]
-    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
         // SAFETY: the caller owns the handle and has set RUNNING, so its context stays.
         let result = unsafe {
@@ -65,13 +65,13 @@ impl LoopCore {
         };
         match result {
             Ok(()) => Ok(()),
-            Err(Raised) => exceptions::callback_failed(event_loop, handle),
+            Err(ErrSet) => exceptions::callback_failed(event_loop, handle),
         }
     }
 
     /// Runs a handle in a copy of the template it was made with.
     #[inline]
-    unsafe fn run_in_copy(&self, this: *mut HandleObject) -> Res<()> {
+    unsafe fn run_in_copy(&self, this: *mut HandleObject) -> FfiResult<()> {
         // SAFETY: as for `run_plain`.
         unsafe {
             let template = HandleObject::locked(this, || Ref::borrowed((*this).context));
@@ -93,7 +93,7 @@ impl LoopCore {
 
     /// Runs a handle by its `_run()` if that was replaced. In debug mode slow ones are logged.
     #[cold]
-    unsafe fn run_watched(&self, event_loop: *mut PyObject, handle: &HandleRef) -> Res<()> {
+    unsafe fn run_watched(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let run = || match self.run_by_method(handle) {
             Some(result) => result,
             // SAFETY: the caller's promise.
@@ -120,9 +120,9 @@ impl LoopCore {
     #[cold]
     pub fn timed(
         &self,
-        body: impl FnOnce() -> Res<()>,
+        body: impl FnOnce() -> FfiResult<()>,
         describe: impl FnOnce(Python<'_>) -> PyResult<Bound<'_, PyAny>>,
-    ) -> Res<()> {
+    ) -> FfiResult<()> {
         let start = now_ns();
         let result = body();
         let took = seconds(now_ns() - start);
@@ -165,7 +165,7 @@ pub fn left_heap(timer: &HandleRef) {
 
 /// Keeps where the handle was made, for reports in debug mode.
 #[cold]
-pub fn note_source(handle: &HandleRef) -> Res<()> {
+pub fn note_source(handle: &HandleRef) -> FfiResult<()> {
     // SAFETY: attached; the handle is live.
     unsafe {
         let py = Python::assume_attached();
@@ -182,7 +182,7 @@ pub fn note_source(handle: &HandleRef) -> Res<()> {
 }
 
 /// Waits until the callback has returned, if it runs in another thread and the handle is of the kind that waits.
-unsafe fn wait_if_elsewhere(slf: *mut PyObject) -> Res<()> {
+unsafe fn wait_if_elsewhere(slf: *mut PyObject) -> FfiResult<()> {
     // SAFETY: the caller's handle is live; the loop of a handle is a `LoopCore`.
     unsafe {
         let this = slf.cast::<HandleObject>();
@@ -202,7 +202,7 @@ unsafe fn wait_if_elsewhere(slf: *mut PyObject) -> Res<()> {
 ///
 /// # Safety
 /// `slf` is a live handle.
-pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
+pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
     let this = slf.cast::<HandleObject>();
     // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
     unsafe {
@@ -243,7 +243,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn cancelled(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn cancelled(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe {
         wait_if_elsewhere(slf)?;
@@ -251,7 +251,7 @@ unsafe fn cancelled(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
-unsafe fn when(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn when(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe {
         if class_of(slf.cast()) == Class::Timer {
@@ -268,7 +268,7 @@ unsafe fn when(slf: *mut PyObject) -> Res<Ref> {
 }
 
 /// An object field, or `None`.
-unsafe fn field(object: *mut PyObject) -> Res<Ref> {
+unsafe fn field(object: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: a field that is set holds a live object.
     Ok(unsafe {
         if object.is_null() {

@@ -45,82 +45,82 @@ use pyo3::types::PyCFunction;
 
 use crate::python::bytes::SpareBytes;
 use crate::python::context::Contexts;
-use crate::python::handle::{HandleRef, Maker};
-use crate::python::{vectorcall, Cell, Flag, Local, Ref, Res, Word};
-pub use completions::{Bell, Desk};
+use crate::python::handle::{HandlePool, HandleRef};
+use crate::python::{vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, RelaxedU64};
+pub use completions::{CompletionSource, LoopWaker};
 pub use io::files::file_descriptor;
 pub use io::registration::{Descriptors, Source};
 pub use methods::install;
 
-pub use io::source::{Caller, Kind, Native, Pending};
+pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 
-/// Native state of one event loop.
+/// IoSource state of one event loop.
 ///
 /// It belongs to the thread that runs the loop; other threads come in through `call_soon_threadsafe`, and see a state that
 /// is whole in what they may look at. On free-threaded builds methods that would change the rest refuse other threads
 /// (see [`LoopCore::confined`]).
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
-    pub ready: Local<VecDeque<HandleRef>>,
-    pub maker: Local<Maker>,
-    pub contexts: Local<Contexts>,
-    pub timers: Local<TimerHeap<HandleRef>>,
+    pub ready: LoopCell<VecDeque<HandleRef>>,
+    pub handle_pool: LoopCell<HandlePool>,
+    pub contexts: LoopCell<Contexts>,
+    pub timers: LoopCell<TimerHeap<HandleRef>>,
     pub inbox: Inbox<HandleRef>,
     /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
     waker: Mutex<Option<WakeHandle>>,
-    poller: Local<Option<Poller>>,
+    poller: LoopCell<Option<Poller>>,
     /// Whether a library of green threads has replaced `select.select()`, with which the loop then has to wait.
     green_threads: bool,
     registrar: Registrar,
-    pub descriptors: Local<Descriptors>,
+    pub descriptors: LoopCell<Descriptors>,
     lookups: dns::Lookups,
-    desk: OnceLock<Box<dyn Desk>>,
+    completions: OnceLock<Box<dyn CompletionSource>>,
     pub stats: stats::Stats,
-    events: Local<VecDeque<Event>>,
-    /// Transports with writes of this turn to be sent.
-    pub flush: Local<VecDeque<Pending>>,
+    events: LoopCell<VecDeque<Event>>,
+    /// Transports with writes of this iteration to be sent.
+    pub to_flush: LoopCell<VecDeque<IoRef>>,
     /// Transports and listeners that have more to read than one event allows.
-    pub again: Local<VecDeque<Pending>>,
+    pub to_resume: LoopCell<VecDeque<IoRef>>,
     /// Where all streams read to.
-    pub scratch: Local<Vec<u8>>,
+    pub scratch: LoopCell<Vec<u8>>,
     /// The object that data was last handed over in, if nobody kept it.
     pub spare_bytes: SpareBytes,
     polls_skipped: Cell<u32>,
     last_poll: Cell<u64>,
     /// When streams were flushed last, or the poll was over, by the processor's counter.
     flushed: Cell<u64>,
-    closed: Flag,
-    stopping: Flag,
-    debug: Flag,
-    /// The thread that runs turns; 0 if none does.
-    turning: AtomicU64,
-    /// The process in which a turn is under way; 0 if none is. That of its parent is none of a forked child's.
-    turn_process: Word,
+    closed: RelaxedBool,
+    stopping: RelaxedBool,
+    debug: RelaxedBool,
+    /// The thread that runs iterations; 0 if none does.
+    running_thread: AtomicU64,
+    /// The process in which an iteration is under way; 0 if none is. That of its parent is none of a forked child's.
+    iterating_process: RelaxedU64,
     overrides: overrides::Overrides,
     /// Handles are run with a look at what else is to be done: in debug mode, or where `_run()` was replaced.
-    runs_watched: Flag,
+    runs_watched: RelaxedBool,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
-    thread_id: Word,
+    thread_id: RelaxedU64,
     /// `poll_skip_interval` in ticks of the processor's counter.
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
     poll_skip_turns: Cell<u32>,
     /// How long new streams hold back what is written; see [`LoopCore::callback_ticks`].
     pub cork: Cell<u64>,
-    slow_callback_duration: Local<Option<Ref>>,
-    task_factory: Local<Option<Ref>>,
-    current_handle: Local<Option<Ref>>,
+    slow_callback_duration: LoopCell<Option<Ref>>,
+    task_factory: LoopCell<Option<Ref>>,
+    current_handle: LoopCell<Option<Ref>>,
     /// Keyword arguments of every future.
-    future_keywords: Local<Option<Ref>>,
+    future_keywords: LoopCell<Option<Ref>>,
     /// The class of stream transports, a subclass of `StreamTransport` made in Python.
-    pub transport_class: Local<Option<Ref>>,
+    pub transport_class: LoopCell<Option<Ref>>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<LoopCore>() <= 16);
 
 // SAFETY: a `Local` lets one thread in at a time. `Cell`s are touched by the thread that runs the loop, under the
-// interpreter lock or, on free-threaded builds, behind `turning` or `confined`.
+// interpreter lock or, on free-threaded builds, behind `running_thread` or `check_thread`.
 unsafe impl Send for LoopCore {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for LoopCore {}
@@ -129,44 +129,44 @@ impl LoopCore {
     fn create(py: Python<'_>) -> PyResult<Self> {
         let poller = Poller::new().map_err(|error| exceptions::os_error(&error))?;
         Ok(Self {
-            ready: Local::default(),
-            maker: Local::default(),
-            contexts: Local::default(),
-            timers: Local::default(),
+            ready: LoopCell::default(),
+            handle_pool: LoopCell::default(),
+            contexts: LoopCell::default(),
+            timers: LoopCell::default(),
             inbox: Inbox::new(),
             waker: Mutex::new(Some(poller.waker())),
             lookups: dns::Lookups::new(poller.waker()),
-            desk: OnceLock::new(),
+            completions: OnceLock::new(),
             stats: stats::Stats::default(),
             registrar: poller.registrar(),
-            poller: Local::new(Some(poller)),
+            poller: LoopCell::new(Some(poller)),
             green_threads: !run_once::select(py)?.is_instance_of::<PyCFunction>(),
-            descriptors: Local::default(),
-            events: Local::default(),
-            flush: Local::default(),
-            again: Local::default(),
-            scratch: Local::default(),
+            descriptors: LoopCell::default(),
+            events: LoopCell::default(),
+            to_flush: LoopCell::default(),
+            to_resume: LoopCell::default(),
+            scratch: LoopCell::default(),
             spare_bytes: SpareBytes::default(),
             polls_skipped: Cell::new(0),
             last_poll: Cell::new(0),
             flushed: Cell::new(0),
-            closed: Flag::default(),
-            stopping: Flag::default(),
-            debug: Flag::default(),
-            turning: AtomicU64::new(0),
-            turn_process: Word::default(),
+            closed: RelaxedBool::default(),
+            stopping: RelaxedBool::default(),
+            debug: RelaxedBool::default(),
+            running_thread: AtomicU64::new(0),
+            iterating_process: RelaxedU64::default(),
             overrides: overrides::Overrides::default(),
-            runs_watched: Flag::default(),
-            thread_id: Word::default(),
+            runs_watched: RelaxedBool::default(),
+            thread_id: RelaxedU64::default(),
             poll_skip_ticks: Cell::new(ticks_in(run_once::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(seconds(run_once::POLL_SKIP_NS)),
-            poll_skip_turns: Cell::new(run_once::POLL_SKIP_TURNS),
+            poll_skip_turns: Cell::new(run_once::POLL_SKIP_ITERATIONS),
             cork: Cell::new(ticks_in(run_once::CORK_NS)),
-            slow_callback_duration: Local::default(),
-            task_factory: Local::default(),
-            current_handle: Local::default(),
-            future_keywords: Local::default(),
-            transport_class: Local::default(),
+            slow_callback_duration: LoopCell::default(),
+            task_factory: LoopCell::default(),
+            current_handle: LoopCell::default(),
+            future_keywords: LoopCell::default(),
+            transport_class: LoopCell::default(),
         })
     }
 
@@ -194,9 +194,9 @@ impl LoopCore {
         self.thread_id.get() == current_thread()
     }
 
-    /// Whether a turn is under way, `run_forever()` or not.
-    fn is_in_turn(&self) -> bool {
-        self.turn_process.get() == u64::from(std::process::id())
+    /// Whether an iteration is under way, `run_forever()` or not.
+    fn is_iterating(&self) -> bool {
+        self.iterating_process.get() == u64::from(std::process::id())
     }
 
     pub fn is_closed(&self) -> bool {
@@ -214,7 +214,7 @@ impl LoopCore {
     }
 
     #[inline]
-    pub fn check_open(&self) -> Res<()> {
+    pub fn check_open(&self) -> FfiResult<()> {
         if self.closed.get() {
             return Err(closed_error());
         }
@@ -242,8 +242,8 @@ impl LoopCore {
         self.stats.callback_ticks()
     }
 
-    /// Registers a descriptor for each change of its readiness, as [`Registrar::register_edge`] does, and has the next turn look
-    /// for I/O.
+    /// Registers a descriptor for each change of its readiness, as [`Registrar::register_edge`] does, and has the next
+    /// iteration look for I/O.
     pub fn register_edge(
         &self,
         fd: RawFd,
@@ -251,12 +251,12 @@ impl LoopCore {
         interest: Interest,
         known: bool,
     ) -> std::io::Result<()> {
-        self.poll_next_turn();
+        self.poll_next_iteration();
         self.registrar.register_edge(fd, token, interest, known)
     }
 
-    /// Registers a descriptor for as long as it is ready, as [`Registrar::register_level`] does, and has the next turn look for
-    /// I/O.
+    /// Registers a descriptor for as long as it is ready, as [`Registrar::register_level`] does, and has the next iteration
+    /// look for I/O.
     pub fn register_level(
         &self,
         fd: RawFd,
@@ -264,7 +264,7 @@ impl LoopCore {
         interest: Interest,
         known: bool,
     ) -> std::io::Result<()> {
-        self.poll_next_turn();
+        self.poll_next_iteration();
         self.registrar.register_level(fd, token, interest, known)
     }
 
@@ -276,13 +276,13 @@ impl LoopCore {
         }
     }
 
-    /// See [`confined`].
+    /// See [`check_thread`].
     #[inline]
-    pub fn confined(&self) -> Res<()> {
+    pub fn check_thread(&self) -> FfiResult<()> {
         if self.is_owner() {
             Ok(())
         } else {
-            self.check_thread()
+            self.refuse_other_thread()
         }
     }
 
@@ -308,9 +308,9 @@ impl LoopCore {
 /// # Safety
 /// `slf` is a live loop.
 #[inline]
-pub unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+pub unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
     // SAFETY: the caller's promise.
-    unsafe { LoopCore::of(slf) }.confined()
+    unsafe { LoopCore::of(slf) }.check_thread()
 }
 
 fn current_thread() -> u64 {
@@ -320,13 +320,13 @@ fn current_thread() -> u64 {
 
 /// What asyncio raises when a closed loop is used.
 #[cold]
-pub fn closed_error() -> vectorcall::Raised {
+pub fn closed_error() -> vectorcall::ErrSet {
     PyRuntimeError::new_err("Event loop is closed").into()
 }
 
 impl LoopCore {
     /// Drops everything that waits. Each list is emptied first and dropped after, because dropping may run Python.
-    fn shut(&self) {
+    fn close(&self) {
         self.closed.set(true);
         self.inbox.open();
         while let Some(handle) = self.inbox.pop() {
@@ -338,18 +338,18 @@ impl LoopCore {
             handles::left_heap(timer);
         }
         drop(timers);
-        drop(self.flush.take());
-        drop(self.again.take());
+        drop(self.to_flush.take());
+        drop(self.to_resume.take());
         self.events.with(VecDeque::clear);
         // One at a time: dropping one may end others, which then take themselves out.
         while let Some(source) = self.descriptors.with(Descriptors::pop) {
             source.forget();
         }
         self.lookups.close();
-        if let Some(desk) = self.desk() {
-            desk.close();
+        if let Some(completions) = self.completions() {
+            completions.close();
         }
-        let handles = self.maker.with(Maker::take_all);
+        let handles = self.handle_pool.with(HandlePool::take_all);
         drop(handles);
         drop(Contexts::take_all(&self.contexts));
         drop(self.future_keywords.take());

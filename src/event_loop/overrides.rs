@@ -1,8 +1,8 @@
 //! What programs and tests replace on a loop and on handles, and expect the loop to use: its `time()`, the `select()` of its
 //! selector, and `asyncio.Handle._run()`.
 //!
-//! A class changes its version when one of its attributes, or of its bases' attributes, is set. As long as the version is the one
-//! that was looked at, what was found then is true. Attributes of the loop object itself come in through `__setattr__()`.
+//! A class changes its version when one of its attributes, or of its bases' attributes, is set. As long as the version is the
+//! one that was looked at, what was found then is true. Attributes of the loop object itself come in through `__setattr__()`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use crate::event_loop::callback_arguments::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
-use crate::python::{Cell, Flag, Raised, Ref, Res};
+use crate::python::{Cell, ErrSet, FfiResult, Ref, RelaxedBool};
 
 /// No class has this version: it is to be looked at.
 const UNKNOWN: u32 = u32::MAX;
@@ -25,25 +25,25 @@ pub struct Overrides {
     /// Version of the loop's class while `time()` is ours.
     clock_version: Cell<u32>,
     /// The loop object has an attribute `time`.
-    clock_on_instance: Flag,
+    clock_on_instance: RelaxedBool,
     /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
     run_version: Cell<u32>,
-    run_replaced: Flag,
+    run_replaced: RelaxedBool,
     /// Somebody has set `select` on the loop's selector.
-    select_replaced: Flag,
+    select_replaced: RelaxedBool,
     /// The selector is being asked.
-    selecting: Flag,
+    selecting: RelaxedBool,
 }
 
 impl Default for Overrides {
     fn default() -> Self {
         Self {
             clock_version: Cell::new(UNKNOWN),
-            clock_on_instance: Flag::default(),
+            clock_on_instance: RelaxedBool::default(),
             run_version: Cell::new(UNKNOWN),
-            run_replaced: Flag::default(),
-            select_replaced: Flag::default(),
-            selecting: Flag::default(),
+            run_replaced: RelaxedBool::default(),
+            select_replaced: RelaxedBool::default(),
+            selecting: RelaxedBool::default(),
         }
     }
 }
@@ -73,7 +73,7 @@ pub fn set_attribute(
     let pointer = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
     // SAFETY: attached; the arguments are live, and null deletes.
     if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), pointer) } != 0 {
-        return Err(Raised.into());
+        return Err(ErrSet.into());
     }
     let known = &slf.get().overrides;
     if name.eq(intern!(slf.py(), "time"))? {
@@ -86,7 +86,7 @@ pub fn set_attribute(
 impl LoopCore {
     /// Whether `time()` of the loop object is not ours.
     #[inline]
-    fn has_other_clock(&self, event_loop: *mut PyObject) -> Res<bool> {
+    fn has_other_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
         // SAFETY: the callers' loop is live.
         let version = unsafe { version(ffi::Py_TYPE(event_loop)) };
         if version == self.overrides.clock_version.get() {
@@ -96,7 +96,7 @@ impl LoopCore {
     }
 
     #[cold]
-    fn look_at_clock(&self, event_loop: *mut PyObject) -> Res<bool> {
+    fn look_at_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
         // SAFETY: attached; the callers' loop is live.
         unsafe {
             let py = Python::assume_attached();
@@ -120,7 +120,7 @@ impl LoopCore {
     /// # Safety
     /// `event_loop` is the live loop object of this core.
     #[inline]
-    pub unsafe fn now(&self, event_loop: *mut PyObject) -> Res<f64> {
+    pub unsafe fn now(&self, event_loop: *mut PyObject) -> FfiResult<f64> {
         if self.has_other_clock(event_loop)? {
             // SAFETY: the caller's promise.
             return unsafe { other_time(event_loop) };
@@ -133,7 +133,7 @@ impl LoopCore {
     /// # Safety
     /// As [`LoopCore::now`].
     #[inline]
-    pub unsafe fn now_to_wait(&self, event_loop: *mut PyObject) -> Res<u64> {
+    pub unsafe fn now_to_wait(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
         if self.has_other_clock(event_loop)? {
             // SAFETY: the caller's promise.
             return Ok(deadline_ns(unsafe { other_time(event_loop) }?));
@@ -146,7 +146,7 @@ impl LoopCore {
     /// # Safety
     /// As [`LoopCore::now`].
     #[inline]
-    pub unsafe fn now_for_due(&self, event_loop: *mut PyObject) -> Res<u64> {
+    pub unsafe fn now_for_due(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
         if self.has_other_clock(event_loop)? {
             // SAFETY: the caller's promise.
             return unsafe { other_due(event_loop) };
@@ -193,7 +193,7 @@ impl LoopCore {
     }
 
     /// `handle._run()`, if that is not asyncio's.
-    pub fn run_by_method(&self, handle: &HandleRef) -> Option<Res<()>> {
+    pub fn run_by_method(&self, handle: &HandleRef) -> Option<FfiResult<()>> {
         if !self.overrides.run_replaced.get() {
             return None;
         }
@@ -203,7 +203,7 @@ impl LoopCore {
             .as_object()
             .bind(py)
             .call_method0(intern!(py, "_run"));
-        Some(run.map(drop).map_err(Raised::from))
+        Some(run.map(drop).map_err(ErrSet::from))
     }
 
     /// Whether polling is up to [`LoopCore::ask_selector`].
@@ -218,7 +218,7 @@ impl LoopCore {
 
     /// Polls by `event_loop._selector.select(timeout)`.
     #[cold]
-    pub fn ask_selector(&self, event_loop: *mut PyObject, wait: Option<Duration>) -> Res<()> {
+    pub fn ask_selector(&self, event_loop: *mut PyObject, wait: Option<Duration>) -> FfiResult<()> {
         // SAFETY: attached; the callers' loop is live.
         let event_loop = unsafe {
             let py = Python::assume_attached();
@@ -251,7 +251,7 @@ impl LoopCore {
 }
 
 #[cold]
-unsafe fn other_time(event_loop: *mut PyObject) -> Res<f64> {
+unsafe fn other_time(event_loop: *mut PyObject) -> FfiResult<f64> {
     // SAFETY: attached; the caller's loop is live.
     unsafe {
         let py = Python::assume_attached();
@@ -263,7 +263,7 @@ unsafe fn other_time(event_loop: *mut PyObject) -> Res<f64> {
 
 /// asyncio's rule: what comes before the end of the clock's tick is due.
 #[cold]
-unsafe fn other_due(event_loop: *mut PyObject) -> Res<u64> {
+unsafe fn other_due(event_loop: *mut PyObject) -> FfiResult<u64> {
     // SAFETY: attached; the caller's loop is live.
     unsafe {
         let py = Python::assume_attached();

@@ -1,6 +1,6 @@
-//! One turn after another.
+//! One iteration after another.
 //!
-//! A turn looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
+//! An iteration looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
 //! order of asyncio), and at last sends what streams have gathered.
 
 use std::collections::VecDeque;
@@ -14,22 +14,22 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::event_loop::handles::left_heap;
-use crate::event_loop::stats::Together;
-use crate::event_loop::{current_thread, exceptions, Caller, Desk, LoopCore};
+use crate::event_loop::stats::CallbackTimer;
+use crate::event_loop::{current_thread, exceptions, CompletionSource, LoopContext, LoopCore};
 use crate::python::context::Contexts;
 use crate::python::finalization::hang_at_exit;
-use crate::python::handle::{track_kept, HandleRef, Maker, CANCELLED, COUNTED};
-use crate::python::Res;
+use crate::python::handle::{track_kept, HandlePool, HandleRef, CANCELLED, COUNTED};
+use crate::python::FfiResult;
 
 /// How long a busy loop may go on without looking for I/O …
 pub const POLL_SKIP_NS: u64 = 50_000;
-/// … and for how many turns.
-pub const POLL_SKIP_TURNS: u32 = 16;
+/// … and for how many iterations.
+pub const POLL_SKIP_ITERATIONS: u32 = 16;
 
 /// How long a callback that runs on may hold back what is written, unless `cork_interval` says otherwise.
 pub const CORK_NS: u64 = 1_000_000;
 
-/// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent a turn later.
+/// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent an iteration later.
 const FLUSH_PASSES: u32 = 8;
 /// How much one poll waits at most: what `asyncio` allows (a day).
 const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
@@ -38,33 +38,33 @@ fn is_counted(timer: &HandleRef) -> bool {
     timer.has(COUNTED)
 }
 
-/// What `run_forever()` calls: runs turns until `stop()` or until an exception ends the loop. Called inside of a turn, or for a loop
-/// that does not run, it runs one turn as asyncio's does.
+/// What `run_forever()` calls: runs iterations until `stop()` or until an exception ends the loop. Called inside of an
+/// iteration, or for a loop that does not run, it runs one iteration as asyncio's does.
 pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
-    let before = core.claim("This event loop is already running")?;
+    let before = core.lock_run("This event loop is already running")?;
     let result = core.check_open().map_err(PyErr::from).and_then(|()| {
-        if core.is_in_turn() {
-            return core.whole_turn(py, object);
+        if core.is_iterating() {
+            return core.iterate(py, object);
         }
         hang_at_exit();
-        core.turn_process.set(u64::from(std::process::id()));
+        core.iterating_process.set(u64::from(std::process::id()));
         // A loop that starts to run looks for I/O first.
-        core.poll_next_turn();
+        core.poll_next_iteration();
         core.stats.run_begins();
-        let result = run_turns(py, core, object);
+        let result = run_iterations(py, core, object);
         core.stats.run_ends();
-        core.rest();
-        core.turn_process.set(0);
+        core.on_stop();
+        core.iterating_process.set(0);
         result
     });
-    core.release(before);
+    core.unlock_run(before);
     result
 }
 
-fn run_turns(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
+fn run_iterations(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
     loop {
-        core.whole_turn(py, object)?;
+        core.iterate(py, object)?;
         if core.stopping.get() || !core.is_running() {
             return Ok(());
         }
@@ -77,12 +77,12 @@ pub fn select(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 impl LoopCore {
-    /// Keeps other threads from running or closing the loop until [`LoopCore::release`], which wants what this gives. asyncio's
-    /// own check looks and then sets, which two threads may do at the same time.
-    pub fn claim(&self, refusal: &str) -> PyResult<u64> {
+    /// Keeps other threads from running or closing the loop until [`LoopCore::unlock_run`], which wants what this gives.
+    /// asyncio's own check looks and then sets, which two threads may do at the same time.
+    pub fn lock_run(&self, refusal: &str) -> PyResult<u64> {
         let me = current_thread();
         let before = self
-            .turning
+            .running_thread
             .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
             .unwrap_or_else(|running| running);
         if before != 0 && before != me {
@@ -91,12 +91,12 @@ impl LoopCore {
         Ok(before)
     }
 
-    pub fn release(&self, before: u64) {
-        self.turning.store(before, Ordering::Release);
+    pub fn unlock_run(&self, before: u64) {
+        self.running_thread.store(before, Ordering::Release);
     }
 
     /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
-    fn rest(&self) {
+    fn on_stop(&self) {
         drop(Contexts::take_all(&self.contexts));
         self.spare_bytes.clear();
         if self.inbox.has_mail() {
@@ -106,21 +106,21 @@ impl LoopCore {
             .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
     }
 
-    /// A turn; what was written before an exception still leaves.
+    /// An iteration; what was written before an exception still leaves.
     #[inline]
-    fn whole_turn(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
-        self.turn(py, object).map_err(|raised| {
+    fn iterate(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
+        self.iteration(py, object).map_err(|raised| {
             let error = PyErr::from(raised);
             let flushed = self.flush_all(py, object);
             flushed.err().map_or(error, PyErr::from)
         })
     }
 
-    fn turn(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+    fn iteration(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         if self.inbox.has_mail() {
             self.collect_mail();
         }
-        self.stats.turn();
+        self.stats.iteration();
         self.look_at_runs();
         self.drop_cancelled_timers();
         self.look_for_io(py, object)?;
@@ -128,9 +128,9 @@ impl LoopCore {
             self.lookups.deliver(object)?;
             self.stats.callbacks_begin();
         }
-        if let Some(desk) = self.desk() {
-            if desk.has_mail() {
-                exceptions::contain(object, desk.deliver(self.caller(py, object)))?;
+        if let Some(completions) = self.completions() {
+            if completions.has_mail() {
+                exceptions::report_unless_fatal(object, completions.deliver(self.cx(py, object)))?;
                 self.stats.callbacks_begin();
             }
         }
@@ -150,8 +150,8 @@ impl LoopCore {
     }
 
     /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
-    fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> Res<()> {
-        let mut together = Together::new();
+    fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> FfiResult<()> {
+        let mut together = CallbackTimer::new();
         for number in 0..count {
             if number > 0 {
                 if let Some(now) = self.stats.next_callback(&mut together) {
@@ -162,7 +162,7 @@ impl LoopCore {
                 break;
             };
             self.stats.callback();
-            exceptions::contain(object, self.run_handle(object, handle))?;
+            exceptions::report_unless_fatal(object, self.run_handle(object, handle))?;
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl LoopCore {
     }
 
     /// Moves the timers that are due behind what is ready, and counts them.
-    fn collect_due_timers(&self, object: *mut PyObject) -> Res<usize> {
+    fn collect_due_timers(&self, object: *mut PyObject) -> FfiResult<usize> {
         if self.timers.with(|timers| timers.is_empty()) {
             return Ok(0);
         }
@@ -203,14 +203,14 @@ impl LoopCore {
     }
 
     /// Polls, for as long as nothing else is to be done.
-    fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+    fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let busy = self.stopping.get()
             || self.ready.with(|ready| !ready.is_empty())
-            || self.again.with(|again| !again.is_empty())
-            || self.flush.with(|flush| !flush.is_empty())
+            || self.to_resume.with(|again| !again.is_empty())
+            || self.to_flush.with(|flush| !flush.is_empty())
             || self.events.with(|events| !events.is_empty())
             // The inbox may have been opened since this came.
-            || self.desk().is_some_and(Desk::has_mail);
+            || self.completions().is_some_and(CompletionSource::has_mail);
         if busy {
             return self.poll_if_time(py, object);
         }
@@ -228,14 +228,18 @@ impl LoopCore {
                 Some(Duration::from_nanos((when - now).min(MAX_WAIT_NS)))
             }
         };
-        if let Some(desk) = self.desk() {
+        if let Some(completions) = self.completions() {
             // With the interpreter given away: others can use the moment.
-            if desk.is_patient() && py.detach(|| desk.look(&|| self.inbox.has_mail())) {
+            if completions.is_patient() && py.detach(|| completions.look(&|| self.inbox.has_mail()))
+            {
                 return self.poll_if_time(py, object);
             }
         }
-        if self.maker.with(|maker| maker.has_too_many()) {
-            let spare = self.maker.with(Maker::trim);
+        if self
+            .handle_pool
+            .with(|handle_pool| handle_pool.has_too_many())
+        {
+            let spare = self.handle_pool.with(HandlePool::trim);
             drop(spare);
         }
         drop(Contexts::take_all(&self.contexts));
@@ -247,7 +251,7 @@ impl LoopCore {
 
     /// Polls, and waits for events if nothing came from other threads.
     #[inline]
-    pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+    pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         if !self.inbox.sleep() {
             return self.poll_at_once(py);
         }
@@ -264,21 +268,21 @@ impl LoopCore {
 
     /// Waits in `select.select()`, which a library of green threads has replaced, so that the others run meanwhile.
     #[cold]
-    fn wait_among_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> Res<()> {
+    fn wait_among_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         let (none, seconds) = (PyTuple::empty(py), wait.map(|wait| wait.as_secs_f64()));
         select(py)?.call1(([self.registrar.selector()], &none, &none, seconds))?;
         Ok(())
     }
 
-    /// Has the next turn look for I/O. Whoever registers a descriptor may count on that, as in asyncio: what it has ready comes
-    /// before what is scheduled by the callbacks of the next turn.
-    pub fn poll_next_turn(&self) {
+    /// Has the next iteration look for I/O. Whoever registers a descriptor may count on that, as in asyncio: what it has ready
+    /// comes before what is scheduled by the callbacks of the next iteration.
+    pub fn poll_next_iteration(&self) {
         self.polls_skipped.set(u32::MAX - 1);
     }
 
     /// Polls without waiting, unless the last poll is a short time ago.
     #[inline]
-    fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+    fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let skipped = self.polls_skipped.get() + 1;
         if skipped < self.poll_skip_turns.get() {
             let now = ticks();
@@ -293,7 +297,7 @@ impl LoopCore {
     }
 
     #[inline(never)]
-    fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+    fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         if self.is_select_replaced() {
             return self.ask_selector(object, Some(Duration::ZERO));
         }
@@ -301,7 +305,7 @@ impl LoopCore {
     }
 
     /// Polls without waiting, and without giving the interpreter away for it.
-    pub fn poll_at_once(&self, py: Python<'_>) -> Res<()> {
+    pub fn poll_at_once(&self, py: Python<'_>) -> FfiResult<()> {
         self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
         self.polled(py, result)
@@ -314,7 +318,7 @@ impl LoopCore {
         })
     }
 
-    fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> Res<()> {
+    fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> FfiResult<()> {
         self.polls_skipped.set(0);
         let now = ticks();
         self.last_poll.set(now);
@@ -331,8 +335,8 @@ impl LoopCore {
 
     /// Hands events to their descriptors. An event leaves the queue before its callback runs, so an exception that
     /// ends the loop loses none of the others.
-    fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
-        let more = self.again.with(|again| again.len());
+    fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
+        let more = self.to_resume.with(|again| again.len());
         while let Some(event) = self.events.with(VecDeque::pop_front) {
             let now = self.stats.callback_over();
             if let Err(raised) = self.flush_if_due(py, object, now) {
@@ -340,44 +344,43 @@ impl LoopCore {
                 return Err(raised);
             }
             self.stats.callback();
-            exceptions::contain(object, self.dispatch_event(py, object, event))?;
+            exceptions::report_unless_fatal(object, self.dispatch_event(py, object, event))?;
         }
         for _ in 0..more {
-            let Some(source) = self.again.with(VecDeque::pop_front) else {
+            let Some(source) = self.to_resume.with(VecDeque::pop_front) else {
                 break;
             };
             // SAFETY: what waits is live and of its kind.
-            let gone_on = unsafe { (source.kind.go_on)(self.caller(py, object), &source.object) };
-            exceptions::contain(object, gone_on)?;
+            let gone_on = unsafe { (source.vtable.resume)(self.cx(py, object), &source.object) };
+            exceptions::report_unless_fatal(object, gone_on)?;
         }
         Ok(())
     }
 
     /// Sends what streams have gathered if that has waited for as long as a callback may hold it back.
     #[inline]
-    fn flush_if_due(&self, py: Python<'_>, object: *mut PyObject, now: u64) -> Res<()> {
+    fn flush_if_due(&self, py: Python<'_>, object: *mut PyObject, now: u64) -> FfiResult<()> {
         if now.wrapping_sub(self.flushed.get()) < self.cork.get() {
             return Ok(());
         }
         self.flush_all(py, object)
     }
 
-    /// Sends what streams have gathered in this turn.
-    fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> Res<()> {
+    /// Sends what streams have gathered in this iteration.
+    fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         for _ in 0..FLUSH_PASSES {
-            let count = self.flush.with(|flush| flush.len());
+            let count = self.to_flush.with(|flush| flush.len());
             if count == 0 {
                 break;
             }
             self.stats.callback_over();
             for _ in 0..count {
-                let Some(stream) = self.flush.with(VecDeque::pop_front) else {
+                let Some(stream) = self.to_flush.with(VecDeque::pop_front) else {
                     break;
                 };
                 // SAFETY: what waits is live and of its kind.
-                let flushed =
-                    unsafe { (stream.kind.flush)(self.caller(py, object), &stream.object) };
-                exceptions::contain(object, flushed)?;
+                let flushed = unsafe { (stream.vtable.flush)(self.cx(py, object), &stream.object) };
+                exceptions::report_unless_fatal(object, flushed)?;
             }
             self.flushed.set(self.stats.callbacks_begin());
         }
@@ -385,11 +388,11 @@ impl LoopCore {
     }
 
     #[inline]
-    fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> Res<()> {
+    fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> FfiResult<()> {
         if let Some(native) = self.descriptors.with(|all| all.native(event.token)) {
-            let caller = self.caller(py, object);
+            let cx = self.cx(py, object);
             // SAFETY: what is in the table is live and of its kind.
-            let body = || unsafe { (native.kind.ready)(caller, &native.object, event) };
+            let body = || unsafe { (native.vtable.ready)(cx, &native.object, event) };
             if self.is_debug() {
                 return self.timed(body, |py| {
                     native.object.bind(py).repr().map(Bound::into_any)
@@ -404,8 +407,8 @@ impl LoopCore {
         }
     }
 
-    fn caller<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> Caller<'a> {
-        Caller {
+    fn cx<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> LoopContext<'a> {
+        LoopContext {
             py,
             core: self,
             event_loop,

@@ -1,16 +1,16 @@
 //! What a loop has done: counters that are always on, so they cost next to nothing.
 //!
-//! Time is taken where the loop reads the processor's counter anyway, once a turn, and between the callbacks of a turn.
-//! Reading it costs a tenth of a short callback, so many short ones in a row are timed together.
+//! Time is taken where the loop reads the processor's counter anyway, once an iteration, and between the callbacks of an
+//! iteration. Reading it costs a tenth of a short callback, so many short ones in a row are timed together.
 
 use hybridloop_reactor::{ticks, ticks_in};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::event_loop::io::source::Native;
+use crate::event_loop::io::source::IoSource;
 use crate::event_loop::LoopCore;
 use crate::python::handle::CANCELLED;
-use crate::python::Word;
+use crate::python::RelaxedU64;
 
 /// Callbacks that take no longer than this, one or several timed together, are short.
 const SHORT_NS: u64 = 5_000;
@@ -18,12 +18,12 @@ const SHORT_NS: u64 = 5_000;
 const TOGETHER: u32 = 8;
 
 /// How many callbacks are timed together: more and more, as long as they are short.
-pub struct Together {
+pub struct CallbackTimer {
     most: u32,
     left: u32,
 }
 
-impl Together {
+impl CallbackTimer {
     pub fn new() -> Self {
         Self { most: 1, left: 1 }
     }
@@ -31,36 +31,36 @@ impl Together {
 
 #[derive(Default)]
 pub struct Stats {
-    turns: Word,
-    callbacks: Word,
-    polls: Word,
-    polls_skipped: Word,
-    bytes_in: Word,
-    bytes_out: Word,
+    turns: RelaxedU64,
+    callbacks: RelaxedU64,
+    polls: RelaxedU64,
+    polls_skipped: RelaxedU64,
+    bytes_in: RelaxedU64,
+    bytes_out: RelaxedU64,
     /// When the run under way began, in ticks; 0 while the loop does not run.
-    running_since: Word,
+    running_since: RelaxedU64,
     /// When it began to wait; 0 while it does not.
-    waiting_since: Word,
+    waiting_since: RelaxedU64,
     /// When the work under way began.
-    working_since: Word,
-    ran: Word,
-    waited: Word,
-    longest: Word,
+    working_since: RelaxedU64,
+    ran: RelaxedU64,
+    waited: RelaxedU64,
+    longest: RelaxedU64,
     /// When the callback under way began, or what is timed together with it.
-    called_since: Word,
-    longest_callback: Word,
+    called_since: RelaxedU64,
+    longest_callback: RelaxedU64,
     /// [`SHORT_NS`] in ticks.
-    short: Word,
+    short: RelaxedU64,
 }
 
 #[inline]
-fn add(counter: &Word, n: u64) {
+fn add(counter: &RelaxedU64, n: u64) {
     counter.set(counter.get().wrapping_add(n));
 }
 
 impl Stats {
     #[inline]
-    pub fn turn(&self) {
+    pub fn iteration(&self) {
         add(&self.turns, 1);
     }
 
@@ -69,7 +69,7 @@ impl Stats {
         add(&self.callbacks, 1);
     }
 
-    /// A busy turn did not look for I/O; the counter stands at `now`.
+    /// A busy iteration did not look for I/O; the counter stands at `now`.
     #[inline]
     pub fn poll_skipped(&self, now: u64) {
         add(&self.polls_skipped, 1);
@@ -132,7 +132,7 @@ impl Stats {
 
     /// A callback is over, and the next one begins; the counter's value, if it was read.
     #[inline]
-    pub fn next_callback(&self, together: &mut Together) -> Option<u64> {
+    pub fn next_callback(&self, together: &mut CallbackTimer) -> Option<u64> {
         together.left -= 1;
         if together.left > 0 {
             return None;
@@ -187,7 +187,7 @@ impl Stats {
     fn longest(&self) -> (f64, f64) {
         let works = self.running_since.get() != 0 && self.waiting_since.get() == 0;
         let now = ticks();
-        let seconds = |longest: &Word, since: &Word| {
+        let seconds = |longest: &RelaxedU64, since: &RelaxedU64| {
             let under_way = if works {
                 now.wrapping_sub(since.get())
             } else {
@@ -204,7 +204,7 @@ impl Stats {
     /// Seconds that the loop has run, and of these the ones in which it did not wait.
     fn times(&self) -> (f64, f64) {
         let now = ticks();
-        let under_way = |since: &Word| match since.get() {
+        let under_way = |since: &RelaxedU64| match since.get() {
             0 => 0,
             since => now.wrapping_sub(since),
         };
@@ -229,7 +229,7 @@ impl LoopCore {
         let timers = self
             .timers
             .with(|timers| timers.iter().filter(|timer| !timer.has(CANCELLED)).count());
-        let is_transport = |native: &Native| !native.kind.is_reader;
+        let is_transport = |native: &IoSource| !native.vtable.is_reader;
         let transports = self
             .descriptors
             .with(|all| all.natives().filter(|native| is_transport(native)).count());

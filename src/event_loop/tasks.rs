@@ -7,16 +7,16 @@ use pyo3::prelude::*;
 
 use crate::event_loop::LoopCore;
 use crate::python::stdlib::{current, Stdlib};
-use crate::python::{Args, Ref, Res};
+use crate::python::{Args, FfiResult, Ref};
 
-pub unsafe fn create_future(slf: *mut PyObject) -> Res<Ref> {
+pub unsafe fn create_future(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { LoopCore::of(slf).new_future(slf) }
 }
 
 /// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what
 /// the inherited method does.
-pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const MAX_KEYWORDS: usize = 2;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -74,7 +74,7 @@ fn is_name_or_context(keyword: *mut PyObject) -> bool {
 }
 
 #[cold]
-unsafe fn inherited_create_task(slf: *mut PyObject, args: &Args<'_>) -> Res<Ref> {
+unsafe fn inherited_create_task(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `create_task`.
     unsafe {
         let py = Python::assume_attached();

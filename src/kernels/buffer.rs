@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 
-/// From this many bytes on, other threads of Python run while they are copied. Giving the interpreter away costs more than to copy
-/// a few.
+/// From this many bytes on, other threads of Python run while they are copied. Giving the interpreter away costs more than to
+/// copy a few.
 const LARGE: usize = 64 << 10;
 
 /// Copies so many bytes.
@@ -25,8 +25,8 @@ pub fn copying<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T +
     }
 }
 
-/// Immutable memory that a kernel or the bus has given. It exports a read-only buffer without a copy, to `memoryview`, numpy and
-/// others, and counts against the limits of its engine until the last view of it is gone.
+/// Immutable memory that a kernel or the bus has given. It exports a read-only buffer without a copy, to `memoryview`, numpy
+/// and others, and counts against the limits of its engine until the last view of it is gone.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct NativeBuffer {
     view: View,

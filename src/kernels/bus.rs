@@ -95,8 +95,8 @@ impl Bus {
 
 #[pymethods]
 impl Bus {
-    /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied; they
-    /// must not write to `data` meanwhile.
+    /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied;
+    /// they must not write to `data` meanwhile.
     ///
     /// Raises `BusKeyExistsError` if the key is there, and changes nothing then; `BusBusyError` while a kernel writes it;
     /// `BusFullError` if there is no room.
@@ -128,7 +128,8 @@ impl Bus {
 
     /// What is under `key`, without a copy. It stays as it is, whatever happens to the key.
     ///
-    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is closed.
+    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is
+    /// closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         hang_at_exit();
         let bytes = KeyBytes::of(key)?;
@@ -143,8 +144,8 @@ impl Bus {
         self.get(key)
     }
 
-    /// Wait until `key` is sealed and nobody writes it, and return what is under it. Raises `TimeoutError` after `timeout` seconds,
-    /// `BusClosedError` if the bus is closed.
+    /// Wait until `key` is sealed and nobody writes it, and return what is under it. Raises `TimeoutError` after `timeout`
+    /// seconds, `BusClosedError` if the bus is closed.
     #[pyo3(signature = (key, timeout=None))]
     fn wait<'py>(
         slf: &Bound<'py, Self>,
@@ -199,8 +200,8 @@ impl Bus {
         Ok(list)
     }
 
-    /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`, how
-    /// often Python was refused because of a native write.
+    /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`,
+    /// how often Python was refused because of a native write.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.bus().map(|bus| bus.stats()).unwrap_or_default();
         bus_stats(py, stats)

@@ -183,8 +183,8 @@ impl Channel {
         Ok(py.detach(|| self.take_all().len()))
     }
 
-    /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody else
-    /// may have taken it when this returns.
+    /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody
+    /// else may have taken it when this returns.
     #[pyo3(signature = (timeout=None))]
     fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;

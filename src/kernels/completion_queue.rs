@@ -2,9 +2,9 @@
 //!
 //! Each loop has one [`Inlet`]. A thread puts an event into its mailbox and rings once for as many as come together; the loop
 //! then finds the waiting object by the job's number, or the future by that of its watch. A loop of ours is rung by its own
-//! wake-up, any other asyncio loop watches a socket ([`foreign`](crate::kernels::foreign_loop)). Jobs that belong to no loop, and those
-//! whose loop is gone, come in with the strays: that inlet is looked through whenever kernels are used, so that buffers are
-//! released.
+//! wake-up, any other asyncio loop watches a socket ([`foreign`](crate::kernels::foreign_loop)). Jobs that belong to no loop,
+//! and those whose loop is gone, come in with the strays: that inlet is looked through whenever kernels are used, so that
+//! buffers are released.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,16 +16,16 @@ use pyo3::prelude::*;
 use pyo3::PyTraverseError;
 use rustc_hash::FxHashMap;
 
-use crate::event_loop::{exceptions, Caller, Desk};
+use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::deferred_drop::drop_what_is_left;
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::future::{NativeAwaitable, Work};
 use crate::python::future::resolve;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
-/// How many events are taken in one turn, so that a kernel that emits without end does not keep the loop from the rest.
-const EVENTS_PER_TURN: usize = 1024;
+/// How many events are taken in one iteration, so that a kernel that emits without end does not keep the loop from the rest.
+const EVENTS_PER_ITERATION: usize = 1024;
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,8 +80,8 @@ impl Inlet {
         })
     }
 
-    /// Whether this process has made it. In the child of a fork nothing comes in here, and threads that are not there may be about
-    /// to post.
+    /// Whether this process has made it. In the child of a fork nothing comes in here, and threads that are not there may be
+    /// about to post.
     pub fn is_here(&self) -> bool {
         self.process.is_here()
     }
@@ -101,8 +101,8 @@ impl Inlet {
         kept.map_err(|_| PyMemoryError::new_err(()))
     }
 
-    /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there before,
-    /// for the caller to drop.
+    /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there
+    /// before, for the caller to drop.
     pub fn remember(&self, work: &Work, waiting: Ref) -> Option<Ref> {
         let mut table = lock(&self.table);
         let before = match work {
@@ -167,12 +167,16 @@ impl Inlet {
     }
 
     /// Hands out what has come, on the thread of the loop; `report` gets what goes wrong.
-    pub fn deliver(&self, py: Python<'_>, report: &dyn Fn(PyErr) -> Res<()>) -> Res<()> {
+    pub fn deliver(
+        &self,
+        py: Python<'_>,
+        report: &dyn Fn(PyErr) -> FfiResult<()>,
+    ) -> FfiResult<()> {
         if !self.is_here() {
             return Ok(());
         }
         self.mailbox.open();
-        for _ in 0..EVENTS_PER_TURN {
+        for _ in 0..EVENTS_PER_ITERATION {
             let Some(event) = self.mailbox.pop() else {
                 return Ok(());
             };
@@ -308,7 +312,7 @@ fn deliver_strays(py: Python<'_>) {
 /// The desk of a loop of ours.
 pub struct LoopDesk(pub Arc<Inlet>);
 
-impl Desk for LoopDesk {
+impl CompletionSource for LoopDesk {
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -317,12 +321,12 @@ impl Desk for LoopDesk {
         self.0.has_mail()
     }
 
-    fn deliver(&self, caller: Caller<'_>) -> Res<()> {
+    fn deliver(&self, cx: LoopContext<'_>) -> FfiResult<()> {
         let report = |error: PyErr| {
-            error.restore(caller.py);
-            exceptions::contain(caller.event_loop, Err(crate::python::Raised))
+            error.restore(cx.py);
+            exceptions::report_unless_fatal(cx.event_loop, Err(crate::python::ErrSet))
         };
-        self.0.deliver(caller.py, &report)
+        self.0.deliver(cx.py, &report)
     }
 
     fn is_patient(&self) -> bool {

@@ -17,7 +17,8 @@ impl Keep {
     }
 }
 
-/// What threads without Python have dropped. Forks are held off while it is locked: such a thread may be about to add something.
+/// What threads without Python have dropped. Forks are held off while it is locked: such a thread may be about to add
+/// something.
 static DROPPED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
 
 impl Drop for Keep {

@@ -203,8 +203,8 @@ impl NativeEngine {
         Ok(dict)
     }
 
-    /// End jobs that wait, ask those that run to end, wait for them at most `timeout` seconds, and empty the bus. Return the names of
-    /// the kernels that have not ended: they go on by themselves, and their buffers stay in use.
+    /// End jobs that wait, ask those that run to end, wait for them at most `timeout` seconds, and empty the bus. Return the
+    /// names of the kernels that have not ended: they go on by themselves, and their buffers stay in use.
     #[pyo3(signature = (timeout=5.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<String>> {
         let timeout = seconds(timeout)?;

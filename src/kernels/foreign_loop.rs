@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyWeakrefReference};
 
 use crate::event_loop::exceptions::os_error;
 use crate::kernels::completion_queue::Inlet;
-use crate::python::Res;
+use crate::python::FfiResult;
 
 /// The inlet of a loop that is not ours. The loop holds it as the reader of a socket.
 #[pyclass(frozen, weakref, module = "hybridloop._core")]
@@ -40,11 +40,11 @@ impl NativeInlet {
                 Err(error) => return Err(os_error(&error)),
             }
         }
-        let report = |error: PyErr| -> Res<()> { Ok(this.report(py, error)?) };
+        let report = |error: PyErr| -> FfiResult<()> { Ok(this.report(py, error)?) };
         this.inlet.deliver(py, &report)?;
         let event_loop = this.event_loop.bind(py).call0()?;
         if this.inlet.has_mail() && !event_loop.is_none() {
-            // More than one turn's worth.
+            // More than one iteration's worth.
             event_loop.call_method1("call_soon", (slf.getattr("_ready")?,))?;
         }
         Ok(())

@@ -17,7 +17,7 @@ use crate::kernels::future::{self, NativeAwaitable, Work};
 use crate::kernels::loop_handle::Home;
 use crate::kernels::result::Settled;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
-use crate::python::{nested_drop, Ref, Res};
+use crate::python::{nested_drop, FfiResult, Ref};
 
 /// What the kernel has told so far, as far as it has come in.
 #[derive(Default)]
@@ -147,7 +147,8 @@ impl NativeJob {
         Ok(job.is_here() && job.state() == JobState::Running)
     }
 
-    /// What the kernel says on its way: `async for done, total in job.progress()`. What is older than the last state is left out.
+    /// What the kernel says on its way: `async for done, total in job.progress()`. What is older than the last state is left
+    /// out.
     fn progress(slf: &Bound<'_, Self>) -> NativeStream {
         NativeStream {
             job: slf.clone().unbind(),
@@ -155,8 +156,8 @@ impl NativeJob {
         }
     }
 
-    /// What the kernel emits: `async for item in job`. Each item goes to one of those who wait; after the last one, a job that has
-    /// failed raises its exception.
+    /// What the kernel emits: `async for item in job`. Each item goes to one of those who wait; after the last one, a job that
+    /// has failed raises its exception.
     fn __aiter__(slf: &Bound<'_, Self>) -> NativeStream {
         NativeStream {
             job: slf.clone().unbind(),
@@ -225,7 +226,7 @@ impl Operation for Next {
         &CLASS
     }
 
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let stream = self

@@ -6,7 +6,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::event_loop::{Bell, LoopCore};
+use crate::event_loop::{LoopCore, LoopWaker};
 use crate::kernels::completion_queue::{strays, Inlet, LoopDesk};
 use crate::kernels::foreign_loop;
 use crate::python::future::resolve;
@@ -38,17 +38,18 @@ impl Home {
     fn of_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
         core.check_open()?;
         let known = |core: &LoopCore| {
-            let desk = core.desk()?.as_any().downcast_ref::<LoopDesk>()?;
-            Some(desk.0.clone())
+            let source = core.completions()?.as_any().downcast_ref::<LoopDesk>()?;
+            Some(source.0.clone())
         };
         let inlet = match known(core) {
             Some(inlet) if inlet.is_here() => inlet,
             // A loop of the parent does not run in the child of a fork.
             Some(_) => strays(),
             None => {
-                let bell: Option<Bell> = core.bell();
-                let ring = bell.map(|bell| Box::new(move || bell.ring()) as Box<dyn Fn() + Send>);
-                core.set_desk(Box::new(LoopDesk(Inlet::new(ring))));
+                let waker: Option<LoopWaker> = core.loop_waker();
+                let ring =
+                    waker.map(|waker| Box::new(move || waker.wake()) as Box<dyn Fn() + Send>);
+                core.set_completions(Box::new(LoopDesk(Inlet::new(ring))));
                 known(core).unwrap_or_else(strays)
             }
         };
@@ -100,7 +101,7 @@ impl Home {
     ) -> PyResult<()> {
         match self.core() {
             Some(core) if !core.is_closed() => {
-                // SAFETY: the loop and everything else is held by the caller.
+                // SAFETY: the loop and everything else is held by the cx.
                 unsafe {
                     core.soon(
                         self.event_loop.as_ptr(),
@@ -180,7 +181,7 @@ impl Home {
     }
 }
 
-/// The context of the caller.
+/// The context of the cx.
 pub fn current_context(_py: Python<'_>) -> PyResult<Ref> {
     // SAFETY: attached.
     Ok(unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }?)

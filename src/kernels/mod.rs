@@ -8,9 +8,11 @@
 //! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
 //! * [`waiters`] — futures that wait for the bus and for channels.
 //! * [`convert`] — results, and what channels carry, as Python objects.
-//! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and which buffers they hold.
+//! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and which buffers they
+//!   hold.
 //! * [`future`] — what jobs and batches have in common: a future of any loop; [`job`], [`batch`] — the two.
-//! * [`completion_queue`] — from workers to loops; [`loop_handle`] — a loop, as jobs see it; [`foreign_loop`] — other asyncio loops.
+//! * [`completion_queue`] — from workers to loops; [`loop_handle`] — a loop, as jobs see it; [`foreign_loop`] — other asyncio
+//!   loops.
 //! * [`result`] — how jobs end.
 //! * [`exceptions`] — the exception classes.
 

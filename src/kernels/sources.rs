@@ -1,4 +1,5 @@
-//! What a registration accepts: addresses, capsules, libraries. `hybridloop/native/sources.py` finds out which of these an object is.
+//! What a registration accepts: addresses, capsules, libraries. `hybridloop/native/sources.py` finds out which of these an
+//! object is.
 
 use std::any::Any;
 use std::ffi::{c_void, CStr, CString, OsString};
@@ -108,8 +109,8 @@ fn _register_capsules(
     add(py, &kernels, replace)
 }
 
-/// Register the plain C function at an address; `keep` lives as long as the kernel does. If `data` is not 0, the function gets that
-/// address by its last parameter.
+/// Register the plain C function at an address; `keep` lives as long as the kernel does. If `data` is not 0, the function gets
+/// that address by its last parameter.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "what a kernel is made of")]
 fn _register_address(
@@ -126,8 +127,8 @@ fn _register_address(
     let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
     let data = (data != 0).then(|| std::ptr::with_exposed_provenance::<c_void>(data));
     let keep: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(keep));
-    // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data what
-    // it does.
+    // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data
+    // what it does.
     let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, keep) }
         .map_err(|error| registry_error(py, &error))?;
     add(py, std::slice::from_ref(&kernel), replace)?;

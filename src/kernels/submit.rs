@@ -25,7 +25,7 @@ use crate::kernels::loop_handle::{current_context, Home};
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::{missing, unexpected};
-use crate::python::{Args, Ref, Res};
+use crate::python::{Args, FfiResult, Ref};
 
 /// Thirty years.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 86_400);
@@ -45,7 +45,12 @@ struct Keywords<'py> {
 impl<'py> Keywords<'py> {
     /// # Safety
     /// The arguments are those of the call under way.
-    unsafe fn parse(py: Python<'py>, function: &str, args: &Args<'_>, known: &[&str]) -> Res<Self> {
+    unsafe fn parse(
+        py: Python<'py>,
+        function: &str,
+        args: &Args<'_>,
+        known: &[&str],
+    ) -> FfiResult<Self> {
         let mut keywords = Self::default();
         for (name, value) in args.keywords() {
             // SAFETY: the caller's promise.
@@ -109,7 +114,7 @@ impl<'py> Keywords<'py> {
 }
 
 /// What comes before every submission.
-fn begin(py: Python<'_>) -> Res<()> {
+fn begin(py: Python<'_>) -> FfiResult<()> {
     hang_at_exit();
     look_after_strays(py);
     if is_short() {
@@ -132,7 +137,7 @@ unsafe fn run(
     engine: &NativeEngine,
     home: Option<Home>,
     args: &Args<'_>,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     const KNOWN: [&str; 6] = [
         "out",
         "key",
@@ -199,7 +204,7 @@ unsafe fn run_many(
     engine: &NativeEngine,
     home: Option<Home>,
     args: &Args<'_>,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     const KNOWN: [&str; 4] = ["timeout", "priority", "cancel_policy", "return_exceptions"];
     let (kernel, calls) = match args.positional {
         [kernel, calls] => (*kernel, *calls),
@@ -286,11 +291,11 @@ fn engine_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, NativeE
     Ok(get(&names.native_engine)?.cast_into()?)
 }
 
-type Run = unsafe fn(Python<'_>, &NativeEngine, Option<Home>, &Args<'_>) -> Res<Ref>;
+type Run = unsafe fn(Python<'_>, &NativeEngine, Option<Home>, &Args<'_>) -> FfiResult<Ref>;
 
 /// # Safety
 /// `slf` is a live loop of ours; the arguments are those of the call under way.
-unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, run: Run) -> Res<Ref> {
+unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         let py = Python::assume_attached();
@@ -303,7 +308,7 @@ unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, run: Run) -> Res<Ref> {
 
 /// # Safety
 /// `slf` is a live engine; the arguments are those of the call under way.
-unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, run: Run) -> Res<Ref> {
+unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         let py = Python::assume_attached();
@@ -312,22 +317,22 @@ unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, run: Run) -> Res<Ref> {
     }
 }
 
-unsafe fn loop_run_native(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn loop_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { on_loop(slf, args, run) }
 }
 
-unsafe fn loop_run_native_many(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn loop_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
     unsafe { on_loop(slf, args, run_many) }
 }
 
-unsafe fn engine_run_native(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn engine_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
     unsafe { on_engine(slf, args, run) }
 }
 
-unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
     unsafe { on_engine(slf, args, run_many) }
 }

@@ -6,7 +6,7 @@ use std::ptr;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject};
 
-use crate::python::vectorcall::{missing, unexpected, Raised, Res};
+use crate::python::vectorcall::{missing, unexpected, ErrSet, FfiResult};
 use crate::python::Args;
 
 /// A parameter without a type.
@@ -59,7 +59,7 @@ pub unsafe fn bind<const N: usize>(
     function: &[u8],
     parameters: [Parameter; N],
     args: &Args<'_>,
-) -> Res<[*mut PyObject; N]> {
+) -> FfiResult<[*mut PyObject; N]> {
     let mut found = [ptr::null_mut(); N];
     if args.positional.len() > N {
         return Err(too_many(function, N, args.positional.len()));
@@ -91,7 +91,7 @@ pub unsafe fn bind<const N: usize>(
 }
 
 #[cold]
-fn too_many(function: &[u8], most: usize, given: usize) -> Raised {
+fn too_many(function: &[u8], most: usize, given: usize) -> ErrSet {
     PyTypeError::new_err(format!(
         "{}() takes {} positional arguments but {} were given",
         String::from_utf8_lossy(function),
@@ -102,7 +102,7 @@ fn too_many(function: &[u8], most: usize, given: usize) -> Raised {
 }
 
 #[cold]
-fn twice(function: &[u8], name: &CStr) -> Raised {
+fn twice(function: &[u8], name: &CStr) -> ErrSet {
     PyTypeError::new_err(format!(
         "{}() got multiple values for argument '{}'",
         String::from_utf8_lossy(function),

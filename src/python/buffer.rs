@@ -2,7 +2,7 @@
 
 use pyo3::ffi::{self, PyObject};
 
-use crate::python::vectorcall::{Raised, Res};
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// A contiguous view, given back when it goes out of scope. The object cannot change its size meanwhile.
 pub struct Buffer(ffi::Py_buffer);
@@ -13,24 +13,24 @@ unsafe impl Send for Buffer {}
 impl Buffer {
     /// # Safety
     /// `object` is live.
-    pub unsafe fn readable(object: *mut PyObject) -> Res<Self> {
+    pub unsafe fn readable(object: *mut PyObject) -> FfiResult<Self> {
         // SAFETY: the caller's promise.
         unsafe { Self::get(object, ffi::PyBUF_SIMPLE) }
     }
 
     /// # Safety
     /// `object` is live.
-    pub unsafe fn writable(object: *mut PyObject) -> Res<Self> {
+    pub unsafe fn writable(object: *mut PyObject) -> FfiResult<Self> {
         // SAFETY: the caller's promise.
         unsafe { Self::get(object, ffi::PyBUF_WRITABLE) }
     }
 
-    unsafe fn get(object: *mut PyObject, flags: std::ffi::c_int) -> Res<Self> {
+    unsafe fn get(object: *mut PyObject, flags: std::ffi::c_int) -> FfiResult<Self> {
         // SAFETY: attached; an all-zero view is one to be filled in.
         unsafe {
             let mut view = std::mem::zeroed::<ffi::Py_buffer>();
             if ffi::PyObject_GetBuffer(object, &raw mut view, flags) != 0 {
-                return Err(Raised);
+                return Err(ErrSet);
             }
             Ok(Self(view))
         }

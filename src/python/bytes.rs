@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use crate::python::buffer::Buffer;
-use crate::python::cell::Local;
+use crate::python::cell::LoopCell;
 use crate::python::refs::Ref;
-use crate::python::vectorcall::{Raised, Res};
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// Below this CPython shares objects (empty, single bytes) or allocates them cheaply.
 const MIN_SIZE: usize = 256;
@@ -23,7 +23,7 @@ const MIN_ROOM: usize = 16 * 1024;
 const MAX_FRESH: usize = 120 * 1024;
 
 /// A `bytes` object with a copy of `data`.
-pub fn to_bytes(data: &[u8]) -> Res<Ref> {
+pub fn to_bytes(data: &[u8]) -> FfiResult<Ref> {
     // SAFETY: attached; CPython copies the data.
     unsafe {
         Ref::new(ffi::PyBytes_FromStringAndSize(
@@ -46,7 +46,10 @@ pub unsafe fn contents<'a>(object: *mut PyObject) -> &'a [u8] {
 }
 
 /// Runs `body` with the contents of a bytes-like object, which the caller holds.
-pub fn with_bytes<T>(object: *mut PyObject, body: impl FnOnce(&[u8]) -> Res<T>) -> Res<T> {
+pub fn with_bytes<T>(
+    object: *mut PyObject,
+    body: impl FnOnce(&[u8]) -> FfiResult<T>,
+) -> FfiResult<T> {
     // SAFETY: attached; the caller's object is live, and a view keeps the memory where it is.
     unsafe {
         if ffi::PyBytes_CheckExact(object) != 0 {
@@ -62,7 +65,7 @@ pub fn with_bytes<T>(object: *mut PyObject, body: impl FnOnce(&[u8]) -> Res<T>) 
 /// the rest of the read.
 #[derive(Default)]
 pub struct SpareBytes {
-    spare: Local<Option<Ref>>,
+    spare: LoopCell<Option<Ref>>,
     /// The sizes of what was received last.
     recent: Cell<[usize; 2]>,
 }
@@ -71,7 +74,7 @@ impl SpareBytes {
     /// An object to receive up to `most` bytes into, if what was received of late was large: nearly always the next data
     /// is no larger.
     #[inline]
-    pub fn room(&self, most: usize) -> Res<Option<Room>> {
+    pub fn room(&self, most: usize) -> FfiResult<Option<Room>> {
         let [before, last] = self.recent.get();
         let size = before.max(last).min(most);
         if size < MIN_ROOM {
@@ -80,7 +83,7 @@ impl SpareBytes {
         self.large_room(size, most).map(Some)
     }
 
-    fn large_room(&self, size: usize, most: usize) -> Res<Room> {
+    fn large_room(&self, size: usize, most: usize) -> FfiResult<Room> {
         if let Some(spare) = self.spare.take() {
             // SAFETY: what is kept is exact `bytes`.
             if (size..=most).contains(unsafe { &size_of_bytes(&spare) }) {
@@ -102,7 +105,7 @@ impl SpareBytes {
 
     /// A `bytes` object with a copy of `data`.
     #[inline]
-    pub fn make(&self, data: &[u8]) -> Res<Ref> {
+    pub fn make(&self, data: &[u8]) -> FfiResult<Ref> {
         if let Some(spare) = self.spare.take() {
             // SAFETY: `keep` takes only objects that nobody else holds, so nobody sees this one change; it has room for
             // `data` and the zero byte behind it.
@@ -156,7 +159,7 @@ impl Room {
     }
 
     /// An object of the first `size` bytes; those that did not fit are in front of `behind`.
-    pub fn filled(self, size: usize, behind: &[u8]) -> Res<Ref> {
+    pub fn filled(self, size: usize, behind: &[u8]) -> FfiResult<Ref> {
         let room = self.len();
         if size > room {
             return self.joined(&behind[..size - room]);
@@ -173,13 +176,13 @@ impl Room {
         // SAFETY: this is the only reference, which the call takes and gives back.
         unsafe {
             if _PyBytes_Resize(&raw mut object, size.cast_signed()) != 0 {
-                return Err(Raised);
+                return Err(ErrSet);
             }
             Ref::new(object)
         }
     }
 
-    fn joined(self, rest: &[u8]) -> Res<Ref> {
+    fn joined(self, rest: &[u8]) -> FfiResult<Ref> {
         let (room, size) = (self.len(), self.len() + rest.len());
         // SAFETY: attached; the new object has room for both parts, and nobody sees it before it is filled.
         unsafe {

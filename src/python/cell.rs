@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 /// the same cell while it is open. The interpreter lock keeps other threads out. Free-threaded builds have none, so there
 /// the cell is a lock of its own: nearly always only the loop's thread comes, and who else does waits for some
 /// instructions. Debug builds check the rule.
-pub struct Local<T> {
+pub struct LoopCell<T> {
     value: UnsafeCell<T>,
     #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
     open: AtomicBool,
 }
 
 // SAFETY: see the rule above: one thread at a time opens the cell.
-unsafe impl<T: Send> Sync for Local<T> {}
+unsafe impl<T: Send> Sync for LoopCell<T> {}
 
-impl<T> Local<T> {
+impl<T> LoopCell<T> {
     pub const fn new(value: T) -> Self {
         Self {
             value: UnsafeCell::new(value),
@@ -52,7 +52,7 @@ impl<T> Local<T> {
     }
 }
 
-impl<T: Default> Local<T> {
+impl<T: Default> LoopCell<T> {
     /// Empties the cell.
     #[inline]
     pub fn take(&self) -> T {
@@ -60,7 +60,7 @@ impl<T: Default> Local<T> {
     }
 }
 
-impl<T: Clone> Local<T> {
+impl<T: Clone> LoopCell<T> {
     /// A copy; cloning a reference counts it and runs no Python.
     #[inline]
     pub fn get(&self) -> T {
@@ -68,7 +68,7 @@ impl<T: Clone> Local<T> {
     }
 }
 
-impl<T: Default> Default for Local<T> {
+impl<T: Default> Default for LoopCell<T> {
     fn default() -> Self {
         Self::new(T::default())
     }
@@ -81,12 +81,12 @@ pub use std::cell::Cell;
 /// A small value that is copied in and out, whole whichever threads do that at the same time.
 #[cfg(Py_GIL_DISABLED)]
 #[derive(Default)]
-pub struct Cell<T>(Local<T>);
+pub struct Cell<T>(LoopCell<T>);
 
 #[cfg(Py_GIL_DISABLED)]
 impl<T: Copy> Cell<T> {
     pub const fn new(value: T) -> Self {
-        Self(Local::new(value))
+        Self(LoopCell::new(value))
     }
 
     #[inline]
@@ -107,9 +107,9 @@ impl<T: Copy> Cell<T> {
 
 /// A number that the loop's thread changes and others may look at. It costs what a `Cell` does.
 #[derive(Default)]
-pub struct Word(AtomicU64);
+pub struct RelaxedU64(AtomicU64);
 
-impl Word {
+impl RelaxedU64 {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -131,9 +131,9 @@ impl Word {
 
 /// A flag that any thread may set and look at.
 #[derive(Default)]
-pub struct Flag(AtomicBool);
+pub struct RelaxedBool(AtomicBool);
 
-impl Flag {
+impl RelaxedBool {
     #[inline]
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -145,11 +145,11 @@ impl Flag {
     }
 }
 
-/// Flags that any thread may set and look at.
+/// AtomicFlags that any thread may set and look at.
 #[derive(Default)]
-pub struct Flags(AtomicU32);
+pub struct AtomicFlags(AtomicU32);
 
-impl Flags {
+impl AtomicFlags {
     #[inline]
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::python::cell::Local;
+use crate::python::cell::LoopCell;
 use crate::python::refs::Ref;
-use crate::python::vectorcall::Res;
+use crate::python::vectorcall::FfiResult;
 
 /// `contextvars.copy_context()`.
 #[inline]
-pub fn copy_current() -> Res<Ref> {
+pub fn copy_current() -> FfiResult<Ref> {
     // SAFETY: attached; returns a new reference or raises.
     unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }
 }
@@ -20,7 +20,7 @@ pub fn copy_current() -> Res<Ref> {
 ///
 /// # Safety
 /// The argument is live.
-pub unsafe fn given_or_copy(context: *mut PyObject) -> Res<Ref> {
+pub unsafe fn given_or_copy(context: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the caller upholds it, and `None` is always live.
     unsafe {
         if context == ffi::Py_None() {
@@ -32,7 +32,7 @@ pub unsafe fn given_or_copy(context: *mut PyObject) -> Res<Ref> {
 }
 
 /// `context.copy()`.
-pub fn copy(context: &Ref) -> Res<Ref> {
+pub fn copy(context: &Ref) -> FfiResult<Ref> {
     // SAFETY: attached; raises TypeError for what is no context.
     unsafe { Ref::new(ffi::PyContext_Copy(context.as_ptr())) }
 }
@@ -42,16 +42,19 @@ pub fn copy(context: &Ref) -> Res<Ref> {
 /// # Safety
 /// `context` is live for the whole call.
 #[inline]
-pub unsafe fn run_in<T>(context: *mut PyObject, body: impl FnOnce() -> Res<T>) -> Res<T> {
+pub unsafe fn run_in<T>(
+    context: *mut PyObject,
+    body: impl FnOnce() -> FfiResult<T>,
+) -> FfiResult<T> {
     // SAFETY: the caller keeps the context alive; CPython checks that it is one.
     if unsafe { ffi::PyContext_Enter(context) } != 0 {
-        return Err(crate::python::Raised);
+        return Err(crate::python::ErrSet);
     }
     let result = body();
     if let Ok(value) = result {
         // SAFETY: entered above, on this thread.
         if unsafe { ffi::PyContext_Exit(context) } != 0 {
-            return Err(crate::python::Raised);
+            return Err(crate::python::ErrSet);
         }
         return Ok(value);
     }
@@ -86,7 +89,7 @@ pub struct Contexts {
 impl Contexts {
     /// A copy of the current context that must only be entered through [`Contexts::lease`].
     #[inline]
-    pub fn template(cell: &Local<Self>) -> Res<Ref> {
+    pub fn template(cell: &LoopCell<Self>) -> FfiResult<Ref> {
         if let Some(vars) = current_vars() {
             let known = cell.with(|it| {
                 let template = it.template.as_ref()?;
@@ -104,7 +107,7 @@ impl Contexts {
 
     /// A context with the variables of `template` that nobody else uses.
     #[inline]
-    pub fn lease(cell: &Local<Self>, template: &Ref) -> Res<Ref> {
+    pub fn lease(cell: &LoopCell<Self>, template: &Ref) -> FfiResult<Ref> {
         let spare = cell.with(|it| it.spare.take());
         if let Some(spare) = spare {
             let vars = vars_of(spare.as_ptr());
@@ -117,7 +120,7 @@ impl Contexts {
 
     /// Takes a leased context back after its callback has run.
     #[inline]
-    pub fn give_back(cell: &Local<Self>, context: Ref) {
+    pub fn give_back(cell: &LoopCell<Self>, context: Ref) {
         // Free-threaded builds split the count, so that it does not tell.
         // SAFETY: the context is live.
         if !cfg!(Py_GIL_DISABLED) && unsafe { ffi::Py_REFCNT(context.as_ptr()) } == 1 {
@@ -127,7 +130,7 @@ impl Contexts {
     }
 
     /// Everything kept, to be dropped: a loop that goes to sleep must not keep the values of variables alive.
-    pub fn take_all(cell: &Local<Self>) -> impl Sized {
+    pub fn take_all(cell: &LoopCell<Self>) -> impl Sized {
         cell.with(std::mem::take)
     }
 

@@ -5,9 +5,9 @@
 //! unwinds the stack, and a forced unwind must not pass through frames of Rust that have destructors or catch panics: the
 //! process is aborted. Those destructors would also touch Python objects without the interpreter.
 //!
-//! So such a thread hangs here as well, before anything is unwound. The C library runs the cleanup handlers of a thread when the
-//! unwinding leaves the part of the stack in which they were registered. A handler whose record is not on the stack is run first
-//! of all.
+//! So such a thread hangs here as well, before anything is unwound. The C library runs the cleanup handlers of a thread when
+//! the unwinding leaves the part of the stack in which they were registered. A handler whose record is not on the stack is run
+//! first of all.
 
 /// Lets this thread hang, instead of unwinding its stack, if it wants the interpreter back while that goes away. Whoever calls
 /// Python in a thread that may be a daemon's says so first; once per thread does something.

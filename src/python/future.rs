@@ -8,7 +8,7 @@ use pyo3::types::PyType;
 
 use crate::python::refs::Ref;
 use crate::python::stdlib::Stdlib;
-use crate::python::vectorcall::{Raised, Res};
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// `_asyncio.Future`. Its methods cannot be replaced, so they need not be looked up for its instances.
 pub struct NativeFuture {
@@ -69,7 +69,7 @@ pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
 
 /// Tells the task that `future` is what its coroutine waits for, as `Future.__await__` does.
 #[inline]
-pub fn block(future: &Ref) -> Res<()> {
+pub fn block(future: &Ref) -> FfiResult<()> {
     // SAFETY: attached; all are live.
     let failed = unsafe {
         match native(future) {
@@ -81,14 +81,14 @@ pub fn block(future: &Ref) -> Res<()> {
         }
     };
     if failed != 0 {
-        return Err(Raised);
+        return Err(ErrSet);
     }
     Ok(())
 }
 
 /// `future.set_result(None)`
 #[inline]
-pub fn set_none(future: &Ref) -> Res<()> {
+pub fn set_none(future: &Ref) -> FfiResult<()> {
     // SAFETY: attached; all are live.
     unsafe {
         let args: [*mut PyObject; 2] = [future.as_ptr(), ffi::Py_None()];
@@ -112,13 +112,13 @@ pub fn set_none(future: &Ref) -> Res<()> {
 
 /// `future.set_result(None)` unless it is done.
 #[inline]
-pub fn resolve(future: &Ref) -> Res<()> {
+pub fn resolve(future: &Ref) -> FfiResult<()> {
     set_none(future).or_else(|raised| unless_done(future, raised))
 }
 
 /// Raises what is set, unless it says no more than that the future was done before.
 #[cold]
-fn unless_done(future: &Ref, _: Raised) -> Res<()> {
+fn unless_done(future: &Ref, _: ErrSet) -> FfiResult<()> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let error = PyErr::fetch(py);
@@ -132,12 +132,12 @@ fn unless_done(future: &Ref, _: Raised) -> Res<()> {
 
 /// `future.set_result(None)` unless it is cancelled.
 #[inline]
-pub fn wake(future: &Ref) -> Res<()> {
+pub fn wake(future: &Ref) -> FfiResult<()> {
     set_none(future).or_else(|raised| unless_cancelled(future, raised))
 }
 
 #[cold]
-fn unless_cancelled(future: &Ref, _: Raised) -> Res<()> {
+fn unless_cancelled(future: &Ref, _: ErrSet) -> FfiResult<()> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let error = PyErr::fetch(py);
@@ -148,7 +148,7 @@ fn unless_cancelled(future: &Ref, _: Raised) -> Res<()> {
 }
 
 /// `future.cancelled()`
-pub fn is_cancelled(future: &Ref) -> Res<bool> {
+pub fn is_cancelled(future: &Ref) -> FfiResult<bool> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let name = Stdlib::get().names.cancelled.bind(py);

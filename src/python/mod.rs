@@ -22,6 +22,6 @@ mod stop_iteration;
 pub mod typespec;
 pub mod vectorcall;
 
-pub use cell::{Cell, Flag, Flags, Local, Word};
+pub use cell::{AtomicFlags, Cell, LoopCell, RelaxedBool, RelaxedU64};
 pub use refs::Ref;
-pub use vectorcall::{Args, Raised, Res};
+pub use vectorcall::{Args, ErrSet, FfiResult};

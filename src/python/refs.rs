@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::python::vectorcall::{Raised, Res};
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// An owned reference that is counted at once, by plain increments: `Py<T>` asks a thread-local on each drop.
 ///
@@ -26,8 +26,8 @@ impl Ref {
     /// # Safety
     /// `ptr` is null or an owned reference.
     #[inline]
-    pub unsafe fn new(ptr: *mut PyObject) -> Res<Self> {
-        NonNull::new(ptr).map(Self).ok_or(Raised)
+    pub unsafe fn new(ptr: *mut PyObject) -> FfiResult<Self> {
+        NonNull::new(ptr).map(Self).ok_or(ErrSet)
     }
 
     /// Makes a new reference to a borrowed object.

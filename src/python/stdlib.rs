@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::python::future::NativeFuture;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -160,7 +160,7 @@ fn missing() -> ! {
 }
 
 /// What a module calls by a name now.
-pub fn current(module: &Ref, name: &Ref) -> Res<Ref> {
+pub fn current(module: &Ref, name: &Ref) -> FfiResult<Ref> {
     let mut found = std::ptr::null_mut();
     // SAFETY: attached; `module` is the dictionary of a module. What is found is a new reference.
     unsafe {

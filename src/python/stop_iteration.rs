@@ -3,10 +3,10 @@
 use pyo3::ffi;
 
 use crate::python::refs::Ref;
-use crate::python::vectorcall::Raised;
+use crate::python::vectorcall::ErrSet;
 
 /// Sets `StopIteration(value)`, as the end of a coroutine of Python does.
-pub fn raise_stop(value: &Ref) -> Raised {
+pub fn raise_stop(value: &Ref) -> ErrSet {
     // SAFETY: attached; the value is live.
     unsafe {
         let class = ffi::PyExc_StopIteration;
@@ -15,12 +15,12 @@ pub fn raise_stop(value: &Ref) -> Raised {
             || ffi::PyExceptionInstance_Check(value.as_ptr()) != 0;
         if !is_ambiguous {
             ffi::PyErr_SetObject(class, value.as_ptr());
-            return Raised;
+            return ErrSet;
         }
         match Ref::new(ffi::PyObject_CallOneArg(class, value.as_ptr())) {
             Ok(stop) => {
                 ffi::PyErr_SetObject(class, stop.as_ptr());
-                Raised
+                ErrSet
             }
             Err(raised) => raised,
         }

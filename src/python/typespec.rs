@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::python::refs::Ref;
-use crate::python::vectorcall::Res;
+use crate::python::vectorcall::FfiResult;
 
 /// Collects the slots of a type.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Slots {
             .transpose()?;
         let bases = bases.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
         // SAFETY: spec and slots are complete and outlive the call; CPython copies what it keeps.
-        let made: Res<Ref> =
+        let made: FfiResult<Ref> =
             unsafe { Ref::new(ffi::PyType_FromSpecWithBases(&raw mut spec, bases)) };
         Ok(made?)
     }

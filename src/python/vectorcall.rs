@@ -11,12 +11,12 @@ use crate::python::refs::Ref;
 
 /// The Python error indicator is set.
 #[derive(Debug, Clone, Copy)]
-pub struct Raised;
+pub struct ErrSet;
 
 /// What calls into CPython give: the error itself waits in the interpreter.
-pub type Res<T> = Result<T, Raised>;
+pub type FfiResult<T> = Result<T, ErrSet>;
 
-impl From<PyErr> for Raised {
+impl From<PyErr> for ErrSet {
     #[cold]
     fn from(error: PyErr) -> Self {
         // SAFETY: code in this module runs attached.
@@ -25,9 +25,9 @@ impl From<PyErr> for Raised {
     }
 }
 
-impl From<Raised> for PyErr {
+impl From<ErrSet> for PyErr {
     #[cold]
-    fn from(_: Raised) -> Self {
+    fn from(_: ErrSet) -> Self {
         // SAFETY: code in this module runs attached.
         PyErr::fetch(unsafe { Python::assume_attached() })
     }
@@ -88,20 +88,20 @@ impl<'a> Args<'a> {
 /// Runs the body of a C entry point: errors set the error indicator, and a panic becomes a Python exception, because
 /// one that crossed the C frame would abort the process.
 #[inline]
-pub fn guard(body: impl FnOnce() -> Res<Ref>) -> *mut PyObject {
+pub fn guard(body: impl FnOnce() -> FfiResult<Ref>) -> *mut PyObject {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value.into_ptr(),
-        Ok(Err(Raised)) => std::ptr::null_mut(),
+        Ok(Err(ErrSet)) => std::ptr::null_mut(),
         Err(panic) => raise_panic(&*panic),
     }
 }
 
 /// As [`guard`], for entry points that return a status.
 #[inline]
-pub fn guard_int(body: impl FnOnce() -> Res<()>) -> c_int {
+pub fn guard_int(body: impl FnOnce() -> FfiResult<()>) -> c_int {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
-        Ok(Err(Raised)) => -1,
+        Ok(Err(ErrSet)) => -1,
         Err(panic) => {
             raise_panic(&*panic);
             -1
@@ -116,7 +116,7 @@ fn raise_panic(panic: &(dyn std::any::Any + Send)) -> *mut PyObject {
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    let _ = Raised::from(PyRuntimeError::new_err(format!(
+    let _ = ErrSet::from(PyRuntimeError::new_err(format!(
         "internal error in hybridloop, please report it: {text}"
     )));
     std::ptr::null_mut()
@@ -124,7 +124,7 @@ fn raise_panic(panic: &(dyn std::any::Any + Send)) -> *mut PyObject {
 
 /// `TypeError` in the words CPython uses for a missing argument.
 #[cold]
-pub fn missing(function: &str, argument: &str) -> Raised {
+pub fn missing(function: &str, argument: &str) -> ErrSet {
     PyTypeError::new_err(format!(
         "{function}() missing 1 required positional argument: '{argument}'"
     ))
@@ -133,7 +133,7 @@ pub fn missing(function: &str, argument: &str) -> Raised {
 
 /// `TypeError` in the words CPython uses for an argument it does not know.
 #[cold]
-pub fn unexpected(function: &str, name: *mut PyObject) -> Raised {
+pub fn unexpected(function: &str, name: *mut PyObject) -> ErrSet {
     // SAFETY: keyword names are live strings, and this runs attached.
     let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), name) };
     PyTypeError::new_err(format!(
@@ -142,13 +142,13 @@ pub fn unexpected(function: &str, name: *mut PyObject) -> Raised {
     .into()
 }
 
-/// Wraps `fn(*mut PyObject, Args) -> Res<Ref>` as a `METH_FASTCALL | METH_KEYWORDS` method.
+/// Wraps `fn(*mut PyObject, Args) -> FfiResult<Ref>` as a `METH_FASTCALL | METH_KEYWORDS` method.
 ///
-/// Here and in its kin a third argument is `fn(*mut PyObject) -> Res<()>`, which refuses calls of other threads than the
+/// Here and in its kin a third argument is `fn(*mut PyObject) -> FfiResult<()>`, which refuses calls of other threads than the
 /// one that runs the loop. Only free-threaded builds ask it.
 #[macro_export]
 macro_rules! fastcall {
-    ($name:literal, $body:path $(, $confined:path)?) => {{
+    ($name:literal, $body:path $(, $check_thread:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             args: *const *mut pyo3::ffi::PyObject,
@@ -158,7 +158,7 @@ macro_rules! fastcall {
             // SAFETY: CPython passes what the convention says.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
-                    $confined(slf)?;
+                    $check_thread(slf)?;
                 })?
                 $body(slf, $crate::python::Args::new(args, n, names))
             })
@@ -173,10 +173,10 @@ macro_rules! fastcall {
     }};
 }
 
-/// Wraps `fn(*mut PyObject) -> Res<Ref>` as a `METH_NOARGS` method.
+/// Wraps `fn(*mut PyObject) -> FfiResult<Ref>` as a `METH_NOARGS` method.
 #[macro_export]
 macro_rules! noargs {
-    ($name:literal, $body:path $(, $confined:path)?) => {{
+    ($name:literal, $body:path $(, $check_thread:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             _: *mut pyo3::ffi::PyObject,
@@ -184,7 +184,7 @@ macro_rules! noargs {
             // SAFETY: CPython passes a live `self`.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
-                    $confined(slf)?;
+                    $check_thread(slf)?;
                 })?
                 $body(slf)
             })
@@ -197,10 +197,10 @@ macro_rules! noargs {
     }};
 }
 
-/// Wraps `fn(*mut PyObject, *mut PyObject) -> Res<Ref>` as a `METH_O` method.
+/// Wraps `fn(*mut PyObject, *mut PyObject) -> FfiResult<Ref>` as a `METH_O` method.
 #[macro_export]
 macro_rules! onearg {
-    ($name:literal, $body:path $(, $confined:path)?) => {{
+    ($name:literal, $body:path $(, $check_thread:path)?) => {{
         unsafe extern "C" fn entry(
             slf: *mut pyo3::ffi::PyObject,
             arg: *mut pyo3::ffi::PyObject,
@@ -208,7 +208,7 @@ macro_rules! onearg {
             // SAFETY: CPython passes a live `self` and argument.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
-                    $confined(slf)?;
+                    $check_thread(slf)?;
                 })?
                 $body(slf, arg)
             })

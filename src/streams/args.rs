@@ -5,11 +5,11 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::python::vectorcall::{missing, unexpected};
-use crate::python::{Args, Ref, Res};
+use crate::python::{Args, FfiResult, Ref};
 
 /// The argument `name`, which may be left out.
 #[inline]
-pub fn optional(args: &Args<'_>, function: &str, name: &str) -> Res<Option<Ref>> {
+pub fn optional(args: &Args<'_>, function: &str, name: &str) -> FfiResult<Option<Ref>> {
     match (args.positional, args.keyword_count()) {
         // SAFETY: arguments are live during the call.
         (&[value], 0) => Ok(Some(unsafe { Ref::borrowed(value) })),
@@ -20,7 +20,7 @@ pub fn optional(args: &Args<'_>, function: &str, name: &str) -> Res<Option<Ref>>
 
 /// The argument `name`.
 #[inline]
-pub fn required(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+pub fn required(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
     match (args.positional, args.keyword_count()) {
         (&[value], 0) => Ok(value),
         _ => match by_keyword(args, function, name)? {
@@ -32,7 +32,7 @@ pub fn required(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObjec
 }
 
 #[cold]
-fn by_keyword(args: &Args<'_>, function: &str, name: &str) -> Res<Option<Ref>> {
+fn by_keyword(args: &Args<'_>, function: &str, name: &str) -> FfiResult<Option<Ref>> {
     let given = args.positional.len() + args.keyword_count();
     if given > 1 {
         return Err(PyTypeError::new_err(format!(

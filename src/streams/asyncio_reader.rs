@@ -13,9 +13,9 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::event_loop::Caller;
+use crate::event_loop::LoopContext;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 use crate::streams::waiter;
 use crate::transports::stream::native_protocol::{self, Sink, Source};
 
@@ -79,7 +79,7 @@ impl Class {
             unsafe {
                 match Ref::new(ffi::PyObject_GetAttr(self.ty.as_ptr(), name.as_ptr())) {
                     Ok(found) => found.as_ptr() == method.as_ptr(),
-                    Err(Raised) => {
+                    Err(ErrSet) => {
                         ffi::PyErr_Clear();
                         false
                     }
@@ -95,7 +95,7 @@ impl Class {
     }
 
     /// Whether `object` has none of the methods in its own dictionary.
-    fn is_plain(&self, object: &Ref) -> Res<bool> {
+    fn is_plain(&self, object: &Ref) -> FfiResult<bool> {
         for (name, method) in &self.methods {
             if !self.is_function(method) {
                 // A property goes before the dictionary.
@@ -121,16 +121,16 @@ struct Attribute(Ref);
 impl Attribute {
     /// `object.name`
     #[inline]
-    fn get(&self, object: &Ref) -> Res<Ref> {
+    fn get(&self, object: &Ref) -> FfiResult<Ref> {
         // SAFETY: attached; a new reference or an error.
         unsafe { Ref::new(ffi::PyObject_GetAttr(object.as_ptr(), self.0.as_ptr())) }
     }
 
     /// `object.name = value`
-    fn set(&self, object: &Ref, value: *mut PyObject) -> Res<()> {
+    fn set(&self, object: &Ref, value: *mut PyObject) -> FfiResult<()> {
         // SAFETY: attached; the value is live.
         if unsafe { ffi::PyObject_SetAttr(object.as_ptr(), self.0.as_ptr(), value) } != 0 {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl Known {
 
     /// Whether `protocol.data_received()` is asyncio's.
     #[inline]
-    fn knows_protocol(&self, protocol: &Ref) -> Res<bool> {
+    fn knows_protocol(&self, protocol: &Ref) -> FfiResult<bool> {
         if !self.protocol.is_class_of(protocol) || !self.protocol.is_intact() {
             return Ok(false);
         }
@@ -195,7 +195,7 @@ impl Known {
 
     /// Whether `reader.feed_data()` is asyncio's.
     #[inline]
-    fn knows_reader(&self, reader: &Ref) -> Res<bool> {
+    fn knows_reader(&self, reader: &Ref) -> FfiResult<bool> {
         if !self.reader.is_class_of(reader) || !self.reader.is_intact() {
             return Ok(false);
         }
@@ -203,7 +203,7 @@ impl Known {
     }
 
     /// `protocol.data_received(data)`; `false` if that is to be called instead.
-    fn feed(&self, protocol: &Ref, data: &[u8]) -> Res<bool> {
+    fn feed(&self, protocol: &Ref, data: &[u8]) -> FfiResult<bool> {
         if !self.knows_protocol(protocol)? {
             return Ok(false);
         }
@@ -233,7 +233,7 @@ impl Known {
     }
 
     /// Stops the transport while more than twice the limit waits to be read.
-    fn pause(&self, reader: &Ref, size: usize) -> Res<()> {
+    fn pause(&self, reader: &Ref, size: usize) -> FfiResult<()> {
         let limit = self.limit.get(reader)?;
         // SAFETY: attached; −1 may be an error.
         let limit = unsafe { ffi::PyLong_AsSsize_t(limit.as_ptr()) };
@@ -265,28 +265,28 @@ impl Known {
 }
 
 /// What a weak reference refers to, while it lives.
-fn referent(weak: &Ref) -> Res<Option<Ref>> {
+fn referent(weak: &Ref) -> FfiResult<Option<Ref>> {
     let mut object = ptr::null_mut::<PyObject>();
     // SAFETY: attached; gives a new reference, or null if the object is gone.
     unsafe {
         match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
             0 => Ok(None),
             1 => Ref::new(object).map(Some),
-            _ => Err(Raised),
+            _ => Err(ErrSet),
         }
     }
 }
 
-fn is_true(object: &Ref) -> Res<bool> {
+fn is_true(object: &Ref) -> FfiResult<bool> {
     // SAFETY: attached; the object is live.
     match unsafe { ffi::PyObject_IsTrue(object.as_ptr()) } {
-        -1 => Err(Raised),
+        -1 => Err(ErrSet),
         answer => Ok(answer == 1),
     }
 }
 
 /// Appends to an exact `bytearray` and gives its new size; `None` for anything else.
-fn append(buffer: &Ref, data: &[u8]) -> Res<Option<usize>> {
+fn append(buffer: &Ref, data: &[u8]) -> FfiResult<Option<usize>> {
     // SAFETY: attached; an exact bytearray that has been resized has room for the data behind its old end.
     unsafe {
         if ffi::PyByteArray_CheckExact(buffer.as_ptr()) == 0 {
@@ -295,7 +295,7 @@ fn append(buffer: &Ref, data: &[u8]) -> Res<Option<usize>> {
         let old = ffi::Py_SIZE(buffer.as_ptr()).unsigned_abs();
         let size = old + data.len();
         if ffi::PyByteArray_Resize(buffer.as_ptr(), size.cast_signed()) != 0 {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         let end = ffi::PyByteArray_AsString(buffer.as_ptr())
             .cast::<u8>()
@@ -310,11 +310,11 @@ static SINK: Sink = Sink {
     failure: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
     let known = KNOWN
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
-        .map_err(Raised::from)?;
+        .map_err(ErrSet::from)?;
     if known.feed(source.protocol, data)? {
         return Ok(());
     }

@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::event_loop::{install, Caller};
+use crate::event_loop::{install, LoopContext};
 use crate::fastcall;
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::{nested_drop, Args, Cell, Local, Raised, Ref, Res};
+use crate::python::{nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::waiter::{call, EventLoop};
 use crate::transports::stream::native_protocol::{self, Sink, Source};
@@ -24,9 +24,9 @@ pub struct StreamProtocolCore {
     pub paused: Cell<bool>,
     pub lost: Cell<bool>,
     /// A weak reference, so that a reader that nobody holds goes away.
-    reader: Local<Option<Ref>>,
-    pub drain_waiters: Local<Option<Ref>>,
-    pub event_loop: Local<Option<EventLoop>>,
+    reader: LoopCell<Option<Ref>>,
+    pub drain_waiters: LoopCell<Option<Ref>>,
+    pub event_loop: LoopCell<Option<EventLoop>>,
     /// Nobody has overridden `_drain_helper()`.
     is_plain: Cell<bool>,
 }
@@ -42,7 +42,7 @@ unsafe impl Send for StreamProtocolCore {}
 impl Drop for StreamProtocolCore {
     fn drop(&mut self) {
         let slots = [&self.reader, &self.drain_waiters];
-        nested_drop::drop_content((self.event_loop.take(), slots.map(Local::take)));
+        nested_drop::drop_content((self.event_loop.take(), slots.map(LoopCell::take)));
     }
 }
 
@@ -75,7 +75,7 @@ impl StreamProtocolCore {
 
     /// The reader, while somebody holds it.
     #[inline]
-    fn reader(&self) -> Res<Option<Ref>> {
+    fn reader(&self) -> FfiResult<Option<Ref>> {
         let Some(weak) = self.reader.get() else {
             return Ok(None);
         };
@@ -85,14 +85,14 @@ impl StreamProtocolCore {
             match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
                 0 => Ok(None),
                 1 => Ref::new(object).map(Some),
-                _ => Err(Raised),
+                _ => Err(ErrSet),
             }
         }
     }
 
     /// `data_received(data)`
     #[inline]
-    fn feed(&self, data: &[u8]) -> Res<()> {
+    fn feed(&self, data: &[u8]) -> FfiResult<()> {
         let Some(reader) = self.reader()? else {
             return Ok(());
         };
@@ -203,7 +203,7 @@ fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
     (!object.is_none()).then(|| object.into())
 }
 
-unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let data = crate::streams::args::required(&args, "data_received", "data")?;
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamProtocolCore::of(slf) };
@@ -216,7 +216,7 @@ static SINK: Sink = Sink {
     failure: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(_: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
     // SAFETY: `find` has seen that it is one.
     let it = unsafe { StreamProtocolCore::of(source.protocol.as_ptr()) };
     it.feed(data)

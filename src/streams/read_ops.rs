@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use crate::python::bytes::{to_bytes, with_bytes};
 use crate::python::coroutine::{self, Class, Step, Visit};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Local, Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, LoopCell, Ref};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::separators::{Found, Separators};
 
@@ -102,12 +102,12 @@ pub struct Operation {
     /// The arguments and the reader's exception have been looked at.
     started: Cell<bool>,
     /// What it waits for.
-    waiter: Local<Option<Ref>>,
+    waiter: LoopCell<Option<Ref>>,
     /// How far there is no separator.
     searched: Cell<usize>,
-    separators: Local<Option<Separators>>,
+    separators: LoopCell<Option<Separators>>,
     /// What `read(-1)` has gathered.
-    gathered: Local<Vec<u8>>,
+    gathered: LoopCell<Vec<u8>>,
 }
 
 static CLASS: Class = Class::new();
@@ -122,17 +122,17 @@ impl Operation {
     /// # Safety
     /// `reader` is a live `StreamReaderCore`.
     #[inline]
-    pub unsafe fn start(reader: *mut PyObject, request: Request) -> Res<Ref> {
+    pub unsafe fn start(reader: *mut PyObject, request: Request) -> FfiResult<Ref> {
         let name = request.name();
         let operation = Self {
             // SAFETY: the caller's promise.
             reader: unsafe { Ref::borrowed(reader) },
             request,
             started: Cell::new(false),
-            waiter: Local::default(),
+            waiter: LoopCell::default(),
             searched: Cell::new(0),
-            separators: Local::default(),
-            gathered: Local::default(),
+            separators: LoopCell::default(),
+            gathered: LoopCell::default(),
         };
         coroutine::new(operation, name)
     }
@@ -143,7 +143,7 @@ impl Operation {
         unsafe { StreamReaderCore::of(self.reader.as_ptr()) }
     }
 
-    fn wait(&self, function: &str) -> Res<Step> {
+    fn wait(&self, function: &str) -> FfiResult<Step> {
         let future = self.core().wait(function)?;
         drop(self.waiter.replace(Some(future.clone())));
         Ok(Step::Wait(future))
@@ -151,7 +151,7 @@ impl Operation {
 
     /// Takes `n` bytes, or as many as there are, off the buffer.
     #[inline]
-    fn take(&self, n: usize) -> Res<Ref> {
+    fn take(&self, n: usize) -> FfiResult<Ref> {
         let core = self.core();
         let data = core.take(n)?;
         core.resume_if_low()?;
@@ -159,7 +159,7 @@ impl Operation {
     }
 
     /// Takes everything off the buffer, without letting the transport go on.
-    fn take_rest(&self) -> Res<Ref> {
+    fn take_rest(&self) -> FfiResult<Ref> {
         self.core().buffer.with(|buffer| {
             let data = to_bytes(buffer.as_slice())?;
             buffer.clear();
@@ -171,7 +171,7 @@ impl Operation {
         self.core().buffer.with(|buffer| buffer.len())
     }
 
-    fn run(&self, request: &Request) -> Res<Step> {
+    fn run(&self, request: &Request) -> FfiResult<Step> {
         match request {
             Request::Some(count) => self.some(*count),
             Request::All => self.all(),
@@ -184,14 +184,14 @@ impl Operation {
 
     /// Looks at the reader's exception, once.
     #[inline]
-    fn begin(&self) -> Res<()> {
+    fn begin(&self) -> FfiResult<()> {
         if self.started.replace(true) {
             return Ok(());
         }
         self.core().check()
     }
 
-    fn some(&self, count: usize) -> Res<Step> {
+    fn some(&self, count: usize) -> FfiResult<Step> {
         self.begin()?;
         if count > 0 && !self.core().at_end.get() && self.len() == 0 {
             return self.wait("read");
@@ -199,7 +199,7 @@ impl Operation {
         self.take(count).map(Step::Done)
     }
 
-    fn all(&self) -> Res<Step> {
+    fn all(&self) -> FfiResult<Step> {
         self.begin()?;
         let core = self.core();
         loop {
@@ -216,7 +216,7 @@ impl Operation {
                 Ok(n)
             });
             let taken = taken.map_err(|_: TryReserveError| {
-                Raised::from(pyo3::exceptions::PyMemoryError::new_err(()))
+                ErrSet::from(pyo3::exceptions::PyMemoryError::new_err(()))
             })?;
             core.resume_if_low()?;
             if taken == 0 {
@@ -231,7 +231,7 @@ impl Operation {
         }
     }
 
-    fn exactly(&self, count: usize) -> Res<Step> {
+    fn exactly(&self, count: usize) -> FfiResult<Step> {
         self.begin()?;
         if self.len() >= count {
             return self.take(count).map(Step::Done);
@@ -247,7 +247,7 @@ impl Operation {
 
     /// A number that was no exact small `int`.
     #[cold]
-    fn number(&self, number: &Ref, exactly: bool) -> Res<Step> {
+    fn number(&self, number: &Ref, exactly: bool) -> FfiResult<Step> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let number = number.bind(py);
@@ -260,7 +260,7 @@ impl Operation {
         // SAFETY: attached; without an exception to raise, what does not fit is the largest number.
         let count = unsafe { ffi::PyNumber_AsSsize_t(number.as_ptr(), std::ptr::null_mut()) };
         if count == -1 {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         let count = count.unsigned_abs();
         if exactly {
@@ -270,7 +270,7 @@ impl Operation {
         }
     }
 
-    fn line(&self, is_iteration: bool) -> Res<Step> {
+    fn line(&self, is_iteration: bool) -> FfiResult<Step> {
         self.begin()?;
         match self.search(&Separators::Newline) {
             Search::Found(end) => self.take(end).map(Step::Done),
@@ -289,7 +289,7 @@ impl Operation {
 
     /// Drops the line, or what there is of it.
     #[cold]
-    fn line_too_long(&self, message: &'static str, consumed: usize) -> Res<Step> {
+    fn line_too_long(&self, message: &'static str, consumed: usize) -> FfiResult<Step> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let core = self.core();
@@ -310,7 +310,7 @@ impl Operation {
         Err(error.into())
     }
 
-    fn until(&self, separator: Option<&Ref>) -> Res<Step> {
+    fn until(&self, separator: Option<&Ref>) -> FfiResult<Step> {
         if self.separators.with(|separators| separators.is_none()) {
             let separators = separator.map_or(Ok(Separators::Newline), separators_of)?;
             drop(self.separators.replace(Some(separators)));
@@ -388,7 +388,7 @@ enum Search {
 
 /// What `readuntil()` is to look for.
 #[cold]
-fn separators_of(separator: &Ref) -> Res<Separators> {
+fn separators_of(separator: &Ref) -> FfiResult<Separators> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let object = separator.bind(py);
@@ -424,7 +424,7 @@ fn separators_of(separator: &Ref) -> Res<Separators> {
 
 /// `IncompleteReadError(partial, expected)`
 #[cold]
-fn incomplete(py: Python<'_>, partial: &Ref, expected: Option<usize>) -> Raised {
+fn incomplete(py: Python<'_>, partial: &Ref, expected: Option<usize>) -> ErrSet {
     let class = Stdlib::get().incomplete_read_error.bind(py);
     match class.call1((partial.bind(py), expected)) {
         Ok(error) => PyErr::from_value(error).into(),
@@ -445,7 +445,7 @@ impl coroutine::Operation for Operation {
     }
 
     #[inline]
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         if let Some(waiter) = self.waiter.take() {
             self.core().forget(&waiter);
         }

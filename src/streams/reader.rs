@@ -9,7 +9,7 @@ use pyo3::PyTraverseError;
 
 use crate::event_loop::install;
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::{nested_drop, Args, Cell, Local, Ref, Res};
+use crate::python::{nested_drop, Args, Cell, FfiResult, LoopCell, Ref};
 use crate::streams::buffer::Buffer;
 use crate::streams::read_ops::{Operation, Request};
 use crate::streams::waiter::{self, EventLoop};
@@ -19,15 +19,15 @@ use crate::{fastcall, noargs};
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]
 pub struct StreamReaderCore {
-    event_loop: Local<Option<EventLoop>>,
+    event_loop: LoopCell<Option<EventLoop>>,
     /// As it was given; `limit` is what it comes to.
-    limit_object: Local<Option<Ref>>,
+    limit_object: LoopCell<Option<Ref>>,
     pub limit: Cell<usize>,
-    pub buffer: Local<Buffer>,
+    pub buffer: LoopCell<Buffer>,
     pub at_end: Cell<bool>,
-    pub waiter: Local<Option<Ref>>,
-    exception: Local<Option<Ref>>,
-    transport: Local<Option<Ref>>,
+    pub waiter: LoopCell<Option<Ref>>,
+    exception: LoopCell<Option<Ref>>,
+    transport: LoopCell<Option<Ref>>,
     paused: Cell<bool>,
     /// Nobody has overridden `feed_data()`.
     is_plain: Cell<bool>,
@@ -49,12 +49,12 @@ impl Drop for StreamReaderCore {
             &self.exception,
             &self.transport,
         ];
-        nested_drop::drop_content((self.event_loop.take(), slots.map(Local::take)));
+        nested_drop::drop_content((self.event_loop.take(), slots.map(LoopCell::take)));
     }
 }
 
 #[cold]
-fn out_of_memory<E>(_: E) -> crate::python::Raised {
+fn out_of_memory<E>(_: E) -> crate::python::ErrSet {
     PyMemoryError::new_err(()).into()
 }
 
@@ -80,7 +80,7 @@ impl StreamReaderCore {
 
     /// `feed_data(data)`
     #[inline]
-    pub fn feed(&self, data: &[u8]) -> Res<()> {
+    pub fn feed(&self, data: &[u8]) -> FfiResult<()> {
         if self.at_end.get() {
             return Err(PyAssertionError::new_err("feed_data after feed_eof").into());
         }
@@ -99,13 +99,13 @@ impl StreamReaderCore {
     }
 
     /// Puts back what was taken and not handed over.
-    pub fn put_back(&self, data: &[u8]) -> Res<()> {
+    pub fn put_back(&self, data: &[u8]) -> FfiResult<()> {
         self.buffer
             .with(|buffer| buffer.push_front(data))
             .map_err(out_of_memory)
     }
 
-    fn wake(&self) -> Res<()> {
+    fn wake(&self) -> FfiResult<()> {
         match self.waiter.take() {
             Some(waiter) => waiter::wake(&waiter),
             None => Ok(()),
@@ -113,7 +113,7 @@ impl StreamReaderCore {
     }
 
     #[cold]
-    fn pause(&self) -> Res<()> {
+    fn pause(&self) -> FfiResult<()> {
         let Some(transport) = self.transport.get() else {
             return Ok(());
         };
@@ -131,7 +131,7 @@ impl StreamReaderCore {
     }
 
     #[cold]
-    fn resume(&self) -> Res<()> {
+    fn resume(&self) -> FfiResult<()> {
         self.paused.set(false);
         if let Some(transport) = self.transport.get() {
             // SAFETY: attached.
@@ -143,7 +143,7 @@ impl StreamReaderCore {
 
     /// A `bytes` object for the first `n` bytes, which are taken off the buffer.
     #[inline]
-    pub fn take(&self, n: usize) -> Res<Ref> {
+    pub fn take(&self, n: usize) -> FfiResult<Ref> {
         self.buffer.with(|buffer| {
             let n = n.min(buffer.len());
             let data = to_bytes(&buffer.as_slice()[..n])?;
@@ -154,7 +154,7 @@ impl StreamReaderCore {
 
     /// Lets the transport go on once no more than the limit is left.
     #[inline]
-    pub fn resume_if_low(&self) -> Res<()> {
+    pub fn resume_if_low(&self) -> FfiResult<()> {
         if self.paused.get() && self.buffer.with(|buffer| buffer.len()) <= self.limit.get() {
             self.resume()?;
         }
@@ -162,7 +162,7 @@ impl StreamReaderCore {
     }
 
     /// The future that the next data, the end or an error resolves; `function` is who waits for it.
-    pub fn wait(&self, function: &str) -> Res<Ref> {
+    pub fn wait(&self, function: &str) -> FfiResult<Ref> {
         if self.waiter.with(|waiter| waiter.is_some()) {
             return Err(PyRuntimeError::new_err(format!(
                 "{function}() called while another coroutine is already waiting for incoming data"
@@ -201,7 +201,7 @@ impl StreamReaderCore {
 
     /// Raises what `set_exception()` was given.
     #[inline]
-    pub fn check(&self) -> Res<()> {
+    pub fn check(&self) -> FfiResult<()> {
         match self.exception.get() {
             None => Ok(()),
             Some(error) => Err(raise(&error)),
@@ -211,7 +211,7 @@ impl StreamReaderCore {
 
 /// `raise error`
 #[cold]
-pub fn raise(error: &Ref) -> crate::python::Raised {
+pub fn raise(error: &Ref) -> crate::python::ErrSet {
     // SAFETY: attached.
     PyErr::from_value(error.bind(unsafe { Python::assume_attached() }).clone()).into()
 }
@@ -229,7 +229,7 @@ fn to_limit(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
     }
 }
 
-fn or_none(py: Python<'_>, slot: &Local<Option<Ref>>) -> Py<PyAny> {
+fn or_none(py: Python<'_>, slot: &LoopCell<Option<Ref>>) -> Py<PyAny> {
     slot.get()
         .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
 }
@@ -369,7 +369,7 @@ impl StreamReaderCore {
     }
 }
 
-unsafe fn feed_data(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn feed_data(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let it = unsafe { StreamReaderCore::of(slf) };
     let data = crate::streams::args::required(&args, "feed_data", "data")?;
@@ -380,7 +380,7 @@ unsafe fn feed_data(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn feed_eof(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn feed_eof(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamReaderCore::of(slf) };
     it.at_end.set(true);
@@ -388,7 +388,7 @@ unsafe fn feed_eof(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn at_eof(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn at_eof(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamReaderCore::of(slf) };
     Ok(Ref::bool(
@@ -396,13 +396,13 @@ unsafe fn at_eof(slf: *mut PyObject) -> Res<Ref> {
     ))
 }
 
-unsafe fn exception(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn exception(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamReaderCore::of(slf) };
     Ok(it.exception.get().unwrap_or_else(Ref::none))
 }
 
-unsafe fn set_exception(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn set_exception(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let error = crate::streams::args::required(&args, "set_exception", "exc")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -416,7 +416,7 @@ unsafe fn set_exception(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn set_transport(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn set_transport(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let transport = crate::streams::args::required(&args, "set_transport", "transport")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -430,42 +430,42 @@ unsafe fn set_transport(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn wakeup_waiter(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn wakeup_waiter(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { StreamReaderCore::of(slf) }.wake()?;
     Ok(Ref::none())
 }
 
-unsafe fn maybe_resume_transport(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn maybe_resume_transport(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { StreamReaderCore::of(slf) }.resume_if_low()?;
     Ok(Ref::none())
 }
 
-unsafe fn read(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn read(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let count = crate::streams::args::optional(&args, "read", "n")?;
     // SAFETY: the method descriptor has checked `self`.
     unsafe { Operation::start(slf, Request::read(count)) }
 }
 
-unsafe fn readline(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn readline(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { Operation::start(slf, Request::Line) }
 }
 
-unsafe fn readuntil(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn readuntil(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let separator = crate::streams::args::optional(&args, "readuntil", "separator")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { Operation::start(slf, Request::until(separator)) }
 }
 
-unsafe fn readexactly(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn readexactly(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let count = crate::streams::args::required(&args, "readexactly", "n")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { Operation::start(slf, Request::exactly(count)) }
 }
 
-unsafe fn anext(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn anext(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe { Operation::start(slf, Request::Next) }
 }

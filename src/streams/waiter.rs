@@ -6,10 +6,10 @@ use crate::event_loop::LoopCore;
 use crate::python::future::is_cancelled;
 pub use crate::python::future::wake;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// `owner.name(…)`
-pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> Res<Ref> {
+pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> FfiResult<Ref> {
     // SAFETY: attached; the caller's objects are live.
     unsafe {
         Ref::new(ffi::PyObject_VectorcallMethod(
@@ -22,7 +22,7 @@ pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> R
 }
 
 /// `future.set_exception(error)` unless it is cancelled.
-pub fn fail(future: &Ref, error: *mut PyObject) -> Res<()> {
+pub fn fail(future: &Ref, error: *mut PyObject) -> FfiResult<()> {
     if !is_cancelled(future)? {
         call(&Stdlib::get().names.set_exception, [future.as_ptr(), error])?;
     }
@@ -37,7 +37,7 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    pub fn new(object: Ref) -> Res<Self> {
+    pub fn new(object: Ref) -> FfiResult<Self> {
         let is_core = LoopCore::makes_futures_of(&object)?;
         Ok(Self { object, is_core })
     }
@@ -48,7 +48,7 @@ impl EventLoop {
 
     /// `loop.create_future()`
     #[inline]
-    pub fn create_future(&self) -> Res<Ref> {
+    pub fn create_future(&self) -> FfiResult<Ref> {
         if self.is_core {
             // SAFETY: a live loop object of ours.
             return unsafe { LoopCore::of(self.object.as_ptr()).new_waiter(self.object.as_ptr()) };

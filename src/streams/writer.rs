@@ -11,7 +11,7 @@ use pyo3::PyTraverseError;
 use crate::event_loop::install;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
-use crate::python::{nested_drop, Args, Cell, Local, Ref, Res};
+use crate::python::{nested_drop, Args, Cell, FfiResult, LoopCell, Ref};
 use crate::streams::protocol::StreamProtocolCore;
 use crate::streams::reader::{raise, StreamReaderCore};
 use crate::streams::waiter::call;
@@ -22,14 +22,14 @@ use crate::{fastcall, noargs};
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]
 pub struct StreamWriterCore {
-    transport: Local<Option<Ref>>,
-    protocol: Local<Option<Ref>>,
+    transport: LoopCell<Option<Ref>>,
+    protocol: LoopCell<Option<Ref>>,
     /// The protocol is a `StreamProtocolCore` whose `_drain_helper()` is asyncio's.
     is_plain: Cell<bool>,
-    reader: Local<Option<Ref>>,
+    reader: LoopCell<Option<Ref>>,
     /// The reader is a `StreamReaderCore`.
     is_core: Cell<bool>,
-    event_loop: Local<Option<Ref>>,
+    event_loop: LoopCell<Option<Ref>>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
@@ -48,7 +48,7 @@ impl Drop for StreamWriterCore {
             &self.reader,
             &self.event_loop,
         ];
-        nested_drop::drop_content(slots.map(Local::take));
+        nested_drop::drop_content(slots.map(LoopCell::take));
     }
 }
 
@@ -66,8 +66,8 @@ impl StreamWriterCore {
         self.transport.get().unwrap_or_else(Ref::none)
     }
 
-    /// Whether `reader`, which was in its place, is a reader of ours. Another thread may have put it there after the flag was set for
-    /// another one.
+    /// Whether `reader`, which was in its place, is a reader of ours. Another thread may have put it there after the flag was
+    /// set for another one.
     #[inline]
     fn is_core(&self, reader: &Ref) -> bool {
         // SAFETY: attached.
@@ -85,7 +85,7 @@ impl StreamWriterCore {
 
     /// Raises what the reader's `exception()` gives.
     #[inline]
-    fn check_reader(&self) -> Res<()> {
+    fn check_reader(&self) -> FfiResult<()> {
         let Some(reader) = self.reader.get() else {
             return Ok(());
         };
@@ -104,7 +104,7 @@ impl StreamWriterCore {
     }
 
     #[inline]
-    fn is_closing(&self) -> Res<bool> {
+    fn is_closing(&self) -> FfiResult<bool> {
         let transport = self.transport();
         if let Some(stream) = fast_path::stream(&transport) {
             return Ok(stream.is_closing());
@@ -116,7 +116,7 @@ impl StreamWriterCore {
     }
 }
 
-fn or_none(py: Python<'_>, slot: &Local<Option<Ref>>) -> Py<PyAny> {
+fn or_none(py: Python<'_>, slot: &LoopCell<Option<Ref>>) -> Py<PyAny> {
     slot.get()
         .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
 }
@@ -200,7 +200,7 @@ impl StreamWriterCore {
     }
 }
 
-unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let data = crate::streams::args::required(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let transport = unsafe { StreamWriterCore::of(slf) }.transport();
@@ -212,7 +212,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let data = crate::streams::args::required(&args, "writelines", "data")?;
     // SAFETY: the method descriptor has checked `self`.
     let transport = unsafe { StreamWriterCore::of(slf) }.transport();
@@ -220,14 +220,14 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_closing(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     Ok(Ref::bool(
         unsafe { StreamWriterCore::of(slf) }.is_closing()?,
     ))
 }
 
-unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn drain(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let it = unsafe { StreamWriterCore::of(slf) };
     // SAFETY: as above.
@@ -244,7 +244,7 @@ unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
         writer,
         protocol,
         stage: Cell::new(Stage::Fresh),
-        waiter: Local::default(),
+        waiter: LoopCell::default(),
     };
     coroutine::new(drain, c"StreamWriter.drain")
 }
@@ -252,7 +252,7 @@ unsafe fn drain(slf: *mut PyObject) -> Res<Ref> {
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
     Fresh,
-    /// The transport was closing: the loop has had a turn to say what ended the connection.
+    /// The transport was closing: the loop has had an iteration to say what ended the connection.
     Closing,
     Waiting,
 }
@@ -263,7 +263,7 @@ struct Drain {
     /// A `StreamProtocolCore`.
     protocol: Ref,
     stage: Cell<Stage>,
-    waiter: Local<Option<Ref>>,
+    waiter: LoopCell<Option<Ref>>,
 }
 
 static CLASS: Class = Class::new();
@@ -276,7 +276,7 @@ impl Drain {
     }
 
     /// Takes its future out of those that `resume_writing()` resolves.
-    fn leave(&self) -> Res<()> {
+    fn leave(&self) -> FfiResult<()> {
         let Some(waiter) = self.waiter.take() else {
             return Ok(());
         };
@@ -289,7 +289,7 @@ impl Drain {
         Ok(())
     }
 
-    fn wait_for_room(&self) -> Res<Step> {
+    fn wait_for_room(&self) -> FfiResult<Step> {
         let protocol = self.protocol();
         if protocol.lost.get() {
             return Err(PyConnectionResetError::new_err("Connection lost").into());
@@ -316,7 +316,7 @@ impl Operation for Drain {
     }
 
     #[inline]
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         match self.stage.get() {
             Stage::Fresh => {
                 // SAFETY: made with a writer.
@@ -371,7 +371,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             (
                 fastcall!(c"write", write),
                 "(self, data)",
-                "Send bytes, with whatever else is written in this turn of the loop.",
+                "Send bytes, with whatever else is written in this iteration of the loop.",
             ),
             (
                 fastcall!(c"writelines", writelines),

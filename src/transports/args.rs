@@ -5,11 +5,11 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::python::vectorcall::{missing, unexpected};
-use crate::python::{Args, Raised, Ref, Res};
+use crate::python::{Args, ErrSet, FfiResult, Ref};
 
 /// The one argument of a method, which may be named.
 #[inline]
-pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
     match (args.positional, args.keyword_count()) {
         (&[value], 0) => Ok(value),
         ([], 1) => named_argument(args, function, name),
@@ -22,7 +22,7 @@ pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyO
 }
 
 #[cold]
-fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObject> {
+fn named_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
     let Some((key, value)) = args.keywords().next() else {
         return Err(missing(function, name));
     };
@@ -38,7 +38,7 @@ fn named_argument(args: &Args<'_>, function: &str, name: &str) -> Res<*mut PyObj
 ///
 /// # Safety
 /// `data` is a live object.
-pub unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
+pub unsafe fn exact_bytes(data: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: attached; the argument is live.
     unsafe {
         if ffi::PyBytes_CheckExact(data) != 0 {
@@ -54,7 +54,7 @@ pub unsafe fn exact_bytes(data: *mut PyObject) -> Res<Ref> {
 /// # Safety
 /// `data` is a live object.
 #[cold]
-pub unsafe fn not_bytes(method: &Ref, data: *mut PyObject) -> Raised {
+pub unsafe fn not_bytes(method: &Ref, data: *mut PyObject) -> ErrSet {
     // SAFETY: attached; the argument is live.
     let (py, data) = unsafe {
         let py = Python::assume_attached();

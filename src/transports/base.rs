@@ -8,10 +8,10 @@ use hybridloop_reactor::Token;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::{closed_error, exceptions, Kind, LoopCore, Native, Source};
+use crate::event_loop::{closed_error, exceptions, IoSource, LoopCore, Source, SourceVTable};
 use crate::python::socket::still_open;
 use crate::python::stdlib::Stdlib;
-use crate::python::{context, Cell, Flags, Local, Ref, Res};
+use crate::python::{context, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
 
 /// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
 const LOST_WRITES_BEFORE_WARNING: u32 = 5;
@@ -62,15 +62,15 @@ impl Drop for Owned {
 /// The state that all transports share.
 pub struct Endpoint {
     pub fd: Cell<RawFd>,
-    flags: Flags,
+    flags: AtomicFlags,
     /// As in asyncio: not 0 once `connection_lost()` is on its way; counts writes that came after.
     pub lost_writes: Cell<u32>,
     token: Cell<Option<Token>>,
-    pub event_loop: Local<Option<Ref>>,
-    pub protocol: Local<Option<Ref>>,
+    pub event_loop: LoopCell<Option<Ref>>,
+    pub protocol: LoopCell<Option<Ref>>,
     /// The Python socket, which owns the descriptor once it exists.
-    pub socket: Local<Option<Ref>>,
-    context: Local<Option<Ref>>,
+    pub socket: LoopCell<Option<Ref>>,
+    context: LoopCell<Option<Ref>>,
     pub high_water: Cell<usize>,
     pub low_water: Cell<usize>,
 }
@@ -84,7 +84,7 @@ impl Endpoint {
         socket: Option<Ref>,
         context: Ref,
     ) -> Self {
-        let flags = Flags::default();
+        let flags = AtomicFlags::default();
         flags.set(HAS_SOCKET, socket.is_some());
         Self {
             fd: Cell::new(fd),
@@ -92,10 +92,10 @@ impl Endpoint {
             lost_writes: Cell::new(0),
             token: Cell::new(None),
             // SAFETY: the caller's promise.
-            event_loop: Local::new(Some(unsafe { Ref::borrowed(event_loop) })),
-            protocol: Local::default(),
-            socket: Local::new(socket),
-            context: Local::new(Some(context)),
+            event_loop: LoopCell::new(Some(unsafe { Ref::borrowed(event_loop) })),
+            protocol: LoopCell::default(),
+            socket: LoopCell::new(socket),
+            context: LoopCell::new(Some(context)),
             high_water: Cell::new(HIGH_WATER),
             low_water: Cell::new(HIGH_WATER / 4),
         }
@@ -156,20 +156,20 @@ impl Endpoint {
 
     /// As [`LoopCore::confined`], of the loop that the transport is on.
     #[inline]
-    pub fn confined(&self) -> Res<()> {
+    pub fn check_thread(&self) -> FfiResult<()> {
         if !cfg!(Py_GIL_DISABLED) {
             return Ok(());
         }
         match self.event_loop.get() {
             // SAFETY: the loop of a transport is a LoopCore.
-            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.confined(),
+            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread(),
             None => Ok(()),
         }
     }
 
     /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
     /// `connection_lost()` there.
-    pub fn check_thread(&self) -> Res<()> {
+    pub fn refuse_other_thread(&self) -> FfiResult<()> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
@@ -186,13 +186,18 @@ impl Endpoint {
     ///
     /// # Safety
     /// Attached; `me` is the live object of this state, and of that kind.
-    pub unsafe fn link(&self, core: &LoopCore, me: *mut PyObject, kind: &'static Kind) -> Res<()> {
+    pub unsafe fn link(
+        &self,
+        core: &LoopCore,
+        me: *mut PyObject,
+        vtable: &'static SourceVTable,
+    ) -> FfiResult<()> {
         // SAFETY: the caller's promise.
-        let native = unsafe { Native::new(me, kind)? };
+        let native = unsafe { IoSource::new(me, vtable)? };
         core.keep_places()?;
         let (token, replaced) = core
             .descriptors
-            .with(|all| all.insert(self.fd.get(), Source::Native(native)));
+            .with(|all| all.insert(self.fd.get(), Source::IoSource(native)));
         if let Some(replaced) = replaced {
             replaced.forget();
         }
@@ -212,7 +217,7 @@ impl Endpoint {
 
     /// Runs protocol code in the transport's own context.
     #[inline]
-    pub fn in_context<T>(&self, body: impl FnOnce() -> Res<T>) -> Res<T> {
+    pub fn in_context<T>(&self, body: impl FnOnce() -> FfiResult<T>) -> FfiResult<T> {
         match self.context.get() {
             // SAFETY: the clone keeps the context alive.
             Some(context) => unsafe { context::run_in(context.as_ptr(), body) },
@@ -222,7 +227,11 @@ impl Endpoint {
 
     /// Calls a method of the protocol in the transport's context. It is looked up each time: a protocol may change.
     #[inline]
-    pub fn call_protocol<const N: usize>(&self, name: &Ref, args: [*mut PyObject; N]) -> Res<Ref> {
+    pub fn call_protocol<const N: usize>(
+        &self,
+        name: &Ref,
+        args: [*mut PyObject; N],
+    ) -> FfiResult<Ref> {
         self.in_context(|| self.call_protocol_here(name, args))
     }
 
@@ -232,7 +241,7 @@ impl Endpoint {
         &self,
         name: &Ref,
         args: [*mut PyObject; N],
-    ) -> Res<Ref> {
+    ) -> FfiResult<Ref> {
         const MAX: usize = 2;
         let protocol = self.protocol.get().unwrap_or_else(Ref::none);
         // One free slot, the protocol, the arguments.
@@ -251,7 +260,12 @@ impl Endpoint {
     }
 
     /// `pause_writing()` when more is queued than the high-water mark.
-    pub fn pause_protocol(&self, event_loop: *mut PyObject, me: &Ref, queued: usize) -> Res<()> {
+    pub fn pause_protocol(
+        &self,
+        event_loop: *mut PyObject,
+        me: &Ref,
+        queued: usize,
+    ) -> FfiResult<()> {
         if queued <= self.high_water.get() || self.has(PROTOCOL_PAUSED) {
             return Ok(());
         }
@@ -261,7 +275,12 @@ impl Endpoint {
     }
 
     /// `resume_writing()` when no more is queued than the low-water mark.
-    pub fn resume_protocol(&self, event_loop: *mut PyObject, me: &Ref, queued: usize) -> Res<()> {
+    pub fn resume_protocol(
+        &self,
+        event_loop: *mut PyObject,
+        me: &Ref,
+        queued: usize,
+    ) -> FfiResult<()> {
         if queued > self.low_water.get() || !self.has(PROTOCOL_PAUSED) {
             return Ok(());
         }
@@ -270,7 +289,13 @@ impl Endpoint {
         self.tell(event_loop, me, name, "protocol.resume_writing() failed")
     }
 
-    fn tell(&self, event_loop: *mut PyObject, me: &Ref, name: &Ref, failure: &str) -> Res<()> {
+    fn tell(
+        &self,
+        event_loop: *mut PyObject,
+        me: &Ref,
+        name: &Ref,
+        failure: &str,
+    ) -> FfiResult<()> {
         let Some(protocol) = self.protocol.get() else {
             return Ok(());
         };
@@ -330,7 +355,7 @@ pub trait Transport: Deref<Target = Endpoint> {
     fn before_close(&self) {}
 
     /// The descriptor is closed, the protocol knows.
-    fn after_close(&self, _me: *mut PyObject) -> Res<()> {
+    fn after_close(&self, _me: *mut PyObject) -> FfiResult<()> {
         Ok(())
     }
 
@@ -358,7 +383,7 @@ pub trait Transport: Deref<Target = Endpoint> {
 
     /// Reports the exception that is set and ends the connection, by the transport's `_fatal_error()`.
     #[cold]
-    fn fatal_error(me: &Ref, message: &str) -> Res<()> {
+    fn fatal_error(me: &Ref, message: &str) -> FfiResult<()> {
         // SAFETY: called from the loop or a method, attached.
         let py = unsafe { Python::assume_attached() };
         let error = exceptions::take(py)?;
@@ -373,11 +398,11 @@ pub trait Transport: Deref<Target = Endpoint> {
     }
 
     /// Ends the connection without sending what is left; `connection_lost(error)` follows.
-    fn force_close(&self, me: *mut PyObject, error: &Ref) -> Res<()> {
+    fn force_close(&self, me: *mut PyObject, error: &Ref) -> FfiResult<()> {
         if self.lost_writes.get() > 0 {
             return Ok(());
         }
-        self.check_thread()?;
+        self.refuse_other_thread()?;
         // What was written before and merely gathered counts as sent.
         self.send_gathered();
         self.discard();
@@ -388,7 +413,7 @@ pub trait Transport: Deref<Target = Endpoint> {
     }
 
     /// Has the loop call `connection_lost(error)`, in the transport's context.
-    fn schedule_connection_lost(&self, me: *mut PyObject, error: &Ref) -> Res<()> {
+    fn schedule_connection_lost(&self, me: *mut PyObject, error: &Ref) -> FfiResult<()> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
@@ -415,7 +440,7 @@ pub trait Transport: Deref<Target = Endpoint> {
     }
 
     /// Calls `connection_lost(error)` and closes the descriptor, whatever the protocol does.
-    fn connection_lost(&self, me: *mut PyObject, error: *mut PyObject) -> Res<()> {
+    fn connection_lost(&self, me: *mut PyObject, error: *mut PyObject) -> FfiResult<()> {
         if self.has(LOST) {
             return Ok(());
         }
@@ -432,8 +457,9 @@ pub trait Transport: Deref<Target = Endpoint> {
     }
 
     /// Closes the descriptor and tells nobody, as `__del__` does in whatever thread has dropped the last reference. What no
-    /// interpreter lock keeps apart from a loop that runs elsewhere is left to that loop: it may have an event for the transport.
-    fn abandon(&self, me: *mut PyObject) -> Res<()> {
+    /// interpreter lock keeps apart from a loop that runs elsewhere is left to that loop: it may have an event for the
+    /// transport.
+    fn abandon(&self, me: *mut PyObject) -> FfiResult<()> {
         if cfg!(Py_GIL_DISABLED) {
             if let Some(event_loop) = self.event_loop.get() {
                 // SAFETY: the loop of a transport is a LoopCore; the caller's object is live.
@@ -452,7 +478,7 @@ pub trait Transport: Deref<Target = Endpoint> {
     }
 
     /// Closes the descriptor and lets go of everything.
-    fn close_descriptor(&self, me: *mut PyObject) -> Res<()> {
+    fn close_descriptor(&self, me: *mut PyObject) -> FfiResult<()> {
         if self.has(LOST) {
             return Ok(());
         }
@@ -483,7 +509,7 @@ pub trait Transport: Deref<Target = Endpoint> {
 
 /// A write after the connection was lost: asyncio warns of the sixth.
 #[cold]
-pub fn count_lost_write(it: &Endpoint) -> Res<Ref> {
+pub fn count_lost_write(it: &Endpoint) -> FfiResult<Ref> {
     let count = it.lost_writes.get();
     if count >= LOST_WRITES_BEFORE_WARNING {
         // SAFETY: attached.
@@ -501,7 +527,7 @@ pub fn count_lost_write(it: &Endpoint) -> Res<Ref> {
 ///
 /// # Safety
 /// `me` is the live object of `it`.
-pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> Res<()> {
+pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> FfiResult<()> {
     // SAFETY: the loop of a transport is a LoopCore; `me` is live.
     unsafe {
         let event_loop = it.event_loop.get();

@@ -18,8 +18,9 @@
 //! module!("demo", [sum_of_squares]);
 //! ```
 //!
-//! Built as a `cdylib`, this is a library that `hybridloop.load_kernels()` loads, whatever the version of Python. A panic becomes
-//! an error of the job. `docs/kernels.md` in the repository has the whole story, `include/hybridloop.h` the C side of it.
+//! Built as a `cdylib`, this is a library that `hybridloop.load_kernels()` loads, whatever the version of Python. A panic
+//! becomes an error of the job. `docs/kernels.md` in the repository has the whole story, `include/hybridloop.h` the C side of
+//! it.
 
 pub mod abi;
 mod ctx;

@@ -27,8 +27,8 @@ impl Process {
     }
 }
 
-/// What belongs to the whole process and is changed now and then, by threads without Python as well, is changed under this lock:
-/// a fork waits for it, so the child finds all of it whole and free.
+/// What belongs to the whole process and is changed now and then, by threads without Python as well, is changed under this
+/// lock: a fork waits for it, so the child finds all of it whole and free.
 static CHANGES: Mutex<()> = Mutex::new(());
 
 /// The lock, while a fork is under way.

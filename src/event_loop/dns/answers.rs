@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use crate::event_loop::exceptions;
 use crate::python::bytes::new_list;
 use crate::python::stdlib::current;
-use crate::python::{Raised, Ref};
+use crate::python::{ErrSet, Ref};
 
 /// What is used of `socket`.
 pub struct Module {
@@ -103,7 +103,7 @@ impl Module {
     pub fn is_original(&self) -> bool {
         let same = |contents, name, object: &Ref| match current(contents, name) {
             Ok(found) => std::ptr::eq(found.as_ptr(), object.as_ptr()),
-            Err(Raised) => {
+            Err(ErrSet) => {
                 // SAFETY: attached.
                 unsafe { ffi::PyErr_Clear() };
                 false

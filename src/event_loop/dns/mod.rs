@@ -26,13 +26,13 @@ use crate::event_loop::{exceptions, LoopCore};
 use crate::fastcall;
 use crate::python::args::{bind, Parameter};
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
-use crate::python::{future, Args, Local, Raised, Ref, Res};
+use crate::python::{future, Args, ErrSet, FfiResult, LoopCell, Ref};
 
 /// Lookups of one loop that are under way.
 pub struct Lookups {
     mailbox: Arc<Mailbox>,
     /// The futures that wait, by number.
-    waiting: Local<HashMap<u64, Ref>>,
+    waiting: LoopCell<HashMap<u64, Ref>>,
     last: AtomicU64,
 }
 
@@ -66,7 +66,7 @@ enum Reply {
 
 impl Reply {
     /// What the coroutine returns or raises.
-    fn outcome(self, py: Python<'_>) -> Res<Step> {
+    fn outcome(self, py: Python<'_>) -> FfiResult<Step> {
         let failure = match self {
             Self::Addresses(Ok(found)) => return Ok(Step::Done(list(py, &found)?)),
             Self::Names(Ok(names)) => {
@@ -93,7 +93,7 @@ impl Lookups {
                 done: Inbox::new(),
                 waker: Mutex::new(Some(waker)),
             }),
-            waiting: Local::default(),
+            waiting: LoopCell::default(),
             last: AtomicU64::new(0),
         }
     }
@@ -106,12 +106,12 @@ impl Lookups {
 
     /// Wakes who waits for lookups that have finished.
     #[cold]
-    pub fn deliver(&self, event_loop: *mut PyObject) -> Res<()> {
+    pub fn deliver(&self, event_loop: *mut PyObject) -> FfiResult<()> {
         self.mailbox.done.open();
         while let Some(number) = self.mailbox.done.pop() {
             let future = self.waiting.with(|waiting| waiting.remove(&number));
             if let Some(future) = future {
-                exceptions::contain(event_loop, future::resolve(&future))?;
+                exceptions::report_unless_fatal(event_loop, future::resolve(&future))?;
             }
         }
         Ok(())
@@ -130,7 +130,11 @@ impl Lookups {
             .with(|waiting| waiting.values().try_for_each(visit))
     }
 
-    fn start(&self, ask: impl FnOnce() -> Reply + Send + 'static, slot: &Arc<Slot>) -> Res<u64> {
+    fn start(
+        &self,
+        ask: impl FnOnce() -> Reply + Send + 'static,
+        slot: &Arc<Slot>,
+    ) -> FfiResult<u64> {
         self.waiting
             .with(|waiting| waiting.try_reserve(1))
             .map_err(out_of_memory)?;
@@ -156,7 +160,7 @@ impl Lookups {
 struct Lookup {
     event_loop: Ref,
     request: Request,
-    under_way: Local<Option<(u64, Arc<Slot>)>>,
+    under_way: LoopCell<Option<(u64, Arc<Slot>)>>,
 }
 
 enum Request {
@@ -179,7 +183,7 @@ impl Operation for Lookup {
         &CLASS
     }
 
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let (number, slot) = match self.under_way.take() {
@@ -262,7 +266,7 @@ impl Lookup {
 
 impl Arguments {
     /// Tells audit hooks, as the function of `socket` does.
-    fn audit(&self) -> Res<()> {
+    fn audit(&self) -> FfiResult<()> {
         let [family, kind, protocol, _] = self.hints;
         // SAFETY: attached; the format fits the arguments.
         let failed = unsafe {
@@ -279,12 +283,12 @@ impl Arguments {
         if failed == 0 {
             Ok(())
         } else {
-            Err(Raised)
+            Err(ErrSet)
         }
     }
 
     /// What to ask for, or what is found without asking.
-    fn query(&self, py: Python<'_>) -> Res<Result<Vec<Found>, Query>> {
+    fn query(&self, py: Python<'_>) -> FfiResult<Result<Vec<Found>, Query>> {
         let [family, kind, protocol, flags] = self.hints;
         let (host, port) = (self.host.bind(py), self.port.bind(py));
         let mut query = Query {
@@ -381,7 +385,7 @@ unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
 }
 
 /// `getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0)`.
-unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const PARAMETERS: [Parameter; 6] = [
         Parameter::needed(c"host"),
         Parameter::needed(c"port"),
@@ -416,7 +420,7 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                         port: Ref::borrowed(port),
                         hints: [family, kind, protocol, flags],
                     }),
-                    under_way: Local::default(),
+                    under_way: LoopCell::default(),
                 };
                 return coroutine::new(operation, c"Loop.getaddrinfo");
             }
@@ -426,7 +430,7 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is in numbers.
-unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[host, service, flow, scope, flags] = args.positional else {
         return Err(PyTypeError::new_err("_look_up_names() takes five arguments").into());
     };
@@ -444,7 +448,7 @@ unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 scope: borrowed(scope).extract()?,
                 flags: borrowed(flags).extract()?,
             }),
-            under_way: Local::default(),
+            under_way: LoopCell::default(),
         };
         coroutine::new(operation, c"Loop.getnameinfo")
     }
@@ -452,7 +456,7 @@ unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 
 /// `asyncio.BaseEventLoop.getaddrinfo`.
 #[cold]
-unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> Res<Ref> {
+unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `getaddrinfo`.
     unsafe {
         let py = Python::assume_attached();

@@ -7,14 +7,14 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::LoopCore;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 /// The number behind an integer or an object with `fileno()`, with the errors of `selectors`; the nearest `i64` if it is
 /// larger or smaller than any.
 ///
 /// # Safety
 /// Attached; `file` is a live object.
-pub unsafe fn file_number(file: *mut PyObject) -> Res<i64> {
+pub unsafe fn file_number(file: *mut PyObject) -> FfiResult<i64> {
     // SAFETY: the caller's object is live.
     let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
     // SAFETY: as above.
@@ -41,12 +41,12 @@ pub unsafe fn file_number(file: *mut PyObject) -> Res<i64> {
     }
 }
 
-fn saturated(number: &Bound<'_, PyAny>) -> Res<i64> {
+fn saturated(number: &Bound<'_, PyAny>) -> FfiResult<i64> {
     let mut overflow = 0;
     // SAFETY: attached; the number is live.
     let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow) };
     match overflow {
-        0 if value == -1 && PyErr::occurred(number.py()) => Err(Raised),
+        0 if value == -1 && PyErr::occurred(number.py()) => Err(ErrSet),
         0 => Ok(value),
         1 => Ok(i64::MAX),
         _ => Ok(i64::MIN),
@@ -57,7 +57,7 @@ fn saturated(number: &Bound<'_, PyAny>) -> Res<i64> {
 ///
 /// # Safety
 /// Attached; `file` is a live object.
-pub unsafe fn file_descriptor(file: *mut PyObject) -> Res<RawFd> {
+pub unsafe fn file_descriptor(file: *mut PyObject) -> FfiResult<RawFd> {
     // SAFETY: the caller's promise.
     let number = unsafe { file_number(file)? };
     if number < 0 {
@@ -72,7 +72,7 @@ impl LoopCore {
     ///
     /// # Safety
     /// Attached; `file` is a live object.
-    pub unsafe fn watched_as(&self, file: *mut PyObject) -> Res<Option<Watched>> {
+    pub unsafe fn watched_as(&self, file: *mut PyObject) -> FfiResult<Option<Watched>> {
         // SAFETY: the caller's promise.
         let error = match unsafe { file_number(file) } {
             Ok(number) if number >= 0 => {
@@ -81,7 +81,7 @@ impl LoopCore {
             }
             Ok(number) => invalid_number(number),
             // SAFETY: attached.
-            Err(Raised) => PyErr::fetch(unsafe { Python::assume_attached() }),
+            Err(ErrSet) => PyErr::fetch(unsafe { Python::assume_attached() }),
         };
         // SAFETY: attached.
         let is_refusal = error.is_instance_of::<PyValueError>(unsafe { Python::assume_attached() });
@@ -104,7 +104,7 @@ pub struct Watched {
 }
 
 #[cold]
-fn invalid_object(file: &Bound<'_, PyAny>) -> Raised {
+fn invalid_object(file: &Bound<'_, PyAny>) -> ErrSet {
     match file.repr() {
         Ok(shown) => PyValueError::new_err(format!("Invalid file object: {shown}")).into(),
         Err(error) => error.into(),
@@ -117,6 +117,6 @@ fn invalid_number(number: i64) -> PyErr {
 
 /// What `select.epoll` raises for such a number.
 #[cold]
-pub fn too_large() -> Raised {
+pub fn too_large() -> ErrSet {
     PyOverflowError::new_err("Python int too large to convert to C int").into()
 }

@@ -13,11 +13,11 @@ use crate::allocator::out_of_memory;
 use crate::event_loop::io::watcher::Mode;
 use crate::event_loop::LoopCore;
 use crate::python::refs::weak_target;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 /// A socket that is registered for edges.
 #[derive(Clone, Copy)]
-pub struct Known {
+pub struct RegisteredSocket {
     token: Token,
     /// There is nothing to read until the next edge.
     pub dry: bool,
@@ -29,7 +29,11 @@ impl LoopCore {
     /// # Safety
     /// `socket` is a live object.
     #[inline]
-    pub unsafe fn known_socket(&self, socket: *mut PyObject, fd: RawFd) -> Option<Known> {
+    pub unsafe fn known_socket(
+        &self,
+        socket: *mut PyObject,
+        fd: RawFd,
+    ) -> Option<RegisteredSocket> {
         let (known, target) = self.descriptors.with(|all| {
             let token = all.token(fd)?;
             let watch = all.watch_of(token)?;
@@ -38,14 +42,14 @@ impl LoopCore {
             }
             let dry = watch.dry;
             let target = weak_target(watch.socket.as_ref()?);
-            Some((Known { token, dry }, target?))
+            Some((RegisteredSocket { token, dry }, target?))
         })?;
         ptr::eq(target.as_ptr(), socket).then_some(known)
     }
 
     /// Takes note that `known` had nothing left to read, as a read that would block says, or one that came back short.
     #[inline]
-    pub fn found_dry(&self, known: Known, short: bool) {
+    pub fn found_dry(&self, known: RegisteredSocket, short: bool) {
         self.descriptors.with(|all| {
             if let Some(watch) = all.watch_of(known.token) {
                 watch.dry = !short || watch.short_means_dry;
@@ -64,10 +68,10 @@ impl LoopCore {
         &self,
         socket: *mut PyObject,
         fd: RawFd,
-        known: Option<Known>,
+        known: Option<RegisteredSocket>,
         write: bool,
         future: Ref,
-    ) -> Res<()> {
+    ) -> FfiResult<()> {
         self.check_open()?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -93,7 +97,7 @@ impl LoopCore {
         fd: RawFd,
         write: bool,
         future: Ref,
-    ) -> Res<()> {
+    ) -> FfiResult<()> {
         // SAFETY: the caller's promise.
         let (weak, same) = unsafe {
             let old = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
@@ -125,7 +129,7 @@ impl LoopCore {
     ///
     /// With the last one the registration goes. A wait in vain may be one for an event that cannot come, because
     /// `os.dup2()` has put another file where the socket was: the next wait finds that out.
-    pub fn stop_waiting(&self, fd: RawFd, write: bool, future: &Ref) -> Res<()> {
+    pub fn stop_waiting(&self, fd: RawFd, write: bool, future: &Ref) -> FfiResult<()> {
         let found = self.descriptors.with(|all| {
             let watch = all.watch(fd)?;
             let before = watch.mode();
@@ -147,16 +151,16 @@ fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
 }
 
 /// A weak reference, or none if the object's class does not allow it.
-unsafe fn weak_reference(object: *mut PyObject) -> Res<Option<Ref>> {
+unsafe fn weak_reference(object: *mut PyObject) -> FfiResult<Option<Ref>> {
     // SAFETY: the caller's object is live.
     unsafe {
         match Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut())) {
             Ok(weak) => Ok(Some(weak)),
-            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0 => {
+            Err(ErrSet) if ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0 => {
                 ffi::PyErr_Clear();
                 Ok(None)
             }
-            Err(Raised) => Err(Raised),
+            Err(ErrSet) => Err(ErrSet),
         }
     }
 }

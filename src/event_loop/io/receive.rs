@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use crate::event_loop::LoopCore;
 use crate::python::bytes::Room;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// What one `recv` takes at most, as in asyncio. All streams and sockets of a loop share one such buffer: a fresh one of
 /// this size would be mapped and unmapped by the allocator for each read.
@@ -27,8 +27,8 @@ pub fn receive_bytes(
     most: usize,
     flags: c_int,
     room: Option<Room>,
-    make: impl FnOnce(&[u8]) -> Res<Ref>,
-) -> io::Result<(usize, Res<Ref>)> {
+    make: impl FnOnce(&[u8]) -> FfiResult<Ref>,
+) -> io::Result<(usize, FfiResult<Ref>)> {
     let most = most.min(READ_SIZE);
     let received = match room {
         Some(room) if room.len() <= most => receive_large(core, fd, most, flags, room)?,
@@ -48,7 +48,7 @@ fn receive_large(
     most: usize,
     flags: c_int,
     room: Room,
-) -> io::Result<(usize, Res<Ref>)> {
+) -> io::Result<(usize, FfiResult<Ref>)> {
     // Objects are dropped while it is out of its cell.
     let mut scratch = core.scratch.take();
     let received = fill_up(&mut scratch, READ_SIZE).and_then(|()| {

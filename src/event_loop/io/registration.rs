@@ -12,29 +12,29 @@ use pyo3::PyTraverseError;
 
 use crate::event_loop::callback_arguments::context_keyword;
 use crate::event_loop::io::files::{file_number, too_large, Watched};
-use crate::event_loop::io::source::{Native, Pending};
-use crate::event_loop::io::watcher::{Direction, Mode, Owner, Ready, Watch};
+use crate::event_loop::io::source::{IoRef, IoSource};
+use crate::event_loop::io::watcher::{Direction, FdWatcher, Mode, Owner, Ready};
 use crate::event_loop::methods::install;
-use crate::event_loop::{confined, exceptions, handles, LoopCore};
+use crate::event_loop::{check_thread, exceptions, handles, LoopCore};
 use crate::python::handle::{new_handle, track_kept, Call, Class, HandleRef, PERSISTENT};
 use crate::python::vectorcall::missing;
-use crate::python::{context, Args, Ref, Res};
+use crate::python::{context, Args, FfiResult, Ref};
 use crate::{fastcall, onearg};
 
 /// Who gets the events of a descriptor.
 pub enum Source {
     /// A transport or a listening socket.
-    Native(Native),
+    IoSource(IoSource),
     /// Callbacks and `sock_*` calls of the user. Boxed, so that the entries of the many connections are small.
-    Watch(Box<Watch>),
+    FdWatcher(Box<FdWatcher>),
 }
 
 impl Source {
     /// Lets go of a source that was taken out of the table.
     pub fn forget(self) {
         match self {
-            Self::Native(native) => native.forget(),
-            Self::Watch(watch) => drop(watch),
+            Self::IoSource(native) => native.forget(),
+            Self::FdWatcher(watch) => drop(watch),
         }
     }
 }
@@ -55,14 +55,14 @@ impl Descriptors {
         self.sources.get(self.token(fd)?)
     }
 
-    pub fn watch(&mut self, fd: RawFd) -> Option<&mut Watch> {
+    pub fn watch(&mut self, fd: RawFd) -> Option<&mut FdWatcher> {
         self.watch_of(self.token(fd)?)
     }
 
-    pub fn watch_of(&mut self, token: Token) -> Option<&mut Watch> {
+    pub fn watch_of(&mut self, token: Token) -> Option<&mut FdWatcher> {
         match self.sources.get_mut(token)? {
-            Source::Watch(watch) => Some(watch),
-            Source::Native(_) => None,
+            Source::FdWatcher(watch) => Some(watch),
+            Source::IoSource(_) => None,
         }
     }
 
@@ -80,8 +80,8 @@ impl Descriptors {
     /// The descriptor that `file` is watched under, which may have been closed since.
     pub fn watched_file(&self, file: *mut PyObject) -> Option<RawFd> {
         self.sources.iter().find_map(|source| match source {
-            Source::Watch(watch) => watch.is_for(file).then(|| watch.fd()),
-            Source::Native(_) => None,
+            Source::FdWatcher(watch) => watch.is_for(file).then(|| watch.fd()),
+            Source::IoSource(_) => None,
         })
     }
 
@@ -90,7 +90,8 @@ impl Descriptors {
         if self.watch(fd).is_some() {
             return None;
         }
-        self.insert(fd, Source::Watch(Box::new(Watch::new(fd)))).1
+        self.insert(fd, Source::FdWatcher(Box::new(FdWatcher::new(fd))))
+            .1
     }
 
     /// Takes the source out that `token` names.
@@ -113,10 +114,12 @@ impl Descriptors {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for source in self.sources.iter() {
             match source {
-                Source::Native(native) => {
+                Source::IoSource(native) => {
                     native.held().map_or(Ok(()), |object| object.visit(visit))?;
                 }
-                Source::Watch(watch) => watch.refs().try_for_each(|object| object.visit(visit))?,
+                Source::FdWatcher(watch) => {
+                    watch.refs().try_for_each(|object| object.visit(visit))?
+                }
             }
         }
         Ok(())
@@ -124,26 +127,26 @@ impl Descriptors {
 
     /// The I/O object behind a token, if it is one.
     #[inline]
-    pub fn native(&self, token: Token) -> Option<Pending> {
+    pub fn native(&self, token: Token) -> Option<IoRef> {
         match self.sources.get(token)? {
-            Source::Native(native) => native.hold(),
-            Source::Watch(_) => None,
+            Source::IoSource(native) => native.hold(),
+            Source::FdWatcher(_) => None,
         }
     }
 
     /// Every I/O object.
-    pub fn natives(&self) -> impl Iterator<Item = &Native> {
+    pub fn natives(&self) -> impl Iterator<Item = &IoSource> {
         self.sources.iter().filter_map(|source| match source {
-            Source::Native(native) => Some(native),
-            Source::Watch(_) => None,
+            Source::IoSource(native) => Some(native),
+            Source::FdWatcher(_) => None,
         })
     }
 
     /// What an event on a watched descriptor calls for, with references of its own.
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {
-            Source::Native(_) => None,
-            Source::Watch(watch) => Some(watch.ready(event)),
+            Source::IoSource(_) => None,
+            Source::FdWatcher(watch) => Some(watch.ready(event)),
         }
     }
 }
@@ -151,7 +154,7 @@ impl Descriptors {
 impl LoopCore {
     /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now. The number may belong to
     /// another file by now.
-    pub fn rearm(&self, fd: RawFd, before: Mode) -> Res<()> {
+    pub fn rearm(&self, fd: RawFd, before: Mode) -> FfiResult<()> {
         let owner = self.descriptors.with(|all| Some(all.watch(fd)?.owner()));
         match owner {
             Some(owner) => self.rearm_as(fd, owner.open_fd(fd), before),
@@ -160,7 +163,7 @@ impl LoopCore {
     }
 
     /// As [`LoopCore::rearm`], where `open_fd` is `fd`, or −1 if the file that is watched is closed.
-    pub fn rearm_as(&self, fd: RawFd, open_fd: RawFd, before: Mode) -> Res<()> {
+    pub fn rearm_as(&self, fd: RawFd, open_fd: RawFd, before: Mode) -> FfiResult<()> {
         let wanted = self
             .descriptors
             .with(|all| Some((all.token(fd)?, all.watch(fd)?.mode())));
@@ -200,7 +203,7 @@ impl LoopCore {
         watched: Watched,
         write: bool,
         callback: HandleRef,
-    ) -> Res<Option<HandleRef>> {
+    ) -> FfiResult<Option<HandleRef>> {
         let Watched { fd, open } = watched;
         if open {
             self.drop_closed(fd);
@@ -236,7 +239,12 @@ impl LoopCore {
         }
     }
 
-    unsafe fn set_callback(&self, slf: *mut PyObject, args: &Args<'_>, write: bool) -> Res<Ref> {
+    unsafe fn set_callback(
+        &self,
+        slf: *mut PyObject,
+        args: &Args<'_>,
+        write: bool,
+    ) -> FfiResult<Ref> {
         let function = if write { "_add_writer" } else { "_add_reader" };
         let &[file, callback, ref rest @ ..] = args.positional else {
             return Err(missing(function, "callback"));
@@ -259,7 +267,13 @@ impl LoopCore {
             };
             let handle = {
                 let running = self.is_running();
-                new_handle(&self.maker, &self.contexts, running, Class::Plain, call)?
+                new_handle(
+                    &self.handle_pool,
+                    &self.contexts,
+                    running,
+                    Class::Plain,
+                    call,
+                )?
             };
             (*handle.as_ptr()).set(PERSISTENT, true);
             track_kept(&handle, true);
@@ -271,7 +285,7 @@ impl LoopCore {
         }
     }
 
-    unsafe fn unset_callback(&self, file: *mut PyObject, write: bool) -> Res<Ref> {
+    unsafe fn unset_callback(&self, file: *mut PyObject, write: bool) -> FfiResult<Ref> {
         if self.is_closed() {
             return Ok(Ref::bool(false));
         }
@@ -280,12 +294,12 @@ impl LoopCore {
             return Ok(Ref::bool(false));
         };
         let taken = self.descriptors.with(|all| {
-            if let Some(Source::Native(native)) = all.source(fd) {
-                if write || !native.kind.is_reader {
+            if let Some(Source::IoSource(native)) = all.source(fd) {
+                if write || !native.vtable.is_reader {
                     return None;
                 }
                 let token = all.token(fd)?;
-                return Some(Taken::Native(all.remove(fd, token)));
+                return Some(Taken::IoSource(all.remove(fd, token)));
             }
             let watch = all.watch(fd)?;
             let (before, owner) = (watch.mode(), watch.owner());
@@ -294,7 +308,7 @@ impl LoopCore {
         });
         let (before, owner, callback) = match taken {
             None => return Ok(Ref::bool(false)),
-            Some(Taken::Native(native)) => {
+            Some(Taken::IoSource(native)) => {
                 if let Some(native) = native {
                     native.forget();
                 }
@@ -312,12 +326,12 @@ impl LoopCore {
 
 impl LoopCore {
     /// An open transport owns its descriptor: nobody else may wait on it. One whose socket somebody has closed owns none.
-    pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> Res<()> {
+    pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> FfiResult<()> {
         let owner = self.descriptors.with(|all| match all.source(fd) {
-            Some(Source::Native(native)) => native.hold(),
+            Some(Source::IoSource(native)) => native.hold(),
             _ => None,
         });
-        match owner.filter(Pending::is_exclusive) {
+        match owner.filter(IoRef::is_exclusive) {
             Some(owner) => {
                 // SAFETY: attached; the caller's argument is live.
                 let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
@@ -336,13 +350,13 @@ impl LoopCore {
 /// What `_remove_reader()` and `_remove_writer()` take out.
 enum Taken {
     /// A listening socket.
-    Native(Option<Source>),
+    IoSource(Option<Source>),
     /// A callback, and the file object with the last one. What the descriptor wanted before, and whose it is.
     Callback(Mode, Owner, Option<HandleRef>, Option<Ref>),
 }
 
 /// Cancels a handle that was replaced or removed.
-fn cancel(handle: Option<HandleRef>) -> Res<()> {
+fn cancel(handle: Option<HandleRef>) -> FfiResult<()> {
     match handle {
         // SAFETY: an owned handle is live.
         Some(handle) => unsafe { handles::cancel(handle.as_object().as_ptr()).map(drop) },
@@ -350,29 +364,29 @@ fn cancel(handle: Option<HandleRef>) -> Res<()> {
     }
 }
 
-unsafe fn add_reader(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn add_reader(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { LoopCore::of(slf).set_callback(slf, &args, false) }
 }
 
-unsafe fn add_writer(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn add_writer(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe { LoopCore::of(slf).set_callback(slf, &args, true) }
 }
 
-unsafe fn remove_reader(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+unsafe fn remove_reader(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe { LoopCore::of(slf).unset_callback(file, false) }
 }
 
-unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe { LoopCore::of(slf).unset_callback(file, true) }
 }
 
 /// `_watched(file)`: the file object that was given first, its descriptor, and the reader and writer handle or `None` for
 /// each; `None` if nothing is watched.
-unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe {
         let core = LoopCore::of(slf);
@@ -405,7 +419,7 @@ unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
 }
 
 /// `_ensure_fd_no_transport(fd)`: refuses descriptors that a transport of this loop owns.
-unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> Res<Ref> {
+unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe {
         if let Ok(fd) = RawFd::try_from(file_number(file)?) {
@@ -421,22 +435,22 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         class,
         [
             (
-                fastcall!(c"_add_reader", add_reader, confined),
+                fastcall!(c"_add_reader", add_reader, check_thread),
                 "(self, fd, callback, *args, context=None)",
                 "Call back while a descriptor can be read.",
             ),
             (
-                fastcall!(c"_add_writer", add_writer, confined),
+                fastcall!(c"_add_writer", add_writer, check_thread),
                 "(self, fd, callback, *args, context=None)",
                 "Call back while a descriptor can be written.",
             ),
             (
-                onearg!(c"_remove_reader", remove_reader, confined),
+                onearg!(c"_remove_reader", remove_reader, check_thread),
                 "(self, fd)",
                 "Stop calling back; False if nothing was there.",
             ),
             (
-                onearg!(c"_remove_writer", remove_writer, confined),
+                onearg!(c"_remove_writer", remove_writer, check_thread),
                 "(self, fd)",
                 "Stop calling back; False if nothing was there.",
             ),

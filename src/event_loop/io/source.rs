@@ -11,25 +11,25 @@ use pyo3::prelude::*;
 use crate::event_loop::LoopCore;
 #[cfg(Py_GIL_DISABLED)]
 use crate::python::refs::weak_target;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// Where a call comes from.
 #[derive(Clone, Copy)]
-pub struct Caller<'a> {
+pub struct LoopContext<'a> {
     pub py: Python<'a>,
     pub core: &'a LoopCore,
     /// The loop object of `core`.
     pub event_loop: *mut PyObject,
 }
 
-/// The functions of one kind of I/O object. Each gets an object of its kind, which is live.
-pub struct Kind {
+/// The functions of one kind of I/O object. Each gets an object of its vtable, which is live.
+pub struct SourceVTable {
     /// The descriptor is ready.
-    pub ready: unsafe fn(Caller<'_>, &Ref, Event) -> Res<()>,
-    /// A turn later: there is more to do than one event allows.
-    pub go_on: unsafe fn(Caller<'_>, &Ref) -> Res<()>,
-    /// At the end of the turn: send what was gathered.
-    pub flush: unsafe fn(Caller<'_>, &Ref) -> Res<()>,
+    pub ready: unsafe fn(LoopContext<'_>, &Ref, Event) -> FfiResult<()>,
+    /// An iteration later: there is more to do than one event allows.
+    pub resume: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
+    /// At the end of the iteration: send what was gathered.
+    pub flush: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
     /// Whether nobody else may watch the descriptor.
     pub is_exclusive: unsafe fn(*mut PyObject) -> bool,
     /// Whether the descriptor table's pointer counts as a reference.
@@ -42,29 +42,29 @@ pub struct Kind {
 
 /// An I/O object in the descriptor table.
 ///
-/// Its memory lasts as long as it is in there: one of which the table's pointer does not count as a reference takes itself
-/// out before its memory is freed. Python may run between its last reference's end and that: in what a subclass of its class has
-/// in slots, or in other threads of builds without a global interpreter lock. Then it is not to be had any longer: with the lock
+/// Its memory lasts as long as it is in there: one of which the table's pointer does not count as a reference takes itself out
+/// before its memory is freed. Python may run between its last reference's end and that: in what a subclass of its class has in
+/// slots, or in other threads of builds without a global interpreter lock. Then it is not to be had any longer: with the lock
 /// its count of references tells, without one a weak reference.
-pub struct Native {
+pub struct IoSource {
     object: *mut PyObject,
-    pub kind: &'static Kind,
+    pub vtable: &'static SourceVTable,
     #[cfg(Py_GIL_DISABLED)]
     weak: Option<Ref>,
 }
 
 // SAFETY: the pointer is used while the table is locked, or while the object is held.
-unsafe impl Send for Native {}
+unsafe impl Send for IoSource {}
 
-impl Native {
+impl IoSource {
     /// For an object that takes itself out of the table.
     ///
     /// # Safety
     /// Attached; `object` is live, and of that kind.
-    pub unsafe fn new(object: *mut PyObject, kind: &'static Kind) -> Res<Self> {
+    pub unsafe fn new(object: *mut PyObject, vtable: &'static SourceVTable) -> FfiResult<Self> {
         Ok(Self {
             object,
-            kind,
+            vtable,
             #[cfg(Py_GIL_DISABLED)]
             // SAFETY: the caller's promise.
             weak: Some(unsafe { Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut()))? }),
@@ -72,10 +72,10 @@ impl Native {
     }
 
     /// For an object of which the table has a reference, until `dropped` gives it back.
-    pub fn owned(object: Ref, kind: &'static Kind) -> Self {
+    pub fn owned(object: Ref, vtable: &'static SourceVTable) -> Self {
         Self {
             object: object.into_ptr(),
-            kind,
+            vtable,
             #[cfg(Py_GIL_DISABLED)]
             weak: None,
         }
@@ -83,27 +83,27 @@ impl Native {
 
     /// A reference of its own, for the length of a call; `None` if the object is dying.
     #[inline]
-    pub fn hold(&self) -> Option<Pending> {
+    pub fn hold(&self) -> Option<IoRef> {
         #[cfg(Py_GIL_DISABLED)]
         if let Some(weak) = &self.weak {
             let object = weak_target(weak)?;
-            let kind = self.kind;
-            return Some(Pending { object, kind });
+            let kind = self.vtable;
+            return Some(IoRef { object, vtable });
         }
         // SAFETY: what is in the table, or was taken out of it just now, has its memory; it is live if it is counted.
         let object =
             unsafe { (ffi::Py_REFCNT(self.object) > 0).then(|| Ref::borrowed(self.object))? };
-        Some(Pending {
+        Some(IoRef {
             object,
-            kind: self.kind,
+            vtable: self.vtable,
         })
     }
 
     /// The object of one that is in the table, if the table's pointer counts as a reference; it must not be dropped.
     pub fn held(&self) -> Option<ManuallyDrop<Ref>> {
-        // SAFETY: what is in the table has its memory, and is of its kind; a reference of the table keeps the object.
+        // SAFETY: what is in the table has its memory, and is of its vtable; a reference of the table keeps the object.
         unsafe {
-            (self.kind.is_held)(self.object).then(|| ManuallyDrop::new(Ref::unowned(self.object)))
+            (self.vtable.is_held)(self.object).then(|| ManuallyDrop::new(Ref::unowned(self.object)))
         }
     }
 
@@ -111,21 +111,21 @@ impl Native {
     pub fn forget(self) {
         if let Some(held) = self.hold() {
             // SAFETY: held here, so giving back the table's reference does not end it.
-            unsafe { (self.kind.dropped)(held.object.as_ptr()) };
+            unsafe { (self.vtable.dropped)(held.object.as_ptr()) };
         }
     }
 }
 
 /// An I/O object that waits for its turn.
-pub struct Pending {
+pub struct IoRef {
     pub object: Ref,
-    pub kind: &'static Kind,
+    pub vtable: &'static SourceVTable,
 }
 
-impl Pending {
+impl IoRef {
     /// Whether nobody else may watch the descriptor; to find that out may run Python.
     pub fn is_exclusive(&self) -> bool {
         // SAFETY: the object is held, and of its kind.
-        unsafe { (self.kind.is_exclusive)(self.object.as_ptr()) }
+        unsafe { (self.vtable.is_exclusive)(self.object.as_ptr()) }
     }
 }

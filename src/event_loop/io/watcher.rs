@@ -9,7 +9,7 @@ use crate::event_loop::{exceptions, LoopCore};
 use crate::python::handle::{HandleRef, CANCELLED};
 use crate::python::refs::weak_target;
 use crate::python::socket::still_open;
-use crate::python::{future, Ref, Res};
+use crate::python::{future, FfiResult, Ref};
 
 /// One direction of a watched descriptor.
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl Waiters {
 }
 
 /// What the user waits for on one descriptor.
-pub struct Watch {
+pub struct FdWatcher {
     fd: RawFd,
     /// The file object that `add_reader`/`add_writer` was given, unless it was a number. It is kept while there is a
     /// callback, as by `selectors`: a file that is closed is found by it, and shows by it that the number is another's.
@@ -112,7 +112,7 @@ pub enum Mode {
     Level(Interest),
 }
 
-impl Watch {
+impl FdWatcher {
     pub fn new(fd: RawFd) -> Self {
         Self {
             fd,
@@ -258,14 +258,14 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub fn run(self, core: &LoopCore, object: *mut PyObject) -> Res<()> {
+    pub fn run(self, core: &LoopCore, object: *mut PyObject) -> FfiResult<()> {
         if let Some((fd, before)) = self.stale {
             // One that was closed meanwhile has nothing to be brought in line.
-            exceptions::contain(object, core.rearm(fd, before))?;
+            exceptions::report_unless_fatal(object, core.rearm(fd, before))?;
         }
         for waiters in &self.waiters {
             for waiter in waiters.iter() {
-                exceptions::contain(object, future::resolve(waiter))?;
+                exceptions::report_unless_fatal(object, future::resolve(waiter))?;
             }
         }
         for handle in self.callbacks.into_iter().flatten() {

@@ -10,11 +10,11 @@ use pyo3::types::PyType;
 
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::sockets::{descriptor_of, Kind, SocketCall, CLASS};
-use crate::event_loop::{confined, file_descriptor, LoopCore};
+use crate::event_loop::{check_thread, file_descriptor, LoopCore};
 use crate::fastcall;
 use crate::python::args::{bind, Parameter};
 use crate::python::coroutine;
-use crate::python::{Args, Local, Raised, Ref, Res};
+use crate::python::{Args, ErrSet, FfiResult, LoopCell, Ref};
 
 /// Makes the coroutine of a call.
 #[inline]
@@ -23,7 +23,7 @@ unsafe fn call<const N: usize>(
     kind: Kind,
     parameters: [Parameter; N],
     args: &Args<'_>,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     let name = kind.name().to_bytes();
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
@@ -39,15 +39,15 @@ unsafe fn call<const N: usize>(
             args: [object(1), object(2)],
             checked: Cell::new(false),
             sent: Cell::new(0),
-            data: Local::default(),
-            waiter: Local::default(),
+            data: LoopCell::default(),
+            waiter: LoopCell::default(),
         };
         coroutine::new(operation, kind.name())
     }
 }
 
 #[cold]
-fn no_socket() -> Raised {
+fn no_socket() -> ErrSet {
     PyTypeError::new_err("a socket is required").into()
 }
 
@@ -55,49 +55,49 @@ const SOCK: Parameter = Parameter::needed(c"sock");
 const BUF: Parameter = Parameter::needed(c"buf");
 const DATA: Parameter = Parameter::needed(c"data");
 
-unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // asyncio's abstract class and its loops have different names for it.
     const SIZE: Parameter = Parameter::needed(c"n").or(c"nbytes");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::Recv, [SOCK, SIZE], &args) }
 }
 
-unsafe fn sock_recv_into(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_recv_into(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::RecvInto, [SOCK, BUF], &args) }
 }
 
-unsafe fn sock_recvfrom(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_recvfrom(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const SIZE: Parameter = Parameter::needed(c"bufsize");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::RecvFrom, [SOCK, SIZE], &args) }
 }
 
-unsafe fn sock_recvfrom_into(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_recvfrom_into(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const SIZE: Parameter = Parameter::optional(c"nbytes");
     // Without a number, or with 0, the socket's method takes the size of the buffer.
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::RecvFromInto, [SOCK, BUF, SIZE], &args) }
 }
 
-unsafe fn sock_sendall(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_sendall(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::SendAll, [SOCK, DATA], &args) }
 }
 
-unsafe fn sock_sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const ADDRESS: Parameter = Parameter::needed(c"address");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::SendTo, [SOCK, DATA, ADDRESS], &args) }
 }
 
-unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::Accept, [SOCK], &args) }
 }
 
 /// `_wait_socket(socket, write, future)`: what `sock_connect` awaits. Returns the descriptor, for `_leave_socket()`.
-unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[socket, write, future] = args.positional else {
         return Err(
             PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
@@ -115,7 +115,7 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// `_leave_socket(fd, write, future)`: takes `_wait_socket()` back. The socket may be closed by now.
-unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[fd, write, future] = args.positional else {
         return Err(PyTypeError::new_err(
             "_leave_socket() takes a descriptor, a bool and a future",
@@ -144,8 +144,8 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
             (fastcall!(c"sock_sendall", sock_sendall), ASYNCIO, "Send all of `data`. After an error it is not known how much has been sent."),
             (fastcall!(c"sock_sendto", sock_sendto), ASYNCIO, "Send a datagram to `address`; returns the number of bytes."),
             (fastcall!(c"sock_accept", sock_accept), ASYNCIO, "Accept a connection; returns the new, non-blocking socket and the peer's address."),
-            (fastcall!(c"_wait_socket", wait_socket, confined), "(self, sock, write, future, /)", "Resolve a future when a socket is ready; returns its descriptor."),
-            (fastcall!(c"_leave_socket", leave_socket, confined), "(self, fd, write, future, /)", "Take _wait_socket() back."),
+            (fastcall!(c"_wait_socket", wait_socket, check_thread), "(self, sock, write, future, /)", "Resolve a future when a socket is ready; returns its descriptor."),
+            (fastcall!(c"_leave_socket", leave_socket, check_thread), "(self, fd, write, future, /)", "Take _wait_socket() back."),
         ],
     )
 }

@@ -19,12 +19,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use crate::event_loop::io::readiness::Known;
+use crate::event_loop::io::readiness::RegisteredSocket;
 use crate::event_loop::{file_descriptor, LoopCore};
 use crate::python::buffer::Buffer;
 use crate::python::coroutine::{Class, Operation, Step, Visit};
 use crate::python::socket::plain_descriptor;
-use crate::python::{Local, Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, LoopCell, Ref};
 pub use methods::register;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -80,15 +80,15 @@ struct SocketCall {
     /// What is sent of the data of `sock_sendall`.
     sent: Cell<usize>,
     /// The data of `sock_sendall` while it waits.
-    data: Local<Option<Box<Buffer>>>,
-    waiter: Local<Option<(RawFd, Ref)>>,
+    data: LoopCell<Option<Box<Buffer>>>,
+    waiter: LoopCell<Option<(RawFd, Ref)>>,
 }
 
 /// What a try came to.
 enum Tried {
     Done(Ref),
     /// It would block. What is known of the socket, if no Python has run since that was looked up.
-    Wait(Option<Known>),
+    Wait(Option<RegisteredSocket>),
 }
 
 static CLASS: Class = Class::new();
@@ -99,7 +99,7 @@ impl Operation for SocketCall {
     }
 
     #[inline]
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         self.stop_waiting()?;
         // SAFETY: the loop of a call is a LoopCore.
         let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
@@ -121,7 +121,7 @@ impl Operation for SocketCall {
     }
 
     fn abandon(&self) {
-        if let Err(Raised) = self.stop_waiting() {
+        if let Err(ErrSet) = self.stop_waiting() {
             // SAFETY: attached.
             let py = unsafe { Python::assume_attached() };
             PyErr::fetch(py).write_unraisable(py, None);
@@ -158,7 +158,7 @@ impl SocketCall {
 
     /// Refuses what asyncio refuses, once, when the call begins to run.
     #[inline]
-    fn check(&self, core: &LoopCore, plain: bool) -> Res<()> {
+    fn check(&self, core: &LoopCore, plain: bool) -> FfiResult<()> {
         if self.checked.replace(true) || (plain && !core.is_debug()) {
             return Ok(());
         }
@@ -173,7 +173,12 @@ impl SocketCall {
         Ok(())
     }
 
-    fn wait(&self, core: &LoopCore, fd: Option<RawFd>, known: Option<Known>) -> Res<Step> {
+    fn wait(
+        &self,
+        core: &LoopCore,
+        fd: Option<RawFd>,
+        known: Option<RegisteredSocket>,
+    ) -> FfiResult<Step> {
         let socket = self.socket.as_ptr();
         // SAFETY: the operation holds the socket and the loop.
         unsafe {
@@ -189,7 +194,7 @@ impl SocketCall {
         }
     }
 
-    fn stop_waiting(&self) -> Res<()> {
+    fn stop_waiting(&self) -> FfiResult<()> {
         let Some((fd, future)) = self.waiter.take() else {
             return Ok(());
         };
@@ -199,7 +204,7 @@ impl SocketCall {
     }
 
     /// Has the socket's method do the work.
-    fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> Res<Tried> {
+    fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> FfiResult<Tried> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         // SAFETY: the operation holds the socket.
@@ -241,7 +246,7 @@ impl SocketCall {
 ///
 /// # Safety
 /// Attached; `socket` is a live object.
-unsafe fn descriptor_of(socket: *mut PyObject) -> Res<RawFd> {
+unsafe fn descriptor_of(socket: *mut PyObject) -> FfiResult<RawFd> {
     // SAFETY: the caller's promise.
     unsafe {
         let socket = Bound::from_borrowed_ptr(Python::assume_attached(), socket);

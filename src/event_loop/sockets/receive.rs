@@ -11,7 +11,7 @@ use crate::event_loop::sockets::{Kind, SocketCall, Tried};
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::buffer::Buffer;
 use crate::python::bytes::{_PyBytes_Resize, to_bytes};
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 struct Received {
     result: Ref,
@@ -20,7 +20,7 @@ struct Received {
 }
 
 impl SocketCall {
-    pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
+    pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Tried> {
         // SAFETY: the operation holds the socket.
         let known = unsafe { core.known_socket(self.socket.as_ptr(), fd) };
         let dry = known.is_some_and(|known| known.dry);
@@ -59,7 +59,7 @@ impl SocketCall {
         core: &LoopCore,
         fd: RawFd,
         dry: bool,
-    ) -> Res<Option<io::Result<Received>>> {
+    ) -> FfiResult<Option<io::Result<Received>>> {
         let size = self.argument(0);
         // SAFETY: the argument is live.
         let asked = unsafe {
@@ -94,7 +94,7 @@ impl SocketCall {
         }))
     }
 
-    fn receive_into(&self, fd: RawFd, dry: bool) -> Res<Option<io::Result<Received>>> {
+    fn receive_into(&self, fd: RawFd, dry: bool) -> FfiResult<Option<io::Result<Received>>> {
         // SAFETY: the argument is live.
         let Ok(buffer) = (unsafe { Buffer::writable(self.argument(0)) }) else {
             // The socket's method refuses it in its own words.
@@ -125,7 +125,7 @@ impl SocketCall {
 
 /// Reads into an object of the size asked for, which is then cut; nothing at all if nothing is asked for.
 #[cold]
-fn receive_much(fd: RawFd, asked: usize) -> Res<Option<io::Result<Received>>> {
+fn receive_much(fd: RawFd, asked: usize) -> FfiResult<Option<io::Result<Received>>> {
     // SAFETY: attached; the object is new, and nobody else sees it before it is complete.
     unsafe {
         let result = Ref::new(ffi::PyBytes_FromStringAndSize(
@@ -146,7 +146,7 @@ fn receive_much(fd: RawFd, asked: usize) -> Res<Option<io::Result<Received>>> {
         };
         let mut result = result.into_ptr();
         if size < asked && _PyBytes_Resize(&raw mut result, size.cast_signed()) != 0 {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         Ok(Some(Ok(Received {
             result: Ref::new(result)?,

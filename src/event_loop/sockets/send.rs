@@ -12,7 +12,7 @@ use crate::event_loop::sockets::{would_block, SocketCall, Tried};
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::buffer::Buffer;
 use crate::python::bytes::contents;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// Non-blocking, whatever the socket is set to; and an error instead of `SIGPIPE`.
 #[cfg(target_os = "linux")]
@@ -21,7 +21,7 @@ const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
 
 impl SocketCall {
-    pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> Res<Tried> {
+    pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Tried> {
         let object = self.argument(0);
         let mut view = self.data.take();
         // SAFETY: the operation holds the argument.
@@ -59,7 +59,7 @@ impl SocketCall {
     }
 
     /// As [`SocketCall::send`], through the socket's own method.
-    pub(super) fn send_by_method(&self) -> Res<Tried> {
+    pub(super) fn send_by_method(&self) -> FfiResult<Tried> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         // SAFETY: the operation holds the argument.

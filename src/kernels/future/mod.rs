@@ -1,9 +1,9 @@
-//! `NativeAwaitable`: what jobs and batches have in common. It does what an `asyncio.Future` does, and belongs to whichever loop
-//! looks at it, so tasks of several loops can wait for the same job.
+//! `NativeAwaitable`: what jobs and batches have in common. It does what an `asyncio.Future` does, and belongs to whichever
+//! loop looks at it, so tasks of several loops can wait for the same job.
 //!
 //! asyncio takes for a future what has `_asyncio_future_blocking`, and asks it for its loop, for `add_done_callback()` and
-//! `cancel()`. Here the loop is the one that runs in the calling thread; each loop with a callback hears of the end through
-//! its own inlet.
+//! `cancel()`. Here the loop is the one that runs in the calling thread; each loop with a callback hears of the end through its
+//! own inlet.
 //!
 //! * [`work`] — what there is to wait for: a job, or the jobs of a batch.
 //! * [`settling`] — how it ends, and who sees that.

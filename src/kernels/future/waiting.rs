@@ -13,7 +13,7 @@ use crate::kernels::result::Settled;
 use crate::python::coroutine::{Class, Kind, Operation, Step, Visit};
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// How long a thread that waits goes without looking for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -72,7 +72,7 @@ impl Operation for Await {
         &CLASS
     }
 
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let slf = self

@@ -12,7 +12,7 @@
 //! * [`Step::Wait`] suspends it on an asyncio future (any object with `_asyncio_future_blocking`). When that is done
 //!   with a result, `step` runs again, and looks for itself at what has changed. To wait for the same future twice is
 //!   an error, as it is for futures: make a new one;
-//! * [`Step::Yield`] suspends it for one turn of the loop, as `sleep(0)` does;
+//! * [`Step::Yield`] suspends it for one iteration of the loop, as `sleep(0)` does;
 //! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was
 //!   dropped while it waited, run [`Operation::abandon`], which undoes what `step` has set up; then the coroutine ends;
 //! * the operation is dropped as soon as the coroutine ends.
@@ -35,10 +35,10 @@ use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyValueEr
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
-use crate::python::cell::Local;
+use crate::python::cell::LoopCell;
 use crate::python::nested_drop;
 use crate::python::refs::Ref;
-use crate::python::vectorcall::{Raised, Res};
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// What one step of an operation came to.
 pub enum Step {
@@ -46,7 +46,7 @@ pub enum Step {
     Done(Ref),
     /// It goes on when this future is done.
     Wait(Ref),
-    /// It goes on in the next turn of the loop.
+    /// It goes on in the next iteration of the loop.
     Yield,
 }
 
@@ -71,7 +71,7 @@ pub trait Operation: Sized + Send + 'static {
     fn class() -> &'static Class;
 
     /// Goes as far as it can. It may run Python.
-    fn step(&self) -> Res<Step>;
+    fn step(&self) -> FfiResult<Step>;
 
     /// The coroutine ends without having returned or raised by itself. An exception may be set; it stays.
     fn abandon(&self) {}
@@ -92,7 +92,7 @@ unsafe impl Send for Spare {}
 /// The Python class of one kind of coroutine.
 pub struct Class {
     ty: AtomicPtr<PyTypeObject>,
-    spares: Local<Vec<Spare>>,
+    spares: LoopCell<Vec<Spare>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -109,9 +109,9 @@ struct CoroutineObject<T> {
     weakrefs: *mut PyObject,
     name: &'static CStr,
     /// `Running` says that one thread has the operation for itself.
-    state: Local<State>,
+    state: LoopCell<State>,
     /// What it was suspended on.
-    future: Local<Option<Ref>>,
+    future: LoopCell<Option<Ref>>,
     operation: UnsafeCell<Option<T>>,
 }
 
@@ -119,7 +119,7 @@ impl Class {
     pub const fn new() -> Self {
         Self {
             ty: AtomicPtr::new(ptr::null_mut()),
-            spares: Local::new(Vec::new()),
+            spares: LoopCell::new(Vec::new()),
         }
     }
 
@@ -142,17 +142,17 @@ impl Class {
 
 /// A coroutine that runs `operation`. `name` is its qualified name: `Owner.method`.
 #[inline]
-pub fn new<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+pub fn new<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<Ref> {
     make(operation, name, State::Fresh)
 }
 
 /// A coroutine that is suspended already, as by [`Step::Yield`]: whatever ends it runs [`Operation::abandon`].
-pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> Res<Ref> {
+pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<Ref> {
     make(operation, name, State::Waiting)
 }
 
 #[inline]
-fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> Res<Ref> {
+fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiResult<Ref> {
     let class = T::class();
     let ty = class.ty.load(Ordering::Relaxed);
     // Free-threaded builds would need a lock for the spares.
@@ -182,8 +182,8 @@ fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> Res<Re
         let this = object.cast::<CoroutineObject<T>>();
         (&raw mut (*this).weakrefs).write(ptr::null_mut());
         (&raw mut (*this).name).write(name);
-        (&raw mut (*this).state).write(Local::new(state));
-        (&raw mut (*this).future).write(Local::new(None));
+        (&raw mut (*this).state).write(LoopCell::new(state));
+        (&raw mut (*this).future).write(LoopCell::new(None));
         (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
         ffi::PyObject_GC_Track(object.cast());
         Ref::new(object)
@@ -237,7 +237,7 @@ impl<T: Operation> CoroutineObject<T> {
 
     /// Runs the operation until it ends or waits.
     #[inline]
-    fn resume(&self) -> Res<Answer> {
+    fn resume(&self) -> FfiResult<Answer> {
         match self.claim() {
             State::Fresh | State::Waiting => {}
             State::Running => return Err(already_executing()),
@@ -274,7 +274,7 @@ impl<T: Operation> CoroutineObject<T> {
         }
     }
 
-    fn suspend(&self, future: &Ref, waited: Option<&Ref>) -> Res<()> {
+    fn suspend(&self, future: &Ref, waited: Option<&Ref>) -> FfiResult<()> {
         if waited.is_some_and(|waited| waited.as_ptr() == future.as_ptr()) {
             return Err(PyRuntimeError::new_err("await wasn't used with future").into());
         }
@@ -333,7 +333,7 @@ impl<T: Operation> CoroutineObject<T> {
 /// `RuntimeWarning`, as for coroutines of Python.
 #[cold]
 fn never_awaited(name: &'static CStr) {
-    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
+    // SAFETY: attached. A warning that became an exception is shown, for want of a cx.
     unsafe {
         let py = Python::assume_attached();
         let error = PyErr::take(py);
@@ -363,11 +363,11 @@ fn not_a_result(py: Python<'_>, error: PyErr) -> PyErr {
 }
 
 #[cold]
-fn already_executing() -> Raised {
+fn already_executing() -> ErrSet {
     PyValueError::new_err("coroutine already executing").into()
 }
 
 #[cold]
-fn reused() -> Raised {
+fn reused() -> ErrSet {
     PyRuntimeError::new_err("cannot reuse already awaited coroutine").into()
 }

@@ -16,7 +16,7 @@ use crate::python::coroutine::{
 use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
 use crate::python::vectorcall::{guard, Method};
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 /// `CO_ITERABLE_COROUTINE`: the code is of a generator that `types.coroutine()` has made.
 const ITERABLE_COROUTINE: c_int = 0x100;
@@ -171,7 +171,7 @@ unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
         match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
             (Answer::Yielded(value), _) => Ok(value),
             // The end of an iterator without an exception stands for it.
-            (Answer::Returned(value), none) if value.as_ptr() == none => Err(Raised),
+            (Answer::Returned(value), none) if value.as_ptr() == none => Err(ErrSet),
             (Answer::Returned(value), _) => Err(raise_stop(&value)),
         }
     })
@@ -205,7 +205,7 @@ unsafe extern "C" fn send_slot<T: Operation>(
     }
 }
 
-fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -> Res<()> {
+fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -> FfiResult<()> {
     // SAFETY: `None` is always live.
     let has_value = value != unsafe { ffi::Py_None() };
     if has_value && T::KIND == Kind::Coroutine && this.state.get() == State::Fresh {
@@ -216,7 +216,7 @@ fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -
     Ok(())
 }
 
-unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> Res<Ref> {
+unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let this = unsafe { of::<T>(slf) };
     refuse_value(this, value)?;
@@ -231,7 +231,7 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> Res<Re
 /// Making it may run Python, and arguments may mean none. A coroutine that waits passes them on while it runs, to what it
 /// waits for. Since Python 3.15 any coroutine looks at its state first; earlier ones, and iterators, make the exception
 /// first.
-unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> Res<Ref> {
+unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> FfiResult<Ref> {
     thrown::check_count(arguments.len())?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
@@ -272,7 +272,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     })
 }
 
-unsafe fn close<T: Operation>(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn close<T: Operation>(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     let this = unsafe { of::<T>(slf) };
     match this.claim() {

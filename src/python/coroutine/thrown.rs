@@ -5,13 +5,13 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use crate::python::Res;
+use crate::python::FfiResult;
 
 /// The exception that is to be raised, with its traceback; or, as `Err`, why the arguments mean none.
 pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
 
 /// Counts the arguments and warns of more than one, as CPython does before it looks at any of them.
-pub fn check_count(count: usize) -> Res<()> {
+pub fn check_count(count: usize) -> FfiResult<()> {
     let text = match count {
         0 => "throw expected at least 1 argument, got 0".to_owned(),
         1..=3 => return warn(count),
@@ -21,7 +21,7 @@ pub fn check_count(count: usize) -> Res<()> {
 }
 
 #[cfg(Py_3_12)]
-fn warn(count: usize) -> Res<()> {
+fn warn(count: usize) -> FfiResult<()> {
     const TEXT: &std::ffi::CStr =
         c"the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.";
     if count == 1 {
@@ -30,13 +30,13 @@ fn warn(count: usize) -> Res<()> {
     // SAFETY: attached; the text is a C string.
     match unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } {
         0 => Ok(()),
-        _ => Err(crate::python::Raised),
+        _ => Err(crate::python::ErrSet),
     }
 }
 
 #[cfg(not(Py_3_12))]
 #[allow(clippy::unnecessary_wraps)]
-fn warn(_: usize) -> Res<()> {
+fn warn(_: usize) -> FfiResult<()> {
     Ok(())
 }
 

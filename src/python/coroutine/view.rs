@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyString};
 use crate::python::coroutine::{of, Operation, State};
 use crate::python::typespec::getset;
 use crate::python::vectorcall::guard;
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// What the code gives as the name of its file.
 const FILE: &CStr = c"<hybridloop>";
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject
 /// An attribute made of the coroutine's name and state.
 unsafe fn get<T: Operation>(
     slf: *mut PyObject,
-    make: impl FnOnce(Python<'_>, &'static CStr, State) -> Res<Ref>,
+    make: impl FnOnce(Python<'_>, &'static CStr, State) -> FfiResult<Ref>,
 ) -> *mut PyObject {
     guard(|| {
         // SAFETY: the descriptor has checked `self`.

@@ -5,7 +5,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyTuple;
 use pyo3::{ffi, PyTraverseError};
 
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 
 /// Drives one coroutine.
 #[pyclass(frozen, module = "hybridloop._core")]
@@ -28,7 +28,7 @@ impl CoroutineWrapper {
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let coroutine = self.0.as_ptr();
         // SAFETY: the coroutine is live, and its class fills the slot.
-        let next: Res<Option<Ref>> = unsafe {
+        let next: FfiResult<Option<Ref>> = unsafe {
             let Some(next) = (*ffi::Py_TYPE(coroutine)).tp_iternext else {
                 return Ok(None);
             };

@@ -1,11 +1,11 @@
-//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`maker`] makes and reuses handles, and
+//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`handle_pool`] makes and reuses handles, and
 //! [`running`] lets other threads wait for one that runs.
 //!
 //! They are real subclasses of `asyncio.Handle` and its subclasses, so everything cold (`__repr__`, comparison) is
 //! inherited. Ours answer for every attribute themselves. The words in which the bases keep their `__slots__` stay, empty
 //! unless somebody uses the descriptors of a base; our fields follow behind them.
 
-mod maker;
+mod pool;
 pub mod running;
 mod types;
 
@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use pyo3::ffi::{self, PyObject};
 
-pub use maker::{new_handle, new_timer, recycle, track_kept, visit_owned, Call, Maker};
+pub use pool::{new_handle, new_timer, recycle, track_kept, visit_owned, Call, HandlePool};
 pub use types::{class_of, downcast, make_type, Class};
 
 use crate::python::refs::Ref;
-use crate::python::vectorcall::Res;
+use crate::python::vectorcall::FfiResult;
 
 /// Arguments that fit into the handle; more go into a tuple.
 pub const INLINE_ARGS: usize = 3;
@@ -154,7 +154,7 @@ impl HandleObject {
     /// # Safety
     /// The handle is live, has a callback, and is marked `RUNNING` so that nobody clears it meanwhile.
     #[inline]
-    pub unsafe fn call(this: *mut Self) -> Res<Ref> {
+    pub unsafe fn call(this: *mut Self) -> FfiResult<Ref> {
         // SAFETY: the fields stay as they are while RUNNING is set; `args[0]` is free for the callee to borrow.
         unsafe {
             let (callback, count) = ((*this).callback, (*this).count);
@@ -176,7 +176,7 @@ impl HandleObject {
     ///
     /// # Safety
     /// The handle is live.
-    pub unsafe fn args_tuple(this: *mut Self) -> Res<Ref> {
+    pub unsafe fn args_tuple(this: *mut Self) -> FfiResult<Ref> {
         // SAFETY: the first `count` inline words are live objects.
         unsafe {
             if (*this).callback.is_null() {

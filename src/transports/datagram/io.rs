@@ -11,9 +11,9 @@ use socket2::SockAddr;
 
 use crate::allocator::out_of_memory;
 use crate::event_loop::io::receive::fill_up;
-use crate::event_loop::{exceptions, Caller, LoopCore};
+use crate::event_loop::{exceptions, LoopContext, LoopCore};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::address::{self, Address};
 use crate::transports::base::{Transport, BLOCKED, CLOSING};
 use crate::transports::datagram::queue::{Queue, Queued, SeenAddress, Target};
@@ -39,8 +39,8 @@ const READ_FAILED: &str = "Fatal read error on datagram transport";
 const WRITE_FAILED: &str = "Fatal write error on datagram transport";
 
 /// Receives what has come in. The selector reports what is left with the next poll.
-pub fn receive(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<()> {
-    let now = caller.core.last_poll();
+pub fn receive(cx: LoopContext<'_>, me: &Ref, it: &Datagram) -> FfiResult<()> {
+    let now = cx.core.last_poll();
     let quick = now.wrapping_sub(it.last_event.replace(now)) < it.quick_ticks;
     let events = if quick { it.quick_events.get() + 1 } else { 0 };
     let look_for_more = it.has(BUSY) || events == QUICK_EVENTS;
@@ -48,7 +48,7 @@ pub fn receive(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<()> {
     let limit = if look_for_more { READS_PER_EVENT } else { 1 };
     let mut count = 0;
     while count < limit && it.wants_to_read() {
-        if !receive_one(caller, me, it)? {
+        if !receive_one(cx, me, it)? {
             break;
         }
         count += 1;
@@ -61,17 +61,17 @@ pub fn receive(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<()> {
 
 /// Receives one datagram, or an error of an earlier one that was sent; `false` if there is nothing.
 #[inline]
-fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
-    let Caller {
+fn receive_one(cx: LoopContext<'_>, me: &Ref, it: &Datagram) -> FfiResult<bool> {
+    let LoopContext {
         py,
         core,
         event_loop,
-    } = caller;
+    } = cx;
     let fd = it.open_fd();
     let mut from = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let received = core
         .scratch
-        .with(|scratch| -> io::Result<(libc::socklen_t, Res<Ref>)> {
+        .with(|scratch| -> io::Result<(libc::socklen_t, FfiResult<Ref>)> {
             fill_up(scratch, MAX_SIZE)?;
             let (n, length) = recvfrom(fd, &mut scratch[..MAX_SIZE], &mut from)?;
             core.stats.received(n);
@@ -94,7 +94,7 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
         Err(error) if error.raw_os_error().is_none() => {
             // No error of the socket: there is no room to receive into.
-            let _ = Raised::from(exceptions::os_error(&error));
+            let _ = ErrSet::from(exceptions::os_error(&error));
             return Datagram::fatal_error(me, READ_FAILED).map(|()| false);
         }
         Err(error) => {
@@ -115,7 +115,12 @@ fn receive_one(caller: Caller<'_>, me: &Ref, it: &Datagram) -> Res<bool> {
 
 /// Like asyncio, an exception of the protocol is reported and leaves the transport as it is.
 #[cold]
-fn callback_failed(event_loop: *mut PyObject, me: &Ref, it: &Datagram, name: &str) -> Res<()> {
+fn callback_failed(
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Datagram,
+    name: &str,
+) -> FfiResult<()> {
     let protocol = it.protocol.get().unwrap_or_else(Ref::none);
     exceptions::report(
         event_loop,
@@ -164,7 +169,7 @@ unsafe fn peer(
     it: &Datagram,
     from: &MaybeUninit<libc::sockaddr_storage>,
     length: libc::socklen_t,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     if length == 0 {
         return Ok(Ref::none());
     }
@@ -300,7 +305,7 @@ unsafe fn send_by_python(it: &Datagram, data: *mut PyObject, address: &Ref) -> S
 
 /// Tells the protocol, in the current context, that a datagram could not be sent.
 #[cold]
-pub fn tell_error(it: &Datagram, error: PyErr) -> Res<()> {
+pub fn tell_error(it: &Datagram, error: PyErr) -> FfiResult<()> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let error: Ref = error.into_value(py).into_bound(py).into_any().into();
@@ -310,8 +315,8 @@ pub fn tell_error(it: &Datagram, error: PyErr) -> Res<()> {
 
 /// Ends the transport for an exception that is no `OSError`.
 #[cold]
-pub fn fatal(me: &Ref, error: PyErr) -> Res<()> {
-    let _ = Raised::from(error);
+pub fn fatal(me: &Ref, error: PyErr) -> FfiResult<()> {
+    let _ = ErrSet::from(error);
     Datagram::fatal_error(me, WRITE_FAILED)
 }
 
@@ -322,7 +327,7 @@ pub fn enqueue(
     me: &Ref,
     it: &Datagram,
     datagram: Queued,
-) -> Res<()> {
+) -> FfiResult<()> {
     let (left, size) = it.queue.with(|queue| (queue.push(datagram), queue.size()));
     if let Some(left) = left {
         return Err(out_of_memory(left));
@@ -335,7 +340,7 @@ pub fn enqueue(
 
 /// Sends what is queued, as far as the socket takes it.
 #[cold]
-pub fn flush(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Datagram) -> Res<()> {
+pub fn flush(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Datagram) -> FfiResult<()> {
     for _ in 0..SENDS_PER_EVENT {
         let Some(next) = it.queue.with(Queue::pop) else {
             break;

@@ -10,7 +10,7 @@ use crate::event_loop::LoopCore;
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, missing, unexpected};
-use crate::python::{future, Args, Local, Ref, Res};
+use crate::python::{future, Args, FfiResult, LoopCell, Ref};
 use crate::transports::args::{exact_bytes, not_bytes, one_argument};
 use crate::transports::base::{
     count_lost_write, debug_log, Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED,
@@ -26,7 +26,7 @@ const SENDS_EMPTY: bool = cfg!(Py_3_13);
 
 /// The arguments of `sendto(data, addr=None)`.
 #[inline]
-fn data_and_address(args: &Args<'_>) -> Res<(*mut PyObject, *mut PyObject)> {
+fn data_and_address(args: &Args<'_>) -> FfiResult<(*mut PyObject, *mut PyObject)> {
     // SAFETY: `None` is always live.
     let none = unsafe { ffi::Py_None() };
     match (args.positional, args.keyword_count()) {
@@ -37,7 +37,10 @@ fn data_and_address(args: &Args<'_>) -> Res<(*mut PyObject, *mut PyObject)> {
 }
 
 #[cold]
-fn named_arguments(args: &Args<'_>, none: *mut PyObject) -> Res<(*mut PyObject, *mut PyObject)> {
+fn named_arguments(
+    args: &Args<'_>,
+    none: *mut PyObject,
+) -> FfiResult<(*mut PyObject, *mut PyObject)> {
     let mut values = [None; 2];
     if args.positional.len() > values.len() {
         return Err(PyTypeError::new_err(format!(
@@ -72,12 +75,12 @@ fn named_arguments(args: &Args<'_>, none: *mut PyObject) -> Res<(*mut PyObject, 
     }
 }
 
-unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
     // SAFETY: the method descriptor has checked `self`.
-    unsafe { Datagram::of(slf) }.confined()
+    unsafe { Datagram::of(slf) }.check_thread()
 }
 
-unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let (data, mut address) = data_and_address(&args)?;
@@ -130,7 +133,7 @@ unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// A transport with a remote address sends nowhere else.
-unsafe fn check_address(fixed: &Ref, address: *mut PyObject) -> Res<()> {
+unsafe fn check_address(fixed: &Ref, address: *mut PyObject) -> FfiResult<()> {
     // SAFETY: attached; the address is live.
     unsafe {
         if address == ffi::Py_None() || address == fixed.as_ptr() {
@@ -194,14 +197,14 @@ impl Drop for View {
     }
 }
 
-unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn close(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let it = Datagram::of(slf);
         if it.has(CLOSING) {
             return Ok(Ref::none());
         }
-        it.check_thread()?;
+        it.refuse_other_thread()?;
         let me = Ref::borrowed(slf);
         it.set(CLOSING, true);
         it.rearm_or_forget();
@@ -214,7 +217,7 @@ unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn end(slf: *mut PyObject, error: &Ref) -> Res<Ref> {
+unsafe fn end(slf: *mut PyObject, error: &Ref) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let it = Datagram::of(slf);
@@ -225,41 +228,41 @@ unsafe fn end(slf: *mut PyObject, error: &Ref) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn abort(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { end(slf, &Ref::none()) }
 }
 
-unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { end(slf, &Ref::borrowed(error)) }
 }
 
-unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { Datagram::of(slf).connection_lost(slf, error)? };
     Ok(Ref::none())
 }
 
-unsafe fn abandon(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn abandon(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { Datagram::of(slf).abandon(slf)? };
     Ok(Ref::none())
 }
 
-unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_closing(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     Ok(Ref::bool(unsafe { Datagram::of(slf) }.is_closing()))
 }
 
-unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     Ok(Ref::bool(
         !unsafe { Datagram::of(slf) }.has(PAUSED | CLOSING),
     ))
 }
 
-unsafe fn pause_or_resume(slf: *mut PyObject, pause: bool) -> Res<Ref> {
+unsafe fn pause_or_resume(slf: *mut PyObject, pause: bool) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let it = Datagram::of(slf);
@@ -277,18 +280,18 @@ unsafe fn pause_or_resume(slf: *mut PyObject, pause: bool) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn pause_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { pause_or_resume(slf, true) }
 }
 
-unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn resume_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe { pause_or_resume(slf, false) }
 }
 
 /// `_start(waiter)`: begins to read, and wakes who waits for the transport.
-unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
+unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let it = Datagram::of(slf);
@@ -305,12 +308,12 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn get_protocol(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_protocol(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     object(unsafe { &Datagram::of(slf).protocol })
 }
 
-unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let protocol = one_argument(&args, "set_protocol", "protocol")?;
     // SAFETY: as for `sendto`.
     unsafe {
@@ -323,7 +326,7 @@ unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn get_write_buffer_size(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_write_buffer_size(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let size = Datagram::of(slf).queue.with(|queue| queue.size());
@@ -331,7 +334,7 @@ unsafe fn get_write_buffer_size(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
-unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `sendto`.
     unsafe {
         let it = Datagram::of(slf);
@@ -342,8 +345,8 @@ unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
-/// `_set_limits(low, high)`: water marks in bytes, checked by the caller.
-unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+/// `_set_limits(low, high)`: water marks in bytes, checked by the cx.
+unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[low, high] = args.positional else {
         return Err(PyTypeError::new_err("_set_limits() takes two numbers").into());
     };
@@ -365,21 +368,21 @@ unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        fastcall!(c"sendto", sendto, confined).def(c"sendto($self, data, addr=None)\n--\n\nSend a datagram, to the remote address if the transport has one. It is queued while the socket takes nothing."),
-        noargs!(c"close", close, confined).def(c"close($self)\n--\n\nStop reading, send what is queued, then connection_lost(None)."),
-        noargs!(c"abort", abort, confined).def(c"abort($self)\n--\n\nDrop what is queued; connection_lost(None) follows."),
+        fastcall!(c"sendto", sendto, check_thread).def(c"sendto($self, data, addr=None)\n--\n\nSend a datagram, to the remote address if the transport has one. It is queued while the socket takes nothing."),
+        noargs!(c"close", close, check_thread).def(c"close($self)\n--\n\nStop reading, send what is queued, then connection_lost(None)."),
+        noargs!(c"abort", abort, check_thread).def(c"abort($self)\n--\n\nDrop what is queued; connection_lost(None) follows."),
         noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
         noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether datagrams go to the protocol."),
-        noargs!(c"pause_reading", pause_reading, confined).def(c"pause_reading($self)\n--\n\nLeave datagrams to the system until resume_reading()."),
-        noargs!(c"resume_reading", resume_reading, confined).def(c"resume_reading($self)\n--\n\nHand datagrams to the protocol again."),
+        noargs!(c"pause_reading", pause_reading, check_thread).def(c"pause_reading($self)\n--\n\nLeave datagrams to the system until resume_reading()."),
+        noargs!(c"resume_reading", resume_reading, check_thread).def(c"resume_reading($self)\n--\n\nHand datagrams to the protocol again."),
         noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
-        fastcall!(c"set_protocol", set_protocol, confined).def(c"set_protocol($self, protocol)\n--\n\nHand datagrams to another protocol from now on."),
+        fastcall!(c"set_protocol", set_protocol, check_thread).def(c"set_protocol($self, protocol)\n--\n\nHand datagrams to another protocol from now on."),
         noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes that are queued; since Python 3.13 with 8 more for each datagram."),
         noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
-        fastcall!(c"_set_limits", set_limits, confined).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
-        onearg!(c"_start", start, confined).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
-        onearg!(c"_force_close", force_close, confined).def(c"_force_close($self, exc, /)\n--\n\nDrop what is queued; connection_lost(exc) follows."),
-        onearg!(c"_call_connection_lost", call_connection_lost, confined).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
+        fastcall!(c"_set_limits", set_limits, check_thread).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
+        onearg!(c"_start", start, check_thread).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
+        onearg!(c"_force_close", force_close, check_thread).def(c"_force_close($self, exc, /)\n--\n\nDrop what is queued; connection_lost(exc) follows."),
+        onearg!(c"_call_connection_lost", call_connection_lost, check_thread).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
     ]
 }
@@ -395,11 +398,11 @@ macro_rules! getter {
 }
 
 /// An object of the transport, or `None`.
-fn object(slot: &Local<Option<Ref>>) -> Res<Ref> {
+fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 
-fn number(value: usize) -> Res<Ref> {
+fn number(value: usize) -> FfiResult<Ref> {
     // SAFETY: attached; returns a new reference or raises.
     unsafe { Ref::new(ffi::PyLong_FromSize_t(value)) }
 }

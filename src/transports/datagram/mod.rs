@@ -17,10 +17,12 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::{exceptions, file_descriptor, install, Caller, Kind, LoopCore};
+use crate::event_loop::{
+    exceptions, file_descriptor, install, LoopContext, LoopCore, SourceVTable,
+};
 use crate::fastcall;
 use crate::python::typespec::Slots;
-use crate::python::{context, Args, Cell, Local, Ref, Res};
+use crate::python::{context, Args, Cell, FfiResult, LoopCell, Ref};
 use crate::transports::base::{
     Endpoint, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
 };
@@ -54,11 +56,11 @@ pub struct Datagram {
     /// Address family of the socket.
     pub family: i32,
     /// The only address that datagrams may go to.
-    pub address: Local<Option<Ref>>,
-    pub queue: Local<Queue>,
+    pub address: LoopCell<Option<Ref>>,
+    pub queue: LoopCell<Queue>,
     /// The addresses of the last datagram received and of the last one sent to somebody else.
-    pub from: Local<SeenAddress>,
-    pub to: Local<SeenAddress>,
+    pub from: LoopCell<SeenAddress>,
+    pub to: LoopCell<SeenAddress>,
     /// When the last event came, and how many have followed each other within `quick_ticks`.
     pub last_event: Cell<u64>,
     pub quick_events: Cell<u8>,
@@ -91,7 +93,7 @@ impl Transport for Datagram {
         self.set(LOST, false);
     }
 
-    fn after_close(&self, _me: *mut PyObject) -> Res<()> {
+    fn after_close(&self, _me: *mut PyObject) -> FfiResult<()> {
         self.let_go_of_addresses();
         Ok(())
     }
@@ -119,7 +121,7 @@ impl Datagram {
     /// The registration is level-triggered. With edges, a socket would have to be read until it says that it is empty, a
     /// second system call for each datagram; with levels, the next poll tells, and there is a next poll anyway. The
     /// interest changes only when reading is paused or a socket is full.
-    pub fn rearm(&self, core: &LoopCore) -> Res<()> {
+    pub fn rearm(&self, core: &LoopCore) -> FfiResult<()> {
         let interest = Interest {
             readable: self.wants_to_read(),
             writable: self.has(BLOCKED) && !self.has(LOST),
@@ -158,7 +160,7 @@ impl Datagram {
     }
 
     /// Registers the socket and lets reading begin.
-    pub fn start(&self, core: &LoopCore, me: *mut PyObject) -> Res<()> {
+    pub fn start(&self, core: &LoopCore, me: *mut PyObject) -> FfiResult<()> {
         if self.has(STARTED | LOST | CLOSING) {
             return Ok(());
         }
@@ -180,9 +182,9 @@ impl Datagram {
 }
 
 /// What the loop asks of a datagram transport.
-static DATAGRAM: Kind = Kind {
+static DATAGRAM: SourceVTable = SourceVTable {
     ready,
-    go_on: |_, _| Ok(()),
+    resume: |_, _| Ok(()),
     flush: |_, _| Ok(()),
     is_exclusive: |datagram| {
         // SAFETY: the loop passes a live datagram transport.
@@ -200,22 +202,22 @@ static DATAGRAM: Kind = Kind {
 };
 
 #[inline]
-unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
+unsafe fn ready(cx: LoopContext<'_>, me: &Ref, event: Event) -> FfiResult<()> {
     // SAFETY: the loop passes a live datagram transport.
     let it = unsafe { Datagram::of(me.as_ptr()) };
     // Reading comes first, as in asyncio: when sending finds out that a Unix peer is gone, the system drops what it sent.
     if event.readable && it.wants_to_read() {
-        io::receive(caller, me, it)?;
+        io::receive(cx, me, it)?;
     }
     if event.writable && it.has(BLOCKED) {
-        io::flush(caller.core, caller.event_loop, me, it)?;
+        io::flush(cx.core, cx.event_loop, me, it)?;
     }
     Ok(())
 }
 
 /// `_connect_datagram(class, sock, protocol, address, waiter, extra)`: a transport for a datagram socket. It reads once
 /// `connection_made()` was called.
-unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[class, socket, protocol, address, waiter, extra] = args.positional else {
         return Err(PyTypeError::new_err("_connect_datagram() takes 6 arguments").into());
     };
@@ -245,10 +247,10 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         state.write(Datagram {
             endpoint,
             family,
-            address: Local::new((address != none).then(|| Ref::borrowed(address))),
-            queue: Local::default(),
-            from: Local::default(),
-            to: Local::default(),
+            address: LoopCell::new((address != none).then(|| Ref::borrowed(address))),
+            queue: LoopCell::default(),
+            from: LoopCell::default(),
+            to: LoopCell::default(),
             last_event: Cell::new(0),
             quick_events: Cell::new(0),
             quick_ticks: ticks_in(io::QUICK),

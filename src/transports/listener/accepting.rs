@@ -10,10 +10,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::event_loop::{Caller, LoopCore};
+use crate::event_loop::{LoopContext, LoopCore};
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Cell, Ref, Res};
+use crate::python::{Cell, FfiResult, Ref};
 use crate::transports::stream::methods::close_stream;
 use crate::transports::stream::Stream;
 
@@ -22,18 +22,18 @@ pub struct Accepted(Ref);
 
 impl Accepted {
     /// Makes the task.
-    pub fn new(caller: Caller<'_>) -> Res<Self> {
+    pub fn new(cx: LoopContext<'_>) -> FfiResult<Self> {
         // SAFETY: attached; the loop object is live.
         unsafe {
             let streams = Ref::new(ffi::PyList_New(0))?;
             let operation = Accepting {
-                event_loop: Ref::borrowed(caller.event_loop),
+                event_loop: Ref::borrowed(cx.event_loop),
                 streams: streams.clone(),
                 lasts: Cell::new(true),
             };
             let coroutine = coroutine::suspended(operation, c"Listener.accept")?;
             let names = &Stdlib::get().names;
-            let arguments = [caller.event_loop, coroutine.as_ptr()];
+            let arguments = [cx.event_loop, coroutine.as_ptr()];
             let task = Ref::new(ffi::PyObject_VectorcallMethod(
                 names.create_task.as_ptr(),
                 arguments.as_ptr(),
@@ -54,10 +54,10 @@ impl Accepted {
         }
     }
 
-    pub fn push(&self, stream: &Ref) -> Res<()> {
+    pub fn push(&self, stream: &Ref) -> FfiResult<()> {
         // SAFETY: attached; a live list and a live object.
         if unsafe { ffi::PyList_Append(self.0.as_ptr(), stream.as_ptr()) } < 0 {
-            return Err(crate::python::Raised);
+            return Err(crate::python::ErrSet);
         }
         Ok(())
     }
@@ -67,7 +67,7 @@ impl Accepted {
 struct Accepting {
     event_loop: Ref,
     streams: Ref,
-    /// The task is in front of what `connection_made()` schedules, so it lasts for another turn.
+    /// The task is in front of what `connection_made()` schedules, so it lasts for another iteration.
     lasts: Cell<bool>,
 }
 
@@ -78,7 +78,7 @@ impl Operation for Accepting {
         &CLASS
     }
 
-    fn step(&self) -> Res<Step> {
+    fn step(&self) -> FfiResult<Step> {
         if self.lasts.replace(false) {
             return Ok(Step::Yield);
         }

@@ -16,12 +16,13 @@ use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
 use crate::event_loop::{
-    exceptions, file_descriptor, install, Caller, Kind, LoopCore, Native, Pending, Source,
+    exceptions, file_descriptor, install, IoRef, IoSource, LoopContext, LoopCore, Source,
+    SourceVTable,
 };
 use crate::fastcall;
 use crate::python::socket::still_open;
 use crate::python::stdlib::Stdlib;
-use crate::python::{context, nested_drop, Args, Cell, Local, Raised, Ref, Res};
+use crate::python::{context, nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{Owned, Transport};
 use crate::transports::listener::accepting::Accepted;
@@ -34,11 +35,11 @@ const CREATION_FAILED: &str = "Error on transport creation for incoming connecti
 pub struct Listener {
     fd: RawFd,
     backlog: u32,
-    event_loop: Local<Option<Ref>>,
-    factory: Local<Option<Ref>>,
-    server: Local<Option<Ref>>,
-    socket: Local<Option<Ref>>,
-    context: Local<Option<Ref>>,
+    event_loop: LoopCell<Option<Ref>>,
+    factory: LoopCell<Option<Ref>>,
+    server: LoopCell<Option<Ref>>,
+    socket: LoopCell<Option<Ref>>,
+    context: LoopCell<Option<Ref>>,
     stopped: Cell<bool>,
     /// Out of descriptors: new connections wait until it is tried again.
     resting: Cell<bool>,
@@ -48,7 +49,7 @@ pub struct Listener {
 unsafe impl Sync for Listener {}
 
 impl Listener {
-    fn slots(&self) -> [&Local<Option<Ref>>; 5] {
+    fn slots(&self) -> [&LoopCell<Option<Ref>>; 5] {
         [
             &self.event_loop,
             &self.factory,
@@ -74,7 +75,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        nested_drop::drop_content(self.slots().map(Local::take));
+        nested_drop::drop_content(self.slots().map(LoopCell::take));
     }
 }
 
@@ -111,7 +112,7 @@ impl Listener {
 
 /// `_listen(protocol_factory, sock, server, backlog, context)`: accepts connections and makes transports of them, each in a
 /// copy of `context`, or of the current context if that is `None`.
-unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[factory, socket, server, backlog, context] = args.positional else {
         return Err(pyo3::exceptions::PyTypeError::new_err("_listen() takes 5 arguments").into());
     };
@@ -124,7 +125,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         let backlog: i64 = Bound::from_borrowed_ptr(py, backlog).extract()?;
         // On Linux accepted sockets inherit this, which saves a system call for each.
         set_nodelay(fd);
-        let some = |object| Local::new(Some(Ref::borrowed(object)));
+        let some = |object| LoopCell::new(Some(Ref::borrowed(object)));
         let listener = Bound::new(
             py,
             Listener {
@@ -134,12 +135,12 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
                 factory: some(factory),
                 server: some(server),
                 socket: some(socket),
-                context: Local::new(Some(context::given_or_copy(context)?)),
+                context: LoopCell::new(Some(context::given_or_copy(context)?)),
                 stopped: Cell::new(false),
                 resting: Cell::new(false),
             },
         )?;
-        let source = Source::Native(Native::owned(Ref::from(&listener), &LISTENER));
+        let source = Source::IoSource(IoSource::owned(Ref::from(&listener), &LISTENER));
         core.keep_places()?;
         let known = core.descriptors.with(|all| all.token(fd).is_some());
         let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
@@ -172,9 +173,9 @@ fn set_nodelay(fd: RawFd) {
 }
 
 /// What the loop asks of a listener.
-static LISTENER: Kind = Kind {
-    ready: |caller, listener, _| accept(caller, listener),
-    go_on: |caller, listener| accept(caller, listener),
+static LISTENER: SourceVTable = SourceVTable {
+    ready: |cx, listener, _| accept(cx, listener),
+    resume: |cx, listener| accept(cx, listener),
     flush: |_, _| Ok(()),
     is_exclusive: |_| false,
     is_held: |_| true,
@@ -182,7 +183,7 @@ static LISTENER: Kind = Kind {
     is_reader: true,
 };
 
-/// No connection is accepted from now on, not even by a turn that has begun to.
+/// No connection is accepted from now on, not even by an iteration that has begun to.
 unsafe fn dropped(listener: *mut PyObject) {
     // SAFETY: the loop passes a live listener and gives back the reference that `listen` has put into the table.
     unsafe {
@@ -194,16 +195,16 @@ unsafe fn dropped(listener: *mut PyObject) {
     }
 }
 
-fn pending(listener: Ref) -> Pending {
-    Pending {
+fn pending(listener: Ref) -> IoRef {
+    IoRef {
         object: listener,
-        kind: &LISTENER,
+        vtable: &LISTENER,
     }
 }
 
 /// Accepts what has come in, up to the backlog.
-fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
-    let Caller { py, event_loop, .. } = caller;
+fn accept(cx: LoopContext<'_>, listener: &Ref) -> FfiResult<()> {
+    let LoopContext { py, event_loop, .. } = cx;
     let it = listener
         .bind(py)
         .cast::<Listener>()
@@ -215,15 +216,15 @@ fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
             return Ok(());
         }
         let result = match accept_one(it.open_fd()) {
-            Ok((fd, peer)) => connected(caller, it, &mut accepted, fd, Address::new(&peer)),
+            Ok((fd, peer)) => connected(cx, it, &mut accepted, fd, Address::new(&peer)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(()),
                 Some(libc::EINTR | libc::ECONNABORTED) => Ok(()),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    return out_of_resources(caller, it, listener, error);
+                    return out_of_resources(cx, it, listener, error);
                 }
                 code => {
-                    let _ = Raised::from(exceptions::os_error(&error));
+                    let _ = ErrSet::from(exceptions::os_error(&error));
                     let reported = report(event_loop, it, "socket.accept() failed");
                     if matches!(
                         code,
@@ -238,17 +239,17 @@ fn accept(caller: Caller<'_>, listener: &Ref) -> Res<()> {
         };
         if result.is_err() {
             // What ends the loop must not lose the connections behind: no edge tells of them again.
-            go_on_later(caller.core, listener);
+            go_on_later(cx.core, listener);
             return result;
         }
     }
-    go_on_later(caller.core, listener);
+    go_on_later(cx.core, listener);
     Ok(())
 }
 
-/// Has the loop accept on in its next turn.
+/// Has the loop accept on in its next iteration.
 fn go_on_later(core: &LoopCore, listener: &Ref) {
-    core.again
+    core.to_resume
         .with(|again| again.push_back(pending(listener.clone())));
 }
 
@@ -280,7 +281,7 @@ fn accept_one(fd: RawFd) -> io::Result<(RawFd, SockAddr)> {
 }
 
 /// Tells the exception handler what the current exception did to the server.
-fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> Res<()> {
+fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> FfiResult<()> {
     match it.socket.get() {
         Some(socket) => {
             // SAFETY: attached. The exception waits while a wrapper without side effects is made.
@@ -291,7 +292,7 @@ fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> Res<()> {
                 .bind(py)
                 .call1((socket.bind(py),))?
                 .into();
-            let _ = Raised::from(error);
+            let _ = ErrSet::from(error);
             exceptions::report(event_loop, message, &[("socket", &shown)])
         }
         None => exceptions::report(event_loop, message, &[]),
@@ -300,16 +301,16 @@ fn report(event_loop: *mut PyObject, it: &Listener, message: &str) -> Res<()> {
 
 #[cold]
 fn out_of_resources(
-    caller: Caller<'_>,
+    cx: LoopContext<'_>,
     it: &Listener,
     listener: &Ref,
     error: io::Error,
-) -> Res<()> {
-    let Caller {
+) -> FfiResult<()> {
+    let LoopContext {
         py,
         core,
         event_loop,
-    } = caller;
+    } = cx;
     it.resting.set(true);
     let retry: Ref = listener.bind(py).getattr("_retry")?.into();
     // Seconds, as asyncio waits.
@@ -320,27 +321,27 @@ fn out_of_resources(
     let when = seconds(now_ns()) + delay;
     // SAFETY: all objects are live.
     unsafe { core.at(event_loop, when, retry.as_ptr(), &[], None)? };
-    let _ = Raised::from(exceptions::os_error(&error));
+    let _ = ErrSet::from(exceptions::os_error(&error));
     report(event_loop, it, "socket.accept() out of system resource")
 }
 
 /// Makes protocol and transport for a new connection. Whatever fails, the descriptor is closed and the reason told.
 fn connected(
-    caller: Caller<'_>,
+    cx: LoopContext<'_>,
     it: &Listener,
     accepted: &mut Option<Accepted>,
     fd: RawFd,
     peer: Address,
-) -> Res<()> {
-    let Caller {
+) -> FfiResult<()> {
+    let LoopContext {
         py,
         core,
         event_loop,
-    } = caller;
-    let me = match make_transport(caller, it, accepted, fd, peer) {
+    } = cx;
+    let me = match make_transport(cx, it, accepted, fd, peer) {
         Ok(me) => me,
         Err(error) => {
-            let _ = Raised::from(error);
+            let _ = ErrSet::from(error);
             return exceptions::report(event_loop, CREATION_FAILED, &[]);
         }
     };
@@ -349,7 +350,7 @@ fn connected(
     let made = stream
         .call_protocol(&Stdlib::get().names.connection_made, [me.as_ptr()])
         .map(drop)
-        .or_else(|Raised| {
+        .or_else(|ErrSet| {
             let protocol = stream.protocol.get().unwrap_or_else(Ref::none);
             exceptions::report(
                 event_loop,
@@ -366,21 +367,21 @@ fn connected(
 }
 
 fn make_transport(
-    caller: Caller<'_>,
+    cx: LoopContext<'_>,
     it: &Listener,
     accepted: &mut Option<Accepted>,
     fd: RawFd,
     peer: Address,
 ) -> PyResult<Ref> {
-    let Caller {
+    let LoopContext {
         py,
         core,
         event_loop,
-    } = caller;
+    } = cx;
     let owned = Owned::new(fd, true);
     let accepted = match accepted {
         Some(accepted) => accepted,
-        None => accepted.insert(Accepted::new(caller)?),
+        None => accepted.insert(Accepted::new(cx)?),
     };
     let context = match it.context.get() {
         Some(context) => context::copy(&context)?,
@@ -415,7 +416,7 @@ fn make_transport(
 
 /// `_connect_stream(sock, protocol, waiter, extra, server, context)`: a transport for a connected socket, whose callbacks run
 /// in `context`, or in a copy of the current context if that is `None`.
-unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[socket, protocol, waiter, extra, server, context] = args.positional else {
         return Err(
             pyo3::exceptions::PyTypeError::new_err("_connect_stream() takes 6 arguments").into(),
@@ -450,7 +451,7 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
         // Whoever closes the socket may still ask for its name.
         Stream::of(me.as_ptr())
             .local
-            .with(|local| local.fill(fd, Side::Local));
+            .with(|local| local.fill(fd, Side::LoopCell));
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::event_loop::LoopCore;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, guard_int};
-use crate::python::{Local, Ref, Res};
+use crate::python::{FfiResult, LoopCell, Ref};
 use crate::transports::base::{BLOCKED, LOST, PAUSED, PROTOCOL_PAUSED};
 use crate::transports::stream::methods;
 use crate::transports::stream::{Stream, EOF_WRITTEN};
@@ -26,7 +26,7 @@ macro_rules! getter {
 }
 
 /// An object of the stream, or `None`.
-fn object(slot: &Local<Option<Ref>>) -> Res<Ref> {
+fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 
@@ -60,7 +60,7 @@ getter!(get_protocol_paused, |it| Ok(Ref::bool(
     it.has(PROTOCOL_PAUSED)
 )));
 
-unsafe fn set_slot(slot: &Local<Option<Ref>>, value: *mut PyObject) -> c_int {
+unsafe fn set_slot(slot: &LoopCell<Option<Ref>>, value: *mut PyObject) -> c_int {
     guard_int(|| {
         // SAFETY: the setter passes a live object or null for a deletion.
         let value =
@@ -97,7 +97,7 @@ unsafe extern "C" fn set_cork_interval(
                 return Err(PyAttributeError::new_err("cork_interval cannot be deleted").into());
             }
             let it = Stream::of(slf);
-            it.confined()?;
+            it.check_thread()?;
             let value: f64 =
                 Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
             it.cork.set(interval_ticks(value));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::python::{Ref, Res};
+use crate::python::{FfiResult, Ref};
 use crate::transports::object;
 use crate::transports::stream::methods;
 use crate::transports::stream::{Stream, STREAM_TYPE};
@@ -30,14 +30,14 @@ pub fn stream(transport: &Ref) -> Option<&Stream> {
 /// # Safety
 /// `data` is live.
 #[inline]
-pub unsafe fn write(transport: &Ref, data: *mut PyObject) -> Option<Res<Ref>> {
+pub unsafe fn write(transport: &Ref, data: *mut PyObject) -> Option<FfiResult<Ref>> {
     stream(transport)?;
     // SAFETY: a stream, as just seen, and the caller's promise.
     Some(unsafe { methods::write_data(transport.as_ptr(), data) })
 }
 
 /// `transport.close()` of a stream.
-pub fn close(transport: &Ref, it: &Stream) -> Res<()> {
+pub fn close(transport: &Ref, it: &Stream) -> FfiResult<()> {
     if stream(transport).is_some() {
         return methods::close_stream(transport, it);
     }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::allocator::out_of_memory;
 use crate::event_loop::LoopCore;
 use crate::python::stdlib::Stdlib;
-use crate::python::{future, Args, Ref, Res};
+use crate::python::{future, Args, FfiResult, Ref};
 use crate::transports::address::Side;
 use crate::transports::args::{exact_bytes, not_bytes, one_argument};
 use crate::transports::base::{
@@ -21,7 +21,7 @@ use crate::{fastcall, noargs, onearg};
 
 /// Refuses what is written after `write_eof()`, or while a file is sent.
 #[inline]
-fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
+fn refuse_write(it: &Stream, function: &str, verb: &str) -> FfiResult<()> {
     if it.has(EOF_WRITTEN) || it.empty_waiter.with(|waiter| waiter.is_some()) {
         return refused(it, function, verb);
     }
@@ -29,7 +29,7 @@ fn refuse_write(it: &Stream, function: &str, verb: &str) -> Res<()> {
 }
 
 #[cold]
-fn refused(it: &Stream, function: &str, verb: &str) -> Res<()> {
+fn refused(it: &Stream, function: &str, verb: &str) -> FfiResult<()> {
     if it.has(EOF_WRITTEN) {
         return Err(
             PyRuntimeError::new_err(format!("Cannot call {function}() after write_eof()")).into(),
@@ -38,12 +38,12 @@ fn refused(it: &Stream, function: &str, verb: &str) -> Res<()> {
     Err(PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")).into())
 }
 
-unsafe fn confined(slf: *mut PyObject) -> Res<()> {
+unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
     // SAFETY: the method descriptor has checked `self`.
-    unsafe { Stream::of(slf) }.confined()
+    unsafe { Stream::of(slf) }.check_thread()
 }
 
-unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let data = one_argument(&args, "write", "data")?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe { write_data(slf, data) }
@@ -53,7 +53,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 ///
 /// # Safety
 /// `slf` is a live stream, and `data` is live; both stay so during the call.
-pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
+pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         if ffi::PyBytes_Check(data) == 0
@@ -63,7 +63,7 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> Res<Ref> {
             return Err(not_bytes(&Stdlib::get().stream_write, data));
         }
         let it = Stream::of(slf);
-        it.confined()?;
+        it.check_thread()?;
         refuse_write(it, "write", "write")?;
         let data = exact_bytes(data)?;
         if ffi::Py_SIZE(data.as_ptr()) == 0 {
@@ -96,7 +96,7 @@ fn not_a_piece(index: usize, piece: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     }))
 }
 
-unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let lines = one_argument(&args, "writelines", "list_of_data")?;
@@ -136,7 +136,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// Sends what the protocol has written so far, if the socket takes it.
-pub fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
+pub fn flush_now(me: &Ref, it: &Stream) -> FfiResult<()> {
     if it.has(BLOCKED) {
         return Ok(());
     }
@@ -146,7 +146,7 @@ pub fn flush_now(me: &Ref, it: &Stream) -> Res<()> {
     write::flush(event_loop.as_ptr(), me, it)
 }
 
-unsafe fn write_eof(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn write_eof(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -163,16 +163,16 @@ unsafe fn write_eof(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn can_write_eof(_slf: *mut PyObject) -> Res<Ref> {
+unsafe fn can_write_eof(_slf: *mut PyObject) -> FfiResult<Ref> {
     Ok(Ref::bool(true))
 }
 
 /// Stops reading, sends what is queued, then has `connection_lost(None)` called.
-pub fn close_stream(me: &Ref, it: &Stream) -> Res<()> {
+pub fn close_stream(me: &Ref, it: &Stream) -> FfiResult<()> {
     if it.has(CLOSING) {
         return Ok(());
     }
-    it.check_thread()?;
+    it.refuse_other_thread()?;
     // Before the flag is set, so that draining the queue does not count as the end of a closing stream.
     flush_now(me, it)?;
     if it.has(CLOSING) {
@@ -187,13 +187,13 @@ pub fn close_stream(me: &Ref, it: &Stream) -> Res<()> {
     Ok(())
 }
 
-unsafe fn close(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn close(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe { close_stream(&Ref::borrowed(slf), Stream::of(slf))? };
     Ok(Ref::none())
 }
 
-unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn abort(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -204,41 +204,41 @@ unsafe fn abort(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+unsafe fn force_close(slf: *mut PyObject, error: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).force_close(slf, &Ref::borrowed(error))? };
     Ok(Ref::none())
 }
 
-unsafe fn send_gathered(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn send_gathered(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe { flush_now(&Ref::borrowed(slf), Stream::of(slf))? };
     Ok(Ref::none())
 }
 
-unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> Res<Ref> {
+unsafe fn call_connection_lost(slf: *mut PyObject, error: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).connection_lost(slf, error)? };
     Ok(Ref::none())
 }
 
-unsafe fn abandon(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn abandon(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).abandon(slf)? };
     Ok(Ref::none())
 }
 
-unsafe fn is_closing(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_closing(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     Ok(Ref::bool(unsafe { Stream::of(slf) }.is_closing()))
 }
 
-unsafe fn is_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn is_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     Ok(Ref::bool(!unsafe { Stream::of(slf) }.has(PAUSED | CLOSING)))
 }
 
-unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn pause_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -251,7 +251,7 @@ unsafe fn pause_reading(slf: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn resume_reading(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -268,7 +268,7 @@ unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
                 core.wake_from_elsewhere();
             } else {
                 // As if it were registered anew.
-                core.poll_next_turn();
+                core.poll_next_iteration();
             }
         }
     }
@@ -276,7 +276,7 @@ unsafe fn resume_reading(slf: *mut PyObject) -> Res<Ref> {
 }
 
 /// `_start(waiter)`: begins to read, and wakes who waits for the connection.
-unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
+unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -293,7 +293,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> Res<Ref> {
     Ok(Ref::none())
 }
 
-unsafe fn get_protocol(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_protocol(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     Ok(unsafe { Stream::of(slf) }
         .protocol
@@ -301,14 +301,14 @@ unsafe fn get_protocol(slf: *mut PyObject) -> Res<Ref> {
         .unwrap_or_else(Ref::none))
 }
 
-unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let protocol = one_argument(&args, "set_protocol", "protocol")?;
     // SAFETY: as for `write`.
     unsafe { Stream::of(slf).set_protocol(&Ref::borrowed(protocol))? };
     Ok(Ref::none())
 }
 
-unsafe fn get_write_buffer_size(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_write_buffer_size(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let size = Stream::of(slf).queue.with(|queue| queue.size());
@@ -316,7 +316,7 @@ unsafe fn get_write_buffer_size(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
-unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -326,8 +326,8 @@ unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> Res<Ref> {
     }
 }
 
-/// `_set_limits(low, high)`: water marks in bytes, checked by the caller.
-unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+/// `_set_limits(low, high)`: water marks in bytes, checked by the cx.
+unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[low, high] = args.positional else {
         return Err(PyTypeError::new_err("_set_limits() takes two numbers").into());
     };
@@ -352,7 +352,7 @@ unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
 }
 
 /// `_address(peer)`: `sockname`, or `peername` if `peer` is true; `None` if there is none.
-unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> Res<Ref> {
+unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let py = Python::assume_attached();
@@ -360,7 +360,7 @@ unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> Res<Ref> {
         let (slot, side) = if peer == ffi::Py_True() {
             (&it.peer, Side::Peer)
         } else {
-            (&it.local, Side::Local)
+            (&it.local, Side::LoopCell)
         };
         let fd = it.open_fd();
         let address = slot.with(|slot| {
@@ -374,14 +374,14 @@ unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> Res<Ref> {
 }
 
 /// `_socket_kind()`: family, type and protocol, or `None` if the address family is not one that this knows.
-unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
+unsafe fn socket_kind(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let py = Python::assume_attached();
         let it = Stream::of(slf);
         let fd = it.open_fd();
         let kind = it.local.with(|local| {
-            local.fill(fd, Side::Local);
+            local.fill(fd, Side::LoopCell);
             local.socket_kind()
         });
         Ok(kind.into_pyobject(py)?.into())
@@ -389,7 +389,7 @@ unsafe fn socket_kind(slf: *mut PyObject) -> Res<Ref> {
 }
 
 /// `_adopt_socket(sock)`: makes a Python socket the owner of the descriptor; `False` if there is one, or it is closed.
-unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> Res<Ref> {
+unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `write`.
     unsafe {
         let it = Stream::of(slf);
@@ -404,28 +404,28 @@ unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> Res<Ref> {
 
 pub fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        fastcall!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this turn of the loop. A bytearray or memoryview is copied."),
-        fastcall!(c"writelines", writelines, confined).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
-        noargs!(c"write_eof", write_eof, confined).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
+        fastcall!(c"write", write).def(c"write($self, data)\n--\n\nSend bytes, with whatever else is written in this iteration of the loop. A bytearray or memoryview is copied."),
+        fastcall!(c"writelines", writelines, check_thread).def(c"writelines($self, list_of_data)\n--\n\nSend several pieces."),
+        noargs!(c"write_eof", write_eof, check_thread).def(c"write_eof($self)\n--\n\nEnd the writing side once everything is sent."),
         noargs!(c"can_write_eof", can_write_eof).def(c"can_write_eof($self)\n--\n\nTrue: a stream can be half closed."),
-        noargs!(c"close", close, confined).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
-        noargs!(c"abort", abort, confined).def(c"abort($self)\n--\n\nDrop what the system has not taken; connection_lost(None) follows."),
+        noargs!(c"close", close, check_thread).def(c"close($self)\n--\n\nStop reading, send what was written, then connection_lost(None)."),
+        noargs!(c"abort", abort, check_thread).def(c"abort($self)\n--\n\nDrop what the system has not taken; connection_lost(None) follows."),
         noargs!(c"is_closing", is_closing).def(c"is_closing($self)\n--\n\nWhether close() or abort() was called."),
         noargs!(c"is_reading", is_reading).def(c"is_reading($self)\n--\n\nWhether data goes to the protocol."),
-        noargs!(c"pause_reading", pause_reading, confined).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
-        noargs!(c"resume_reading", resume_reading, confined).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
+        noargs!(c"pause_reading", pause_reading, check_thread).def(c"pause_reading($self)\n--\n\nHand no data to the protocol until resume_reading()."),
+        noargs!(c"resume_reading", resume_reading, check_thread).def(c"resume_reading($self)\n--\n\nHand data to the protocol again."),
         noargs!(c"get_protocol", get_protocol).def(c"get_protocol($self)\n--\n\nThe current protocol."),
-        fastcall!(c"set_protocol", set_protocol, confined).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on."),
+        fastcall!(c"set_protocol", set_protocol, check_thread).def(c"set_protocol($self, protocol)\n--\n\nHand data to another protocol from now on."),
         noargs!(c"get_write_buffer_size", get_write_buffer_size).def(c"get_write_buffer_size($self)\n--\n\nBytes written that the system has not taken yet."),
         noargs!(c"get_write_buffer_limits", get_write_buffer_limits).def(c"get_write_buffer_limits($self)\n--\n\nLow and high water mark in bytes."),
-        fastcall!(c"_set_limits", set_limits, confined).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
+        fastcall!(c"_set_limits", set_limits, check_thread).def(c"_set_limits($self, low, high, /)\n--\n\nSet the water marks in bytes."),
         onearg!(c"_address", address).def(c"_address($self, peer, /)\n--\n\nThe local address, or the peer's."),
         noargs!(c"_socket_kind", socket_kind).def(c"_socket_kind($self)\n--\n\nFamily, type and protocol of the socket."),
         onearg!(c"_adopt_socket", adopt_socket).def(c"_adopt_socket($self, sock, /)\n--\n\nMake a Python socket the owner of the descriptor, if there is none yet."),
-        onearg!(c"_start", start, confined).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
-        onearg!(c"_force_close", force_close, confined).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
-        noargs!(c"_send_gathered", send_gathered, confined).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
-        onearg!(c"_call_connection_lost", call_connection_lost, confined).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
+        onearg!(c"_start", start, check_thread).def(c"_start($self, waiter, /)\n--\n\nBegin to read."),
+        onearg!(c"_force_close", force_close, check_thread).def(c"_force_close($self, exc, /)\n--\n\nDrop what was written; connection_lost(exc) follows."),
+        noargs!(c"_send_gathered", send_gathered, check_thread).def(c"_send_gathered($self)\n--\n\nSend what was written so far, if the socket takes it."),
+        onearg!(c"_call_connection_lost", call_connection_lost, check_thread).def(c"_call_connection_lost($self, exc, /)\n--\n\nTell the protocol and close the socket."),
         noargs!(c"_abandon", abandon).def(c"_abandon($self)\n--\n\nClose the socket without telling the protocol."),
     ]
 }

@@ -27,11 +27,11 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::event_loop::{exceptions, Caller, Kind, LoopCore, Pending};
+use crate::event_loop::{exceptions, IoRef, LoopContext, LoopCore, SourceVTable};
 use crate::python::package;
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::Slots;
-use crate::python::{Cell, Local, Ref, Res};
+use crate::python::{Cell, FfiResult, LoopCell, Ref};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{
     Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
@@ -74,15 +74,15 @@ pub struct Stream {
     endpoint: Endpoint,
     /// How the protocol takes bytes, if it is native.
     sink: Cell<Option<&'static Sink>>,
-    pub server: Local<Option<Ref>>,
-    pub empty_waiter: Local<Option<Ref>>,
-    pub queue: Local<WriteQueue>,
+    pub server: LoopCell<Option<Ref>>,
+    pub empty_waiter: LoopCell<Option<Ref>>,
+    pub queue: LoopCell<WriteQueue>,
     /// How long a callback may hold back what it writes, in ticks of the processor's counter.
     pub cork: Cell<u64>,
     /// The poll before the socket took less than it was given: only an event of a later one says that it takes more.
     pub blocked_after: Cell<u64>,
-    pub peer: Local<Address>,
-    pub local: Local<Address>,
+    pub peer: LoopCell<Address>,
+    pub local: LoopCell<Address>,
 }
 
 impl Deref for Stream {
@@ -141,39 +141,39 @@ impl Stream {
         }
     }
 
-    /// Whether what is written now waits for what else is, until the protocol returns or the turn ends. It does not when the loop
-    /// does not run, or in another thread, or when the callback under way has run for long.
+    /// Whether what is written now waits for what else is, until the protocol returns or the iteration ends. It does not when
+    /// the loop does not run, or in another thread, or when the callback under way has run for long.
     #[inline]
     pub fn gathers(&self, core: &LoopCore) -> bool {
         core.runs_here() && core.callback_ticks() < self.cork.get()
     }
 
-    /// Has the loop send what was written when this turn ends.
+    /// Has the loop send what was written when this iteration ends.
     #[inline]
     pub fn flush_later(&self, core: &LoopCore, me: *mut PyObject) {
         if !self.has(IN_FLUSH_LIST) {
             self.set(IN_FLUSH_LIST, true);
             // SAFETY: a method runs on a live object.
             let me = unsafe { Ref::borrowed(me) };
-            let pending = Pending {
+            let pending = IoRef {
                 object: me,
-                kind: &STREAM,
+                vtable: &STREAM,
             };
-            core.flush.with(|list| list.push_back(pending));
+            core.to_flush.with(|list| list.push_back(pending));
         }
     }
 
-    /// Has the loop read on in its next turn.
+    /// Has the loop read on in its next iteration.
     pub fn read_later(&self, core: &LoopCore, me: *mut PyObject) {
         if !self.has(IN_AGAIN_LIST) {
             self.set(IN_AGAIN_LIST, true);
             // SAFETY: a method runs on a live object.
             let me = unsafe { Ref::borrowed(me) };
-            let pending = Pending {
+            let pending = IoRef {
                 object: me,
-                kind: &STREAM,
+                vtable: &STREAM,
             };
-            core.again.with(|list| list.push_back(pending));
+            core.to_resume.with(|list| list.push_back(pending));
         }
     }
 
@@ -184,13 +184,13 @@ impl Stream {
     }
 
     /// Takes a protocol; data goes to it from now on.
-    pub fn set_protocol(&self, protocol: &Ref) -> Res<()> {
+    pub fn set_protocol(&self, protocol: &Ref) -> FfiResult<()> {
         // SAFETY: attached; both objects are live.
         let buffered = unsafe {
             ffi::PyObject_IsInstance(protocol.as_ptr(), Stdlib::get().buffered_protocol.as_ptr())
         };
         if buffered < 0 {
-            return Err(crate::python::Raised);
+            return Err(crate::python::ErrSet);
         }
         self.set(BUFFERED, buffered == 1);
         self.sink.set(native_protocol::find(protocol));
@@ -199,7 +199,7 @@ impl Stream {
     }
 
     /// Registers the descriptor with the selector, once for its lifetime, and lets reading begin.
-    pub fn start(&self, core: &LoopCore, me: *mut PyObject) -> Res<()> {
+    pub fn start(&self, core: &LoopCore, me: *mut PyObject) -> FfiResult<()> {
         // What a protocol wrote before it closed has still to be sent.
         let is_over = self.is_closing() && self.queue.with(|queue| queue.is_empty());
         if self.has(STARTED | LOST) || is_over {
@@ -266,10 +266,10 @@ impl Transport for Stream {
     fn before_close(&self) {
         // `get_extra_info("sockname")` still answers when the connection is gone.
         let fd = self.open_fd();
-        self.local.with(|local| local.fill(fd, Side::Local));
+        self.local.with(|local| local.fill(fd, Side::LoopCell));
     }
 
-    fn after_close(&self, me: *mut PyObject) -> Res<()> {
+    fn after_close(&self, me: *mut PyObject) -> FfiResult<()> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         if let Some(server) = self.server.take() {
@@ -335,13 +335,13 @@ pub fn create(
         state.write(Stream {
             endpoint: Endpoint::new(parts.fd, event_loop, parts.socket, parts.context),
             sink: Cell::new(None),
-            server: Local::new(parts.server),
-            empty_waiter: Local::default(),
-            queue: Local::default(),
+            server: LoopCell::new(parts.server),
+            empty_waiter: LoopCell::default(),
+            queue: LoopCell::default(),
             cork: Cell::new(core.cork.get()),
             blocked_after: Cell::new(0),
-            peer: Local::new(parts.peer),
-            local: Local::default(),
+            peer: LoopCell::new(parts.peer),
+            local: LoopCell::default(),
         });
         if let Some(extra) = parts.extra {
             object::set_extra(me.as_ptr(), extra);
@@ -368,7 +368,7 @@ pub fn create(
 }
 
 /// `server._attach(transport)`, or without the argument before Python 3.13.
-fn attach(py: Python<'_>, stream: &Stream, me: &Ref) -> Res<()> {
+fn attach(py: Python<'_>, stream: &Stream, me: &Ref) -> FfiResult<()> {
     if let Some(server) = stream.server.get() {
         let server = server.bind(py);
         if Stdlib::get().attach_takes_transport {
@@ -381,9 +381,9 @@ fn attach(py: Python<'_>, stream: &Stream, me: &Ref) -> Res<()> {
 }
 
 /// What the loop asks of a stream.
-static STREAM: Kind = Kind {
+static STREAM: SourceVTable = SourceVTable {
     ready,
-    go_on,
+    resume,
     flush,
     is_exclusive: |stream| {
         // SAFETY: the loop passes a live stream.
@@ -401,52 +401,52 @@ static STREAM: Kind = Kind {
 };
 
 #[inline]
-unsafe fn ready(caller: Caller<'_>, me: &Ref, event: Event) -> Res<()> {
+unsafe fn ready(cx: LoopContext<'_>, me: &Ref, event: Event) -> FfiResult<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.note_ready(event);
     // Reading comes first, as in asyncio: what a peer has said before it went is not lost to a write that fails.
     if event.readable && it.wants_to_read() {
-        read::read(caller, me, it)?;
+        read::read(cx, me, it)?;
     }
     if event.writable {
         if it.has_blocked_writes() {
-            if it.blocked_after.get() == caller.core.last_poll() {
+            if it.blocked_after.get() == cx.core.last_poll() {
                 return Ok(());
             }
-            if let Some(error) = write::try_flush(caller.event_loop, me, it)? {
+            if let Some(error) = write::try_flush(cx.event_loop, me, it)? {
                 // It may have come after the poll.
                 if it.wants_to_read() {
-                    read::read(caller, me, it)?;
+                    read::read(cx, me, it)?;
                 }
                 return write::failed(me, it, error);
             }
         } else {
             // If that fails, it goes on being told.
-            let _ = it.watch_writes(caller.core, false);
+            let _ = it.watch_writes(cx.core, false);
         }
     }
     Ok(())
 }
 
-unsafe fn go_on(caller: Caller<'_>, me: &Ref) -> Res<()> {
+unsafe fn resume(cx: LoopContext<'_>, me: &Ref) -> FfiResult<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.set(IN_AGAIN_LIST, false);
     if it.wants_to_read() && it.is_readable() {
-        read::read(caller, me, it)?;
+        read::read(cx, me, it)?;
     }
     Ok(())
 }
 
-unsafe fn flush(caller: Caller<'_>, me: &Ref) -> Res<()> {
+unsafe fn flush(cx: LoopContext<'_>, me: &Ref) -> FfiResult<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
     it.set(IN_FLUSH_LIST, false);
     if it.has_blocked_writes() {
         return Ok(());
     }
-    write::flush(caller.event_loop, me, it)
+    write::flush(cx.event_loop, me, it)
 }
 
 unsafe extern "C" fn traverse(

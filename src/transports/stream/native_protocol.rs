@@ -1,4 +1,4 @@
-//! Native protocols: a stream hands them what it has read without a Python call.
+//! IoSource protocols: a stream hands them what it has read without a Python call.
 //!
 //! The rooms above, which make such protocols, say so with [`register`] when the module is imported; a stream asks
 //! [`find`] once for each protocol it gets. A protocol with a sink is still a whole asyncio protocol: everything but
@@ -8,15 +8,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::event_loop::Caller;
-use crate::python::{Ref, Res};
+use crate::event_loop::LoopContext;
+use crate::python::{FfiResult, Ref};
 use crate::transports::stream::Stream;
 
 /// What a native protocol does with bytes.
 pub struct Sink {
     /// Takes what one `recv` brought. It is called with the protocol, in the transport's context; the stream is corked,
     /// so what is written meanwhile leaves when this returns. The bytes are good until then.
-    pub received: unsafe fn(Caller<'_>, &Source<'_>, &[u8]) -> Res<()>,
+    pub received: unsafe fn(LoopContext<'_>, &Source<'_>, &[u8]) -> FfiResult<()>,
     /// What the loop's exception handler is told when `received` raises.
     pub failure: &'static str,
 }

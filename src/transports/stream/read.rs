@@ -7,9 +7,9 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::io::receive::{fill_up, receive, receive_bytes, READ_SIZE};
-use crate::event_loop::{exceptions, Caller, LoopCore};
+use crate::event_loop::{exceptions, LoopContext, LoopCore};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::base::{debug_log, Transport, LOST};
 use crate::transports::stream::native_protocol::{Sink, Source};
 use crate::transports::stream::{fast_path, write};
@@ -33,15 +33,15 @@ enum Outcome {
 }
 
 /// Reads and hands over until the socket is empty or the budget is used.
-pub fn read(caller: Caller<'_>, me: &Ref, it: &Stream) -> Res<()> {
-    let Caller {
+pub fn read(cx: LoopContext<'_>, me: &Ref, it: &Stream) -> FfiResult<()> {
+    let LoopContext {
         py,
         core,
         event_loop,
-    } = caller;
+    } = cx;
     for _ in 0..READS_PER_EVENT {
         let outcome = if let Some(sink) = it.sink() {
-            read_into_sink(caller, me, it, sink)?
+            read_into_sink(cx, me, it, sink)?
         } else if it.has(BUFFERED) {
             read_into_protocol(event_loop, me, it)?
         } else {
@@ -80,18 +80,23 @@ fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
 }
 
 /// Hands the standing buffer to a native protocol.
-fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink) -> Res<Outcome> {
+fn read_into_sink(
+    cx: LoopContext<'_>,
+    me: &Ref,
+    it: &Stream,
+    sink: &'static Sink,
+) -> FfiResult<Outcome> {
     // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
-    let mut scratch = caller.core.scratch.take();
+    let mut scratch = cx.core.scratch.take();
     let received = fill_up(&mut scratch, READ_SIZE)
         .and_then(|()| receive(it.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0));
     let n = match received {
         Ok(n @ 1..) => {
-            caller.core.stats.received(n);
+            cx.core.stats.received(n);
             n
         }
         end => {
-            drop(caller.core.scratch.replace(scratch));
+            drop(cx.core.scratch.replace(scratch));
             return match end {
                 Ok(_) => Ok(Outcome::End),
                 Err(error) => read_failed(me, error),
@@ -106,15 +111,20 @@ fn read_into_sink(caller: Caller<'_>, me: &Ref, it: &Stream, sink: &'static Sink
     };
     it.set(CORKED, true);
     // SAFETY: the sink was found for this protocol.
-    let called = it.in_context(|| unsafe { (sink.received)(caller, &source, &scratch[..n]) });
-    drop(caller.core.scratch.replace(scratch));
-    after_call(caller.event_loop, me, it, called, sink.failure)?;
+    let called = it.in_context(|| unsafe { (sink.received)(cx, &source, &scratch[..n]) });
+    drop(cx.core.scratch.replace(scratch));
+    after_call(cx.event_loop, me, it, called, sink.failure)?;
     Ok(Outcome::Data {
         more: may_hold_more(it, n, READ_SIZE),
     })
 }
 
-fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
+fn read_bytes(
+    core: &LoopCore,
+    event_loop: *mut PyObject,
+    me: &Ref,
+    it: &Stream,
+) -> FfiResult<Outcome> {
     let Ok(room) = core.spare_bytes.room(READ_SIZE) else {
         return no_object(me);
     };
@@ -127,7 +137,7 @@ fn read_bytes(core: &LoopCore, event_loop: *mut PyObject, me: &Ref, it: &Stream)
             core.stats.received(n);
             match data {
                 Ok(data) => (n, data),
-                Err(Raised) => return no_object(me),
+                Err(ErrSet) => return no_object(me),
             }
         }
         Err(error) => return read_failed(me, error),
@@ -153,9 +163,9 @@ fn after_call(
     event_loop: *mut PyObject,
     me: &Ref,
     it: &Stream,
-    result: Res<()>,
+    result: FfiResult<()>,
     message: &str,
-) -> Res<()> {
+) -> FfiResult<()> {
     it.set(CORKED, false);
     match result {
         Ok(()) => {
@@ -164,7 +174,7 @@ fn after_call(
             }
             write::flush(event_loop, me, it)
         }
-        Err(Raised) => {
+        Err(ErrSet) => {
             // SAFETY: attached.
             let py = unsafe { Python::assume_attached() };
             let error = PyErr::fetch(py);
@@ -173,7 +183,7 @@ fn after_call(
             } else {
                 write::flush(event_loop, me, it)
             };
-            let _ = Raised::from(error);
+            let _ = ErrSet::from(error);
             let reported = Stream::fatal_error(me, message);
             flushed.and(reported)
         }
@@ -190,10 +200,10 @@ impl Drop for Buffer {
     }
 }
 
-fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Outcome> {
+fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<Outcome> {
     let buffer = match get_buffer(it) {
         Ok(buffer) => buffer,
-        Err(Raised) => {
+        Err(ErrSet) => {
             Stream::fatal_error(me, "Fatal error: protocol.get_buffer() call failed.")?;
             return Ok(Outcome::Failed);
         }
@@ -229,7 +239,7 @@ fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<O
     })
 }
 
-fn get_buffer(it: &Stream) -> Res<Buffer> {
+fn get_buffer(it: &Stream) -> FfiResult<Buffer> {
     // SAFETY: attached; -1 means that the protocol chooses the size.
     unsafe {
         let hint = Ref::new(ffi::PyLong_FromLong(-1))?;
@@ -253,28 +263,28 @@ fn get_buffer(it: &Stream) -> Res<Buffer> {
 }
 
 #[cold]
-fn empty_buffer() -> Raised {
+fn empty_buffer() -> ErrSet {
     PyRuntimeError::new_err("get_buffer() returned an empty buffer").into()
 }
 
 #[cold]
-fn read_failed(me: &Ref, error: io::Error) -> Res<Outcome> {
+fn read_failed(me: &Ref, error: io::Error) -> FfiResult<Outcome> {
     if error.kind() == io::ErrorKind::WouldBlock {
         return Ok(Outcome::Nothing);
     }
-    let _ = Raised::from(exceptions::os_error(&error));
+    let _ = ErrSet::from(exceptions::os_error(&error));
     Stream::fatal_error(me, READ_FAILED)?;
     Ok(Outcome::Failed)
 }
 
 /// There is no memory for the object of what was read, which is lost: the exception that is set ends the connection.
 #[cold]
-fn no_object(me: &Ref) -> Res<Outcome> {
+fn no_object(me: &Ref) -> FfiResult<Outcome> {
     Stream::fatal_error(me, READ_FAILED)?;
     Ok(Outcome::Failed)
 }
 
-fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
+fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> FfiResult<()> {
     // SAFETY: `me` is the object of `it`.
     unsafe { debug_log(me.as_ptr(), it, "%r received EOF")? };
     let keep_open = it
@@ -287,6 +297,6 @@ fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> Res<()> {
             Ok(())
         }
         Ok(false) => fast_path::close(me, it),
-        Err(Raised) => Stream::fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
+        Err(ErrSet) => Stream::fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
     }
 }

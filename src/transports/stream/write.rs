@@ -1,4 +1,4 @@
-//! From the protocol to the socket: writes gather and leave in one system call a turn.
+//! From the protocol to the socket: writes gather and leave in one system call an iteration.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::allocator::{out_of_memory, push_back};
 use crate::event_loop::{exceptions, LoopCore};
-use crate::python::{future, Ref, Res};
+use crate::python::{future, FfiResult, Ref};
 use crate::transports::base::{Transport, BLOCKED, CLOSING, LOST, PROTOCOL_PAUSED};
 use crate::transports::stream::{Stream, CORKED, EOF_WRITTEN};
 
@@ -140,7 +140,7 @@ fn slice(bytes: &Ref) -> &[u8] {
     }
 }
 
-/// Takes `data` to be sent: with what else the protocol writes in this call or turn, or at once if it is much.
+/// Takes `data` to be sent: with what else the protocol writes in this call or iteration, or at once if it is much.
 #[inline]
 pub fn write(
     core: &LoopCore,
@@ -148,7 +148,7 @@ pub fn write(
     me: &Ref,
     it: &Stream,
     data: Ref,
-) -> Res<()> {
+) -> FfiResult<()> {
     let size = it
         .queue
         .with(|queue| queue.push(data).map(|()| queue.size()))
@@ -164,7 +164,7 @@ pub fn settle(
     me: &Ref,
     it: &Stream,
     size: usize,
-) -> Res<()> {
+) -> FfiResult<()> {
     if it.has(BLOCKED) {
         return pause_protocol(event_loop, me, it);
     }
@@ -178,15 +178,15 @@ pub fn settle(
 }
 
 /// Sends what is queued, as far as the socket takes it.
-pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> {
     match try_flush(event_loop, me, it)? {
         Some(error) => failed(me, it, error),
         None => Ok(()),
     }
 }
 
-/// The same; the error of a write that fails is given to the caller, who has to report it with [`failed`].
-pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<Option<io::Error>> {
+/// The same; the error of a write that fails is given to the cx, who has to report it with [`failed`].
+pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<Option<io::Error>> {
     if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
         return Ok(None);
     }
@@ -247,7 +247,7 @@ pub fn send_last(it: &Stream) {
 }
 
 /// The socket is full: what is queued waits for an event.
-fn block(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+fn block(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> {
     it.set(BLOCKED, true);
     // SAFETY: the loop of a transport is a LoopCore.
     let core = unsafe { LoopCore::of(event_loop) };
@@ -269,7 +269,7 @@ pub fn takes_writes(it: &Stream) -> bool {
 
 /// Sends bytes from where they are; only what the socket does not take is copied and queued. False, with nothing done, if
 /// other bytes come first.
-pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -> Res<bool> {
+pub fn send_now(event_loop: *mut PyObject, me: &Ref, it: &Stream, data: &[u8]) -> FfiResult<bool> {
     if it.has(BLOCKED) || it.queue.with(|queue| !queue.is_empty()) {
         return Ok(false);
     }
@@ -350,7 +350,7 @@ fn send(fd: RawFd, queue: &WriteQueue) -> io::Result<Sent> {
 }
 
 /// Everything is sent: what waited for that goes on.
-fn drained(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+fn drained(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> {
     it.set(BLOCKED, false);
     it.update_hold(me.as_ptr());
     if it.has(PROTOCOL_PAUSED) {
@@ -383,7 +383,7 @@ pub fn shutdown_write(fd: RawFd) {
 
 /// Ends the connection because a write has failed.
 #[cold]
-pub fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
+pub fn failed(me: &Ref, it: &Stream, error: io::Error) -> FfiResult<()> {
     drop(it.queue.take());
     it.set(BLOCKED, false);
     let error = exceptions::os_error(&error);
@@ -395,16 +395,16 @@ pub fn failed(me: &Ref, it: &Stream, error: io::Error) -> Res<()> {
             waiter.call_method1("set_exception", (error.value(py),))?;
         }
     }
-    let _ = crate::python::Raised::from(error);
+    let _ = crate::python::ErrSet::from(error);
     Stream::fatal_error(me, "Fatal write error on socket transport")
 }
 
 /// `pause_writing()` when more is queued than the high-water mark.
-pub fn pause_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+pub fn pause_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> {
     it.pause_protocol(event_loop, me, it.queue.with(|queue| queue.size()))
 }
 
 /// `resume_writing()` when no more is queued than the low-water mark.
-pub fn resume_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> Res<()> {
+pub fn resume_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> {
     it.resume_protocol(event_loop, me, it.queue.with(|queue| queue.size()))
 }

@@ -14,7 +14,7 @@ use pyo3::PyTraverseError;
 
 use crate::allocator::out_of_memory;
 use crate::python::package;
-use crate::python::{nested_drop, Cell, Flags, Local, Raised, Ref, Res};
+use crate::python::{nested_drop, AtomicFlags, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::transports::stream::native_protocol;
 use crate::transports::tls::bio::{self, Wire};
 use crate::transports::tls::openssl::{self, Bio, OpenSsl, Ssl};
@@ -37,16 +37,16 @@ pub const CORKED: u32 = 1 << 5;
 /// [`TlsCore::locked`].
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct TlsCore {
-    flags: Flags,
+    flags: AtomicFlags,
     /// Null until [`TlsCore::attach`], and after the collector has broken a cycle.
     ssl: Cell<*mut Ssl>,
     bio: Cell<*mut Bio>,
     wire: Cell<*mut Wire>,
     /// Owns `ssl`.
-    owner: Local<Option<Ref>>,
-    state: Local<Option<Ref>>,
-    pub transport: Local<Option<Ref>>,
-    pub application: Local<Option<Ref>>,
+    owner: LoopCell<Option<Ref>>,
+    state: LoopCell<Option<Ref>>,
+    pub transport: LoopCell<Option<Ref>>,
+    pub application: LoopCell<Option<Ref>>,
     /// How the application's protocol takes bytes, if it is native.
     sink: Cell<Option<&'static native_protocol::Sink>>,
     pub high_water: Cell<usize>,
@@ -176,7 +176,7 @@ impl TlsCore {
         drop(self.owner.take());
     }
 
-    fn slots(&self) -> [&Local<Option<Ref>>; 4] {
+    fn slots(&self) -> [&LoopCell<Option<Ref>>; 4] {
         [&self.owner, &self.state, &self.transport, &self.application]
     }
 }
@@ -184,7 +184,7 @@ impl TlsCore {
 impl Drop for TlsCore {
     fn drop(&mut self) {
         self.detach();
-        nested_drop::drop_content(self.slots().map(Local::take));
+        nested_drop::drop_content(self.slots().map(LoopCell::take));
     }
 }
 
@@ -192,7 +192,7 @@ fn some(value: &Bound<'_, PyAny>) -> Option<Ref> {
     (!value.is_none()).then(|| value.into())
 }
 
-fn object<'py>(py: Python<'py>, slot: &Local<Option<Ref>>) -> Bound<'py, PyAny> {
+fn object<'py>(py: Python<'py>, slot: &LoopCell<Option<Ref>>) -> Bound<'py, PyAny> {
     slot.get().unwrap_or_else(Ref::none).bind(py).clone()
 }
 
@@ -202,14 +202,14 @@ impl TlsCore {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
         Self {
-            flags: Flags::default(),
+            flags: AtomicFlags::default(),
             ssl: Cell::new(ptr::null_mut()),
             bio: Cell::new(ptr::null_mut()),
             wire: Cell::new(ptr::null_mut()),
-            owner: Local::default(),
-            state: Local::default(),
-            transport: Local::default(),
-            application: Local::default(),
+            owner: LoopCell::default(),
+            state: LoopCell::default(),
+            transport: LoopCell::default(),
+            application: LoopCell::default(),
             sink: Cell::new(None),
             high_water: Cell::new(0),
             low_water: Cell::new(0),
@@ -423,7 +423,7 @@ pub fn is_tls(object: *mut PyObject) -> bool {
 
 /// The exception for the last error of OpenSSL, set.
 #[cold]
-pub fn raise(session: Session) -> Raised {
+pub fn raise(session: Session) -> ErrSet {
     let error = openssl::take_error(session.openssl, session.ssl);
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
@@ -435,7 +435,7 @@ pub fn raise(session: Session) -> Raised {
 }
 
 /// Calls a method of the protocol, which runs Python.
-pub fn call<const N: usize>(me: &Ref, name: &str, args: [&Ref; N]) -> Res<Ref> {
+pub fn call<const N: usize>(me: &Ref, name: &str, args: [&Ref; N]) -> FfiResult<Ref> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let args = PyTuple::new(py, args.map(|arg| arg.bind(py)))?;

@@ -9,10 +9,10 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::allocator::out_of_memory;
-use crate::event_loop::Caller;
+use crate::event_loop::LoopContext;
 use crate::python::bytes::to_bytes;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Raised, Ref, Res};
+use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::stream::native_protocol::Source;
 use crate::transports::tls::openssl::{SSL_READING, SSL_RECEIVED_SHUTDOWN, SSL_WRITING};
 use crate::transports::tls::protocol::{
@@ -68,7 +68,7 @@ pub fn why(session: Session) -> End {
 }
 
 /// Takes what the stream has read.
-pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> Res<()> {
+pub unsafe fn received(cx: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
     let me = source.protocol;
     // SAFETY: the sink is registered for this class.
     let it = unsafe { TlsCore::of(me.as_ptr()) };
@@ -79,7 +79,7 @@ pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> 
             .with_wire(|wire| Some(wire.store(data)))
             .is_some_and(|it| it.is_err())
         {
-            return failed(caller.py, me, PyMemoryError::new_err(()));
+            return failed(cx.py, me, PyMemoryError::new_err(()));
         }
         // SAFETY: attached; a small number.
         let none = unsafe { Ref::new(ffi::PyLong_FromLong(0))? };
@@ -89,30 +89,30 @@ pub unsafe fn received(caller: Caller<'_>, source: &Source<'_>, data: &[u8]) -> 
     write::prepare(it);
     it.set(CORKED, true);
     let read = if it.has(BUFFERED) {
-        read_buffered(caller.py, me, it)
+        read_buffered(cx.py, me, it)
     } else {
-        read_copied(me, it, Some(caller))
+        read_copied(me, it, Some(cx))
     };
     let stored = it.with_wire(|wire| Some(wire.take_back()));
     it.set(CORKED, false);
     let read = read.and_then(|()| stored.unwrap_or(Ok(())).map_err(out_of_memory));
-    match read.err().map(|_| PyErr::fetch(caller.py)) {
+    match read.err().map(|_| PyErr::fetch(cx.py)) {
         None => {
             let sent = write::process(me, it);
-            sent.or_else(|_| failed(caller.py, me, PyErr::fetch(caller.py)))
+            sent.or_else(|_| failed(cx.py, me, PyErr::fetch(cx.py)))
         }
         // What the application has written, and what OpenSSL has to say, still leaves; but it is for this that the
         // connection ends, also if the peer is gone.
         Some(error) => {
             write::send_gathered(it)?;
-            failed(caller.py, me, error)
+            failed(cx.py, me, error)
         }
     }
 }
 
 /// Ends the connection for an exception, as asyncio does where it reads and where it writes.
 #[cold]
-pub fn failed(py: Python<'_>, me: &Ref, error: PyErr) -> Res<()> {
+pub fn failed(py: Python<'_>, me: &Ref, error: PyErr) -> FfiResult<()> {
     if !error.is_instance_of::<PyException>(py) {
         return Err(error.into());
     }
@@ -123,7 +123,7 @@ pub fn failed(py: Python<'_>, me: &Ref, error: PyErr) -> Res<()> {
 }
 
 /// Decrypts all that is there, and hands it over in one piece.
-pub fn read_copied(me: &Ref, it: &TlsCore, caller: Option<Caller<'_>>) -> Res<()> {
+pub fn read_copied(me: &Ref, it: &TlsCore, cx: Option<LoopContext<'_>>) -> FfiResult<()> {
     let session = it
         .session()
         .ok_or_else(crate::transports::tls::openssl::not_attached)?;
@@ -136,7 +136,7 @@ pub fn read_copied(me: &Ref, it: &TlsCore, caller: Option<Caller<'_>>) -> Res<()
         // As in asyncio, what came with a record that cannot be decrypted is not handed over.
         End::Failed => Err(raise(session)),
         _ if plain.is_empty() => Ok(()),
-        _ => hand_over(it, caller, &plain),
+        _ => hand_over(it, cx, &plain),
     };
     if plain.capacity() <= KEEP {
         PLAIN.set(plain);
@@ -149,9 +149,9 @@ pub fn read_copied(me: &Ref, it: &TlsCore, caller: Option<Caller<'_>>) -> Res<()
 }
 
 /// Gives decrypted data to the application's protocol: as it is if that is native, as `bytes` if not.
-fn hand_over(it: &TlsCore, caller: Option<Caller<'_>>, plain: &[u8]) -> Res<()> {
+fn hand_over(it: &TlsCore, cx: Option<LoopContext<'_>>, plain: &[u8]) -> FfiResult<()> {
     let application = it.application.get().unwrap_or_else(Ref::none);
-    let Some(caller) = caller else {
+    let Some(cx) = cx else {
         return data_received(&application, &to_bytes(plain)?).map(drop);
     };
     if let Some(sink) = it.sink() {
@@ -162,15 +162,15 @@ fn hand_over(it: &TlsCore, caller: Option<Caller<'_>>, plain: &[u8]) -> Res<()> 
                 stream,
             };
             // SAFETY: the sink was found for this protocol.
-            unsafe { (sink.received)(caller, &source, plain) }
+            unsafe { (sink.received)(cx, &source, plain) }
         });
         if let Some(taken) = taken {
             return taken;
         }
     }
-    let data = caller.core.spare_bytes.make(plain)?;
+    let data = cx.core.spare_bytes.make(plain)?;
     data_received(&application, &data)?;
-    caller.core.spare_bytes.keep(data);
+    cx.core.spare_bytes.keep(data);
     Ok(())
 }
 
@@ -212,7 +212,7 @@ impl Drop for Buffer {
 }
 
 /// Decrypts into the application's own buffer, until it is full or no more is there.
-pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> Res<()> {
+pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> FfiResult<()> {
     let session = it
         .session()
         .ok_or_else(crate::transports::tls::openssl::not_attached)?;
@@ -223,7 +223,7 @@ pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> Res<()> {
     let buffer = unsafe {
         let mut view = std::mem::zeroed::<ffi::Py_buffer>();
         if ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, ffi::PyBUF_WRITABLE) != 0 {
-            return Err(Raised);
+            return Err(ErrSet);
         }
         Buffer(view)
     };
@@ -269,14 +269,14 @@ pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> Res<()> {
 }
 
 /// The peer has said that it sends no more: the application hears of it, and the connection is shut down.
-fn close_notified(me: &Ref) -> Res<()> {
+fn close_notified(me: &Ref) -> FfiResult<()> {
     call(me, "_call_eof_received", [])?;
     call(me, "_start_shutdown", []).map(drop)
 }
 
 /// Calls `data_received()`, which is looked up each time.
 #[inline]
-fn data_received(application: &Ref, data: &Ref) -> Res<Ref> {
+fn data_received(application: &Ref, data: &Ref) -> FfiResult<Ref> {
     let mut values: [*mut PyObject; 3] = [ptr::null_mut(), application.as_ptr(), data.as_ptr()];
     // SAFETY: attached; the arguments are live, and there is a free slot in front of them.
     unsafe {

@@ -13,7 +13,7 @@ use crate::allocator::out_of_memory;
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::python::bytes::to_bytes;
-use crate::python::{Args, Raised, Ref, Res};
+use crate::python::{Args, ErrSet, FfiResult, Ref};
 use crate::transports::args::one_argument;
 use crate::transports::stream::{fast_path, write};
 use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
@@ -60,7 +60,7 @@ pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &Stream) -> T) -> Op
 }
 
 /// Hands ciphertext to the stream, unless more may come to be sent with it, and tells the application when too much waits.
-pub fn process(me: &Ref, it: &TlsCore) -> Res<()> {
+pub fn process(me: &Ref, it: &TlsCore) -> FfiResult<()> {
     let gathering = it.has(CORKED) && it.with_wire(|wire| wire.out.len()) < GATHER;
     if !(gathering && gathers(it)) {
         hand_over(it)?;
@@ -81,7 +81,7 @@ fn gathers(it: &TlsCore) -> bool {
 
 /// `pause_writing()` and `resume_writing()`, by asyncio's own code if there is a reason to look.
 #[inline]
-fn control(me: &Ref, it: &TlsCore) -> Res<()> {
+fn control(me: &Ref, it: &TlsCore) -> FfiResult<()> {
     let size = it.with_wire(|wire| wire.out.len()) + it.backlog.get();
     let due = if it.has(APP_PAUSED) {
         size <= it.low_water.get()
@@ -94,7 +94,7 @@ fn control(me: &Ref, it: &TlsCore) -> Res<()> {
     Ok(())
 }
 
-fn hand_over(it: &TlsCore) -> Res<()> {
+fn hand_over(it: &TlsCore) -> FfiResult<()> {
     if it.has(STREAM_PAUSED) {
         return Ok(());
     }
@@ -120,7 +120,7 @@ fn hand_over(it: &TlsCore) -> Res<()> {
 
 /// Gives ciphertext to a stream. What would leave at once anyway is sent from where it is. False if the stream takes no
 /// writes now, or wants to say something about them.
-fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> Res<bool> {
+fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> FfiResult<bool> {
     let Some(event_loop) = stream.event_loop.get() else {
         return Ok(false);
     };
@@ -140,7 +140,7 @@ fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> Res<bool> {
 }
 
 /// Gives everything that was written so far to the stream, which sends it when it is made to close.
-pub fn send_gathered(it: &TlsCore) -> Res<()> {
+pub fn send_gathered(it: &TlsCore) -> FfiResult<()> {
     if it.has(STREAM_PAUSED) {
         return Ok(());
     }
@@ -162,7 +162,7 @@ pub fn send_gathered(it: &TlsCore) -> Res<()> {
 }
 
 /// Encrypts `data`. What cannot be encrypted now, because OpenSSL has to read first, is left to asyncio's backlog.
-fn encrypt(me: &Ref, it: &TlsCore, data: &[u8]) -> Res<()> {
+fn encrypt(me: &Ref, it: &TlsCore, data: &[u8]) -> FfiResult<()> {
     let mut rest = data;
     while !rest.is_empty() {
         // Python may have run since the last piece.
@@ -197,7 +197,7 @@ fn encrypt(me: &Ref, it: &TlsCore, data: &[u8]) -> Res<()> {
 }
 
 #[cold]
-fn leave_to_asyncio(me: &Ref, it: &TlsCore, rest: &[u8]) -> Res<()> {
+fn leave_to_asyncio(me: &Ref, it: &TlsCore, rest: &[u8]) -> FfiResult<()> {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     if it.has(WRAPPED) {
@@ -212,7 +212,7 @@ fn leave_to_asyncio(me: &Ref, it: &TlsCore, rest: &[u8]) -> Res<()> {
 
 /// asyncio's own `_write_appdata()`: before the handshake is over, when the connection is closing, and for odd data.
 #[cold]
-fn inherited_write(me: &Ref, pieces: &Bound<'_, PyAny>) -> Res<()> {
+fn inherited_write(me: &Ref, pieces: &Bound<'_, PyAny>) -> FfiResult<()> {
     let py = pieces.py();
     py.import("asyncio.sslproto")?
         .getattr("SSLProtocol")?
@@ -222,10 +222,10 @@ fn inherited_write(me: &Ref, pieces: &Bound<'_, PyAny>) -> Res<()> {
 }
 
 /// Encrypts and sends `data`, or ends the connection for an exception, as asyncio does.
-fn write_and_send(me: &Ref, it: &TlsCore, data: &[u8]) -> Res<()> {
+fn write_and_send(me: &Ref, it: &TlsCore, data: &[u8]) -> FfiResult<()> {
     match encrypt(me, it, data).and_then(|()| process(me, it)) {
         Ok(()) => Ok(()),
-        Err(Raised) => {
+        Err(ErrSet) => {
             // SAFETY: attached.
             let py = unsafe { Python::assume_attached() };
             failed(py, me, PyErr::fetch(py))
@@ -239,7 +239,7 @@ fn is_ready(it: &TlsCore) -> bool {
 }
 
 /// `_write_appdata(list_of_data)`: small pieces share a record.
-pub fn write_pieces(me: &Ref, it: &TlsCore, pieces: &Bound<'_, PyAny>) -> Res<()> {
+pub fn write_pieces(me: &Ref, it: &TlsCore, pieces: &Bound<'_, PyAny>) -> FfiResult<()> {
     let listed =
         pieces.is_exact_instance_of::<PyList>() || pieces.is_exact_instance_of::<PyTuple>();
     if !listed || !is_ready(it) {
@@ -306,7 +306,7 @@ unsafe fn protocol_of(transport: *mut PyObject) -> Option<Ref> {
 }
 
 /// `SSLTransport.write(data)`
-unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
+unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let py = Python::assume_attached();
@@ -315,7 +315,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> Res<Ref> {
             return inherited_transport_write(py, slf, data);
         };
         let it = TlsCore::of(me.as_ptr());
-        with_stream(it, |_, stream| stream.confined()).transpose()?;
+        with_stream(it, |_, stream| stream.check_thread()).transpose()?;
         if ffi::PyBytes_CheckExact(data) != 0 {
             // The caller's reference may be the only one, and writing may run Python.
             let data = Ref::borrowed(data);
@@ -358,7 +358,7 @@ unsafe fn inherited_transport_write(
     py: Python<'_>,
     slf: *mut PyObject,
     data: *mut PyObject,
-) -> Res<Ref> {
+) -> FfiResult<Ref> {
     // SAFETY: the caller's objects are live.
     let (slf, data) = unsafe {
         (
@@ -407,7 +407,7 @@ pub fn install_transport(class: &Bound<'_, PyType>) -> PyResult<()> {
         [(
             fastcall!(c"write", write),
             "(self, data)",
-            "Encrypt bytes and send them, with whatever else is written in this turn of the loop.",
+            "Encrypt bytes and send them, with whatever else is written in this iteration of the loop.",
         )],
     )
 }

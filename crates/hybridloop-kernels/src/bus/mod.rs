@@ -371,7 +371,8 @@ impl Bus {
     }
 
     /// Tells `notify` at once if `key` is sealed and not busy, else when it is sealed next, or when the write that is open ends
-    /// without a result and leaves what was there; or that the bus is closed. It is told once; dropping the watch takes it back.
+    /// without a result and leaves what was there; or that the bus is closed. It is told once; dropping the watch takes it
+    /// back.
     pub fn watch(self: &Arc<Self>, key: Key, notify: Arc<dyn Notify>, token: u64) -> Watch {
         let now = self.tick();
         let mut shard = lock(self.shard(key.as_bytes()));

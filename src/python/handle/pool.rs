@@ -7,7 +7,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::python::cell::Local;
+use crate::python::cell::LoopCell;
 use crate::python::context::Contexts;
 use crate::python::handle::types::{class_of, has_weakrefs, Class, CLASSES};
 use crate::python::handle::{
@@ -15,7 +15,7 @@ use crate::python::handle::{
     PERSISTENT, PLAIN_FIELDS, SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
 };
 use crate::python::refs::Ref;
-use crate::python::vectorcall::Res;
+use crate::python::vectorcall::FfiResult;
 
 /// Whether a reference count tells who holds an object: free-threaded builds split it.
 const COUNTS_TELL: bool = cfg!(not(Py_GIL_DISABLED));
@@ -37,21 +37,21 @@ pub struct Call<'a> {
 /// the loop runs, plain handles are not tracked at all: a running loop is alive, and so is everything in its queues.
 /// When it stops, [`track_kept`] makes up for it.
 #[derive(Default)]
-pub struct Maker {
+pub struct HandlePool {
     /// Handles of each class that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
-    /// as the loop's last burst needed; see [`Maker::trim`].
+    /// as the loop's last burst needed; see [`HandlePool::trim`].
     free: [Vec<Ref>; CLASSES],
     /// The handle made last, while it is in the loop's queues.
     last: Option<HandleRef>,
 }
 
-impl Maker {
+impl HandlePool {
     /// What is kept for good …
     const KEEP: usize = 1024;
     /// … and what is kept at most.
     const LIMIT: usize = 256 * 1024;
 
-    /// Everything the maker holds, to be dropped.
+    /// Everything the handle_pool holds, to be dropped.
     pub fn take_all(&mut self) -> impl Sized {
         (std::mem::take(&mut self.free), self.last.take())
     }
@@ -61,7 +61,7 @@ impl Maker {
         self.last.as_ref()
     }
 
-    /// Whether [`Maker::trim`] has something to do.
+    /// Whether [`HandlePool::trim`] has something to do.
     #[inline]
     pub fn has_too_many(&self) -> bool {
         self.free.iter().any(|free| free.len() > Self::KEEP)
@@ -112,21 +112,21 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
 /// Everything in `call` is live.
 #[inline]
 pub unsafe fn new_handle(
-    maker: &Local<Maker>,
-    contexts: &Local<Contexts>,
+    handle_pool: &LoopCell<HandlePool>,
+    contexts: &LoopCell<Contexts>,
     running: bool,
     class: Class,
     call: Call<'_>,
-) -> Res<HandleRef> {
+) -> FfiResult<HandleRef> {
     // SAFETY: an object of the free list is an empty handle that nobody else can see.
     unsafe {
-        let handle = take_free(maker, class)?;
+        let handle = acquire(handle_pool, class)?;
         if class == Class::ThreadSafe {
             (*handle.as_ptr()).set(THREAD_SAFE, true);
         }
         fill(handle.as_ptr(), contexts, call)?;
         if !running {
-            made(maker, &handle);
+            track_newest(handle_pool, &handle);
         }
         Ok(handle)
     }
@@ -151,27 +151,27 @@ pub fn track_kept(handle: &HandleRef, whatever: bool) {
 /// As [`new_handle`].
 #[inline]
 pub unsafe fn new_timer(
-    maker: &Local<Maker>,
-    contexts: &Local<Contexts>,
+    handle_pool: &LoopCell<HandlePool>,
+    contexts: &LoopCell<Contexts>,
     call: Call<'_>,
     when: f64,
-) -> Res<HandleRef> {
+) -> FfiResult<HandleRef> {
     // SAFETY: a fresh object.
     unsafe {
-        let handle = take_free(maker, Class::Timer)?;
+        let handle = acquire(handle_pool, Class::Timer)?;
         (*handle.as_ptr()).when = when;
         (*handle.as_ptr()).when_is_int = false;
         fill(handle.as_ptr(), contexts, call)?;
-        made(maker, &handle);
+        track_newest(handle_pool, &handle);
         Ok(handle)
     }
 }
 
 #[inline]
-unsafe fn take_free(maker: &Local<Maker>, class: Class) -> Res<HandleRef> {
+unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult<HandleRef> {
     // SAFETY: what is free is an empty handle of that type, and nobody else holds it.
     unsafe {
-        match maker.with(|maker| maker.free[class as usize].pop()) {
+        match handle_pool.with(|handle_pool| handle_pool.free[class as usize].pop()) {
             Some(object) => {
                 let this = object.as_ptr().cast::<HandleObject>();
                 (*this).flags.store(0, Ordering::Relaxed);
@@ -184,11 +184,11 @@ unsafe fn take_free(maker: &Local<Maker>, class: Class) -> Res<HandleRef> {
 
 /// Has the collector track a new handle, and no longer the one before if nobody kept it.
 #[inline]
-unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
+unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
     // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
     unsafe {
         track_kept(handle, true);
-        let before = maker.with(|maker| maker.last.replace(handle.clone()));
+        let before = handle_pool.with(|handle_pool| handle_pool.last.replace(handle.clone()));
         if let Some(before) = before {
             if COUNTS_TELL
                 && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
@@ -204,22 +204,26 @@ unsafe fn made(maker: &Local<Maker>, handle: &HandleRef) {
 
 /// Gives back a handle that has run, keeping the object if nobody else holds it.
 #[inline]
-pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
+pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
     let this = handle.as_ptr();
     // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
     unsafe {
         HandleObject::release(this);
-        let last = maker.with(|maker| maker.last.take_if(|last| std::ptr::eq(last.as_ptr(), this)));
+        let last = handle_pool.with(|handle_pool| {
+            handle_pool
+                .last
+                .take_if(|last| std::ptr::eq(last.as_ptr(), this))
+        });
         drop(last);
         if COUNTS_TELL && ffi::Py_REFCNT(this.cast()) == 1 && !has_weakrefs(this) && is_plain(this)
         {
             if (*this).has(TRACKED) {
                 ffi::PyObject_GC_UnTrack(this.cast());
             }
-            let left = maker.with(|maker| {
-                let free = &mut maker.free[class_of(this) as usize];
+            let left = handle_pool.with(|handle_pool| {
+                let free = &mut handle_pool.free[class_of(this) as usize];
                 let has_room = free.len() < free.capacity() || free.try_reserve(1).is_ok();
-                if has_room && free.len() < Maker::LIMIT {
+                if has_room && free.len() < HandlePool::LIMIT {
                     free.push(handle.into_object());
                     None
                 } else {
@@ -231,7 +235,7 @@ pub fn recycle(maker: &Local<Maker>, handle: HandleRef) {
     }
 }
 
-unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
+unsafe fn allocate(ty: *mut PyTypeObject) -> FfiResult<HandleRef> {
     // SAFETY: the type has this layout; every field is set before the collector may look.
     unsafe {
         let this = ffi::PyObject_GC_New::<HandleObject>(ty);
@@ -257,7 +261,11 @@ unsafe fn allocate(ty: *mut PyTypeObject) -> Res<HandleRef> {
 }
 
 #[inline]
-unsafe fn fill(this: *mut HandleObject, contexts: &Local<Contexts>, call: Call<'_>) -> Res<()> {
+unsafe fn fill(
+    this: *mut HandleObject,
+    contexts: &LoopCell<Contexts>,
+    call: Call<'_>,
+) -> FfiResult<()> {
     // SAFETY: the handle is empty, and everything in `call` is live.
     unsafe {
         let n = call.args.len();
