@@ -25,7 +25,7 @@ pub fn out_of_memory<E>(left: E) -> ErrSet {
     ErrSet
 }
 
-/// Appends; an item that there is no room for comes back, to be dropped by the cx.
+/// Appends; an item that there is no room for comes back, to be dropped by the caller.
 #[inline]
 pub fn push_back<T>(queue: &mut VecDeque<T>, item: T) -> Result<(), T> {
     if queue.len() == queue.capacity() && !grow(queue) {

@@ -54,7 +54,7 @@ pub use methods::install;
 
 pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 
-/// IoSource state of one event loop.
+/// Native state of one event loop.
 ///
 /// It belongs to the thread that runs the loop; other threads come in through `call_soon_threadsafe`, and see a state that
 /// is whole in what they may look at. On free-threaded builds methods that would change the rest refuse other threads

@@ -101,7 +101,7 @@ impl Home {
     ) -> PyResult<()> {
         match self.core() {
             Some(core) if !core.is_closed() => {
-                // SAFETY: the loop and everything else is held by the cx.
+                // SAFETY: the loop and everything else is held by the caller.
                 unsafe {
                     core.soon(
                         self.event_loop.as_ptr(),
@@ -169,10 +169,10 @@ impl Home {
 
     /// `future.set_result(None)` unless it is done, for a future of this loop, from the thread of the loop `here`.
     pub fn wake(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
+        static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
         if std::ptr::eq(&raw const *self.inlet, here) {
             return Ok(resolve(future)?);
         }
-        static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
         let wake = WAKE.get_or_try_init(py, || {
             wrap_pyfunction!(_wake, py).map(|function| Ref::from(function.into_any()))
         })?;
@@ -181,7 +181,7 @@ impl Home {
     }
 }
 
-/// The context of the cx.
+/// The context of the caller.
 pub fn current_context(_py: Python<'_>) -> PyResult<Ref> {
     // SAFETY: attached.
     Ok(unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }?)

@@ -118,7 +118,7 @@ impl Descriptors {
                     native.held().map_or(Ok(()), |object| object.visit(visit))?;
                 }
                 Source::FdWatcher(watch) => {
-                    watch.refs().try_for_each(|object| object.visit(visit))?
+                    watch.refs().try_for_each(|object| object.visit(visit))?;
                 }
             }
         }

@@ -333,7 +333,7 @@ impl<T: Operation> CoroutineObject<T> {
 /// `RuntimeWarning`, as for coroutines of Python.
 #[cold]
 fn never_awaited(name: &'static CStr) {
-    // SAFETY: attached. A warning that became an exception is shown, for want of a cx.
+    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
     unsafe {
         let py = Python::assume_attached();
         let error = PyErr::take(py);

@@ -345,7 +345,7 @@ unsafe fn get_write_buffer_limits(slf: *mut PyObject) -> FfiResult<Ref> {
     }
 }
 
-/// `_set_limits(low, high)`: water marks in bytes, checked by the cx.
+/// `_set_limits(low, high)`: water marks in bytes, checked by the caller.
 unsafe fn set_limits(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[low, high] = args.positional else {
         return Err(PyTypeError::new_err("_set_limits() takes two numbers").into());

@@ -1,4 +1,4 @@
-//! IoSource protocols: a stream hands them what it has read without a Python call.
+//! Native protocols: a stream hands them what it has read without a Python call.
 //!
 //! The rooms above, which make such protocols, say so with [`register`] when the module is imported; a stream asks
 //! [`find`] once for each protocol it gets. A protocol with a sink is still a whole asyncio protocol: everything but

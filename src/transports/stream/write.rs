@@ -185,7 +185,7 @@ pub fn flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<()> 
     }
 }
 
-/// The same; the error of a write that fails is given to the cx, who has to report it with [`failed`].
+/// The same; the error of a write that fails is given to the caller, who has to report it with [`failed`].
 pub fn try_flush(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<Option<io::Error>> {
     if it.queue.with(|queue| queue.is_empty()) || it.has(LOST) {
         return Ok(None);

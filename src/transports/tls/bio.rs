@@ -117,7 +117,7 @@ pub fn method(openssl: &OpenSsl) -> *mut BioMethod {
     }
 }
 
-/// Gives `ssl` a wire, which lives until the BIO that comes with it is freed by both the `SSL` and the cx.
+/// Gives `ssl` a wire, which lives until the BIO that comes with it is freed by both the `SSL` and the caller.
 ///
 /// # Safety
 /// `ssl` is live and has not begun its handshake.
