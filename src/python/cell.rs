@@ -145,7 +145,7 @@ impl RelaxedBool {
     }
 }
 
-/// AtomicFlags that any thread may set and look at.
+/// Flags that any thread may set and look at.
 #[derive(Default)]
 pub struct AtomicFlags(AtomicU32);
 

@@ -13,7 +13,7 @@ macro_rules! objects {
     ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
         $(
             $(#[$meta])*
-            pub fn $name<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+            pub fn $name(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
                 found(py, stringify!($name), &slots::$name)
             }
         )*

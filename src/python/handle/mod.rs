@@ -1,4 +1,4 @@
-//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`handle_pool`] makes and reuses handles, and
+//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`pool`] makes and reuses handles, and
 //! [`running`] lets other threads wait for one that runs.
 //!
 //! They are real subclasses of `asyncio.Handle` and its subclasses, so everything cold (`__repr__`, comparison) is

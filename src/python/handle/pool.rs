@@ -51,7 +51,7 @@ impl HandlePool {
     /// … and what is kept at most.
     const LIMIT: usize = 256 * 1024;
 
-    /// Everything the handle_pool holds, to be dropped.
+    /// Everything the pool holds, to be dropped.
     pub fn take_all(&mut self) -> impl Sized {
         (std::mem::take(&mut self.free), self.last.take())
     }
