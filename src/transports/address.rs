@@ -13,7 +13,7 @@ use socket2::SockAddr;
 /// Which end of a connection.
 #[derive(Clone, Copy)]
 pub enum Side {
-    LoopCell,
+    Local,
     Peer,
 }
 
@@ -121,7 +121,7 @@ fn ask(fd: RawFd, side: Side) -> io::Result<SockAddr> {
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let status = match side {
-                Side::LoopCell => libc::getsockname(fd, storage.cast(), length),
+                Side::Local => libc::getsockname(fd, storage.cast(), length),
                 Side::Peer => libc::getpeername(fd, storage.cast(), length),
             };
             if status == 0 {

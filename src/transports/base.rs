@@ -31,26 +31,27 @@ pub const LOST: u32 = 1 << 6;
 /// There is a Python socket, which owns the descriptor and may be closed by anybody.
 pub const HAS_SOCKET: u32 = 1 << 7;
 /// From here on flags belong to the kinds of transports.
-pub const FIRST_OWN_FLAG: u32 = 1 << 8;
+pub const FIRST_SUBTYPE_FLAG: u32 = 1 << 8;
 
 /// asyncio's default high-water mark, in bytes.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// A descriptor on its way to an owner: closed unless it gets there.
-pub struct Owned(Option<RawFd>);
+/// Closes a descriptor when it is dropped, unless an owner has taken it over.
+pub struct FdGuard(Option<RawFd>);
 
-impl Owned {
-    /// `ours` tells that no Python socket owns the descriptor already.
-    pub fn new(fd: RawFd, ours: bool) -> Self {
-        Self(ours.then_some(fd))
+impl FdGuard {
+    /// `owned`: no Python socket owns the descriptor.
+    pub fn new(fd: RawFd, owned: bool) -> Self {
+        Self(owned.then_some(fd))
     }
 
-    pub fn handed_over(mut self) {
+    /// Leaves the descriptor to its new owner.
+    pub fn release(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Owned {
+impl Drop for FdGuard {
     fn drop(&mut self) {
         if let Some(fd) = self.0 {
             // SAFETY: owned by this value.
@@ -60,7 +61,7 @@ impl Drop for Owned {
 }
 
 /// The state that all transports share.
-pub struct Endpoint {
+pub struct TransportBase {
     pub fd: Cell<RawFd>,
     flags: AtomicFlags,
     /// As in asyncio: not 0 once `connection_lost()` is on its way; counts writes that came after.
@@ -75,7 +76,7 @@ pub struct Endpoint {
     pub low_water: Cell<usize>,
 }
 
-impl Endpoint {
+impl TransportBase {
     /// # Safety
     /// `event_loop` is a live loop.
     pub unsafe fn new(
@@ -169,7 +170,7 @@ impl Endpoint {
 
     /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
     /// `connection_lost()` there.
-    pub fn refuse_other_thread(&self) -> FfiResult<()> {
+    pub fn check_thread_in_debug(&self) -> FfiResult<()> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
@@ -186,7 +187,7 @@ impl Endpoint {
     ///
     /// # Safety
     /// Attached; `me` is the live object of this state, and of that kind.
-    pub unsafe fn link(
+    pub unsafe fn register(
         &self,
         core: &LoopCore,
         me: *mut PyObject,
@@ -206,7 +207,7 @@ impl Endpoint {
     }
 
     /// Takes the transport out of the descriptor table.
-    pub fn unlink(&self) {
+    pub fn deregister(&self) {
         if let (Some(token), Some(event_loop)) = (self.token.replace(None), self.event_loop.get()) {
             // SAFETY: the loop of a transport is a LoopCore.
             let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
@@ -271,7 +272,7 @@ impl Endpoint {
         }
         self.set(PROTOCOL_PAUSED, true);
         let name = &Stdlib::get().names.pause_writing;
-        self.tell(event_loop, me, name, "protocol.pause_writing() failed")
+        self.notify_protocol(event_loop, me, name, "protocol.pause_writing() failed")
     }
 
     /// `resume_writing()` when no more is queued than the low-water mark.
@@ -286,10 +287,10 @@ impl Endpoint {
         }
         self.set(PROTOCOL_PAUSED, false);
         let name = &Stdlib::get().names.resume_writing;
-        self.tell(event_loop, me, name, "protocol.resume_writing() failed")
+        self.notify_protocol(event_loop, me, name, "protocol.resume_writing() failed")
     }
 
-    fn tell(
+    fn notify_protocol(
         &self,
         event_loop: *mut PyObject,
         me: &Ref,
@@ -329,9 +330,9 @@ impl Endpoint {
 
     /// The last reference is gone. `__del__` closes what was left open; without it, or if it failed, the descriptor is
     /// closed here. This runs no Python; what does comes after it, when the loop no longer knows the transport.
-    pub fn die(&self) {
+    pub fn finalize(&self) {
         let fd = self.fd.get();
-        self.unlink();
+        self.deregister();
         let owned_here = self.socket.with(|socket| socket.is_none());
         if owned_here && !self.has(LOST) && self.event_loop.with(|l| l.is_some()) {
             // SAFETY: the transport owns the descriptor.
@@ -341,7 +342,7 @@ impl Endpoint {
 }
 
 /// What differs between kinds of transports in how they live and end.
-pub trait Transport: Deref<Target = Endpoint> {
+pub trait Transport: Deref<Target = TransportBase> {
     /// Whether the transport reads, or has something to send.
     fn is_active(&self) -> bool;
 
@@ -402,7 +403,7 @@ pub trait Transport: Deref<Target = Endpoint> {
         if self.lost_writes.get() > 0 {
             return Ok(());
         }
-        self.refuse_other_thread()?;
+        self.check_thread_in_debug()?;
         // What was written before and merely gathered counts as sent.
         self.send_gathered();
         self.discard();
@@ -486,7 +487,7 @@ pub trait Transport: Deref<Target = Endpoint> {
         self.set(LOST | CLOSING, true);
         // SAFETY: the caller holds the object; this keeps it while references are dropped.
         let _alive = unsafe { Ref::borrowed(me) };
-        self.unlink();
+        self.deregister();
         self.update_hold(me);
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
@@ -509,7 +510,7 @@ pub trait Transport: Deref<Target = Endpoint> {
 
 /// A write after the connection was lost: asyncio warns of the sixth.
 #[cold]
-pub fn count_lost_write(it: &Endpoint) -> FfiResult<Ref> {
+pub fn count_lost_write(it: &TransportBase) -> FfiResult<Ref> {
     let count = it.lost_writes.get();
     if count >= LOST_WRITES_BEFORE_WARNING {
         // SAFETY: attached.
@@ -527,7 +528,7 @@ pub fn count_lost_write(it: &Endpoint) -> FfiResult<Ref> {
 ///
 /// # Safety
 /// `me` is the live object of `it`.
-pub unsafe fn debug_log(me: *mut PyObject, it: &Endpoint, message: &str) -> FfiResult<()> {
+pub unsafe fn debug_log(me: *mut PyObject, it: &TransportBase, message: &str) -> FfiResult<()> {
     // SAFETY: the loop of a transport is a LoopCore; `me` is live.
     unsafe {
         let event_loop = it.event_loop.get();

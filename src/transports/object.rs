@@ -32,7 +32,7 @@ pub struct Header {
 /// # Safety
 /// `object` is a live transport.
 #[inline]
-pub unsafe fn has_attributes(object: *mut PyObject) -> bool {
+pub unsafe fn has_instance_dict(object: *mut PyObject) -> bool {
     // SAFETY: the caller's promise; the word is null or a dictionary.
     unsafe {
         let attributes = &(*object.cast::<Header>()).attributes;

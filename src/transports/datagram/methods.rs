@@ -13,7 +13,7 @@ use crate::python::vectorcall::{guard, missing, unexpected};
 use crate::python::{future, Args, FfiResult, LoopCell, Ref};
 use crate::transports::args::{exact_bytes, not_bytes, one_argument};
 use crate::transports::base::{
-    count_lost_write, debug_log, Endpoint, Transport, BLOCKED, CLOSING, LOST, PAUSED,
+    count_lost_write, debug_log, Transport, TransportBase, BLOCKED, CLOSING, LOST, PAUSED,
     PROTOCOL_PAUSED,
 };
 use crate::transports::datagram::io::{enqueue, fatal, send, target, tell_error, Sent};
@@ -204,7 +204,7 @@ unsafe fn close(slf: *mut PyObject) -> FfiResult<Ref> {
         if it.has(CLOSING) {
             return Ok(Ref::none());
         }
-        it.refuse_other_thread()?;
+        it.check_thread_in_debug()?;
         let me = Ref::borrowed(slf);
         it.set(CLOSING, true);
         it.rearm_or_forget();
@@ -391,7 +391,7 @@ macro_rules! getter {
     ($name:ident, |$it:ident| $body:expr) => {
         unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
             // SAFETY: the descriptor has checked `self`.
-            let $it: &Endpoint = unsafe { Datagram::of(slf) };
+            let $it: &TransportBase = unsafe { Datagram::of(slf) };
             guard(|| $body)
         }
     };

@@ -24,20 +24,20 @@ use crate::fastcall;
 use crate::python::typespec::Slots;
 use crate::python::{context, Args, Cell, FfiResult, LoopCell, Ref};
 use crate::transports::base::{
-    Endpoint, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    Transport, TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
 };
 use crate::transports::datagram::queue::{Queue, SeenAddress};
 use crate::transports::object::{self, Header};
 
 /// The socket is connected: datagrams leave without an address.
-pub const CONNECTED: u32 = FIRST_OWN_FLAG;
+pub const CONNECTED: u32 = FIRST_SUBTYPE_FLAG;
 /// It is, to a peer without a name: an address may still be given.
-pub const PAIRED: u32 = FIRST_OWN_FLAG << 1;
+pub const PAIRED: u32 = FIRST_SUBTYPE_FLAG << 1;
 /// The last event brought several datagrams: look for more than one with the next.
-pub const BUSY: u32 = FIRST_OWN_FLAG << 2;
+pub const BUSY: u32 = FIRST_SUBTYPE_FLAG << 2;
 /// What the selector is asked for.
-const READ_REGISTERED: u32 = FIRST_OWN_FLAG << 3;
-const WRITE_REGISTERED: u32 = FIRST_OWN_FLAG << 4;
+const READ_REGISTERED: u32 = FIRST_SUBTYPE_FLAG << 3;
+const WRITE_REGISTERED: u32 = FIRST_SUBTYPE_FLAG << 4;
 
 #[repr(C)]
 struct DatagramObject {
@@ -52,7 +52,7 @@ static DATAGRAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 
 /// State of one datagram transport.
 pub struct Datagram {
-    endpoint: Endpoint,
+    base: TransportBase,
     /// Address family of the socket.
     pub family: i32,
     /// The only address that datagrams may go to.
@@ -68,11 +68,11 @@ pub struct Datagram {
 }
 
 impl Deref for Datagram {
-    type Target = Endpoint;
+    type Target = TransportBase;
 
     #[inline]
-    fn deref(&self) -> &Endpoint {
-        &self.endpoint
+    fn deref(&self) -> &TransportBase {
+        &self.base
     }
 }
 
@@ -240,12 +240,12 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref>
             return Err(PyTypeError::new_err("transports cannot be allocated").into());
         };
         let context = context::copy_current()?;
-        let endpoint = Endpoint::new(fd, slf, Some(Ref::from(&socket)), context.clone());
+        let base = TransportBase::new(fd, slf, Some(Ref::from(&socket)), context.clone());
         let me = Ref::new(alloc(ty, 0))?;
         let none = ffi::Py_None();
         let state = &raw mut (*me.as_ptr().cast::<DatagramObject>()).datagram;
         state.write(Datagram {
-            endpoint,
+            base,
             family,
             address: LoopCell::new((address != none).then(|| Ref::borrowed(address))),
             queue: LoopCell::default(),
@@ -263,7 +263,7 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref>
             it.set(PAIRED, true);
         }
         drop(it.protocol.replace(Some(Ref::borrowed(protocol))));
-        it.link(core, me.as_ptr(), &DATAGRAM)?;
+        it.register(core, me.as_ptr(), &DATAGRAM)?;
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();
@@ -308,7 +308,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
     unsafe {
         let ty = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
-        Datagram::of(object).die();
+        Datagram::of(object).finalize();
         object::end(object);
         Datagram::of(object).let_go();
         ptr::drop_in_place(&raw mut (*object.cast::<DatagramObject>()).datagram);

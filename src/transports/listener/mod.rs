@@ -24,7 +24,7 @@ use crate::python::socket::still_open;
 use crate::python::stdlib::Stdlib;
 use crate::python::{context, nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::transports::address::{Address, Side};
-use crate::transports::base::{Owned, Transport};
+use crate::transports::base::{FdGuard, Transport};
 use crate::transports::listener::accepting::Accepted;
 use crate::transports::stream::{create, Parts, Stream};
 
@@ -378,7 +378,7 @@ fn make_transport(
         core,
         event_loop,
     } = cx;
-    let owned = Owned::new(fd, true);
+    let guard = FdGuard::new(fd, true);
     let accepted = match accepted {
         Some(accepted) => accepted,
         None => accepted.insert(Accepted::new(cx)?),
@@ -395,7 +395,7 @@ fn make_transport(
         })?
     };
     let server = it.server.get().filter(|server| !server.bind(py).is_none());
-    owned.handed_over();
+    guard.release();
     let me = create(
         py,
         core,
@@ -451,7 +451,7 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         // Whoever closes the socket may still ask for its name.
         Stream::of(me.as_ptr())
             .local
-            .with(|local| local.fill(fd, Side::LoopCell));
+            .with(|local| local.fill(fd, Side::Local));
         let made: Ref = Bound::from_borrowed_ptr(py, protocol)
             .getattr("connection_made")?
             .into();

@@ -20,7 +20,7 @@ pub fn stream(transport: &Ref) -> Option<&Stream> {
         let base = (*ffi::Py_TYPE(object)).tp_base;
         let is_ours = !base.is_null()
             && base == STREAM_TYPE.load(Ordering::Relaxed)
-            && !object::has_attributes(object);
+            && !object::has_instance_dict(object);
         is_ours.then(|| Stream::of(object))
     }
 }

@@ -172,7 +172,7 @@ pub fn close_stream(me: &Ref, it: &Stream) -> FfiResult<()> {
     if it.has(CLOSING) {
         return Ok(());
     }
-    it.refuse_other_thread()?;
+    it.check_thread_in_debug()?;
     // Before the flag is set, so that draining the queue does not count as the end of a closing stream.
     flush_now(me, it)?;
     if it.has(CLOSING) {
@@ -360,7 +360,7 @@ unsafe fn address(slf: *mut PyObject, peer: *mut PyObject) -> FfiResult<Ref> {
         let (slot, side) = if peer == ffi::Py_True() {
             (&it.peer, Side::Peer)
         } else {
-            (&it.local, Side::LoopCell)
+            (&it.local, Side::Local)
         };
         let fd = it.open_fd();
         let address = slot.with(|slot| {
@@ -381,7 +381,7 @@ unsafe fn socket_kind(slf: *mut PyObject) -> FfiResult<Ref> {
         let it = Stream::of(slf);
         let fd = it.open_fd();
         let kind = it.local.with(|local| {
-            local.fill(fd, Side::LoopCell);
+            local.fill(fd, Side::Local);
             local.socket_kind()
         });
         Ok(kind.into_pyobject(py)?.into())

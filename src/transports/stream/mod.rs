@@ -34,29 +34,29 @@ use crate::python::typespec::Slots;
 use crate::python::{Cell, FfiResult, LoopCell, Ref};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{
-    Endpoint, Owned, Transport, BLOCKED, CLOSING, FIRST_OWN_FLAG, LOST, PAUSED, STARTED,
+    FdGuard, Transport, TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
 };
 use crate::transports::object::{self, Header};
 use crate::transports::stream::native_protocol::Sink;
 use crate::transports::stream::write::WriteQueue;
 
 /// `write_eof()` was called.
-pub const EOF_WRITTEN: u32 = FIRST_OWN_FLAG;
+pub const EOF_WRITTEN: u32 = FIRST_SUBTYPE_FLAG;
 /// The peer has ended its side, and the protocol knows.
-pub const EOF_READ: u32 = FIRST_OWN_FLAG << 1;
+pub const EOF_READ: u32 = FIRST_SUBTYPE_FLAG << 1;
 /// The socket may have data: set by an event, cleared by a read that came back short.
-pub const READABLE: u32 = FIRST_OWN_FLAG << 2;
+pub const READABLE: u32 = FIRST_SUBTYPE_FLAG << 2;
 /// The last event told of an end of file or an error behind the data: a short read is not the last.
-pub const HANGUP: u32 = FIRST_OWN_FLAG << 3;
+pub const HANGUP: u32 = FIRST_SUBTYPE_FLAG << 3;
 /// The protocol is being called with data: what it writes leaves when it returns.
-pub const CORKED: u32 = FIRST_OWN_FLAG << 4;
-const IN_FLUSH_LIST: u32 = FIRST_OWN_FLAG << 5;
-const IN_AGAIN_LIST: u32 = FIRST_OWN_FLAG << 6;
+pub const CORKED: u32 = FIRST_SUBTYPE_FLAG << 4;
+const IN_FLUSH_LIST: u32 = FIRST_SUBTYPE_FLAG << 5;
+const IN_RESUME_LIST: u32 = FIRST_SUBTYPE_FLAG << 6;
 /// The protocol is a `BufferedProtocol`.
-pub const BUFFERED: u32 = FIRST_OWN_FLAG << 7;
+pub const BUFFERED: u32 = FIRST_SUBTYPE_FLAG << 7;
 /// Whether it can be written is watched only while writes wait: a Unix socket tells of it whenever the peer has read.
-const WATCHES_ON_DEMAND: u32 = FIRST_OWN_FLAG << 8;
-const WATCHES_WRITES: u32 = FIRST_OWN_FLAG << 9;
+const WATCHES_ON_DEMAND: u32 = FIRST_SUBTYPE_FLAG << 8;
+const WATCHES_WRITES: u32 = FIRST_SUBTYPE_FLAG << 9;
 
 #[repr(C)]
 struct StreamObject {
@@ -71,7 +71,7 @@ pub static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut()
 
 /// State of one stream transport.
 pub struct Stream {
-    endpoint: Endpoint,
+    base: TransportBase,
     /// How the protocol takes bytes, if it is native.
     sink: Cell<Option<&'static Sink>>,
     pub server: LoopCell<Option<Ref>>,
@@ -86,11 +86,11 @@ pub struct Stream {
 }
 
 impl Deref for Stream {
-    type Target = Endpoint;
+    type Target = TransportBase;
 
     #[inline]
-    fn deref(&self) -> &Endpoint {
-        &self.endpoint
+    fn deref(&self) -> &TransportBase {
+        &self.base
     }
 }
 
@@ -165,8 +165,8 @@ impl Stream {
 
     /// Has the loop read on in its next iteration.
     pub fn read_later(&self, core: &LoopCore, me: *mut PyObject) {
-        if !self.has(IN_AGAIN_LIST) {
-            self.set(IN_AGAIN_LIST, true);
+        if !self.has(IN_RESUME_LIST) {
+            self.set(IN_RESUME_LIST, true);
             // SAFETY: a method runs on a live object.
             let me = unsafe { Ref::borrowed(me) };
             let pending = IoRef {
@@ -266,7 +266,7 @@ impl Transport for Stream {
     fn before_close(&self) {
         // `get_extra_info("sockname")` still answers when the connection is gone.
         let fd = self.open_fd();
-        self.local.with(|local| local.fill(fd, Side::LoopCell));
+        self.local.with(|local| local.fill(fd, Side::Local));
     }
 
     fn after_close(&self, me: *mut PyObject) -> FfiResult<()> {
@@ -308,7 +308,7 @@ pub fn create(
     event_loop: *mut PyObject,
     parts: Parts,
 ) -> PyResult<Ref> {
-    let owned = Owned::new(parts.fd, parts.socket.is_none());
+    let guard = FdGuard::new(parts.fd, parts.socket.is_none());
     let class = match core.transport_class.get() {
         Some(class) => class,
         None => {
@@ -330,10 +330,10 @@ pub fn create(
             ));
         };
         let me = Ref::new(alloc(ty, 0))?;
-        owned.handed_over();
+        guard.release();
         let state = &raw mut (*me.as_ptr().cast::<StreamObject>()).stream;
         state.write(Stream {
-            endpoint: Endpoint::new(parts.fd, event_loop, parts.socket, parts.context),
+            base: TransportBase::new(parts.fd, event_loop, parts.socket, parts.context),
             sink: Cell::new(None),
             server: LoopCell::new(parts.server),
             empty_waiter: LoopCell::default(),
@@ -352,7 +352,7 @@ pub fn create(
     let stream = unsafe { Stream::of(me.as_ptr()) };
     let set_up = stream.set_protocol(&parts.protocol).and_then(|()| {
         // SAFETY: just made.
-        unsafe { stream.link(core, me.as_ptr(), &STREAM)? };
+        unsafe { stream.register(core, me.as_ptr(), &STREAM)? };
         attach(py, stream, &me)
     });
     if set_up.is_err() {
@@ -432,7 +432,7 @@ unsafe fn ready(cx: LoopContext<'_>, me: &Ref, event: Event) -> FfiResult<()> {
 unsafe fn resume(cx: LoopContext<'_>, me: &Ref) -> FfiResult<()> {
     // SAFETY: the loop passes a live stream.
     let it = unsafe { Stream::of(me.as_ptr()) };
-    it.set(IN_AGAIN_LIST, false);
+    it.set(IN_RESUME_LIST, false);
     if it.wants_to_read() && it.is_readable() {
         read::read(cx, me, it)?;
     }
@@ -477,7 +477,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
     unsafe {
         let ty = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
-        Stream::of(object).die();
+        Stream::of(object).finalize();
         object::end(object);
         Stream::of(object).let_go();
         ptr::drop_in_place(&raw mut (*object.cast::<StreamObject>()).stream);
