@@ -251,7 +251,7 @@ impl LoopCore {
         self.descriptors.with(|all| all.traverse(&visit))?;
         self.lookups.each(|future| future.visit(&visit))?;
         if let Some(completions) = self.completions() {
-            completions.each(&mut |object| object.visit(&visit))?;
+            completions.traverse(&mut |object| object.visit(&visit))?;
         }
         for slot in [
             &self.slow_callback_duration,

@@ -1,7 +1,8 @@
-//! What threads without Python leave for a loop. The rooms above bring a [`CompletionSource`]; the loop knows no more of it
-//! than this.
+//! Completions from threads that do not hold the interpreter. A higher layer installs a [`CompletionSource`]; the loop knows
+//! nothing else of that layer.
 
 use std::any::Any;
+use std::sync::PoisonError;
 
 use hybridloop_reactor::{Notifier, WakeHandle};
 use pyo3::PyTraverseError;
@@ -9,71 +10,68 @@ use pyo3::PyTraverseError;
 use crate::event_loop::{LoopContext, LoopCore};
 use crate::python::{FfiResult, Ref};
 
-/// Where messages for a loop arrive.
+/// Where completions for one loop arrive.
 pub trait CompletionSource: Send + Sync {
-    /// Itself, for the room that has brought it.
+    /// For the layer that installed the source, which downcasts it.
     fn as_any(&self) -> &dyn Any;
 
-    /// Whether there is something to deliver.
-    fn has_mail(&self) -> bool;
+    /// Whether completions wait to be dispatched.
+    fn is_pending(&self) -> bool;
 
-    /// Delivers what has come, on the thread of the loop.
-    fn deliver(&self, cx: LoopContext<'_>) -> FfiResult<()>;
+    /// Dispatches the completions that have arrived, on the loop's thread.
+    fn dispatch(&self, cx: LoopContext<'_>) -> FfiResult<()>;
 
-    /// Whether to look for mail a moment before the loop sleeps, because some is likely to come soon.
-    fn is_patient(&self) -> bool;
+    /// Whether to spin before the loop sleeps, because a completion is likely to arrive soon.
+    fn should_spin(&self) -> bool;
 
-    /// Looks until `found` says yes, for a moment at most; whether it did. Runs without the interpreter.
-    fn look(&self, found: &dyn Fn() -> bool) -> bool;
+    /// Spins until `found` returns true or the time for spinning is over; returns whether it found something. Runs detached
+    /// from the interpreter.
+    fn spin(&self, found: &dyn Fn() -> bool) -> bool;
 
-    /// Lets go of everything, for a loop that is closed.
+    /// Drops what the source holds; the loop is closed.
     fn close(&self);
 
-    /// Shows the objects that wait for mail to the collector.
-    fn each(
+    /// Visits the objects that wait for completions, for the garbage collector.
+    fn traverse(
         &self,
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError>;
 }
 
-/// Tells a loop of mail, from any thread; it outlives the loop.
+/// Wakes a loop from any thread. It may outlive the loop.
 pub struct LoopWaker {
     notifier: Notifier,
     waker: WakeHandle,
 }
 
 impl LoopWaker {
-    /// Ends the sleep of the loop, or the next one; costs a system call only if it sleeps.
+    /// Ends the current or the next sleep of the loop. It makes a system call only if the loop sleeps.
     pub fn wake(&self) {
         if self.notifier.notify() {
-            // It fails only when the counter is full, and then the loop has been woken.
+            // It fails only if the counter is full; then the loop has been woken already.
             let _ = self.waker.wake();
         }
     }
 }
 
 impl LoopCore {
-    /// What tells this loop of mail; `None` once it is closed.
+    /// The waker of this loop; `None` once the loop is closed.
     pub fn loop_waker(&self) -> Option<LoopWaker> {
-        let waker = self
-            .waker
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         Some(LoopWaker {
             notifier: self.inbox.notifier(),
             waker: waker.clone()?,
         })
     }
 
-    /// The completions, which is there once somebody has brought it.
+    /// The completion source, if one is installed.
     #[inline]
     pub fn completions(&self) -> Option<&dyn CompletionSource> {
         self.completions.get().map(|completions| &**completions)
     }
 
-    /// Puts up a completions, if there is none.
+    /// Installs a completion source. The first one stays for the life of the loop; later ones are dropped.
     pub fn set_completions(&self, completions: Box<dyn CompletionSource>) {
-        // Whoever was first stays.
         let _ = self.completions.set(completions);
     }
 }

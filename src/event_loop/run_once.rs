@@ -129,8 +129,8 @@ impl LoopCore {
             self.stats.callbacks_begin();
         }
         if let Some(completions) = self.completions() {
-            if completions.has_mail() {
-                exceptions::report_unless_fatal(object, completions.deliver(self.cx(py, object)))?;
+            if completions.is_pending() {
+                exceptions::report_unless_fatal(object, completions.dispatch(self.cx(py, object)))?;
                 self.stats.callbacks_begin();
             }
         }
@@ -209,8 +209,8 @@ impl LoopCore {
             || self.to_resume.with(|again| !again.is_empty())
             || self.to_flush.with(|flush| !flush.is_empty())
             || self.events.with(|events| !events.is_empty())
-            // The inbox may have been opened since this came.
-            || self.completions().is_some_and(CompletionSource::has_mail);
+            // The inbox may have been cleared after this completion arrived.
+            || self.completions().is_some_and(CompletionSource::is_pending);
         if busy {
             return self.poll_if_time(py, object);
         }
@@ -229,8 +229,9 @@ impl LoopCore {
             }
         };
         if let Some(completions) = self.completions() {
-            // With the interpreter given away: others can use the moment.
-            if completions.is_patient() && py.detach(|| completions.look(&|| self.inbox.has_mail()))
+            // Detached, so that other Python threads can run meanwhile.
+            if completions.should_spin()
+                && py.detach(|| completions.spin(&|| self.inbox.has_mail()))
             {
                 return self.poll_if_time(py, object);
             }

@@ -317,11 +317,11 @@ impl CompletionSource for LoopDesk {
         self
     }
 
-    fn has_mail(&self) -> bool {
+    fn is_pending(&self) -> bool {
         self.0.has_mail()
     }
 
-    fn deliver(&self, cx: LoopContext<'_>) -> FfiResult<()> {
+    fn dispatch(&self, cx: LoopContext<'_>) -> FfiResult<()> {
         let report = |error: PyErr| {
             error.restore(cx.py);
             exceptions::report_unless_fatal(cx.event_loop, Err(crate::python::ErrSet))
@@ -329,11 +329,11 @@ impl CompletionSource for LoopDesk {
         self.0.deliver(cx.py, &report)
     }
 
-    fn is_patient(&self) -> bool {
+    fn should_spin(&self) -> bool {
         self.0.expected.load(Ordering::Relaxed) > 0 && lock(&self.0.patience).allows()
     }
 
-    fn look(&self, found: &dyn Fn() -> bool) -> bool {
+    fn spin(&self, found: &dyn Fn() -> bool) -> bool {
         let found = Patience::look(found);
         lock(&self.0.patience).learn(found);
         found
@@ -343,7 +343,7 @@ impl CompletionSource for LoopDesk {
         self.0.close();
     }
 
-    fn each(
+    fn traverse(
         &self,
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
