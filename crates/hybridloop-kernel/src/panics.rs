@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, set_hook, take_hook, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Code, Error};
 
@@ -51,18 +51,17 @@ fn words(payload: &(dyn Any + Send)) -> &str {
 
 /// Puts a hook before the one that is there, once for the library.
 fn listen() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // A panic that ends the process has nobody else to tell of it.
-        if cfg!(panic = "unwind") {
-            let before = take_hook();
-            set_hook(Box::new(move |info| {
-                if !note(info) {
-                    before(info);
-                }
-            }));
-        }
-    });
+    // Not `Once`, in which the child of a fork would wait for a thread that it does not have.
+    static DONE: AtomicBool = AtomicBool::new(false);
+    // A panic that ends the process has nobody else to tell of it.
+    if cfg!(panic = "unwind") && !DONE.swap(true, Ordering::Relaxed) {
+        let before = take_hook();
+        set_hook(Box::new(move |info| {
+            if !note(info) {
+                before(info);
+            }
+        }));
+    }
 }
 
 /// Whether it is the panic of a kernel, which will be told. A second one while the first unwinds may end the process: then

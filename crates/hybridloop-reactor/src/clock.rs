@@ -1,6 +1,6 @@
 //! The clock of `time.monotonic()`.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Nanoseconds of the monotonic clock, the same clock and epoch as Python's `time.monotonic_ns()`.
 #[must_use]
@@ -84,15 +84,21 @@ fn both() -> (u64, u64) {
     clippy::cast_sign_loss
 )]
 pub fn ticks_in(ns: u64) -> u64 {
-    static PER_NS: OnceLock<f64> = OnceLock::new();
-    let per_ns = PER_NS.get_or_init(|| {
+    // Not `OnceLock`, in which the child of a fork would wait for a thread that it does not have.
+    static PER_NS: AtomicU64 = AtomicU64::new(0);
+    let mut per_ns = f64::from_bits(PER_NS.load(Ordering::Relaxed));
+    if per_ns == 0.0 {
         let (start_ns, start) = both();
         while now_ns() - start_ns < 100_000 {
             std::hint::spin_loop();
         }
         let (end_ns, end) = both();
-        end.wrapping_sub(start) as f64 / (end_ns - start_ns) as f64
-    });
+        let measured = end.wrapping_sub(start) as f64 / (end_ns - start_ns) as f64;
+        // Who was first is right: all have to count alike.
+        per_ns = PER_NS
+            .compare_exchange(0, measured.to_bits(), Ordering::Relaxed, Ordering::Relaxed)
+            .map_or_else(f64::from_bits, |_| measured);
+    }
     (ns as f64 * per_ns) as u64
 }
 

@@ -34,7 +34,7 @@ pub use writer::Writer;
 use crate::fork::Process;
 use crate::memory::block::{Draft, View};
 use crate::memory::limit::Budget;
-use crate::sync::{lock, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{lock, thread, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// What to do when the bus is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -70,6 +70,8 @@ const SHARDS: usize = 1;
 /// How often the foreign side tries a lock, which is held for some tens of nanoseconds, before it reports "busy".
 #[cfg(not(loom))]
 const TRIES: usize = 200;
+/// How often another thread is then let run, before the caller is told that the bus is busy.
+const YIELDS: usize = 8;
 #[cfg(loom)]
 const TRIES: usize = 1;
 
@@ -107,6 +109,13 @@ impl Bus {
                 return Ok(guard);
             }
             std::hint::spin_loop();
+        }
+        // Who holds it was interrupted, probably for a thread like this one.
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if let Some(guard) = try_lock(shard) {
+                return Ok(guard);
+            }
         }
         Err(self.busy_now())
     }

@@ -1,6 +1,7 @@
 //! For how long it pays to look for something before going to sleep.
 
-use std::sync::OnceLock;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// About what it costs to fall asleep and be woken.
@@ -9,7 +10,16 @@ const LIMIT: Duration = Duration::from_micros(10);
 const MOST: u32 = 31;
 
 /// Whether there is a single processor.
-static ALONE: OnceLock<bool> = OnceLock::new();
+fn is_alone() -> bool {
+    // Not `OnceLock`, in which the child of a fork would wait for a thread that it does not have.
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    let mut processors = PROCESSORS.load(Ordering::Relaxed);
+    if processors == 0 {
+        processors = std::thread::available_parallelism().map_or(usize::MAX, NonZero::get);
+        PROCESSORS.store(processors, Ordering::Relaxed);
+    }
+    processors == 1
+}
 
 /// Says whether to look before the next sleep. After each time that it was in vain, twice as many sleeps go without, up to
 /// 31, so whoever waits long spends next to nothing on it. On a single processor nothing can come while one looks.
@@ -30,9 +40,7 @@ impl Patience {
             return false;
         }
         // A model has no time.
-        !cfg!(loom)
-            && !*ALONE
-                .get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() == 1))
+        !cfg!(loom) && !is_alone()
     }
 
     /// Whether something came while looking.
