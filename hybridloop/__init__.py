@@ -13,6 +13,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._build_info import BuildInfo, build_info
 from ._core import (
     Bus,
     Channel,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BufferInUseError",
+    "BuildInfo",
     "Bus",
     "BusBusyError",
     "BusClosedError",
@@ -110,6 +112,7 @@ __all__ = (
     "TaskHandle",
     "ThreadStats",
     "__version__",
+    "build_info",
     "configure",
     "get_include",
     "install",

@@ -60,6 +60,7 @@ __all__ = [
     "_register_capsule",
     "_register_capsules",
     "_set_default_engine",
+    "_unstable",
     "_used_default_engine",
     "rdtsc",
 ]
@@ -570,6 +571,7 @@ class NativeInlet:
     def _ready(self, /) -> None: ...
 
 def _provide(**objects: Any) -> None: ...
+def _unstable() -> dict[str, bool]: ...
 
 @final
 class Kernel:

@@ -32,13 +32,13 @@ mod _core {
         // Before anything else: what is looked up once belongs to the interpreter that was first.
         python::interpreters::check_is_main()?;
         python::stdlib::Stdlib::init(module.py())?;
-        python::context::probe(module.py())?;
-        python::socket::probe(module.py());
+        python::unstable::init(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
         transports::register(module)?;
         streams::register(module)?;
         kernels::register(module)?;
+        module.add_function(wrap_pyfunction!(python::unstable::_unstable, module)?)?;
         module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
         module.add_function(wrap_pyfunction!(python::rdtsc::rdtsc, module)?)
     }

@@ -8,60 +8,30 @@ use std::time::Duration;
 
 use hybridloop_reactor::{deadline_ns, now_ns, seconds};
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::ffi::{self, PyObject};
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::event_loop::callback_arguments::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
-use crate::python::{Cell, ErrSet, FfiResult, Ref, RelaxedBool};
-
-/// No class has this version: it is to be looked at.
-const UNKNOWN: u32 = u32::MAX;
+use crate::python::unstable::type_version::SeenVersion;
+use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool};
 
 /// What is known of the attributes that may be replaced.
+#[derive(Default)]
 pub struct Overrides {
     /// Version of the loop's class while `time()` is ours.
-    clock_version: Cell<u32>,
+    clock_version: SeenVersion,
     /// The loop object has an attribute `time`.
     clock_on_instance: RelaxedBool,
     /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
-    run_version: Cell<u32>,
+    run_version: SeenVersion,
     run_replaced: RelaxedBool,
     /// Somebody has set `select` on the loop's selector.
     select_replaced: RelaxedBool,
     /// The selector is being asked.
     selecting: RelaxedBool,
-}
-
-impl Default for Overrides {
-    fn default() -> Self {
-        Self {
-            clock_version: Cell::new(UNKNOWN),
-            clock_on_instance: RelaxedBool::default(),
-            run_version: Cell::new(UNKNOWN),
-            run_replaced: RelaxedBool::default(),
-            select_replaced: RelaxedBool::default(),
-            selecting: RelaxedBool::default(),
-        }
-    }
-}
-
-/// The version of a class; 0 while it has none.
-#[inline]
-unsafe fn version(class: *mut PyTypeObject) -> u32 {
-    // SAFETY: the caller's class is live.
-    unsafe { (*class).tp_version_tag }
-}
-
-/// The version to remember of a class that was looked at just now.
-unsafe fn known_version(class: *mut PyTypeObject) -> u32 {
-    // SAFETY: the caller's class is live.
-    match unsafe { version(class) } {
-        0 => UNKNOWN,
-        version => version,
-    }
 }
 
 /// `setattr(event_loop, name, value)`, or `delattr`.
@@ -78,7 +48,7 @@ pub fn set_attribute(
     let known = &slf.get().overrides;
     if name.eq(intern!(slf.py(), "time"))? {
         known.clock_on_instance.set(value.is_some());
-        known.clock_version.set(UNKNOWN);
+        known.clock_version.forget();
     }
     Ok(())
 }
@@ -88,8 +58,11 @@ impl LoopCore {
     #[inline]
     fn has_other_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
         // SAFETY: the callers' loop is live.
-        let version = unsafe { version(ffi::Py_TYPE(event_loop)) };
-        if version == self.overrides.clock_version.get() {
+        if unsafe {
+            self.overrides
+                .clock_version
+                .is_current(ffi::Py_TYPE(event_loop))
+        } {
             return Ok(false);
         }
         self.look_at_clock(event_loop)
@@ -107,10 +80,10 @@ impl LoopCore {
                 .is(&py.get_type::<Self>().getattr(name)?);
             let known = &self.overrides;
             if known.clock_on_instance.get() || !is_ours {
-                known.clock_version.set(UNKNOWN);
+                known.clock_version.forget();
                 return Ok(true);
             }
-            known.clock_version.set(known_version(class.as_type_ptr()));
+            known.clock_version.remember(class.as_type_ptr());
         }
         Ok(false)
     }
@@ -158,8 +131,7 @@ impl LoopCore {
     #[inline]
     pub fn look_at_runs(&self) {
         // SAFETY: the class was made at import and lives for good.
-        let version = unsafe { version(Class::Timer.ty()) };
-        if version != self.overrides.run_version.get() {
+        if !unsafe { self.overrides.run_version.is_current(Class::Timer.ty()) } {
             self.look_at_run();
         }
     }
@@ -177,12 +149,12 @@ impl LoopCore {
             }));
         let known = &self.overrides;
         known.run_replaced.set(replaced);
-        known.run_version.set(if replaced {
-            UNKNOWN
+        if replaced {
+            known.run_version.forget();
         } else {
-            // SAFETY: as above.
-            unsafe { known_version(Class::Timer.ty()) }
-        });
+            // SAFETY: the class was made at import and lives for good.
+            unsafe { known.run_version.remember(Class::Timer.ty()) };
+        }
         self.choose_run();
     }
 

@@ -1,12 +1,11 @@
 //! `contextvars.Context`, and how a loop makes one for each callback without making many.
 
-use std::sync::OnceLock;
-
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::python::cell::LoopCell;
 use crate::python::refs::Ref;
+use crate::python::unstable::context_vars;
 use crate::python::vectorcall::FfiResult;
 
 /// `contextvars.copy_context()`.
@@ -90,10 +89,10 @@ impl Contexts {
     /// A copy of the current context that must only be entered through [`Contexts::lease`].
     #[inline]
     pub fn template(cell: &LoopCell<Self>) -> FfiResult<Ref> {
-        if let Some(vars) = current_vars() {
+        if let Some(vars) = context_vars::current() {
             let known = cell.with(|it| {
                 let template = it.template.as_ref()?;
-                (vars_of(template.as_ptr())? == vars).then(|| template.clone())
+                (context_vars::of(template)? == vars).then(|| template.clone())
             });
             if let Some(template) = known {
                 return Ok(template);
@@ -110,8 +109,8 @@ impl Contexts {
     pub fn lease(cell: &LoopCell<Self>, template: &Ref) -> FfiResult<Ref> {
         let spare = cell.with(|it| it.spare.take());
         if let Some(spare) = spare {
-            let vars = vars_of(spare.as_ptr());
-            if vars.is_some() && vars == vars_of(template.as_ptr()) {
+            let vars = context_vars::of(&spare);
+            if vars.is_some() && vars == context_vars::of(template) {
                 return Ok(spare);
             }
         }
@@ -138,110 +137,4 @@ impl Contexts {
     pub fn iter(&self) -> impl Iterator<Item = &Ref> {
         self.template.iter().chain(&self.spare)
     }
-}
-
-/// Where CPython keeps the current context and the variables of a context, in bytes from the start of the thread state
-/// and of the context. There is no call to ask whether two contexts have the same variables, but they are kept in one
-/// immutable map, so that comparing the pointers tells.
-struct Layout {
-    current: usize,
-    vars: usize,
-}
-
-static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
-
-/// Finds out the layout by looking at contexts that are known to differ. If this Python does not show what is expected,
-/// every callback gets a copy of its own at once.
-pub fn probe(py: Python<'_>) -> PyResult<()> {
-    if LAYOUT.get().is_none() {
-        let layout = find_layout(py)?;
-        // A second import finds the layout set.
-        let _ = LAYOUT.set(layout);
-    }
-    Ok(())
-}
-
-fn find_layout(py: Python<'_>) -> PyResult<Option<Layout>> {
-    /// How far into the thread state the search goes; it is longer than that in every supported version.
-    const THREAD_STATE_BYTES: usize = 256;
-    const WORD: usize = size_of::<usize>();
-
-    let variable = py
-        .import("contextvars")?
-        .getattr("ContextVar")?
-        .call1(("probe",))?;
-    let set = |context: &Ref, value: usize| -> PyResult<()> {
-        let set = variable.getattr("set")?;
-        context.bind(py).call_method1("run", (set, value))?;
-        Ok(())
-    };
-    // SAFETY: attached; a new reference or an error.
-    let new = || unsafe { Ref::new(ffi::PyContext_New()) };
-    let (one, empty) = (new()?, new()?);
-    set(&one, 1)?;
-    let same = copy(&one)?;
-    let changed = copy(&one)?;
-    set(&changed, 2)?;
-
-    // SAFETY: the words of a context, up to the size of its type.
-    let size = unsafe { (*ffi::Py_TYPE(one.as_ptr())).tp_basicsize.unsigned_abs() };
-    // SAFETY: the offset is within the object.
-    let word = |object: &Ref, offset: usize| unsafe { read_word(object.as_ptr().cast(), offset) };
-    let vars: Vec<_> = (size_of::<PyObject>()..size)
-        .step_by(WORD)
-        .filter(|&at| {
-            let found = word(&one, at);
-            found != 0
-                && found == word(&same, at)
-                && found != word(&changed, at)
-                && found != word(&empty, at)
-        })
-        .collect();
-
-    // SAFETY: the state of this thread, which is attached.
-    let state = unsafe { ffi::PyThreadState_Get() }.cast::<u8>();
-    let find = |wanted: &Ref| -> Vec<usize> {
-        (0..THREAD_STATE_BYTES)
-            .step_by(WORD)
-            // SAFETY: the offset is within the thread state.
-            .filter(|&at| unsafe { read_word(state, at) } == wanted.as_ptr() as usize)
-            .collect()
-    };
-    // SAFETY: the contexts are live.
-    let (inside, in_other) = unsafe {
-        (
-            run_in(one.as_ptr(), || Ok(find(&one)))?,
-            run_in(empty.as_ptr(), || Ok(find(&empty)))?,
-        )
-    };
-    // In one place only, and gone when the context is left.
-    Ok(match (&*vars, &*inside, &*find(&one)) {
-        (&[vars], &[current], []) if in_other == [current] => Some(Layout { current, vars }),
-        _ => None,
-    })
-}
-
-unsafe fn read_word(base: *const u8, offset: usize) -> usize {
-    // SAFETY: the caller's offset is within the object, and objects are aligned to words.
-    unsafe { base.add(offset).cast::<usize>().read_unaligned() }
-}
-
-/// The variables of the current context; `None` if there is no context yet, or if that can't be told.
-#[inline]
-fn current_vars() -> Option<usize> {
-    let layout = LAYOUT.get()?.as_ref()?;
-    // SAFETY: attached; the layout was found in this interpreter.
-    unsafe {
-        let state = ffi::PyThreadState_Get().cast::<u8>();
-        let current = read_word(state, layout.current) as *const u8;
-        (!current.is_null()).then(|| read_word(current, layout.vars))
-    }
-}
-
-/// The variables of a context.
-#[inline]
-fn vars_of(context: *mut PyObject) -> Option<usize> {
-    let layout = LAYOUT.get()?.as_ref()?;
-    // SAFETY: a live context; the layout was found in this interpreter.
-    Some(unsafe { read_word(context.cast(), layout.vars) })
 }

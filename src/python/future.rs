@@ -1,28 +1,19 @@
 //! asyncio futures, as far as waiting for them and waking goes.
 
-use std::ffi::c_void;
-
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::python::refs::Ref;
 use crate::python::stdlib::Stdlib;
+use crate::python::unstable::future_blocking;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// `_asyncio.Future`. Its methods cannot be replaced, so they need not be looked up for its instances.
 pub struct NativeFuture {
     pub class: Ref,
     set_result: Ref,
-    /// Sets `_asyncio_future_blocking`.
-    set_blocking: ffi::setter,
-    closure: *mut c_void,
 }
-
-// SAFETY: the closure of an attribute is constant.
-unsafe impl Send for NativeFuture {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for NativeFuture {}
 
 impl NativeFuture {
     /// What this Python has, if it is as expected.
@@ -30,26 +21,9 @@ impl NativeFuture {
         let class = py.import("_asyncio").ok()?.getattr("Future").ok()?;
         let contents = class.cast::<PyType>().ok()?.getattr("__dict__").ok()?;
         let take = |name: &str| contents.get_item(name).ok();
-        let blocking = take("_asyncio_future_blocking")?;
-        let getset = py
-            .import("types")
-            .ok()?
-            .getattr("GetSetDescriptorType")
-            .ok()?;
-        if !blocking.get_type().is(&getset) {
-            return None;
-        }
-        // SAFETY: the descriptor is of this type and lives as long as the class.
-        let (set_blocking, closure) = unsafe {
-            let descriptor = blocking.as_ptr().cast::<ffi::PyGetSetDescrObject>();
-            let attribute = (*descriptor).d_getset;
-            ((*attribute).set?, (*attribute).closure)
-        };
         Some(Self {
             set_result: take("set_result")?.into(),
             class: class.into(),
-            set_blocking,
-            closure,
         })
     }
 
@@ -72,8 +46,8 @@ pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
 pub fn block(future: &Ref) -> FfiResult<()> {
     // SAFETY: attached; all are live.
     let failed = unsafe {
-        match native(future) {
-            Some(native) => (native.set_blocking)(future.as_ptr(), ffi::Py_True(), native.closure),
+        match future_blocking::set(future.as_ptr()) {
+            Some(failed) => failed,
             None => {
                 let name = &Stdlib::get().names._asyncio_future_blocking;
                 ffi::PyObject_SetAttr(future.as_ptr(), name.as_ptr(), ffi::Py_True())

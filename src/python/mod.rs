@@ -16,10 +16,10 @@ pub mod nested_drop;
 pub mod package;
 pub mod rdtsc;
 pub mod refs;
-pub mod socket;
 pub mod stdlib;
 mod stop_iteration;
 pub mod typespec;
+pub mod unstable;
 pub mod vectorcall;
 
 pub use cell::{AtomicFlags, Cell, LoopCell, RelaxedBool, RelaxedU64};

@@ -5,16 +5,17 @@
 //! of their own; otherwise the bytes go to `data_received()`.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyNotImplementedError, PySystemError};
-use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::event_loop::LoopContext;
 use crate::python::stdlib::Stdlib;
+use crate::python::unstable::stream_reader;
+use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::streams::waiter;
 use crate::transports::stream::native_protocol::{self, Sink, Source};
@@ -24,8 +25,8 @@ struct Class {
     ty: Ref,
     /// Attributes of the class that this code stands for, and what they were.
     methods: Vec<(Ref, Ref)>,
-    /// The version of the class at which they were looked at last; 0 if that did not tell.
-    version: AtomicU32,
+    /// The version of the class at which they were looked at last.
+    version: SeenVersion,
     /// `types.FunctionType` and `types.MethodType`.
     function_type: Ref,
     method_type: Ref,
@@ -50,7 +51,7 @@ impl Class {
             method_type: types.getattr("MethodType")?.into(),
             ty: ty.into(),
             methods: methods.collect::<PyResult<_>>()?,
-            version: AtomicU32::new(0),
+            version: SeenVersion::default(),
         })
     }
 
@@ -68,8 +69,7 @@ impl Class {
     #[inline]
     fn is_intact(&self) -> bool {
         // SAFETY: the type is live.
-        let version = unsafe { (*self.ty.as_ptr().cast::<PyTypeObject>()).tp_version_tag };
-        (version != 0 && version == self.version.load(Ordering::Relaxed)) || self.look_again()
+        unsafe { self.version.is_current(self.ty.as_ptr().cast()) || self.look_again() }
     }
 
     #[cold]
@@ -88,8 +88,7 @@ impl Class {
         });
         if intact {
             // SAFETY: the type is live.
-            let version = unsafe { (*self.ty.as_ptr().cast::<PyTypeObject>()).tp_version_tag };
-            self.version.store(version, Ordering::Relaxed);
+            unsafe { self.version.remember(self.ty.as_ptr().cast()) };
         }
         intact
     }
@@ -153,6 +152,9 @@ static KNOWN: OnceLock<Known> = OnceLock::new();
 
 impl Known {
     fn find(py: Python<'_>) -> PyResult<Option<Self>> {
+        if !stream_reader::is_on() {
+            return Ok(None);
+        }
         let streams = py.import("asyncio.streams")?;
         let class = |name| -> PyResult<Bound<'_, PyType>> {
             Ok(streams.getattr(name)?.cast_into::<PyType>()?)

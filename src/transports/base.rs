@@ -9,8 +9,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::{closed_error, exceptions, IoSource, LoopCore, Source, SourceVTable};
-use crate::python::socket::still_open;
 use crate::python::stdlib::Stdlib;
+use crate::python::unstable::socket_fd::still_open;
 use crate::python::{context, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
 
 /// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.

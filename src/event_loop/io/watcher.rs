@@ -8,7 +8,7 @@ use pyo3::ffi::PyObject;
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::handle::{HandleRef, CANCELLED};
 use crate::python::refs::weak_target;
-use crate::python::socket::still_open;
+use crate::python::unstable::socket_fd::still_open;
 use crate::python::{future, FfiResult, Ref};
 
 /// One direction of a watched descriptor.

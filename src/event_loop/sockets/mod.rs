@@ -23,7 +23,7 @@ use crate::event_loop::io::readiness::RegisteredSocket;
 use crate::event_loop::{file_descriptor, LoopCore};
 use crate::python::buffer::Buffer;
 use crate::python::coroutine::{Class, Operation, Step, Visit};
-use crate::python::socket::plain_descriptor;
+use crate::python::unstable::socket_fd::plain_descriptor;
 use crate::python::{ErrSet, FfiResult, LoopCell, Ref};
 pub use methods::register;
 

@@ -38,6 +38,7 @@ use pyo3::prelude::*;
 use crate::python::cell::LoopCell;
 use crate::python::nested_drop;
 use crate::python::refs::Ref;
+use crate::python::unstable::object_reuse;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// What one step of an operation came to.
@@ -155,11 +156,10 @@ pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<R
 fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiResult<Ref> {
     let class = T::class();
     let ty = class.ty.load(Ordering::Relaxed);
-    // Free-threaded builds would need a lock for the spares.
-    let spare = if cfg!(Py_GIL_DISABLED) {
-        None
-    } else {
+    let spare = if object_reuse::of_coroutines() {
         class.spares.with(Vec::pop)
+    } else {
+        None
     };
     // SAFETY: the type was made at import; the fields are written before anybody else sees the object.
     unsafe {

@@ -15,6 +15,7 @@ use crate::python::coroutine::{
 };
 use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
+use crate::python::unstable::object_reuse;
 use crate::python::vectorcall::{guard, Method};
 use crate::python::{ErrSet, FfiResult, Ref};
 
@@ -371,7 +372,7 @@ unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).future);
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).operation);
         // The memory of one that the collector has finalized remembers that.
-        let reusable = !cfg!(Py_GIL_DISABLED) && ffi::PyObject_GC_IsFinalized(object) == 0;
+        let reusable = object_reuse::of_coroutines() && ffi::PyObject_GC_IsFinalized(object) == 0;
         let kept = reusable
             && T::class().spares.with(|spares| {
                 let room = spares.len() < SPARES;

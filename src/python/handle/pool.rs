@@ -15,10 +15,8 @@ use crate::python::handle::{
     PERSISTENT, PLAIN_FIELDS, SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
 };
 use crate::python::refs::Ref;
+use crate::python::unstable::object_reuse;
 use crate::python::vectorcall::FfiResult;
-
-/// Whether a reference count tells who holds an object: free-threaded builds split it.
-const COUNTS_TELL: bool = cfg!(not(Py_GIL_DISABLED));
 
 /// What a new handle is to call.
 pub struct Call<'a> {
@@ -137,7 +135,7 @@ pub fn track_kept(handle: &HandleRef, whatever: bool) {
     let this = handle.as_ptr();
     // SAFETY: an owned handle is live.
     unsafe {
-        let kept = whatever || !COUNTS_TELL || ffi::Py_REFCNT(this.cast()) > 1;
+        let kept = whatever || !object_reuse::of_handles() || ffi::Py_REFCNT(this.cast()) > 1;
         if kept && !(*this).has(TRACKED) {
             (*this).set(TRACKED, true);
             ffi::PyObject_GC_Track(this.cast());
@@ -190,7 +188,7 @@ unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
         track_kept(handle, true);
         let before = handle_pool.with(|handle_pool| handle_pool.last.replace(handle.clone()));
         if let Some(before) = before {
-            if COUNTS_TELL
+            if object_reuse::of_handles()
                 && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
                 && !(*before.as_ptr()).has(PERSISTENT)
                 && (*before.as_ptr()).has(TRACKED)
@@ -215,7 +213,10 @@ pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
                 .take_if(|last| std::ptr::eq(last.as_ptr(), this))
         });
         drop(last);
-        if COUNTS_TELL && ffi::Py_REFCNT(this.cast()) == 1 && !has_weakrefs(this) && is_plain(this)
+        if object_reuse::of_handles()
+            && ffi::Py_REFCNT(this.cast()) == 1
+            && !has_weakrefs(this)
+            && is_plain(this)
         {
             if (*this).has(TRACKED) {
                 ffi::PyObject_GC_UnTrack(this.cast());

@@ -1,13 +1,18 @@
-//! `socket.socket`, as far as its descriptor can be used without asking the object.
+//! *The descriptor of a `socket.socket`*, read without a call.
+//!
+//! * Reads: the `int` behind the head of a `_socket.socket`.
+//! * Pythons: 3.11 to 3.15.
+//! * Probe: at import descriptor, family, type and protocol of two sockets are found behind the head, and −1 once they are closed.
+//! * Otherwise: the methods of the object are called.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
 
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
 use crate::python::refs::Ref;
+use crate::python::unstable::type_version::SeenVersion;
 
 /// The methods that are done without: as long as the class has these from `_socket`, calling the system is the same.
 const METHODS: [&str; 4] = ["recv", "recv_into", "send", "fileno"];
@@ -17,19 +22,29 @@ const FD: usize = size_of::<PyObject>();
 struct Plain {
     class: Ref,
     base: Ref,
-    /// The version of the class that was found to have the methods of `_socket`; 0 is none.
-    version: AtomicU32,
+    /// The version of the class that was found to have the methods of `_socket`.
+    version: SeenVersion,
 }
 
 static PLAIN: OnceLock<Option<Plain>> = OnceLock::new();
 
-/// Finds out where this Python keeps the descriptor of a socket. If it does not show what is expected, the methods of
-/// the object are called.
-pub fn probe(py: Python<'_>) {
+pub const NAME: &str = "socket_fd";
+
+pub fn init(py: Python<'_>) {
     if PLAIN.get().is_none() {
-        // Where there are no sockets to look at, there is nothing to be found. A second import finds it set.
-        let _ = PLAIN.set(find(py).unwrap_or_default());
+        // Where there are no sockets to look at, there is nothing to be found.
+        let plain = if super::is_allowed(py, NAME) {
+            find(py).unwrap_or_default()
+        } else {
+            None
+        };
+        // A second import finds it set.
+        let _ = PLAIN.set(plain);
     }
+}
+
+pub fn is_on() -> bool {
+    PLAIN.get().is_some_and(Option::is_some)
 }
 
 fn find(py: Python<'_>) -> PyResult<Option<Plain>> {
@@ -52,7 +67,7 @@ fn find(py: Python<'_>) -> PyResult<Option<Plain>> {
     Ok(as_expected.then(|| Plain {
         class: class.into(),
         base: base.into(),
-        version: AtomicU32::new(0),
+        version: SeenVersion::default(),
     }))
 }
 
@@ -82,8 +97,7 @@ pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
         if !std::ptr::eq(ty.cast(), plain.class.as_ptr()) {
             return None;
         }
-        let version = (*ty).tp_version_tag;
-        if (version == 0 || version != plain.version.load(Ordering::Relaxed)) && !plain.check(ty) {
+        if !plain.version.is_current(ty) && !plain.check(ty) {
             return None;
         }
         Some(sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
@@ -147,8 +161,7 @@ impl Plain {
         });
         if same {
             // SAFETY: the caller's type is live.
-            self.version
-                .store(unsafe { (*ty).tp_version_tag }, Ordering::Relaxed);
+            unsafe { self.version.remember(ty) };
         }
         same
     }

@@ -20,8 +20,8 @@ use crate::event_loop::{
     SourceVTable,
 };
 use crate::fastcall;
-use crate::python::socket::still_open;
 use crate::python::stdlib::Stdlib;
+use crate::python::unstable::socket_fd::still_open;
 use crate::python::{context, nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{FdGuard, Transport};

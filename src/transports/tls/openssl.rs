@@ -1,7 +1,8 @@
-//! The OpenSSL that Python's own `_ssl` uses, and the `SSL*` inside of Python's objects.
+//! The OpenSSL that Python's own `_ssl` uses.
 //!
 //! Nothing is linked: the functions are looked up in `_ssl` and what it depends on, at the first TLS connection. If one is
-//! missing, as in a Python with `_ssl` built in, or if Python's objects are laid out in another way, TLS is left to asyncio.
+//! missing, as in a Python with `_ssl` built in, or if the `SSL*` cannot be
+//! had ([`ssl_object`]), TLS is left to asyncio.
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void, CStr, CString};
 use std::os::unix::ffi::OsStringExt;
@@ -10,10 +11,10 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use crate::python::Ref;
+pub use crate::python::unstable::ssl_object::Ssl;
+use crate::python::unstable::ssl_object::{self, SslCtx};
 
 macro_rules! opaque {
     ($($name:ident),*) => { $(
@@ -22,7 +23,7 @@ macro_rules! opaque {
     )* };
 }
 
-opaque!(Ssl, SslCtx, Bio, BioMethod);
+opaque!(Bio, BioMethod);
 
 pub type BioRead = unsafe extern "C" fn(*mut Bio, *mut c_char, usize, *mut usize) -> c_int;
 pub type BioWrite = unsafe extern "C" fn(*mut Bio, *const c_char, usize, *mut usize) -> c_int;
@@ -130,6 +131,9 @@ pub fn probe(py: Python<'_>) -> bool {
 }
 
 fn find(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
+    if !ssl_object::is_allowed(py)? {
+        return Ok(None);
+    }
     let module = py.import("_ssl")?;
     let path: PathBuf = module.getattr("__file__")?.extract()?;
     let path = CString::new(path.into_os_string().into_vec())?;
@@ -148,80 +152,11 @@ fn find(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     if version.to_str() != Ok(expected.as_str()) {
         return Ok(None);
     }
-    if !knows_layout(py, &openssl)? {
+    if !ssl_object::probe(py, openssl.SSL_get_SSL_CTX)? {
         return Ok(None);
     }
     openssl.method = crate::transports::tls::bio::method(&openssl);
     Ok((!openssl.method.is_null()).then_some(openssl))
-}
-
-/// Makes an `SSLObject` as asyncio does, and looks whether what it is made of lies where [`inside`] expects it.
-fn knows_layout(py: Python<'_>, openssl: &OpenSsl) -> PyResult<bool> {
-    let ssl = py.import("ssl")?;
-    let context = ssl
-        .getattr("SSLContext")?
-        .call1((ssl.getattr("PROTOCOL_TLS_SERVER")?,))?;
-    let bio = || ssl.getattr("MemoryBIO")?.call0();
-    let object = context.call_method1("wrap_bio", (bio()?, bio()?, true))?;
-    Ok(inside(openssl, &object)?.is_some())
-}
-
-/// How CPython has laid out `_ssl._SSLSocket` since 3.6.
-#[repr(C)]
-struct SslSocketObject {
-    ob_base: pyo3::ffi::PyObject,
-    socket: *mut PyObject,
-    ssl: *mut Ssl,
-    context: *mut PyObject,
-}
-
-#[repr(C)]
-struct SslContextObject {
-    ob_base: pyo3::ffi::PyObject,
-    ctx: *mut SslCtx,
-}
-
-/// The `SSL*` of an `ssl.SSLObject`, with the object that owns it; `None` if it is not what CPython makes.
-pub fn inside(openssl: &OpenSsl, object: &Bound<'_, PyAny>) -> PyResult<Option<(*mut Ssl, Ref)>> {
-    let py = object.py();
-    let module = py.import("_ssl")?;
-    let ours = py.import("ssl")?.getattr("SSLObject")?;
-    let owner = object.getattr("_sslobj")?;
-    let context = owner.getattr("context")?;
-    let fits = |ty: &Bound<'_, PyAny>, size: usize| -> PyResult<bool> {
-        Ok(ty.getattr("__basicsize__")?.extract::<usize>()? >= size)
-    };
-    let class = object.get_type();
-    // A subclass may do as it likes, except with what is not called any more.
-    let same = |name: &str| -> PyResult<bool> {
-        Ok(class.getattr(name)?.is(ours.getattr(name)?.as_any()))
-    };
-    if !object.is_instance(&ours)?
-        || !same("read")?
-        || !same("write")?
-        || !owner.get_type().is(module.getattr("_SSLSocket")?.as_any())
-        || !fits(owner.get_type().as_any(), size_of::<SslSocketObject>())?
-        || !context.is_instance(&module.getattr("_SSLContext")?)?
-        || !fits(&module.getattr("_SSLContext")?, size_of::<SslContextObject>())?
-        // Its exceptions are kept where only `_ssl` looks.
-        || !context.getattr("_msg_callback")?.is_none()
-    {
-        return Ok(None);
-    }
-    // SAFETY: both objects are live, of these types, and at least as large.
-    unsafe {
-        let words = owner.as_ptr().cast::<SslSocketObject>();
-        let ctx = (*context.as_ptr().cast::<SslContextObject>()).ctx;
-        if (*words).context != context.as_ptr()
-            || !(*words).socket.is_null()
-            || (*words).ssl.is_null()
-            || ctx.is_null()
-            || (openssl.SSL_get_SSL_CTX)((*words).ssl) != ctx
-        {
-            return Ok(None);
-        }
-        Ok(Some(((*words).ssl, owner.into())))
-    }
 }
 
 /// Takes the last error of this thread off OpenSSL's queue, and gives what `hybridloop.loop.tls` makes an exception of:

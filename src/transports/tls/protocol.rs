@@ -14,6 +14,7 @@ use pyo3::PyTraverseError;
 
 use crate::allocator::out_of_memory;
 use crate::python::package;
+use crate::python::unstable::ssl_object;
 use crate::python::{nested_drop, AtomicFlags, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::transports::stream::native_protocol;
 use crate::transports::tls::bio::{self, Wire};
@@ -150,7 +151,7 @@ impl TlsCore {
         let Some(openssl) = OpenSsl::get().filter(|_| self.ssl.get().is_null()) else {
             return Ok(false);
         };
-        let Some((ssl, owner)) = openssl::inside(openssl, object)? else {
+        let Some((ssl, owner)) = ssl_object::inside(openssl.SSL_get_SSL_CTX, object)? else {
             return Ok(false);
         };
         // SAFETY: `owner` keeps the SSL; its handshake begins later.

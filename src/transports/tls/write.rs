@@ -2,9 +2,7 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::exceptions::PyImportError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
@@ -13,6 +11,7 @@ use crate::allocator::out_of_memory;
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::python::bytes::to_bytes;
+use crate::python::unstable::slot_offset::Slot;
 use crate::python::{Args, ErrSet, FfiResult, Ref};
 use crate::transports::args::one_argument;
 use crate::transports::stream::{fast_path, write};
@@ -284,25 +283,12 @@ fn contents(bytes: &Ref) -> &[u8] {
 }
 
 /// Where `hybridloop.loop.tls.SSLTransport` keeps its protocol.
-static PROTOCOL_OFFSET: AtomicUsize = AtomicUsize::new(0);
+static PROTOCOL: Slot = Slot::new("_ssl_protocol");
 
 /// The TLS protocol of a transport; `None` once asyncio has taken it away.
 unsafe fn protocol_of(transport: *mut PyObject) -> Option<Ref> {
-    #[cfg(Py_GIL_DISABLED)]
-    {
-        // Another thread may take it away at the same time: Python's descriptor knows how to read it.
-        // SAFETY: the caller has a live object.
-        let transport = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), transport) };
-        let protocol = transport.getattr("_ssl_protocol").ok()?;
-        is_tls(protocol.as_ptr()).then(|| protocol.into())
-    }
-    #[cfg(not(Py_GIL_DISABLED))]
-    // SAFETY: the caller has a live `SSLTransport`, whose slot holds an object or null.
-    unsafe {
-        let offset = PROTOCOL_OFFSET.load(Ordering::Relaxed);
-        let protocol = transport.byte_add(offset).cast::<*mut PyObject>().read();
-        (!protocol.is_null() && is_tls(protocol)).then(|| Ref::borrowed(protocol))
-    }
+    // SAFETY: attached, with a live `SSLTransport`: the caller upholds it.
+    unsafe { PROTOCOL.get(transport) }.filter(|protocol| is_tls(protocol.as_ptr()))
 }
 
 /// `SSLTransport.write(data)`
@@ -376,32 +362,9 @@ unsafe fn inherited_transport_write(
 
 /// Gives `hybridloop.loop.tls.SSLTransport` its native `write()`.
 pub fn install_transport(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let py = class.py();
-    let offset: usize = class
-        .getattr("__base__")?
-        .getattr("__basicsize__")?
-        .extract()?;
-    let size: usize = class.getattr("__basicsize__")?.extract()?;
     let sample = class.call_method1("__new__", (class,))?;
-    let mark = PyTuple::new(py, ["mark", "of", "its", "own"])?;
     sample.setattr("_closed", true)?;
-    sample.setattr("_ssl_protocol", &mark)?;
-    // SAFETY: the word lies within the object, as its size says.
-    let found = size >= offset + size_of::<usize>()
-        && unsafe {
-            sample
-                .as_ptr()
-                .byte_add(offset)
-                .cast::<*mut PyObject>()
-                .read()
-        } == mark.as_ptr();
-    if !found {
-        return Err(PyImportError::new_err(
-            "asyncio's TLS transport of this Python is laid out in a way that hybridloop does not know; please upgrade \
-             hybridloop",
-        ));
-    }
-    PROTOCOL_OFFSET.store(offset, Ordering::Relaxed);
+    PROTOCOL.probe(class, &sample)?;
     install(
         class,
         [(

@@ -1,0 +1,128 @@
+//! *Variables of a context*: a `contextvars.Context` keeps its variables in one immutable map, so two contexts have the same
+//! variables if their pointers to it are equal. No public function tells that.
+//!
+//! * Reads: the word of the thread state that points to the current context, and the word of a context that points to its map.
+//! * Pythons: 3.11 to 3.15.
+//! * Probe: at import both words are searched for in contexts that are known to differ and to agree; each must be found in
+//!   exactly one place.
+//! * Otherwise: each callback gets a copy of the context when it is scheduled, as in asyncio.
+
+use std::sync::OnceLock;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::python::context::{copy, run_in};
+use crate::python::refs::Ref;
+
+pub const NAME: &str = "context_vars";
+
+/// How far into the thread state the search goes; it is longer than that on every supported Python.
+const THREAD_STATE_BYTES: usize = 256;
+const WORD: usize = size_of::<usize>();
+
+/// Offsets in bytes from the start of the thread state and of the context.
+struct Layout {
+    current: usize,
+    vars: usize,
+}
+
+static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+
+pub fn init(py: Python<'_>) -> PyResult<()> {
+    if LAYOUT.get().is_none() {
+        let layout = if super::is_allowed(py, NAME) {
+            probe(py)?
+        } else {
+            None
+        };
+        // A second import finds the layout set.
+        let _ = LAYOUT.set(layout);
+    }
+    Ok(())
+}
+
+pub fn is_on() -> bool {
+    LAYOUT.get().is_some_and(Option::is_some)
+}
+
+fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
+    let variable = py
+        .import("contextvars")?
+        .getattr("ContextVar")?
+        .call1(("probe",))?;
+    let set = |context: &Ref, value: usize| -> PyResult<()> {
+        let set = variable.getattr("set")?;
+        context.bind(py).call_method1("run", (set, value))?;
+        Ok(())
+    };
+    // SAFETY: attached, as `py` shows; a new reference or an error.
+    let new = || unsafe { Ref::new(ffi::PyContext_New()) };
+    let (one, empty) = (new()?, new()?);
+    set(&one, 1)?;
+    let same = copy(&one)?;
+    let changed = copy(&one)?;
+    set(&changed, 2)?;
+
+    // SAFETY: a live object has a live type.
+    let size = unsafe { (*ffi::Py_TYPE(one.as_ptr())).tp_basicsize.unsigned_abs() };
+    // SAFETY: the offsets below are within the object, whose size this is.
+    let word = |object: &Ref, offset: usize| unsafe { read_word(object.as_ptr().cast(), offset) };
+    let vars: Vec<_> = (size_of::<PyObject>()..size)
+        .step_by(WORD)
+        .filter(|&at| {
+            let found = word(&one, at);
+            found != 0
+                && found == word(&same, at)
+                && found != word(&changed, at)
+                && found != word(&empty, at)
+        })
+        .collect();
+
+    // SAFETY: attached, as `py` shows, so this thread has a state.
+    let state = unsafe { ffi::PyThreadState_Get() }.cast::<u8>();
+    let find = |wanted: &Ref| -> Vec<usize> {
+        (0..THREAD_STATE_BYTES)
+            .step_by(WORD)
+            // SAFETY: the thread state is longer than THREAD_STATE_BYTES.
+            .filter(|&at| unsafe { read_word(state, at) } == wanted.as_ptr() as usize)
+            .collect()
+    };
+    // SAFETY: both contexts are held here.
+    let (inside, in_other) = unsafe {
+        (
+            run_in(one.as_ptr(), || Ok(find(&one)))?,
+            run_in(empty.as_ptr(), || Ok(find(&empty)))?,
+        )
+    };
+    // In one place only, and gone when the context is left.
+    Ok(match (&*vars, &*inside, &*find(&one)) {
+        (&[vars], &[current], []) if in_other == [current] => Some(Layout { current, vars }),
+        _ => None,
+    })
+}
+
+unsafe fn read_word(base: *const u8, offset: usize) -> usize {
+    // SAFETY: `offset` is within the object at `base`: the callers uphold it.
+    unsafe { base.add(offset).cast::<usize>().read_unaligned() }
+}
+
+/// The map of the current context; `None` if there is no context yet, or if the trick is off.
+#[inline]
+pub fn current() -> Option<usize> {
+    let layout = LAYOUT.get()?.as_ref()?;
+    // SAFETY: called by attached threads, which have a state; the probe has found the layout in this interpreter.
+    unsafe {
+        let state = ffi::PyThreadState_Get().cast::<u8>();
+        let current = read_word(state, layout.current) as *const u8;
+        (!current.is_null()).then(|| read_word(current, layout.vars))
+    }
+}
+
+/// The map of a context; `None` if the trick is off.
+#[inline]
+pub fn of(context: &Ref) -> Option<usize> {
+    let layout = LAYOUT.get()?.as_ref()?;
+    // SAFETY: the callers pass contexts only; the probe has found the layout in this interpreter.
+    Some(unsafe { read_word(context.as_ptr().cast(), layout.vars) })
+}

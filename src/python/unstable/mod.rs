@@ -1,0 +1,74 @@
+//! Everything that depends on how CPython lays out its private memory: one file per trick.
+//!
+//! Each file says what it reads, on which Pythons it was seen to work, how it is probed at import and what it gains, and has
+//! a way around it that uses public functions only. A trick is on if
+//!
+//! * `HYBRIDLOOP_SAFE` does not turn it off: `1` turns off all, else it is a list of names separated by commas;
+//! * this is one of the Pythons on which the tests run ([`TESTED`]);
+//! * its probe has found at import what it expects.
+//!
+//! `hybridloop.build_info()` shows which are on.
+
+pub mod context_vars;
+pub mod future_blocking;
+pub mod object_reuse;
+pub mod slot_offset;
+pub mod socket_fd;
+pub mod ssl_object;
+pub mod stream_reader;
+pub mod type_version;
+
+use std::ops::RangeInclusive;
+use std::sync::OnceLock;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The minor versions of CPython 3 on which the tests run.
+const TESTED: RangeInclusive<u8> = 11..=15;
+
+/// Decides which tricks may be used, and probes them.
+pub fn init(py: Python<'_>) -> PyResult<()> {
+    context_vars::init(py)?;
+    future_blocking::init(py);
+    object_reuse::init(py);
+    slot_offset::init(py);
+    socket_fd::init(py);
+    ssl_object::init(py);
+    stream_reader::init(py);
+    type_version::init(py);
+    Ok(())
+}
+
+/// Whether the trick of that name may be used, if its probe finds what it expects.
+fn is_allowed(py: Python<'_>, name: &str) -> bool {
+    /// What the environment said when the package was imported.
+    static SAFE: OnceLock<String> = OnceLock::new();
+    let safe = SAFE.get_or_init(|| std::env::var("HYBRIDLOOP_SAFE").unwrap_or_default());
+    let is_off = match safe.as_str() {
+        "" | "0" => false,
+        "1" => true,
+        names => names.split(',').any(|other| other.trim() == name),
+    };
+    !is_off && TESTED.contains(&py.version_info().minor)
+}
+
+/// Which tricks are on.
+#[pyfunction]
+pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let tricks = PyDict::new(py);
+    for (name, is_on) in [
+        (context_vars::NAME, context_vars::is_on()),
+        (future_blocking::NAME, future_blocking::is_on()),
+        (object_reuse::HANDLES, object_reuse::of_handles()),
+        (object_reuse::COROUTINES, object_reuse::of_coroutines()),
+        (slot_offset::NAME, slot_offset::is_on()),
+        (socket_fd::NAME, socket_fd::is_on()),
+        (ssl_object::NAME, ssl_object::is_on()),
+        (stream_reader::NAME, stream_reader::is_on()),
+        (type_version::NAME, type_version::is_on()),
+    ] {
+        tricks.set_item(name, is_on)?;
+    }
+    Ok(tricks)
+}

@@ -1,0 +1,133 @@
+//! *The `SSL*` of an `ssl.SSLObject`*, which OpenSSL's functions take: `_ssl` gives it to nobody.
+//!
+//! * Reads: the pointers of `_ssl._SSLSocket` to its socket, `SSL` and context, and that of `_ssl._SSLContext` to its `SSL_CTX`.
+//! * Pythons: 3.11 to 3.15, with OpenSSL 3.
+//! * Probe: at the first TLS connection an object is made as asyncio does. For it and for each connection class and size, the
+//!   context behind the object and what OpenSSL says that the context is have to agree.
+//! * Otherwise: TLS is asyncio's, on our transport.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use crate::python::refs::Ref;
+
+pub const NAME: &str = "ssl_object";
+
+static IS_ALLOWED: AtomicBool = AtomicBool::new(false);
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// OpenSSL's `SSL`.
+#[repr(C)]
+pub struct Ssl {
+    _private: [u8; 0],
+}
+
+/// OpenSSL's `SSL_CTX`.
+#[repr(C)]
+pub struct SslCtx {
+    _private: [u8; 0],
+}
+
+/// `SSL_get_SSL_CTX`
+type SslGetCtx = unsafe extern "C" fn(*const Ssl) -> *mut SslCtx;
+
+pub fn init(py: Python<'_>) {
+    IS_ALLOWED.store(super::is_allowed(py, NAME), Ordering::Relaxed);
+}
+
+/// Whether [`probe`] may find it.
+pub fn is_allowed(py: Python<'_>) -> PyResult<bool> {
+    let version: (u32, u32, u32, u32, u32) = py
+        .import("_ssl")?
+        .getattr("OPENSSL_VERSION_INFO")?
+        .extract()?;
+    Ok(IS_ALLOWED.load(Ordering::Relaxed) && version.0 == 3)
+}
+
+/// Whether the probe was made and has found it.
+pub fn is_on() -> bool {
+    IS_ON.load(Ordering::Relaxed)
+}
+
+/// Whether the pointer is found where it is expected.
+pub fn probe(py: Python<'_>, ssl_get_ctx: SslGetCtx) -> PyResult<bool> {
+    let found = is_allowed(py)? && finds_pointer(py, ssl_get_ctx)?;
+    IS_ON.store(found, Ordering::Relaxed);
+    Ok(found)
+}
+
+/// Makes an `SSLObject` as asyncio does, and looks whether [`inside`] finds what it is made of.
+fn finds_pointer(py: Python<'_>, ssl_get_ctx: SslGetCtx) -> PyResult<bool> {
+    let ssl = py.import("ssl")?;
+    let context = ssl
+        .getattr("SSLContext")?
+        .call1((ssl.getattr("PROTOCOL_TLS_SERVER")?,))?;
+    let bio = || ssl.getattr("MemoryBIO")?.call0();
+    let object = context.call_method1("wrap_bio", (bio()?, bio()?, true))?;
+    Ok(inside(ssl_get_ctx, &object)?.is_some())
+}
+
+/// How CPython has laid out `_ssl._SSLSocket` since 3.6.
+#[repr(C)]
+struct SslSocketObject {
+    ob_base: PyObject,
+    socket: *mut PyObject,
+    ssl: *mut Ssl,
+    context: *mut PyObject,
+}
+
+#[repr(C)]
+struct SslContextObject {
+    ob_base: PyObject,
+    ctx: *mut SslCtx,
+}
+
+/// The `SSL*` of an `ssl.SSLObject`, with the object that owns it; `None` if it is not what CPython makes.
+pub fn inside(
+    ssl_get_ctx: SslGetCtx,
+    object: &Bound<'_, PyAny>,
+) -> PyResult<Option<(*mut Ssl, Ref)>> {
+    let py = object.py();
+    let module = py.import("_ssl")?;
+    let class_of_ssl = py.import("ssl")?.getattr("SSLObject")?;
+    let owner = object.getattr("_sslobj")?;
+    let context = owner.getattr("context")?;
+    let fits = |ty: &Bound<'_, PyAny>, size: usize| -> PyResult<bool> {
+        Ok(ty.getattr("__basicsize__")?.extract::<usize>()? >= size)
+    };
+    let class = object.get_type();
+    // A subclass may do as it likes, except with what is not called any more.
+    let same = |name: &str| -> PyResult<bool> {
+        Ok(class
+            .getattr(name)?
+            .is(class_of_ssl.getattr(name)?.as_any()))
+    };
+    if !object.is_instance(&class_of_ssl)?
+        || !same("read")?
+        || !same("write")?
+        || !owner.get_type().is(module.getattr("_SSLSocket")?.as_any())
+        || !fits(owner.get_type().as_any(), size_of::<SslSocketObject>())?
+        || !context.is_instance(&module.getattr("_SSLContext")?)?
+        || !fits(&module.getattr("_SSLContext")?, size_of::<SslContextObject>())?
+        // Its exceptions are kept where only `_ssl` looks.
+        || !context.getattr("_msg_callback")?.is_none()
+    {
+        return Ok(None);
+    }
+    // SAFETY: both objects are live, of these types, and at least as large.
+    unsafe {
+        let words = owner.as_ptr().cast::<SslSocketObject>();
+        let ctx = (*context.as_ptr().cast::<SslContextObject>()).ctx;
+        if (*words).context != context.as_ptr()
+            || !(*words).socket.is_null()
+            || (*words).ssl.is_null()
+            || ctx.is_null()
+            || ssl_get_ctx((*words).ssl) != ctx
+        {
+            return Ok(None);
+        }
+        Ok(Some(((*words).ssl, owner.into())))
+    }
+}
