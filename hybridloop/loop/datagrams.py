@@ -8,7 +8,7 @@ from asyncio import trsock
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from .transports import ColdParts
+from .transports import TransportMixin
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
-class DatagramTransport(ColdParts, _core.DatagramTransport, asyncio.DatagramTransport):
+class DatagramTransport(TransportMixin, _core.DatagramTransport, asyncio.DatagramTransport):
     """A datagram socket: UDP or Unix."""
 
     __slots__ = ()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from .. import _core
 from . import compat, datagrams, registry, subprocess, transports
 from .native_mixin import NativeMixin
-from .signals import SignalMethods
+from .signals import SignalMixin
 from .stats import LoopStats
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class _NativeSelector(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:
         """Refuse: descriptors are registered with the loop."""
-        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("register()"))
+        raise NotImplementedError(_SELECTOR_REFUSAL.format("register()"))
 
     def unregister(self, fileobj: Any) -> NoReturn:
         """Refuse: descriptors are registered with the loop."""
-        raise NotImplementedError(_NOT_BY_THE_SELECTOR.format("unregister()"))
+        raise NotImplementedError(_SELECTOR_REFUSAL.format("unregister()"))
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """Poll for the loop, which takes the events itself.
@@ -92,13 +92,13 @@ class _NativeSelector(selectors.BaseSelector):
         """Do nothing; the core closes its selector itself."""
 
 
-_NOT_BY_THE_SELECTOR = (
+_SELECTOR_REFUSAL = (
     "the selector of a hybridloop.Loop has no {}: the loop waits natively; "
     "use loop.add_reader(), loop.add_writer() and loop.run_forever()"
 )
 
 
-def _closed_if_cancelled(create: Any) -> Any:
+def _close_if_cancelled(create: Any) -> Any:
     """`create_server()`, whose last await lets the server begin to listen.
 
     asyncio's leaves a server behind that listens for ever if it is cancelled just there.
@@ -121,7 +121,7 @@ def _closed_if_cancelled(create: Any) -> Any:
     return create_server
 
 
-class Loop(NativeMixin, SignalMethods):
+class Loop(NativeMixin, SignalMixin):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
     Whatever runs once per connection or less is inherited from CPython, so it always fits the
@@ -205,8 +205,8 @@ class Loop(NativeMixin, SignalMethods):
         self._add_callback(handle)
         self._write_to_self()
 
-    create_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_server)
-    create_unix_server = _closed_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
+    create_server = _close_if_cancelled(asyncio.SelectorEventLoop.create_server)
+    create_unix_server = _close_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
     create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
 
     _make_subprocess_transport = subprocess.make_transport
@@ -320,7 +320,7 @@ class Loop(NativeMixin, SignalMethods):
         try:
             await drained
             if (sock := transp._sock) is None:
-                raise ConnectionError(_CLOSED)
+                raise ConnectionError(_CONNECTION_CLOSED)
             # Fails when the transport is closed meanwhile.
             closed = transp._empty_waiter = self.create_future()
             try:
@@ -329,12 +329,12 @@ class Loop(NativeMixin, SignalMethods):
             except OSError as error:
                 raise SendfileNotAvailableError("no descriptor is left") from error
             with own:
-                closed.add_done_callback(functools.partial(_end_sending, own))
+                closed.add_done_callback(functools.partial(_abort_sendfile, own))
                 try:
                     sent: int = await self.sock_sendfile(own, file, offset, count, fallback=False)
                 except (OSError, SendfileNotAvailableError):
                     if closed.done():
-                        raise ConnectionError(_CLOSED) from None
+                        raise ConnectionError(_CONNECTION_CLOSED) from None
                     raise
                 return sent
         finally:
@@ -343,10 +343,10 @@ class Loop(NativeMixin, SignalMethods):
                 transp.resume_reading()
 
 
-_CLOSED = "Connection is closed by peer"
+_CONNECTION_CLOSED = "Connection is closed by peer"
 
 
-def _end_sending(sock: socket.socket, closed: asyncio.Future[None]) -> None:
+def _abort_sendfile(sock: socket.socket, closed: asyncio.Future[None]) -> None:
     """Nothing is sent any more after the transport was closed, and who sends gets an error."""
     closed.exception()
     with contextlib.suppress(OSError):

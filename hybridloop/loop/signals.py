@@ -9,13 +9,13 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from .sockets import SocketMethods
+from .sockets import SocketMixin
 
 if TYPE_CHECKING:
     import socket
 
 
-class SignalMethods(SocketMethods):
+class SignalMixin(SocketMixin):
     """The part of the loop that deals with signals.
 
     asyncio has a signal wake the selector only while `add_signal_handler()` is in use. Without
@@ -63,11 +63,11 @@ class SignalMethods(SocketMethods):
             in_main_thread = _in_main_thread()
             try:
                 if in_main_thread:
-                    self._let_signals_wake()
+                    self._install_wakeup_fd()
                 asyncio.BaseEventLoop.run_forever(self)
             finally:
                 if in_main_thread:
-                    self._let_signals_rest()
+                    self._restore_wakeup_fd()
         finally:
             self._unlock_run(before)
 
@@ -75,10 +75,10 @@ class SignalMethods(SocketMethods):
         """Remove what add_signal_handler() has set; False if there was nothing."""
         removed = super().remove_signal_handler(sig)
         if removed and not self._signal_handlers and self.is_running():
-            self._let_signals_wake()
+            self._install_wakeup_fd()
         return removed
 
-    def _let_signals_wake(self) -> None:
+    def _install_wakeup_fd(self) -> None:
         try:
             writer = self._csock
         except OSError:
@@ -87,7 +87,7 @@ class SignalMethods(SocketMethods):
         if writer is not None:
             self._swap_wakeup_fd(-1, writer.fileno())
 
-    def _let_signals_rest(self) -> None:
+    def _restore_wakeup_fd(self) -> None:
         if self._signal_writer is not None and not self._signal_handlers:
             self._swap_wakeup_fd(self._signal_writer.fileno(), -1)
 
@@ -110,7 +110,7 @@ def _in_main_thread() -> bool:
 _signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def _leave_signals_to_parent() -> None:
+def _reset_wakeup_fd_after_fork() -> None:
     """Keep the signals of a forked child from waking the loop of its parent."""
     try:
         fd = signal.set_wakeup_fd(-1)
@@ -122,4 +122,4 @@ def _leave_signals_to_parent() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_signals_to_parent)
+    os.register_at_fork(after_in_child=_reset_wakeup_fd_after_fork)

@@ -35,10 +35,10 @@ else:
     _AsyncioLoop = asyncio.SelectorEventLoop
 
 
-class SocketMethods(_core.LoopCore, _AsyncioLoop):
+class SocketMixin(_core.LoopCore, _AsyncioLoop):
     """The part of the loop that works on the user's own sockets."""
 
-    # What asyncio's classes, SignalMethods and NativeMethods keep in attributes. A loop whose
+    # What asyncio's classes, SignalMixin and NativeMixin keep in attributes. A loop whose
     # dictionary is empty has none, and then a method is found without a look into it:
     # `loop.call_soon(...)` costs half. The dictionary is there for whatever else somebody sets.
     __slots__ = (

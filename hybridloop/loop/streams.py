@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DEFAULT_LIMIT = 2**16  # 64 KiB, as asyncio's
 
 
-class _Received(bytearray):
+class _BufferCopy(bytearray):
     """A copy of what waits in a reader; clearing it takes that from the reader, too."""
 
     __slots__ = ("_reader",)
@@ -53,7 +53,7 @@ class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
     @property
     def _buffer(self) -> bytearray:
         # asyncio's start_tls() takes from here what belongs to TLS.
-        return _Received(self)
+        return _BufferCopy(self)
 
 
 class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter):
@@ -103,11 +103,11 @@ class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtoco
         else:
             if asyncio.iscoroutine(result):
                 self._task = self._loop.create_task(result)
-                self._task.add_done_callback(partial(_client_done, self._loop, transport))
+                self._task.add_done_callback(partial(_client_task_done, self._loop, transport))
         self._strong_reader = None
 
 
-def _client_done(
+def _client_task_done(
     loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, task: asyncio.Task[None]
 ) -> None:
     if task.cancelled():
@@ -140,7 +140,7 @@ async def open_connection(
 ) -> tuple[StreamReader, StreamWriter]:
     """Like `asyncio.open_connection()`, with a native reader and writer."""
     loop = asyncio.get_running_loop()
-    protocol, reader = _client(loop, limit)
+    protocol, reader = _make_client_protocol(loop, limit)
     transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)
     return reader, StreamWriter(transport, protocol, reader, loop)
 
@@ -155,7 +155,7 @@ async def start_server(
 ) -> asyncio.Server:
     """Like `asyncio.start_server()`, with native readers and writers."""
     loop = asyncio.get_running_loop()
-    factory = partial(_server_side, loop, limit, client_connected_cb)
+    factory = partial(_make_server_protocol, loop, limit, client_connected_cb)
     return await loop.create_server(factory, host, port, **kwds)  # type: ignore[arg-type]
 
 
@@ -164,7 +164,7 @@ async def open_unix_connection(
 ) -> tuple[StreamReader, StreamWriter]:
     """Like `asyncio.open_unix_connection()`, with a native reader and writer."""
     loop = asyncio.get_running_loop()
-    protocol, reader = _client(loop, limit)
+    protocol, reader = _make_client_protocol(loop, limit)
     transport, _ = await loop.create_unix_connection(lambda: protocol, path, **kwds)
     return reader, StreamWriter(transport, protocol, reader, loop)
 
@@ -178,18 +178,18 @@ async def start_unix_server(
 ) -> asyncio.Server:
     """Like `asyncio.start_unix_server()`, with native readers and writers."""
     loop = asyncio.get_running_loop()
-    factory = partial(_server_side, loop, limit, client_connected_cb)
+    factory = partial(_make_server_protocol, loop, limit, client_connected_cb)
     return await loop.create_unix_server(factory, path, **kwds)
 
 
-def _client(
+def _make_client_protocol(
     loop: asyncio.AbstractEventLoop, limit: int
 ) -> tuple[StreamReaderProtocol, StreamReader]:
     reader = StreamReader(limit=limit, loop=loop)
     return StreamReaderProtocol(reader, loop=loop), reader
 
 
-def _server_side(
+def _make_server_protocol(
     loop: asyncio.AbstractEventLoop,
     limit: int,
     client_connected_cb: Callable[[StreamReader, StreamWriter], Awaitable[None] | None],

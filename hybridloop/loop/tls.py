@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .transports import SocketTransport
 
 # What a connection that does not use them has of asyncio's buffers.
-_NO_BIO = ssl.MemoryBIO()
+_EMPTY_BIO = ssl.MemoryBIO()
 
 # As `_ssl` names the libraries that an error may come from.
 _LIBRARIES = {
@@ -34,7 +34,7 @@ _LIBRARIES = {
 
 
 # `_ssl` puts a plain number into its exceptions.
-_FAILURE = int(ssl.SSL_ERROR_SSL)
+_SSL_FAILURE = int(ssl.SSL_ERROR_SSL)
 
 
 def make_error(
@@ -42,13 +42,13 @@ def make_error(
 ) -> ssl.SSLError:
     """The exception that `_ssl` raises for an error of OpenSSL."""
     if not reason:
-        return ssl.SSLError(_FAILURE, "A failure in the SSL library occurred")
+        return ssl.SSLError(_SSL_FAILURE, "A failure in the SSL library occurred")
     name = text.upper().replace(" ", "_").replace("-", "_")
     owner = _LIBRARIES.get(library)
     kind = ssl.SSLCertVerificationError if verified else ssl.SSLError
     if verified:
         text += f": {verified_text}"
-    error = kind(_FAILURE, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
+    error = kind(_SSL_FAILURE, f"[{owner}: {name}] {text}" if owner else f"[{name}] {text}")
     error.library = owner  # type: ignore[assignment]
     error.reason = name
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -87,7 +87,7 @@ class SSLTransport(CorkedTransport):
 _core.TlsCore._install_transport(SSLTransport)
 
 
-class _AppTransport(sslproto.SSLProtocol):
+class _SSLProtocolBase(sslproto.SSLProtocol):
     """asyncio's TLS protocol with a class of transports of ours."""
 
     _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedTransport
@@ -100,7 +100,7 @@ class _AppTransport(sslproto.SSLProtocol):
         return transport
 
 
-class TlsProtocol(_core.TlsCore, _AppTransport):
+class TlsProtocol(_core.TlsCore, _SSLProtocolBase):
     """asyncio's TLS protocol on a native stream.
 
     Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
@@ -113,7 +113,7 @@ class TlsProtocol(_core.TlsCore, _AppTransport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_native = self._attach(self._sslobj)  # type: ignore[attr-defined]
-        self._incoming = self._outgoing = _NO_BIO
+        self._incoming = self._outgoing = _EMPTY_BIO
 
     _app_transport_class = SSLTransport
 
@@ -165,7 +165,7 @@ async def start_tls(
     # Nothing may be read before the new protocol knows its transport.
     transport.pause_reading()
     if server_side:
-        _move_received(protocol, ssl_protocol)
+        _move_buffered_data(protocol, ssl_protocol)
     transport.set_protocol(ssl_protocol)
     steps = [
         loop.call_soon(ssl_protocol.connection_made, transport),
@@ -183,7 +183,7 @@ async def start_tls(
     return ssl_protocol._app_transport
 
 
-def _move_received(
+def _move_buffered_data(
     protocol: asyncio.BaseProtocol, ssl_protocol: TlsProtocol | FallbackProtocol
 ) -> None:
     """Give TLS what a reader has received: the peer began its handshake before `start_tls()`.
@@ -198,7 +198,7 @@ def _move_received(
             received.clear()
 
 
-class FallbackProtocol(_AppTransport):
+class FallbackProtocol(_SSLProtocolBase):
     """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
 
     def _abort(self, *args: Any) -> None:

@@ -21,7 +21,7 @@ _DEFAULT_HIGH_WATER = 64 * 1024
 _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
 
 
-class _Extra(dict[str, Any]):
+class _LazyExtraInfo(dict[str, Any]):
     """A stream's `_extra`: the socket and the addresses are found out when somebody asks."""
 
     __slots__ = ("_transport",)
@@ -35,7 +35,7 @@ class _Extra(dict[str, Any]):
         transport = self._transport()
         if transport is None:
             raise KeyError(name)
-        value = self[name] = transport._find_out(name)
+        value = self[name] = transport._load_extra_info(name)
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -46,7 +46,7 @@ class _Extra(dict[str, Any]):
             return default
 
 
-class ColdParts:
+class TransportMixin:
     """What all transports have in Python, because it runs once per connection or less."""
 
     __slots__ = ()
@@ -114,7 +114,7 @@ class ColdParts:
         self._force_close(exc)
 
 
-class SocketTransport(ColdParts, _core.StreamTransport):
+class SocketTransport(TransportMixin, _core.StreamTransport):
     """A connected stream socket: TCP or Unix."""
 
     __slots__ = ()
@@ -143,14 +143,14 @@ class SocketTransport(ColdParts, _core.StreamTransport):
         return getattr(self._protocol, name, None)
 
     @property
-    def _extra(self) -> _Extra:
+    def _extra(self) -> _LazyExtraInfo:
         """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
         try:
             extra = _EXTRA.__get__(self)
         except AttributeError:
             extra = {}
-        if type(extra) is not _Extra:
-            extra = _Extra(self, extra)
+        if type(extra) is not _LazyExtraInfo:
+            extra = _LazyExtraInfo(self, extra)
             _EXTRA.__set__(self, extra)
         return extra
 
@@ -158,17 +158,17 @@ class SocketTransport(ColdParts, _core.StreamTransport):
     def _extra(self, extra: dict[str, Any]) -> None:
         _EXTRA.__set__(self, extra)
 
-    def _find_out(self, name: str) -> Any:
+    def _load_extra_info(self, name: str) -> Any:
         """A value of `get_extra_info()` that the transport was not made with; in any thread."""
         if name == "socket":
             return trsock.TransportSocket(self._sock or _closed_socket())
         if name == "sockname":
-            return self._address_of(peer=False)
+            return self._query_address(peer=False)
         if name == "peername":
-            return self._address_of(peer=True)
+            return self._query_address(peer=True)
         raise KeyError(name)
 
-    def _address_of(self, *, peer: bool) -> Any:
+    def _query_address(self, *, peer: bool) -> Any:
         address = self._address(peer)
         if address is None and (sock := self._sock) is not None:
             # An address family that the core leaves to Python.
