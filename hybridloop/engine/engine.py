@@ -19,9 +19,9 @@ from ..native.config import parse_size
 from ..native.stats import native_stats
 from . import registry
 from .errors import EngineClosedError, EngineFullError
-from .scheduler import Placement
+from .scheduler import Scheduler
 from .serving import EngineServer
-from .serving.server import BACKLOG, bind, find_kind, make_server, share
+from .serving.server import BACKLOG, bind, detect_kind, make_server, share
 from .stats import EngineStats, ThreadStats
 from .task_handle import TaskHandle
 from .work_mixin import WorkMixin
@@ -40,7 +40,7 @@ _CANCEL_TIME = 1.0
 # How long the end of the process waits for an engine that nobody has closed.
 _EXIT_TIME = 1.0
 
-_started: weakref.WeakSet[Engine] = weakref.WeakSet()
+_started_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine(WorkMixin):
@@ -106,33 +106,33 @@ class Engine(WorkMixin):
             memory=parse_size("memory", memory),
             job_memory=parse_size("job_memory", job_memory),
         )
-        self._placement = Placement(tasks_per_thread, max_pending, self._native)
-        self._threads = self._placement.threads
+        self._scheduler = Scheduler(tasks_per_thread, max_pending, self._native)
+        self._threads = self._scheduler.threads
         # Guards what follows; not held while anything is waited for.
         self._lock = threading.Lock()
         self._closed = False
         self._closing = False
         # close() has come to its end.
-        self._ended = False
+        self._shutdown_done = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._placement.open else "not started"
+        state = "closed" if self._closed else "open" if self._scheduler.open else "not started"
         return f"<Engine gil_threads={self._gil_threads} {state}>"
 
     def __del__(self) -> None:
-        placement = getattr(self, "_placement", None)
-        if placement is not None and placement.open and not placement.is_inherited():
+        scheduler = getattr(self, "_scheduler", None)
+        if scheduler is not None and scheduler.open and not scheduler.belongs_to_parent():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            placement.abandon()
+            scheduler.abandon()
 
     def start(self) -> Engine:
         """Start the threads; does nothing if they run. `EngineClosedError` after `close()`."""
         with self._lock:
             if self._closed:
                 raise EngineClosedError("the engine is closed; make a new one")
-            if not self._placement.open:
-                self._placement.start(self._gil_threads)
-                _started.add(self)
+            if not self._scheduler.open:
+                self._scheduler.start(self._gil_threads)
+                _started_engines.add(self)
                 registry.add_engine(self)
         return self
 
@@ -157,8 +157,8 @@ class Engine(WorkMixin):
         """
         if context is None:
             context = contextvars.copy_context()
-        handle = TaskHandle(self._placement, coro, context, name)
-        self._placement.place(handle, thread)
+        handle = TaskHandle(self._scheduler, coro, context, name)
+        self._scheduler.schedule(handle, thread)
         return handle
 
     async def spawn_wait(
@@ -179,7 +179,7 @@ class Engine(WorkMixin):
             except EngineFullError:
                 pass
             try:
-                await self._placement.wait_for_room()
+                await self._scheduler.wait_for_space()
             except asyncio.CancelledError:
                 coro.close()
                 raise
@@ -219,7 +219,7 @@ class Engine(WorkMixin):
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("serve() would block the running loop; use 'await engine.aserve()'")
-        infos = [] if sock is not None else socket.getaddrinfo(**_listening(host, port))
+        infos = [] if sock is not None else socket.getaddrinfo(**_lookup_arguments(host, port))
         server = self._begin_serving(
             app, infos, sock, kind, threads, backlog, graceful_timeout, options
         )
@@ -242,7 +242,7 @@ class Engine(WorkMixin):
         """As `serve()`, without blocking the running loop, in tasks of the engine as well."""
         infos: Sequence[Any] = []
         if sock is None:
-            infos = await asyncio.get_running_loop().getaddrinfo(**_listening(host, port))
+            infos = await asyncio.get_running_loop().getaddrinfo(**_lookup_arguments(host, port))
         server = self._begin_serving(
             app, infos, sock, kind, threads, backlog, graceful_timeout, options
         )
@@ -253,12 +253,12 @@ class Engine(WorkMixin):
         """What runs on each thread, what waits, and what the loops have done. Works in any state,
         in any thread.
         """
-        placement = self._placement
+        scheduler = self._scheduler
         # In a forked child nobody changes the counts, and nobody may ever release the lock.
-        with nullcontext() if placement.is_inherited() else placement.lock:
-            spawned, pending = placement.spawned, placement.pending_count
-            counts = [(thread, thread.load, len(thread.pinned)) for thread in placement.threads]
-        places = placement.tasks_per_thread
+        with nullcontext() if scheduler.belongs_to_parent() else scheduler.lock:
+            spawned, pending = scheduler.spawned, scheduler.pending_count
+            counts = [(thread, thread.load, len(thread.pinned)) for thread in scheduler.threads]
+        places = scheduler.tasks_per_thread
         threads = (
             ThreadStats(
                 thread.thread.name,
@@ -272,10 +272,10 @@ class Engine(WorkMixin):
         )
         native, bus = native_stats(self._native)
         return EngineStats(
-            tuple(threads), places, spawned, pending, placement.max_pending, native, bus
+            tuple(threads), places, spawned, pending, scheduler.max_pending, native, bus
         )
 
-    def _live_loops(self) -> list[Loop]:
+    def _open_loops(self) -> list[Loop]:
         return [thread.loop for thread in self._threads if not thread.loop.is_closed()]
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
@@ -288,18 +288,18 @@ class Engine(WorkMixin):
         engine. One that was interrupted goes on when it is called again; while another thread
         closes the engine, and after that, nothing is done.
         """
-        self._refuse_own_threads("closed")
-        if self._placement.is_inherited():
+        self._check_not_own_thread("closed")
+        if self._scheduler.belongs_to_parent():
             # The threads are the parent's, and so may be the owners of the locks.
             self._closed = True
             return []
         with self._lock:
-            if self._ended or self._closing:
+            if self._shutdown_done or self._closing:
                 return []
             self._closed = self._closing = True
         try:
-            left = self._end(timeout, cancel)
-            self._ended = True
+            left = self._shutdown(timeout, cancel)
+            self._shutdown_done = True
         finally:
             self._closing = False
         if left:
@@ -312,7 +312,7 @@ class Engine(WorkMixin):
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
         """As `close()`, without blocking the running loop."""
-        self._refuse_own_threads("closed")
+        self._check_not_own_thread("closed")
         return await asyncio.to_thread(self.close, timeout, cancel=cancel)
 
     def __enter__(self) -> Engine:
@@ -349,7 +349,7 @@ class Engine(WorkMixin):
         options: dict[str, Any],
     ) -> EngineServer:
         if kind == "auto":
-            kind = find_kind(app)
+            kind = detect_kind(app)
         elif kind not in ("protocol", "asgi"):
             raise ValueError(f"kind must be 'auto', 'protocol' or 'asgi', not {kind!r}")
         if self._closed:
@@ -357,43 +357,43 @@ class Engine(WorkMixin):
         numbers = range(self._gil_threads) if threads is None else sorted(set(threads))
         if not numbers:
             raise ValueError("threads must name a thread at least")
-        self._placement.check_threads(numbers)
+        self._scheduler.check_threads(numbers)
         if sock is not None:
             sockets = share(sock, len(numbers))
         else:
             sockets = bind(infos, len(numbers), backlog)
         options["backlog"] = backlog
-        return make_server(self._placement, app, sockets, numbers, kind, graceful_timeout, options)
+        return make_server(self._scheduler, app, sockets, numbers, kind, graceful_timeout, options)
 
-    def _end(self, timeout: float | None, cancel: bool) -> list[str]:
-        deadline = patience_end = None
+    def _shutdown(self, timeout: float | None, cancel: bool) -> list[str]:
+        deadline = cancel_at = None
         if timeout is not None:
             deadline = time.monotonic() + timeout
-            patience_end = deadline - min(timeout / 4, _CANCEL_TIME)
-        placement = self._placement
-        placement.stop_serving()
+            cancel_at = deadline - min(timeout / 4, _CANCEL_TIME)
+        scheduler = self._scheduler
+        scheduler.stop_serving()
         # What comes over connections that are still there may spawn tasks.
-        cancel = cancel or not placement.wait_served(_left(patience_end))
-        placement.refuse()
-        cancel = cancel or not placement.wait_idle(_left(patience_end))
-        cancel = cancel or not placement.wait_native_idle(_left(patience_end))
+        cancel = cancel or not scheduler.wait_served(_time_left(cancel_at))
+        scheduler.stop_accepting()
+        cancel = cancel or not scheduler.wait_idle(_time_left(cancel_at))
+        cancel = cancel or not scheduler.wait_native_idle(_time_left(cancel_at))
         if cancel:
-            placement.cancel_everything()
+            scheduler.cancel_pending_and_running()
             # Jobs that wait never run, and tasks may be waiting for them.
             self._native.close(0)
-            placement.wait_idle(_left(deadline))
-        placement.stop()
+            scheduler.wait_idle(_time_left(deadline))
+        scheduler.stop()
         for thread in self._threads:
-            thread.thread.join(_left(deadline))
-        left = placement.resolve_what_is_left()
-        return left + [f"kernel {name}" for name in placement.close_native(_left(deadline))]
+            thread.thread.join(_time_left(deadline))
+        left = scheduler.fail_remaining()
+        return left + [f"kernel {name}" for name in scheduler.close_native(_time_left(deadline))]
 
-    def _refuse_own_threads(self, what: str) -> None:
+    def _check_not_own_thread(self, what: str) -> None:
         if any(thread.thread is threading.current_thread() for thread in self._threads):
             raise RuntimeError(f"an engine cannot be {what} by one of its own threads")
 
 
-def _listening(host: str | None, port: int | None) -> dict[str, Any]:
+def _lookup_arguments(host: str | None, port: int | None) -> dict[str, Any]:
     """The arguments for `getaddrinfo()`."""
     if port is None:
         raise TypeError("a host and a port, or sock, are needed to serve")
@@ -405,14 +405,14 @@ def _listening(host: str | None, port: int | None) -> dict[str, Any]:
     }
 
 
-def _left(deadline: float | None) -> float | None:
+def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 @atexit.register
-def _close_all() -> None:
+def _close_at_exit() -> None:
     """End the engines that nobody has closed, while Python still runs."""
-    for engine in list(_started):
-        if not engine._ended and not engine._placement.is_inherited():
+    for engine in list(_started_engines):
+        if not engine._shutdown_done and not engine._scheduler.belongs_to_parent():
             warnings.warn(f"unclosed {engine!r}", ResourceWarning, source=engine, stacklevel=1)
             engine.close(_EXIT_TIME, cancel=True)

@@ -35,7 +35,7 @@ class Chunk(Protocol):
     def cancel(self) -> object: ...
 
 
-class _Failed:
+class _FailedChunk:
     """A chunk that could not be made, in its place."""
 
     def __init__(self, error: BaseException) -> None:
@@ -93,7 +93,7 @@ class PythonChunk:
         return self.handle.cancel()
 
 
-async def call_one_by_one(function: Callable[..., Any], calls: Calls) -> Outcome:
+async def call_sequentially(function: Callable[..., Any], calls: Calls) -> Outcome:
     """The body of a `PythonChunk`; what the function returns is awaited if it can be."""
     values: list[Any] = []
     for arguments in calls:
@@ -101,13 +101,13 @@ async def call_one_by_one(function: Callable[..., Any], calls: Calls) -> Outcome
             # Others have their turn between two calls.
             await asyncio.sleep(0)
         try:
-            values.append(await resolve(function(*arguments)))
+            values.append(await maybe_await(function(*arguments)))
         except Exception as error:
             return values, error
     return values, None
 
 
-async def resolve(value: Any) -> Any:
+async def maybe_await(value: Any) -> Any:
     """What an awaitable gives; anything else itself."""
     return await value if inspect.isawaitable(value) else value
 
@@ -133,7 +133,7 @@ class MapResults(Generic[_T]):
         self._buffersize = max(buffersize, chunksize)
         self._chunks: deque[Chunk] = deque()
         # Calls for which there was no room.
-        self._held: Calls = []
+        self._unsubmitted: Calls = []
         # Items taken whose results have not been given.
         self._open = 0
         self._values: deque[_T] = deque()
@@ -157,7 +157,7 @@ class MapResults(Generic[_T]):
                 raise
             finally:
                 self._waiting = False
-        return self._give()
+        return self._pop_value()
 
     def __aiter__(self) -> MapResults[_T]:
         return self
@@ -173,7 +173,7 @@ class MapResults(Generic[_T]):
                 raise
             finally:
                 self._waiting = False
-        return self._give()
+        return self._pop_value()
 
     def __del__(self) -> None:
         self.close()
@@ -181,7 +181,7 @@ class MapResults(Generic[_T]):
     def close(self) -> None:
         """Take no more items, and cancel the calls under way; nothing more comes out."""
         self._arguments = None
-        self._held = []
+        self._unsubmitted = []
         self._error = None
         self._values.clear()
         while self._chunks:
@@ -208,7 +208,7 @@ class MapResults(Generic[_T]):
             if self._error is None:
                 self._fill()
 
-    def _give(self) -> _T:
+    def _pop_value(self) -> _T:
         self._open -= 1
         value = self._values.popleft()
         if self._error is None:
@@ -217,27 +217,27 @@ class MapResults(Generic[_T]):
 
     def _fill(self) -> None:
         """Submit calls for as many items as may be under way."""
-        while self._held or (
+        while self._unsubmitted or (
             self._arguments is not None and self._open + self._chunksize <= self._buffersize
         ):
-            calls, failure = (self._held, None) if self._held else self._take()
-            self._held = []
+            calls, failure = (self._unsubmitted, None) if self._unsubmitted else self._take_calls()
+            self._unsubmitted = []
             if calls:
                 try:
                     self._chunks.append(self._submit(calls))
                 except NativeQueueFullError as error:
                     if self._chunks:
                         # When one of these has ended it is tried again.
-                        self._held = calls
+                        self._unsubmitted = calls
                         return
                     failure = error
                 except Exception as error:
                     failure = error
             if failure is not None:
                 self._arguments = None
-                self._chunks.append(_Failed(failure))
+                self._chunks.append(_FailedChunk(failure))
 
-    def _take(self) -> tuple[Calls, BaseException | None]:
+    def _take_calls(self) -> tuple[Calls, BaseException | None]:
         calls: Calls = []
         failure = None
         try:

@@ -17,4 +17,4 @@ add_engine = _engines.add
 
 def engines() -> list[tuple[int, Engine]]:
     """The engines that have a loop which is not closed, with their numbers; in any thread."""
-    return [(number, engine) for number, engine in _engines.items() if engine._live_loops()]
+    return [(number, engine) for number, engine in _engines.items() if engine._open_loops()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _fork, signal_safe_wait
 from .errors import EngineClosedError, EngineFullError
-from .worker_thread import GilThread, Queue
+from .loop_thread import LoopThread, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .task_handle import TaskHandle
 
 
-class Placement:
+class Scheduler:
     """The threads of an engine and the queues in front of them.
 
     The threads and the handles know this and not the engine, so that an engine that nobody holds
@@ -37,11 +37,11 @@ class Placement:
         # operations at a time, never while anything is called that could wait.
         self.lock = threading.Lock()
         self.idle = threading.Condition(self.lock)
-        self.threads: list[GilThread] = []
+        self.threads: list[LoopThread] = []
         self.pending: Queue = OrderedDict()
         # Of the queues of the threads as well.
         self.pending_count = 0
-        self.room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self.putters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self.spawned = 0
         # Those that have not ended.
         self.servers: set[EngineServer] = set()
@@ -52,12 +52,12 @@ class Placement:
         self.abandoned = False
         self.generation = _fork.generation()
 
-    def is_inherited(self) -> bool:
+    def belongs_to_parent(self) -> bool:
         """Whether the threads are those of the process that has forked this one."""
         return self.generation != _fork.generation()
 
     def check_process(self) -> None:
-        if self.is_inherited():
+        if self.belongs_to_parent():
             raise EngineClosedError("the engine belongs to the parent process; make a new one")
 
     def make_closed_error(self) -> EngineClosedError:
@@ -71,7 +71,7 @@ class Placement:
         self.generation = _fork.generation()
         try:
             for index in range(count):
-                self.threads.append(GilThread(self, index))
+                self.threads.append(LoopThread(self, index))
             for thread in self.threads:
                 thread.thread.start()
         except (OSError, RuntimeError):
@@ -86,12 +86,12 @@ class Placement:
             raise
         self.open = True
 
-    def place(self, handle: TaskHandle[Any], index: int | None) -> None:
+    def schedule(self, handle: TaskHandle[Any], index: int | None) -> None:
         """Send a task to a thread, or to the end of a queue."""
         self.check_process()
         with self.lock:
             self._check_open()
-            target = self._least_loaded() if index is None else self._numbered(index)
+            target = self._least_loaded() if index is None else self._get_thread(index)
             if target.load >= self.tasks_per_thread:
                 if self.pending_count >= self.max_pending:
                     raise EngineFullError(
@@ -104,103 +104,103 @@ class Placement:
                 return
             self.spawned += 1
             target.load += 1
-            wake = not target.arriving
-            target.arriving.append(handle)
+            wake = not target.inbox
+            target.inbox.append(handle)
         if wake:
-            target.call(target.receive)
+            target.call(target.start_inbox)
 
     def check_threads(self, indexes: Iterable[int]) -> None:
-        """Raise what `place()` would for any of the threads."""
+        """Raise what `schedule()` would for any of the threads."""
         self.check_process()
         with self.lock:
             self._check_open()
             for index in indexes:
-                self._numbered(index)
+                self._get_thread(index)
 
-    def serve(self, handle: TaskHandle[Any], index: int | None) -> None:
+    def schedule_service(self, handle: TaskHandle[Any], index: int | None) -> None:
         """Send a task to a thread beside those that are counted."""
         self.check_process()
         with self.lock:
             self._check_open()
-            target = self._least_loaded() if index is None else self._numbered(index)
+            target = self._least_loaded() if index is None else self._get_thread(index)
             target.services += 1
         handle._loop = target.loop
         target.call(target.start_service, handle)
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until a queue has had a place since the call, or the engine is closed."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         with self.lock:
             if not self.open or self.pending_count < self.max_pending:
                 return
-            self.room_waiters.append((loop, waiter))
+            self.putters.append((loop, waiter))
         try:
             await waiter
         except asyncio.CancelledError:
             with self.lock:
-                if (loop, waiter) in self.room_waiters:
-                    self.room_waiters.remove((loop, waiter))
+                if (loop, waiter) in self.putters:
+                    self.putters.remove((loop, waiter))
                 else:
                     # The room that this one was told of is the next one's.
-                    self._tell_room()
+                    self._wakeup_next_putter()
             raise
 
-    def forget(self, handle: TaskHandle[Any]) -> bool:
+    def dequeue(self, handle: TaskHandle[Any]) -> bool:
         """Take a handle out of the queues; `False` if it is in none."""
         with self.lock:
             for queue in (self.pending, *(thread.pinned for thread in self.threads)):
                 if handle in queue:
                     del queue[handle]
                     self.pending_count -= 1
-                    self._tell_room()
-                    self._tell_if_idle()
+                    self._wakeup_next_putter()
+                    self._notify_if_idle()
                     return True
         return False
 
-    def loop_of(self, handle: TaskHandle[Any]) -> Loop:
+    def find_loop(self, handle: TaskHandle[Any]) -> Loop:
         """The loop that a handle which is in no queue is on its way to."""
         with self.lock:
             for thread in self.threads:
-                if handle in thread.arriving:
+                if handle in thread.inbox:
                     return thread.loop
         return handle._loop or self.threads[0].loop  # type: ignore[return-value]
 
-    def take_next(self, thread: GilThread) -> bool:
+    def release_slot(self, thread: LoopThread) -> bool:
         """A task of `thread` has ended: let a waiting one arrive; `True` if nothing had arrived."""
         with self.lock:
             queue = thread.pinned or self.pending
             if queue:
-                wake = not thread.arriving
-                thread.arriving.append(queue.popitem(last=False)[0])
+                wake = not thread.inbox
+                thread.inbox.append(queue.popitem(last=False)[0])
                 self.pending_count -= 1
-                if self.room_waiters:
-                    self._tell_room()
+                if self.putters:
+                    self._wakeup_next_putter()
                 return wake
             thread.load -= 1
             if not thread.load:
-                self._tell_if_idle()
+                self._notify_if_idle()
             return False
 
-    def service_ended(self, thread: GilThread) -> None:
+    def service_ended(self, thread: LoopThread) -> None:
         with self.lock:
             thread.services -= 1
             self.idle.notify_all()
-            self._tell_if_idle()
+            self._notify_if_idle()
 
-    def thread_failed(self, thread: GilThread, error: BaseException) -> None:
+    def thread_failed(self, thread: LoopThread, error: BaseException) -> None:
         with self.lock:
             thread.failed = True
-            lost = [*thread.running, *thread.arriving, *thread.pinned]
+            lost = [*thread.running, *thread.inbox, *thread.pinned]
             self.pending_count -= len(thread.pinned)
             thread.pinned.clear()
-            thread.arriving.clear()
+            thread.inbox.clear()
             if all(other.failed for other in self.threads):
                 lost += self.pending
                 self.pending_count = 0
                 self.pending.clear()
-            while self.room_waiters:
-                self._tell_room()
+            while self.putters:
+                self._wakeup_next_putter()
             self.idle.notify_all()
         for handle in lost:
             failure = EngineClosedError(f"{thread.thread.name} has failed: {error!r}")
@@ -212,12 +212,12 @@ class Placement:
 
     # The end
 
-    def refuse(self) -> None:
+    def stop_accepting(self) -> None:
         """Take no more tasks."""
         with self.lock:
             self.open, self.closed = False, True
-            while self.room_waiters:
-                self._tell_room()
+            while self.putters:
+                self._wakeup_next_putter()
 
     def stop_serving(self) -> None:
         for server in list(self.servers):
@@ -251,7 +251,7 @@ class Placement:
         with self.lock:
             return signal_safe_wait.wait_for(self.idle, self._is_idle, timeout)
 
-    def cancel_everything(self) -> None:
+    def cancel_pending_and_running(self) -> None:
         with self.lock:
             waiting = [*self.pending]
             for thread in self.threads:
@@ -276,13 +276,13 @@ class Placement:
         for thread in self.threads:
             thread.call(self._stop_if_abandoned)
 
-    def resolve_what_is_left(self) -> list[str]:
+    def fail_remaining(self) -> list[str]:
         """Name what keeps threads from ending, and give up its handles."""
         left = []
         for thread in self.threads:
             if thread.thread.is_alive():
-                left.append(f"{thread.thread.name}: {thread.name_what_is_left()}")
-                for handle in (*thread.running, *thread.arriving):
+                left.append(f"{thread.thread.name}: {thread.remaining_names()}")
+                for handle in (*thread.running, *thread.inbox):
                     handle._resolve(
                         None, EngineClosedError(f"{handle.get_name()} did not end in time")
                     )
@@ -294,7 +294,7 @@ class Placement:
         if not self.open:
             raise self.make_closed_error()
 
-    def _least_loaded(self) -> GilThread:
+    def _least_loaded(self) -> LoopThread:
         least = None
         least_load = 0
         for thread in self.threads:
@@ -305,7 +305,7 @@ class Placement:
             raise EngineClosedError("every thread of the engine has failed")
         return least
 
-    def _numbered(self, index: int) -> GilThread:
+    def _get_thread(self, index: int) -> LoopThread:
         if not 0 <= index < len(self.threads):
             raise IndexError(f"thread {index} of an engine with {len(self.threads)}")
         thread = self.threads[index]
@@ -322,24 +322,24 @@ class Placement:
     def _has_served(self) -> bool:
         return not any(it.services for it in self.threads if not it.failed)
 
-    def _tell_if_idle(self) -> None:
+    def _notify_if_idle(self) -> None:
         if self._is_idle():
             self.idle.notify_all()
             if self.abandoned:
                 self.stop()
 
-    def _tell_room(self) -> None:
-        if self.room_waiters:
-            loop, waiter = self.room_waiters.popleft()
+    def _wakeup_next_putter(self) -> None:
+        if self.putters:
+            loop, waiter = self.putters.popleft()
             try:
                 loop.call_soon_threadsafe(_set, waiter)
             except RuntimeError:
                 # That loop is closed; the next one may have the room.
-                self._tell_room()
+                self._wakeup_next_putter()
 
     def _stop_if_abandoned(self) -> None:
         with self.lock:
-            self._tell_if_idle()
+            self._notify_if_idle()
 
 
 def _set(waiter: asyncio.Future[None]) -> None:

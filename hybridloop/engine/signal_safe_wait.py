@@ -10,29 +10,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-LONGEST = 1.0
+MAX_WAIT = 1.0
 
 
 def wait(event: threading.Event, timeout: float | None) -> bool:
     """As `event.wait(timeout)`."""
-    return any(event.wait(part) for part in _parts(timeout))
+    return any(event.wait(part) for part in _intervals(timeout))
 
 
 def wait_for(
     condition: threading.Condition, predicate: Callable[[], bool], timeout: float | None
 ) -> bool:
     """As `condition.wait_for(predicate, timeout)`."""
-    return any(condition.wait_for(predicate, part) for part in _parts(timeout))
+    return any(condition.wait_for(predicate, part) for part in _intervals(timeout))
 
 
-def _parts(timeout: float | None) -> Iterator[float]:
+def _intervals(timeout: float | None) -> Iterator[float]:
     """How long to wait next, until the time is over; at least once."""
     if timeout is None:
         while True:
-            yield LONGEST
+            yield MAX_WAIT
     deadline = time.monotonic() + timeout
     left = timeout
-    while left > LONGEST:
-        yield LONGEST
+    while left > MAX_WAIT:
+        yield MAX_WAIT
         left = deadline - time.monotonic()
     yield max(left, 0.0)

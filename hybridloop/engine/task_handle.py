@@ -16,7 +16,7 @@ from . import signal_safe_wait
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from .scheduler import Placement
+    from .scheduler import Scheduler
 
 _T = TypeVar("_T")
 
@@ -51,16 +51,16 @@ class TaskHandle(Generic[_T]):
         "_lock",
         "_loop",
         "_name",
-        "_placement",
         "_result",
         "_retrieved",
+        "_scheduler",
         "_task",
         "_waiters",
     )
 
     def __init__(
         self,
-        placement: Placement,
+        scheduler: Scheduler,
         coroutine: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
         context: Context,
         name: str | None,
@@ -70,7 +70,7 @@ class TaskHandle(Generic[_T]):
             raise TypeError(
                 f"a coroutine or a generator is expected, not {coroutine!r}{call_hint(coroutine)}"
             )
-        self._placement = placement
+        self._scheduler = scheduler
         # Both go when the task has ended.
         self._coroutine: Any = coroutine
         self._context: Any = context
@@ -123,18 +123,18 @@ class TaskHandle(Generic[_T]):
 
         Also `False` in a forked child, where the task does not exist.
         """
-        if self._placement.is_inherited():
+        if self._scheduler.belongs_to_parent():
             return False
         with self._lock:
             if self._done:
                 return False
             loop = self._loop
         if loop is None:
-            if self._placement.forget(self):
+            if self._scheduler.dequeue(self):
                 self._resolve(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
                 return True
             # It is on its way to its thread, or there already.
-            loop = self._loop or self._placement.loop_of(self)
+            loop = self._loop or self._scheduler.find_loop(self)
         try:
             loop.call_soon_threadsafe(self._cancel_task, msg)
         except RuntimeError:
@@ -167,7 +167,7 @@ class TaskHandle(Generic[_T]):
     def add_done_callback(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
         """Call `callback(handle)` when the task has ended: in the thread that ends it, or now."""
         if not self._done:
-            self._placement.check_process()
+            self._scheduler.check_process()
         with self._lock:
             if not self._done:
                 if self._callbacks is None:
@@ -178,7 +178,7 @@ class TaskHandle(Generic[_T]):
 
     def __await__(self) -> Generator[Any, None, _T]:
         if not self._done:
-            self._placement.check_process()
+            self._scheduler.check_process()
             yield from self._wait().__await__()
         return self._outcome()
 
@@ -205,7 +205,7 @@ class TaskHandle(Generic[_T]):
     def _wait_blocking(self, timeout: float | None) -> None:
         if self._done:
             return
-        self._placement.check_process()
+        self._scheduler.check_process()
         if asyncio._get_running_loop() is not None:
             raise asyncio.InvalidStateError(
                 "the task is not done, and waiting would block the running loop; use 'await handle'"

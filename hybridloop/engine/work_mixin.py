@@ -16,14 +16,14 @@ from .mapping import (
     MapResults,
     NativeChunk,
     PythonChunk,
-    call_one_by_one,
-    resolve,
+    call_sequentially,
+    maybe_await,
 )
 from .task_handle import TaskHandle
 
 if TYPE_CHECKING:
     from .._core import NativeBatch, NativeJob
-    from .scheduler import Placement
+    from .scheduler import Scheduler
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,7 @@ _COROUTINES_AHEAD = 64
 class WorkMixin:
     """The methods of `Engine` for kernels, the memory bus and maps."""
 
-    _placement: Placement
+    _scheduler: Scheduler
     _native: NativeEngine
 
     @property
@@ -137,12 +137,12 @@ class WorkMixin:
             )
             value = initial
             async for result in results:
-                value = result if value is NOT_GIVEN else await resolve(reduce(value, result))
+                value = result if value is NOT_GIVEN else await maybe_await(reduce(value, result))
             if value is NOT_GIVEN:
                 raise TypeError("map_reduce() of no items needs an initial value")
             return value
 
-        return self._run_uncounted(main(), f"map_reduce {_name(function)}")
+        return self._spawn_service(main(), f"map_reduce {_name(function)}")
 
     def _reducer(self, reducer: Any) -> Callable[[Any, Any], Any]:
         if isinstance(reducer, (Kernel, str)):
@@ -167,26 +167,26 @@ class WorkMixin:
         name = f"map {_name(function)}"
 
         def submit_function(calls: Calls) -> Chunk:
-            return PythonChunk(self._run_uncounted(call_one_by_one(function, calls), name))
+            return PythonChunk(self._spawn_service(call_sequentially(function, calls), name))
 
-        threads = len(self._placement.threads)
+        threads = len(self._scheduler.threads)
         ahead = _COROUTINES_AHEAD if inspect.iscoroutinefunction(function) else _CHUNKS_AHEAD
         return submit_function, ahead * threads
 
-    def _run_uncounted(self, coroutine: Any, name: str) -> TaskHandle[Any]:
+    def _spawn_service(self, coroutine: Any, name: str) -> TaskHandle[Any]:
         context = contextvars.copy_context()
-        handle: TaskHandle[Any] = TaskHandle(self._placement, coroutine, context, name)
+        handle: TaskHandle[Any] = TaskHandle(self._scheduler, coroutine, context, name)
         try:
-            self._placement.serve(handle, None)
+            self._scheduler.schedule_service(handle, None)
         except BaseException:
             coroutine.close()
             raise
         return handle
 
     def _check_open(self) -> None:
-        self._placement.check_process()
-        if not self._placement.open:
-            raise self._placement.make_closed_error()
+        self._scheduler.check_process()
+        if not self._scheduler.open:
+            raise self._scheduler.make_closed_error()
 
 
 def _kernel(kernel: Kernel | str) -> Kernel:

@@ -159,7 +159,7 @@ def take(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
     _forget_closed({number for number, _ in loops})
     if chosen is not None:
         engines = [it for it in engines if it[1] in chosen]
-        wanted = {*chosen, *(loop for _, engine in engines for loop in engine._live_loops())}
+        wanted = {*chosen, *(loop for _, engine in engines for loop in engine._open_loops())}
         loops = [it for it in loops if it[1] in wanted]
     infos = [EngineInfo(number, it.stats()) for number, it in sorted(engines, key=_number)]
     return ProcessStats(

@@ -88,7 +88,7 @@ class Runtime:
                     return lambda: None
                 if not self.outstanding:
                     return None
-                self.changed.wait(signal_safe_wait.LONGEST)
+                self.changed.wait(signal_safe_wait.MAX_WAIT)
 
 
 def serve(function: Callable[[], Any], result: Future[Any] | None) -> None:

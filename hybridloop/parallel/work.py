@@ -48,7 +48,7 @@ class Job(TaskHandle[Any]):
     ) -> None:
         runtime = get_runtime()
         super().__init__(
-            runtime.get_engine()._placement, body := _nothing(), contextvars.copy_context(), name
+            runtime.get_engine()._scheduler, body := _nothing(), contextvars.copy_context(), name
         )
         body.close()
         self._runtime = runtime

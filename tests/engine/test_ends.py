@@ -143,9 +143,9 @@ def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
 def test_a_close_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine().start()
     handle = engine.spawn(asyncio.sleep(0.05, "slept"))
-    placement = engine._placement
+    scheduler = engine._scheduler
     with monkeypatch.context() as patch:
-        patch.setattr(placement, "wait_idle", _interrupt)
+        patch.setattr(scheduler, "wait_idle", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             engine.close()
     coroutine = value(1)

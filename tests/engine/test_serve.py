@@ -230,7 +230,7 @@ def test_what_cannot_be_served(engine: Engine) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             with pytest.raises(ValueError, match="a stream socket"):
                 engine.serve(Echo, sock=datagrams)
-        assert not engine._placement.servers
+        assert not engine._scheduler.servers
         assert len(os.listdir("/proc/self/fd")) == descriptors
     for unopened in (Engine(), closed_engine()):
         with pytest.raises(EngineClosedError):
@@ -377,7 +377,7 @@ def test_a_thread_that_fails_takes_its_connections_and_its_listener_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A log record would keep the frames of the thread, and with them its loop.
-    monkeypatch.setattr(logging.getLogger("hybridloop.engine.worker_thread"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("hybridloop.engine.loop_thread"), "disabled", True)
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     with warnings.catch_warnings():

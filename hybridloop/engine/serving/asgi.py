@@ -42,7 +42,7 @@ class AsgiService(Service):
             raise
         except BaseException:
             self._abort()
-            await self._end_at_once()
+            await self._abort_now()
             raise
         self._abort()
 
@@ -57,7 +57,7 @@ class AsgiService(Service):
         for transport in self.open_transports():
             transport.abort()
 
-    async def _end_at_once(self) -> None:
+    async def _abort_now(self) -> None:
         server = self.server
         for listening in getattr(server, "servers", ()):
             listening.close()
@@ -95,10 +95,10 @@ def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvi
     server = uvicorn.Server(config)
     startup = server.startup
 
-    async def start_and_tell(sockets: list[socket.socket] | None = None) -> None:
+    async def startup_and_notify(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets=sockets)
         if server.started:
-            service.has_started()
+            service.set_started()
 
-    server.startup = start_and_tell  # type: ignore[method-assign]
+    server.startup = startup_and_notify  # type: ignore[method-assign]
     return server

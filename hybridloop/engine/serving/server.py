@@ -20,7 +20,7 @@ from .services import ProtocolService, Service
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..scheduler import Placement
+    from ..scheduler import Scheduler
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ BACKLOG = 2048
 _ABORT_TIME = 1.0
 
 
-def find_kind(app: Any) -> Literal["protocol", "asgi"]:
+def detect_kind(app: Any) -> Literal["protocol", "asgi"]:
     """Tell a protocol factory, which is called without arguments, from an ASGI application."""
     if isinstance(app, str):
         return "asgi"
@@ -123,25 +123,25 @@ class EngineServer:
 
     def __init__(
         self,
-        placement: Placement,
+        scheduler: Scheduler,
         threads: Sequence[int],
         sockets: list[list[socket.socket]],
         make: Callable[[list[socket.socket]], Service],
     ) -> None:
-        self._placement = placement
+        self._scheduler = scheduler
         self.addresses: tuple[Any, ...] = tuple(sock.getsockname() for sock in sockets[0])
         """Where it listens, as `getsockname()` tells it."""
         self._services: list[Service] = []
         self._handles: list[TaskHandle[None]] = []
         self._threads = threads
-        placement.servers.add(self)
+        scheduler.servers.add(self)
         try:
             self._services += map(make, sockets)
             for index, service in zip(threads, self._services, strict=True):
                 self._start(index, service)
         except BaseException:
             self._abort()
-            placement.servers.discard(self)
+            scheduler.servers.discard(self)
             _close(sockets)
             raise
 
@@ -150,7 +150,7 @@ class EngineServer:
             error = handle._exception
             handle._retrieved = True
             task = handle._task
-            if self._placement.threads[index].failed:
+            if self._scheduler.threads[index].failed:
                 service.close_sockets()
                 service.disconnect()
             elif task is None or task.done():
@@ -158,16 +158,16 @@ class EngineServer:
                 if service.is_serving() and isinstance(error, Exception):
                     _logger.error("%s has ended", handle.get_name(), exc_info=error)
             # Else it was given up, and its loop still has the sockets.
-            service.has_ended(error)
+            service.set_ended(error)
             if all(handle.done() for handle in self._handles):
-                self._placement.servers.discard(self)
+                self._scheduler.servers.discard(self)
 
         coroutine = _run(service)
         handle = TaskHandle(
-            self._placement, coroutine, contextvars.copy_context(), f"server {self._name()}"
+            self._scheduler, coroutine, contextvars.copy_context(), f"server {self._name()}"
         )
         try:
-            self._placement.serve(handle, index)
+            self._scheduler.schedule_service(handle, index)
         except BaseException:
             coroutine.close()
             raise
@@ -194,7 +194,7 @@ class EngineServer:
         deadline = None if timeout is None else time.monotonic() + timeout
         for handle in self._handles:
             try:
-                handle._wait_blocking(_left(deadline))
+                handle._wait_blocking(_time_left(deadline))
             except TimeoutError:
                 return False
         return True
@@ -210,21 +210,21 @@ class EngineServer:
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("close() would block the running loop; use 'await server.aclose()'")
-        patience, rest = _split(timeout)
+        patience, rest = _split_timeout(timeout)
         self._stop()
         if cancel or not self.wait(patience):
             self._abort()
             self.wait(rest)
-        return self._name_what_is_left()
+        return self._remaining_names()
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
         """As `close()`, without blocking the running loop."""
-        patience, rest = _split(timeout)
+        patience, rest = _split_timeout(timeout)
         self._stop()
         if cancel or not await self._wait(patience):
             self._abort()
             await self._wait(rest)
-        return self._name_what_is_left()
+        return self._remaining_names()
 
     async def _wait(self, timeout: float | None) -> bool:
         waits = [asyncio.ensure_future(handle._wait()) for handle in self._handles]
@@ -275,15 +275,15 @@ class EngineServer:
 
     def _stop(self) -> None:
         for index, service in zip(self._threads, self._services, strict=True):
-            self._placement.threads[index].call(service.stop)
+            self._scheduler.threads[index].call(service.stop)
 
     def _abort(self) -> None:
         for index, handle in zip(self._threads, self._handles, strict=False):
-            self._placement.threads[index].call(handle._cancel_task, "the server is closing")
+            self._scheduler.threads[index].call(handle._cancel_task, "the server is closing")
 
-    def _name_what_is_left(self) -> list[str]:
+    def _remaining_names(self) -> list[str]:
         return [
-            self._placement.threads[index].thread.name
+            self._scheduler.threads[index].thread.name
             for index, handle in zip(self._threads, self._handles, strict=True)
             if not handle.done()
         ]
@@ -296,11 +296,11 @@ async def _run(service: Service) -> None:
         service.close_sockets()
 
 
-def _left(deadline: float | None) -> float | None:
+def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _split(timeout: float | None) -> tuple[float | None, float | None]:
+def _split_timeout(timeout: float | None) -> tuple[float | None, float | None]:
     if timeout is None:
         return None, None
     rest = min(timeout / 4, _ABORT_TIME)
@@ -308,7 +308,7 @@ def _split(timeout: float | None) -> tuple[float | None, float | None]:
 
 
 def make_server(
-    placement: Placement,
+    scheduler: Scheduler,
     app: Any,
     sockets: list[list[socket.socket]],
     threads: Sequence[int],
@@ -325,4 +325,4 @@ def make_server(
 
         return AsgiService(app, sockets, graceful_timeout, options)
 
-    return EngineServer(placement, threads, sockets, make)
+    return EngineServer(scheduler, threads, sockets, make)

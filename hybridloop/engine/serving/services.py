@@ -54,7 +54,7 @@ class Service:
     def is_serving(self) -> bool:
         return self.started.done() and self.started.exception() is None
 
-    def has_started(self) -> None:
+    def set_started(self) -> None:
         with suppress(InvalidStateError):
             self.started.set_result(None)
 
@@ -62,7 +62,7 @@ class Service:
         for sock in self.sockets:
             sock.close()
 
-    def has_ended(self, error: BaseException | None) -> None:
+    def set_ended(self, error: BaseException | None) -> None:
         """Called in whichever thread ends it."""
         with suppress(InvalidStateError):
             self.started.set_exception(error or RuntimeError("the server did not start"))
@@ -91,28 +91,28 @@ class ProtocolService(Service):
         try:
             for sock in self.sockets:
                 servers.append(await loop.create_server(self._make, sock=sock, **self.options))
-            self.has_started()
+            self.set_started()
             await self.stopped.wait()
             for server in servers:
                 server.close()
-            await _within(self.graceful_timeout, map(_all_closed, servers))
+            await _gather_within(self.graceful_timeout, map(_wait_connections_closed, servers))
             for transport in self.open_transports():
                 transport.close()
-            await _within(_FLUSH_TIME, map(_all_closed, servers))
+            await _gather_within(_FLUSH_TIME, map(_wait_connections_closed, servers))
         except GeneratorExit:
             # The loop has failed, and all that is on it with it.
             raise
         except BaseException:
-            await self._end_at_once(servers)
+            await self._abort_now(servers)
             raise
-        await self._end_at_once(servers)
+        await self._abort_now(servers)
 
-    async def _end_at_once(self, servers: Sequence[asyncio.Server]) -> None:
+    async def _abort_now(self, servers: Sequence[asyncio.Server]) -> None:
         for server in servers:
             server.close()
         for transport in self.open_transports():
             transport.abort()
-        await _within(_FLUSH_TIME, map(_all_closed, servers))
+        await _gather_within(_FLUSH_TIME, map(_wait_connections_closed, servers))
 
     def stop(self) -> None:
         self.stopped.set()
@@ -122,14 +122,14 @@ class ProtocolService(Service):
         transports = [reference() for reference in list(self.transports)]
         return [it for it in transports if it is not None and not it.is_closing()]
 
-    def _make(self) -> _Introduction:
-        return _Introduction(self.factory(), self._keep)
+    def _make(self) -> _TransportTracker:
+        return _TransportTracker(self.factory(), self._keep)
 
     def _keep(self, transport: asyncio.Transport) -> None:
         self.transports.add(weakref.ref(transport, self.transports.discard))
 
 
-class _Introduction(asyncio.Protocol):
+class _TransportTracker(asyncio.Protocol):
     """Keeps the transport of a new connection, and steps aside for the protocol it is for."""
 
     __slots__ = ("keep", "protocol")
@@ -146,7 +146,7 @@ class _Introduction(asyncio.Protocol):
         self.protocol.connection_made(transport)
 
 
-async def _all_closed(server: asyncio.Server) -> None:
+async def _wait_connections_closed(server: asyncio.Server) -> None:
     """Wait until the last connection of a closed server has ended."""
     if sys.version_info >= (3, 12):
         await server.wait_closed()
@@ -157,7 +157,7 @@ async def _all_closed(server: asyncio.Server) -> None:
         await waiter
 
 
-async def _within(timeout: float | None, waits: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def _gather_within(timeout: float | None, waits: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Wait for all, but no longer than `timeout`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):

@@ -104,7 +104,7 @@ def test_spawn_wait_waits_for_room() -> None:
         hybridloop.run(main(engine))
 
 
-# Placement
+# Which thread a task runs on
 
 
 def test_least_loaded_and_pinned(engine: Engine) -> None:

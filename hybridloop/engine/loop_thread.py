@@ -13,7 +13,7 @@ from ..loop.loop import new_event_loop
 
 if TYPE_CHECKING:
     from ..loop.loop import Loop
-    from .scheduler import Placement
+    from .scheduler import Scheduler
     from .task_handle import TaskHandle
 
 Queue = OrderedDict["TaskHandle[Any]", None]
@@ -21,24 +21,24 @@ Queue = OrderedDict["TaskHandle[Any]", None]
 _logger = logging.getLogger(__name__)
 
 
-class GilThread:
-    """A Python thread with its loop; what is not the loop's is guarded by the placement's lock."""
+class LoopThread:
+    """A Python thread with its loop; what is not the loop's is guarded by the scheduler's lock."""
 
-    def __init__(self, placement: Placement, index: int) -> None:
-        self.placement = placement
+    def __init__(self, scheduler: Scheduler, index: int) -> None:
+        self.scheduler = scheduler
         self.index = index
         # Tasks that run here or are on their way; never more than tasks_per_thread.
         self.load = 0
         # Pinned to this thread, waiting for a place.
         self.pinned: Queue = OrderedDict()
-        self.arriving: deque[TaskHandle[Any]] = deque()
+        self.inbox: deque[TaskHandle[Any]] = deque()
         # Those that have arrived, and the services, which take no place.
         self.running: set[TaskHandle[Any]] = set()
         self.services = 0
         self.stopping = False
         self.failed = False
         self.loop: Loop = new_event_loop()
-        self.loop.native_engine = placement.native
+        self.loop.native_engine = scheduler.native
         self.thread = threading.Thread(
             target=self._main, name=f"hybridloop-gil-{index}", daemon=True
         )
@@ -59,7 +59,7 @@ class GilThread:
             self._finish()
         except BaseException as error:
             _logger.critical("%s has failed", self.thread.name, exc_info=error)
-            self.placement.thread_failed(self, error)
+            self.scheduler.thread_failed(self, error)
         finally:
             if not loop.is_closed():
                 loop.close()
@@ -96,24 +96,24 @@ class GilThread:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(function, *args)
 
-    def receive(self) -> None:
+    def start_inbox(self) -> None:
         """Make tasks of what has arrived."""
-        while self.arriving:
-            self._start(self.arriving.popleft(), self.ended)
+        while self.inbox:
+            self._start(self.inbox.popleft(), self.ended)
 
     def ended(self, handle: TaskHandle[Any]) -> None:
         """Let the next one in."""
         self.running.discard(handle)
-        if self.placement.take_next(self):
+        if self.scheduler.release_slot(self):
             # Not at once: a row of tasks that end at their first step must not nest.
-            self.loop.call_soon(self.receive)
+            self.loop.call_soon(self.start_inbox)
 
     def start_service(self, handle: TaskHandle[Any]) -> None:
         self._start(handle, self.service_ended)
 
     def service_ended(self, handle: TaskHandle[Any]) -> None:
         self.running.discard(handle)
-        self.placement.service_ended(self)
+        self.scheduler.service_ended(self)
 
     def _start(self, handle: TaskHandle[Any], ended: Any) -> None:
         self.running.add(handle)
@@ -130,9 +130,9 @@ class GilThread:
         for handle in list(self.running):
             handle._cancel_task("the engine is closing")
 
-    def name_what_is_left(self) -> str:
+    def remaining_names(self) -> str:
         """The names of the tasks that keep the thread from ending."""
-        names = [handle.get_name() for handle in (*self.running, *self.arriving)]
+        names = [handle.get_name() for handle in (*self.running, *self.inbox)]
         if not names:
             with suppress(RuntimeError):  # tasks come and go while another thread looks
                 tasks = asyncio.all_tasks(self.loop)
