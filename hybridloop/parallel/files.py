@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
-from .work import Job
+from .work import WorkItem
 
 if TYPE_CHECKING:
     import os
@@ -20,33 +20,33 @@ _Callback = Callable[..., None]
 _Errback = Callable[[Any], None]
 
 
-class _Turns:
+class _FileQueue:
     """Operations on one file, one after the other in the order they were submitted."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[WorkItem] = deque()
         self.busy = False
 
-    def submit(self, job: Job) -> None:
+    def submit(self, item: WorkItem) -> None:
         with self.lock:
             if self.busy:
-                self.waiting.append(job)
+                self.waiting.append(item)
                 return
             self.busy = True
-        job.submit_in_turn(self.next)
+        item.submit_in_order(self.next)
 
     def next(self) -> None:
         with self.lock:
             if not self.waiting:
                 self.busy = False
                 return
-            job = self.waiting.popleft()
-        job.submit_in_turn(self.next)
+            item = self.waiting.popleft()
+        item.submit_in_order(self.next)
 
 
-_turns: weakref.WeakKeyDictionary[Any, _Turns] = weakref.WeakKeyDictionary()
-_turns_lock = threading.Lock()
+_queues: weakref.WeakKeyDictionary[Any, _FileQueue] = weakref.WeakKeyDictionary()
+_queues_lock = threading.Lock()
 
 
 def _submit(
@@ -56,13 +56,13 @@ def _submit(
     errback: _Errback | None,
     name: str,
 ) -> TaskHandle[Any]:
-    with _turns_lock:
-        turns = _turns.setdefault(file, _Turns())
-    job = Job(
+    with _queues_lock:
+        queue = _queues.setdefault(file, _FileQueue())
+    item = WorkItem(
         operation, None if callback is None else lambda value: callback(file, value), errback, name
     )
-    turns.submit(job)
-    return job
+    queue.submit(item)
+    return item
 
 
 def open(
@@ -154,13 +154,13 @@ def writefile(
             file.write(view)
         return len(view)
 
-    job = Job(
+    item = WorkItem(
         write_all,
         None if callback is None else lambda count: callback(filename, count),
         errback,
         "writefile",
     )
-    return job.submit(blocks=True)
+    return item.submit(blocks=True)
 
 
 def readfile(
@@ -174,10 +174,10 @@ def readfile(
         with builtins.open(filename, "rb") as file:
             return file.read()
 
-    job = Job(
+    item = WorkItem(
         read_all,
         None if callback is None else lambda data: callback(filename, data),
         errback,
         "readfile",
     )
-    return job.submit(blocks=True)
+    return item.submit(blocks=True)

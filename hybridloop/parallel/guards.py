@@ -99,7 +99,7 @@ class Lock:
 _Waiter = Callable[[], object]
 
 
-class Event:
+class AutoResetEvent:
     """A signal for one waiter: it goes to who waits, or to the next to come."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.event: Event | None = None
+        self.event: AutoResetEvent | None = None
 
 
 class Guarded:
@@ -188,25 +188,25 @@ def find_guard(obj: object) -> Guard | None:
     return None if entry is None else entry[1]
 
 
-def event_of(obj: object) -> Event | None:
+def get_event(obj: object) -> AutoResetEvent | None:
     """The event of an object, from now on if it had none; `None` if it is not protected."""
     guard = find_guard(obj)
     if guard is None:
         return None
     with guard.lock.changed:
         if guard.event is None:
-            guard.event = Event()
+            guard.event = AutoResetEvent()
         return guard.event
 
 
-def _guard_of(obj: object) -> Guard:
+def _get_guard(obj: object) -> Guard:
     guard = find_guard(obj)
     if guard is None:
         raise ProtectionError(f"{obj!r} is not protected")
     return guard
 
 
-class _Held(AbstractContextManager[None]):
+class _LockContext(AbstractContextManager[None]):
     """A lock that is held: the end of `with` gives it back."""
 
     def __init__(self, release: Callable[[], None]) -> None:
@@ -223,36 +223,36 @@ class _Held(AbstractContextManager[None]):
 
 def read_lock(obj: object) -> AbstractContextManager[None]:
     """Wait until nobody writes to a protected object; `read_unlock()` or `with` ends it."""
-    lock = _guard_of(obj).lock
+    lock = _get_guard(obj).lock
     lock.acquire_read()
-    return _Held(lock.release_read)
+    return _LockContext(lock.release_read)
 
 
 def try_read_lock(obj: object) -> bool:
     """As `read_lock()`, or `False` at once."""
-    return _guard_of(obj).lock.acquire_read(wait=False)
+    return _get_guard(obj).lock.acquire_read(wait=False)
 
 
 def read_unlock(obj: object) -> None:
     """Give back what `read_lock()` took; `RuntimeError` if this thread has not."""
-    _guard_of(obj).lock.release_read()
+    _get_guard(obj).lock.release_read()
 
 
 def write_lock(obj: object) -> AbstractContextManager[None]:
     """Wait until this thread alone uses a protected object; `write_unlock()` or `with` ends it."""
-    lock = _guard_of(obj).lock
+    lock = _get_guard(obj).lock
     lock.acquire_write()
-    return _Held(lock.release_write)
+    return _LockContext(lock.release_write)
 
 
 def try_write_lock(obj: object) -> bool:
     """As `write_lock()`, or `False` at once."""
-    return _guard_of(obj).lock.acquire_write(wait=False)
+    return _get_guard(obj).lock.acquire_write(wait=False)
 
 
 def write_unlock(obj: object) -> None:
     """Give back what `write_lock()` took; `RuntimeError` if this thread has not."""
-    _guard_of(obj).lock.release_write()
+    _get_guard(obj).lock.release_write()
 
 
 def prewait(obj: _T) -> _T:
@@ -260,8 +260,8 @@ def prewait(obj: _T) -> _T:
 
     A signal that comes before the `wait()` is kept for it.
     """
-    _guard_of(obj)
-    event_of(obj)
+    _get_guard(obj)
+    get_event(obj)
     return obj
 
 
@@ -271,17 +271,17 @@ def signal(obj: object) -> None:
     `NoWaitersError` unless somebody waits for it, has waited, or has said so with `prewait()` or
     `submit_wait()`.
     """
-    event = _guard_of(obj).event
+    event = _get_guard(obj).event
     if event is None:
         raise NoWaitersError(f"nobody waits for {obj!r}")
     event.signal()
 
 
-def _event_to_wait_for(obj: object) -> Event:
-    guard = _guard_of(obj)
+def _get_waitable_event(obj: object) -> AutoResetEvent:
+    guard = _get_guard(obj)
     if guard.event is None and is_parallel_thread():
         raise WaitError(f"a parallel thread cannot wait for {obj!r} without prewait() before")
-    if (event := event_of(obj)) is None:
+    if (event := get_event(obj)) is None:
         raise ProtectionError(f"{obj!r} is not protected any more")
     return event
 
@@ -299,7 +299,7 @@ def signal_and_wait(to_signal: object, to_wait_for: object, timeout: float | Non
     """Wake one who waits for the first object, then wait for the second."""
     if to_signal is to_wait_for:
         raise WaitError("an object cannot be signalled to wait for itself")
-    _guard_of(to_signal)
+    _get_guard(to_signal)
     prewait(to_wait_for)
     signal(to_signal)
     wait(to_wait_for, timeout)
@@ -310,7 +310,7 @@ def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
     waits = tuple(waits)
     if not waits:
         raise WaitError("there is nothing to wait for")
-    events = [_event_to_wait_for(obj) for obj in waits]
+    events = [_get_waitable_event(obj) for obj in waits]
     lock = threading.Lock()
     woken = threading.Event()
     winner: list[int] = []
@@ -329,7 +329,7 @@ def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
 
         return signalled
 
-    added: list[tuple[Event, _Waiter]] = []
+    added: list[tuple[AutoResetEvent, _Waiter]] = []
     for index, event in enumerate(events):
         if (added_waiter := event.add_waiter(waiter(index))) is not None:
             added.append((event, added_waiter))
@@ -356,19 +356,19 @@ def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
     waits = tuple(waits)
     if not waits:
         raise WaitError("there is nothing to wait for")
-    events = [_event_to_wait_for(obj) for obj in waits]
+    events = [_get_waitable_event(obj) for obj in waits]
     lock = threading.Lock()
     missing = len(events)
     woken = threading.Event()
-    given_up = False
-    got: list[Event] = []
+    has_timed_out = False
+    received: list[AutoResetEvent] = []
 
-    def waiter(event: Event) -> Callable[[], None]:
+    def waiter(event: AutoResetEvent) -> Callable[[], None]:
         def signalled() -> None:
             nonlocal missing
             with lock:
-                if not given_up:
-                    got.append(event)
+                if not has_timed_out:
+                    received.append(event)
                     missing -= 1
                     if not missing:
                         woken.set()
@@ -383,13 +383,13 @@ def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
             signal_safe_wait.wait(woken, timeout)
     finally:
         with lock:
-            given_up = missing > 0
+            has_timed_out = missing > 0
         for event, one in added:
             if one is not None:
                 event.remove_waiter(one)
-        if given_up:
+        if has_timed_out:
             # Those that came are for the next who waits.
-            for event in got:
+            for event in received:
                 event.signal()
-    if given_up:
+    if has_timed_out:
         raise WaitTimeoutError(f"there was no signal of {missing} objects within {timeout} s")

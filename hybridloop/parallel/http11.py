@@ -21,12 +21,12 @@ try:
 except ImportError:
     raise ImportError("http11 needs a parser: pip install 'hybridloop[http]'") from None
 
-from .link import Answer
+from .connection_protocol import ResponseEncoder
 from .protocol import RESERVED
 from .transport import FileToSend
 
 if TYPE_CHECKING:
-    from .link import Link
+    from .connection_protocol import ConnectionProtocol
 
 _MAX_HEAD = 65536
 _METHODS = ("GET", "HEAD", "POST")
@@ -45,28 +45,28 @@ class _Request:
         self.keep_alive = False
         self.complete = False
         # The client waits to be asked for the body.
-        self.expects = False
-        self.host = False
-        self.length = 0
-        # What is wrong with it, as the status of the answer.
-        self.wrong: HTTPStatus | None = None
+        self.expects_continue = False
+        self.has_host = False
+        self.content_length = 0
+        # The status to answer an invalid request with.
+        self.error_status: HTTPStatus | None = None
 
 
-class Http:
+class HttpConnection:
     """The requests of one connection, answered one after the other."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.connection = link.connection
-        self.protocol = link.protocol
-        self.routes = find_routes(type(link.protocol))
+    def __init__(self, conn: ConnectionProtocol) -> None:
+        self.conn = conn
+        self.connection = conn.connection
+        self.protocol = conn.protocol
+        self.routes = find_routes(type(conn.protocol))
         self.requests: deque[_Request] = deque()
         self.request = _Request()
         self.in_head = True
-        self.head = 0
+        self.head_size = 0
         self.broken = False
         # Bytes that have come for requests that have not been answered.
-        self.waiting = 0
+        self.buffered_bytes = 0
         self.max_body = int(getattr(self.protocol, "max_request_body", 16 << 20))
         self.parser = httptools.HttpRequestParser(self)
 
@@ -74,8 +74,8 @@ class Http:
         """Parse what has come."""
         if self.broken:
             return
-        self.waiting += len(data)
-        self.head += len(data)
+        self.buffered_bytes += len(data)
+        self.head_size += len(data)
         rest: Any = data
         while rest and not self.broken:
             try:
@@ -85,17 +85,17 @@ class Http:
                 # Nothing is upgraded to: what follows is the next request.
                 rest = rest[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self.refuse(HTTPStatus.BAD_REQUEST)
-        if self.in_head and self.head > _MAX_HEAD and not self.broken:
-            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                self.reject(HTTPStatus.BAD_REQUEST)
+        if self.in_head and self.head_size > _MAX_HEAD and not self.broken:
+            self.reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
-    def refuse(self, status: HTTPStatus) -> None:
+    def reject(self, status: HTTPStatus) -> None:
         """Answer the request that is on its way, and read no more."""
         self.broken = True
         if self.request.complete:
             self.request = _Request()
-        if self.request.wrong is None:
-            self.request.wrong = status
+        if self.request.error_status is None:
+            self.request.error_status = status
         if not self.requests or self.requests[-1] is not self.request:
             self.requests.append(self.request)
 
@@ -113,11 +113,11 @@ class Http:
         request.headers.append((name.decode("latin-1"), value.decode("latin-1")))
         key = name.lower()
         if key == b"expect":
-            request.expects = value.strip().lower() == b"100-continue"
+            request.expects_continue = value.strip().lower() == b"100-continue"
         elif key == b"content-length" and value.strip().isdigit():
-            request.length = int(value)
+            request.content_length = int(value)
         elif key == b"host":
-            request.host = True
+            request.has_host = True
 
     def on_headers_complete(self) -> None:
         request = self.request
@@ -125,29 +125,29 @@ class Http:
         request.version = self.parser.get_http_version()
         request.keep_alive = self.parser.should_keep_alive()
         self.in_head = False
-        self.head = 0
-        if not request.host and request.version == "1.1":
-            self.refuse(HTTPStatus.BAD_REQUEST)
+        self.head_size = 0
+        if not request.has_host and request.version == "1.1":
+            self.reject(HTTPStatus.BAD_REQUEST)
         elif request.version not in ("1.0", "1.1"):
-            self.refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        elif request.length > self.max_body:
-            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            self.reject(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif request.content_length > self.max_body:
+            self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
             self.requests.append(request)
 
     def on_body(self, body: bytes) -> None:
         request = self.request
-        if request.wrong is None:
+        if request.error_status is None:
             request.body += body
             if len(request.body) > self.max_body:
-                self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def on_message_complete(self) -> None:
         # That of a request with chunks is known only now.
         self.request.keep_alive = self.request.keep_alive and self.parser.should_keep_alive()
         self.request.complete = True
         self.in_head = True
-        self.head = 0
+        self.head_size = 0
 
     # What the connection calls.
 
@@ -156,14 +156,14 @@ class Http:
         if not self.requests:
             return False
         request = self.requests[0]
-        if not request.complete and request.wrong is None:
-            if request.expects and not request.body:
-                request.expects = False
-                self.link.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not request.complete and request.error_status is None:
+            if request.expects_continue and not request.body:
+                request.expects_continue = False
+                self.conn.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return False
         self.requests.popleft()
         if not self.requests:
-            self.waiting = 0
+            self.buffered_bytes = 0
         try:
             self.respond(request)
         except BaseException as error:
@@ -175,9 +175,9 @@ class Http:
         connection = self.connection
         connection.http_status = HTTPStatus.OK
         connection.http_response_headers = {}
-        if request.wrong is not None:
+        if request.error_status is not None:
             request.keep_alive = False
-            self.refuse_request(request, request.wrong)
+            self.respond_with_error(request, request.error_status)
             return
         path, _, query = request.target.decode("latin-1").partition("?")
         if not path.startswith("/") and "://" in path:
@@ -188,14 +188,14 @@ class Http:
         if function is not None:
             function = function.__get__(self.protocol)
         else:
-            function = self.link.callbacks.get("data_received")
+            function = self.conn.callbacks.get("data_received")
         if function is None:
-            self.refuse_request(request, HTTPStatus.NOT_FOUND)
+            self.respond_with_error(request, HTTPStatus.NOT_FOUND)
             return
         allowed = tuple(getattr(self.protocol, "http_methods", _METHODS))
         if request.method not in allowed:
             connection.http_response_headers["Allow"] = ", ".join(allowed)
-            self.refuse_request(request, HTTPStatus.METHOD_NOT_ALLOWED)
+            self.respond_with_error(request, HTTPStatus.METHOD_NOT_ALLOWED)
             return
         connection.http_method = request.method
         connection.http_path = path
@@ -207,10 +207,10 @@ class Http:
             "method": request.method,
             "minor_version": int(request.version[-1]),
         }
-        result = self.link.run(function, connection, bytes(request.body))
-        self.link.deliver(path, result, _Answer(self, request))
+        result = self.conn.invoke(function, connection, bytes(request.body))
+        self.conn.send_result(path, result, _HttpEncoder(self, request))
 
-    def refuse_request(self, request: _Request, status: HTTPStatus) -> None:
+    def respond_with_error(self, request: _Request, status: HTTPStatus) -> None:
         self.connection.http_status = status
         text = f"{status.value} {status.phrase}\n".encode()
         self.finish(request, self.encode(request, "text/plain; charset=utf-8", len(text), text))
@@ -220,11 +220,11 @@ class Http:
         name = request.target.decode("latin-1")
         request.keep_alive = False
         self.connection.http_response_headers = {}
-        self.refuse_request(request, HTTPStatus.INTERNAL_SERVER_ERROR)
-        self.link.fail(name, error)
+        self.respond_with_error(request, HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.conn.fail(name, error)
 
     def finish(self, request: _Request, data: bytes) -> None:
-        self.link.send(data)
+        self.conn.send(data)
         if not request.keep_alive:
             self.connection._closing = True
 
@@ -254,13 +254,13 @@ class Http:
         return head if request.method == "HEAD" or status in _NO_BODY else head + body
 
 
-class _Answer(Answer):
+class _HttpEncoder(ResponseEncoder):
     """What becomes of the result of a method."""
 
-    def __init__(self, http: Http, request: _Request) -> None:
+    def __init__(self, http: HttpConnection, request: _Request) -> None:
         self.http = http
         self.request = request
-        self.given = False
+        self.is_encoded = False
 
     def __call__(self, result: Any) -> Any:
         http, request = self.http, self.request
@@ -283,29 +283,29 @@ class _Answer(Answer):
             content_type = "application/json; charset=utf-8"
             body = text if isinstance(text, bytes) else text.encode()
         response = http.encode(request, content_type, len(body), body)
-        self.ended()
+        self.finish()
         return response
 
-    def ended(self) -> None:
+    def finish(self) -> None:
         """From here on there can be no other answer."""
-        self.given = True
+        self.is_encoded = True
         if not self.request.keep_alive:
             self.http.connection._closing = True
 
     def failed(self, name: str, error: BaseException) -> None:
         """The method has failed after it was called: while it was awaited, or its file was sent."""
-        if not self.given:
+        if not self.is_encoded:
             self.http.fail(self.request, error)
             return
         # The client sees by the length that this is not all.
         self.http.connection._closing = True
-        self.http.link.fail(name, error)
+        self.http.conn.fail(name, error)
 
     def file(self, file: FileToSend) -> FileToSend:
         """Without bytes to send before it, a file gets the head that it needs."""
         http, request = self.http, self.request
         if file.before is not None:
-            self.ended()
+            self.finish()
             return file
         if file.count != file.whole:
             http.connection.http_status = HTTPStatus.PARTIAL_CONTENT
@@ -319,7 +319,7 @@ class _Answer(Answer):
         if request.method == "HEAD":
             file.count = 0
             file.after = None
-        self.ended()
+        self.finish()
         return file
 
 
@@ -344,12 +344,12 @@ def _headers(request: _Request) -> dict[str, str]:
     return headers
 
 
-_known_date = (0, "")
+_cached_date = (0, "")
 
 
 def _date() -> str:
-    global _known_date
+    global _cached_date
     now = int(time.time())
-    if _known_date[0] != now:
-        _known_date = (now, f"Date: {email.utils.formatdate(now, usegmt=True)}")
-    return _known_date[1]
+    if _cached_date[0] != now:
+        _cached_date = (now, f"Date: {email.utils.formatdate(now, usegmt=True)}")
+    return _cached_date[1]

@@ -14,7 +14,7 @@ from .._core import Kernel
 from ..engine.mapping import NOT_GIVEN
 from .runtime import Runtime, get_runtime
 from .threads import blocking
-from .work import Errback, Job
+from .work import Errback, WorkItem
 
 if TYPE_CHECKING:
     from ..engine.mapping import MapResults
@@ -81,14 +81,14 @@ def map(
     """
     runtime = get_runtime()
     engine = runtime.get_engine()
-    results = Results(engine.map(_in_pool(runtime, callable), iterable, chunksize=chunksize))
+    results = Results(engine.map(_wrap_for_pool(runtime, callable), iterable, chunksize=chunksize))
     if callback is None and errback is None:
         return results
 
     async def collect() -> list[Any]:
         return [result async for result in results]
 
-    return Job(collect, callback, errback, f"map {_name(callable)}").submit()
+    return WorkItem(collect, callback, errback, f"map {_name(callable)}").submit()
 
 
 def map_reduce(
@@ -111,17 +111,17 @@ def map_reduce(
 
     async def reduce() -> Any:
         return await runtime.get_engine().map_reduce(
-            _in_pool(runtime, callable),
-            _in_pool(runtime, reducer),
+            _wrap_for_pool(runtime, callable),
+            _wrap_for_pool(runtime, reducer),
             items,
             chunksize=chunksize,
             **options,
         )
 
-    return Job(reduce, callback, errback, f"map_reduce {_name(callable)}").submit()
+    return WorkItem(reduce, callback, errback, f"map_reduce {_name(callable)}").submit()
 
 
-def _in_pool(runtime: Runtime, function: _Function) -> _Function:
+def _wrap_for_pool(runtime: Runtime, function: _Function) -> _Function:
     """A function as one that the threads of the pool call, so that no loop waits for it."""
     if not callable(function) or inspect.iscoroutinefunction(function):
         return function
@@ -139,16 +139,16 @@ def _in_pool(runtime: Runtime, function: _Function) -> _Function:
                 # It would end something else where it is raised next.
                 wrong = RuntimeError(f"{_name(function)} raised StopIteration")
                 wrong.__cause__ = error
-                tell(future.set_exception, wrong)
+                settle(future.set_exception, wrong)
             except BaseException as error:
-                tell(future.set_exception, error)
+                settle(future.set_exception, error)
             else:
-                tell(future.set_result, value)
+                settle(future.set_result, value)
 
-        def tell(settle: Callable[[Any], None], outcome: Any) -> None:
+        def settle(setter: Callable[[Any], None], outcome: Any) -> None:
             # A loop that is closed has nobody who waits.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, future, settle, outcome)
+                loop.call_soon_threadsafe(_settle, future, setter, outcome)
 
         runtime.pool.call(work)
         value = await future
@@ -157,9 +157,9 @@ def _in_pool(runtime: Runtime, function: _Function) -> _Function:
     return call
 
 
-def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
+def _settle(future: asyncio.Future[Any], setter: Callable[[Any], None], outcome: Any) -> None:
     if not future.done():
-        settle(outcome)
+        setter(outcome)
 
 
 def _name(function: _Function) -> str:

@@ -39,29 +39,29 @@ class AssignmentError(RuntimeError):
 
 
 # Where parallel threads have put values, while those are there: by what holds them.
-_filled: weakref.WeakKeyDictionary[Guard, set[Any]] = weakref.WeakKeyDictionary()
-_filled_lock = threading.Lock()
+_written_slots: weakref.WeakKeyDictionary[Guard, set[Any]] = weakref.WeakKeyDictionary()
+_written_slots_lock = threading.Lock()
 
 
 def persisted_contexts() -> int:
     """How many values of parallel threads are in the slots of protected objects now."""
-    with _filled_lock:
-        return sum(len(slots) for slots in _filled.values())
+    with _written_slots_lock:
+        return sum(len(slots) for slots in _written_slots.values())
 
 
-def _fill(guard: Guard | None, slot: builtins.object, value: builtins.object) -> None:
+def _record_slot(guard: Guard | None, slot: builtins.object, value: builtins.object) -> None:
     """A slot has got a value, or has lost it if that is `None`."""
     if guard is None:
         return
-    with _filled_lock:
+    with _written_slots_lock:
         if value is not None and is_parallel_thread():
-            _filled.setdefault(guard, set()).add(slot)
-        elif (slots := _filled.get(guard)) is not None:
+            _written_slots.setdefault(guard, set()).add(slot)
+        elif (slots := _written_slots.get(guard)) is not None:
             slots.discard(slot)
 
 
 @contextmanager
-def _reading(guard: Guard | None) -> Iterator[None]:
+def _read_locked(guard: Guard | None) -> Iterator[None]:
     if guard is None:
         yield
         return
@@ -73,7 +73,7 @@ def _reading(guard: Guard | None) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(guard: Guard | None, obj: builtins.object) -> Iterator[None]:
+def _write_locked(guard: Guard | None, obj: builtins.object) -> Iterator[None]:
     if guard is None:
         if is_parallel_thread():
             raise UnprotectedError(
@@ -112,32 +112,32 @@ class dict(_Container, MutableMapping[Any, Any]):
         return f"parallel.dict({self._data!r})"
 
     def __getitem__(self, key: Any) -> Any:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             return self._data[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             _check_free(key, self._data.get(key))
             self._data[key] = value
-            _fill(self._guard, key, value)
+            _record_slot(self._guard, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             _check_free(key, self._data.get(key))
             del self._data[key]
-            _fill(self._guard, key, None)
+            _record_slot(self._guard, key, None)
 
     def __iter__(self) -> Iterator[Any]:
         """The keys of now; those that come meanwhile are not seen."""
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             return iter(builtins.list(self._data))
 
     def __len__(self) -> int:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             return len(self._data)
 
     def __eq__(self, other: builtins.object) -> bool:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             if isinstance(other, dict):
                 other = other._data
             return isinstance(other, Mapping) and self._data == other
@@ -157,12 +157,12 @@ class list(_Container, MutableSequence[Any]):
         return f"parallel.list({[slot[0] for slot in self._slots]!r})"
 
     def __getitem__(self, index: Any) -> Any:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             found = self._slots[index]
             return [slot[0] for slot in found] if isinstance(index, slice) else found[0]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             old = self._slots[index]
             if not isinstance(index, slice):
                 _check_free(index, old[0])
@@ -178,7 +178,7 @@ class list(_Container, MutableSequence[Any]):
                 self._mark(slot)
 
     def __delitem__(self, index: Any) -> None:
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             old = self._slots[index] if isinstance(index, slice) else [self._slots[index]]
             for slot in old:
                 _check_free(index, slot[0])
@@ -186,16 +186,16 @@ class list(_Container, MutableSequence[Any]):
             self._clear(old)
 
     def __len__(self) -> int:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             return len(self._slots)
 
     def __iter__(self) -> Iterator[Any]:
         """The items of now; those that come meanwhile are not seen."""
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             return iter([slot[0] for slot in self._slots])
 
     def __eq__(self, other: builtins.object) -> bool:
-        with _reading(self._guard):
+        with _read_locked(self._guard):
             if isinstance(other, list):
                 other = builtins.list(other)
             return [slot[0] for slot in self._slots] == other
@@ -204,14 +204,14 @@ class list(_Container, MutableSequence[Any]):
 
     def insert(self, index: SupportsIndex, value: Any) -> None:
         """Insert before `index`."""
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             slot = [value]
             self._slots.insert(index, slot)
             self._mark(slot)
 
     def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
         """Sort in place, as the built-in `list` does; `AssignmentError` in a parallel thread."""
-        with _writing(self._guard, self):
+        with _write_locked(self._guard, self):
             for slot in self._slots:
                 _check_free("of a list to sort", slot[0])
             if key is None:
@@ -220,11 +220,11 @@ class list(_Container, MutableSequence[Any]):
                 self._slots.sort(key=lambda slot: key(slot[0]), reverse=reverse)
 
     def _mark(self, slot: builtins.list[Any]) -> None:
-        _fill(self._guard, id(slot), slot[0])
+        _record_slot(self._guard, id(slot), slot[0])
 
     def _clear(self, slots: builtins.list[builtins.list[Any]]) -> None:
         for slot in slots:
-            _fill(self._guard, id(slot), None)
+            _record_slot(self._guard, id(slot), None)
 
 
 def _guarded_class(cls: Any) -> type:
@@ -240,24 +240,24 @@ def _guarded_class(cls: Any) -> type:
         def __getattribute__(self, name: str) -> Any:
             if name[:2] == "__":
                 return super().__getattribute__(name)
-            with _reading(find_guard(self)):
+            with _read_locked(find_guard(self)):
                 return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: Any) -> None:
             guard = find_guard(self)
-            with _writing(guard, self):
+            with _write_locked(guard, self):
                 if is_parallel_thread():
                     _check_free(name, getattr(self, name, None))
                 super().__setattr__(name, value)
-                _fill(guard, name, value)
+                _record_slot(guard, name, value)
 
         def __delattr__(self, name: str) -> None:
             guard = find_guard(self)
-            with _writing(guard, self):
+            with _write_locked(guard, self):
                 if is_parallel_thread():
                     _check_free(name, getattr(self, name, None))
                 super().__delattr__(name)
-                _fill(guard, name, None)
+                _record_slot(guard, name, None)
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(GuardedObject, name, getattr(cls, name))
@@ -334,7 +334,7 @@ def critical_section(function: _F) -> _F:
     return alone  # type: ignore[return-value]
 
 
-_everything = Lock()
+_global_lock = Lock()
 
 
 @contextmanager
@@ -344,8 +344,8 @@ def synchronized(obj: builtins.object = None) -> Iterator[None]:
         with write_lock(obj):
             yield
         return
-    _everything.acquire_write()
+    _global_lock.acquire_write()
     try:
         yield
     finally:
-        _everything.release_write()
+        _global_lock.release_write()

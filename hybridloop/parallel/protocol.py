@@ -81,9 +81,9 @@ class Callbacks:
             self._found[name] = function
         self.get = self._found.get
         self.http11 = bool(getattr(protocol, "http11", False))
-        self.initial_bytes = _checked(protocol, "initial_bytes_to_send")
+        self.initial_bytes = _get_bytes_attribute(protocol, "initial_bytes_to_send")
         # Looked at again each time, as it may be another then.
-        self.has_next_bytes = _checked(protocol, "next_bytes_to_send") is not None
+        self.has_next_bytes = _get_bytes_attribute(protocol, "next_bytes_to_send") is not None
         self._line_names = [
             name
             for name in ("line_mode", "lines_mode")
@@ -105,7 +105,7 @@ class Callbacks:
         names = self._line_names
         return bool(names) and any(getattr(protocol, name, False) for name in names)
 
-    def count(self, name: str, most: int) -> int:
+    def argument_count(self, name: str, most: int) -> int:
         """How many of `most` arguments a callback takes."""
         try:
             parameters = inspect.signature(self._found[name]).parameters.values()
@@ -119,7 +119,7 @@ class Callbacks:
         return min(most, len(positional))
 
 
-def _checked(protocol: Any, name: str) -> Any:
+def _get_bytes_attribute(protocol: Any, name: str) -> Any:
     given = getattr(protocol, name, None)
     if given is None or isinstance(given, (bytes, bytearray, str)) or callable(given):
         return given

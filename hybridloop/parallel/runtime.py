@@ -54,9 +54,9 @@ class Runtime:
         """It has ended; `run()` raises `error`."""
         with self.changed:
             self.outstanding -= 1
-            self.tell(error)
+            self.notify(error)
 
-    def tell(self, error: BaseException | None = None) -> None:
+    def notify(self, error: BaseException | None = None) -> None:
         """Something has happened that ends `run_once()`; with an error, `run()` raises it."""
         with self.changed:
             if error is None:
@@ -65,7 +65,7 @@ class Runtime:
                 self.errors.append(error)
             self.changed.notify_all()
 
-    def call(self, function: Callable[[], Any], result: Future[Any] | None) -> None:
+    def call_in_main_thread(self, function: Callable[[], Any], result: Future[Any] | None) -> None:
         """Have the thread in `run()` call a function."""
         with self.changed:
             self.calls.append((function, result))
@@ -80,7 +80,7 @@ class Runtime:
             while True:
                 if self.calls:
                     function, result = self.calls.popleft()
-                    return lambda: serve(function, result)
+                    return lambda: run_main_thread_call(function, result)
                 if self.errors:
                     raise self.errors.popleft()
                 if self.ended:
@@ -91,7 +91,7 @@ class Runtime:
                 self.changed.wait(signal_safe_wait.MAX_WAIT)
 
 
-def serve(function: Callable[[], Any], result: Future[Any] | None) -> None:
+def run_main_thread_call(function: Callable[[], Any], result: Future[Any] | None) -> None:
     """Call what a parallel thread wants to have called."""
     if result is None:
         if (value := function()) is not None:
@@ -117,17 +117,17 @@ def get_runtime() -> Runtime:
     return _runtime
 
 
-def _start_afresh() -> None:
+def _reset_runtime_after_fork() -> None:
     global _runtime
     _runtime = Runtime()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    os.register_at_fork(after_in_child=_reset_runtime_after_fork)
 
 
 @atexit.register
-def _close() -> None:
+def _close_at_exit() -> None:
     if _runtime.engine is not None:
         _runtime.engine.close(timeout=1, cancel=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .link import Link
+from .connection_protocol import ConnectionProtocol
 from .protocol import Callbacks
 from .runtime import Runtime, get_runtime
 from .threads import enter_parallel, mode
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _Call = Callable[[], object]
 
 
-class Owner:
+class ConnectionOwner:
     """What its connections ask of a server or a client."""
 
     protocol_class: Any = None
@@ -46,13 +46,13 @@ class Owner:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(function)
 
-    def opened(self, link: Link) -> None:
+    def opened(self, conn: ConnectionProtocol) -> None:
         """A connection is there."""
 
-    def closing(self, link: Link) -> None:
+    def closing(self, conn: ConnectionProtocol) -> None:
         """A connection ends when what was written is sent."""
 
-    def closed(self, link: Link) -> None:
+    def closed(self, conn: ConnectionProtocol) -> None:
         """A connection is no more."""
 
 
@@ -77,11 +77,11 @@ class _Listening:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.stop: asyncio.Future[None] = loop.create_future()
-        self.links: set[Link] = set()
+        self.connections: set[ConnectionProtocol] = set()
         self.idle: asyncio.Future[None] | None = None
 
 
-class Server(Owner, Transport):
+class Server(ConnectionOwner, Transport):
     """What `server()` makes. Its counters are there to be read."""
 
     def __init__(
@@ -148,16 +148,18 @@ class Server(Owner, Transport):
     @property
     def total_bytes_sent(self) -> int:
         """How many bytes connections have sent."""
-        return self._sent + sum(link.connection.total_bytes_sent for link in self._links())
+        return self._sent + sum(conn.connection.total_bytes_sent for conn in self._connections())
 
     @property
     def total_bytes_received(self) -> int:
         """How many bytes connections have received."""
-        return self._received + sum(link.connection.total_bytes_received for link in self._links())
+        return self._received + sum(
+            conn.connection.total_bytes_received for conn in self._connections()
+        )
 
-    def _links(self) -> list[Link]:
+    def _connections(self) -> list[ConnectionProtocol]:
         with self._lock:
-            return [link for listening in self._listening for link in listening.links]
+            return [conn for listening in self._listening for conn in listening.connections]
 
     def shutdown(self, timeout: float | None = None) -> None:
         """Take no more connections, and close those there are once their answers are sent.
@@ -201,7 +203,7 @@ class Server(Owner, Transport):
         runtime.begin()
         runtime.servers.add(self)
         # It listens: for run_once(), that has ended.
-        runtime.tell()
+        runtime.notify()
         for number, sock in enumerate(socks):
             body = self._serve(sock)
             try:
@@ -235,7 +237,7 @@ class Server(Owner, Transport):
         listening = _Listening(loop)
         try:
             server = await loop.create_server(
-                lambda: _ServerLink(self, listening), sock=sock, backlog=self._backlog
+                lambda: _ServerProtocol(self, listening), sock=sock, backlog=self._backlog
             )
         except BaseException:
             sock.close()
@@ -247,16 +249,16 @@ class Server(Owner, Transport):
         try:
             await listening.stop
             server.close()
-            for link in [*listening.links]:
-                link.hurry = True
-                link.connection.close()
-            while listening.links:
+            for conn in [*listening.connections]:
+                conn.skip_linger = True
+                conn.connection.close()
+            while listening.connections:
                 listening.idle = loop.create_future()
                 await listening.idle
         finally:
             server.close()
             _abort(listening)
-            if listening.links:
+            if listening.connections:
                 # That they are lost is told in the next turn.
                 await asyncio.sleep(0)
             with self._lock:
@@ -271,32 +273,32 @@ class Server(Owner, Transport):
             self._running -= 1
             last = not self._running
         if error is not None:
-            runtime.tell(error)
+            runtime.notify(error)
         if last:
             runtime.end()
 
-    def opened(self, link: Link) -> None:
+    def opened(self, conn: ConnectionProtocol) -> None:
         """A connection is there."""
         with self._lock:
             self._connected += 1
 
-    def closing(self, link: Link) -> None:
+    def closing(self, conn: ConnectionProtocol) -> None:
         """A connection ends when what was written is sent."""
         with self._lock:
             self._disconnecting += 1
 
-    def closed(self, link: Link) -> None:
+    def closed(self, conn: ConnectionProtocol) -> None:
         """A connection is no more."""
-        connection = link.connection
+        connection = conn.connection
         with self._lock:
             self._retired += 1
             self._sent += connection.total_bytes_sent
             self._received += connection.total_bytes_received
-            if link.closing:
+            if conn.closing:
                 self._disconnecting -= 1
 
 
-class _ServerLink(Link):
+class _ServerProtocol(ConnectionProtocol):
     """A connection that a server has taken."""
 
     def __init__(self, server: Server, listening: _Listening) -> None:
@@ -304,7 +306,7 @@ class _ServerLink(Link):
         self.listening = listening
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.listening.links.add(self)
+        self.listening.connections.add(self)
         super().connection_made(transport)
         if self.listening.stop.done():
             self.connection.close()
@@ -312,8 +314,8 @@ class _ServerLink(Link):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         listening = self.listening
-        listening.links.discard(self)
-        if not listening.links and listening.idle is not None and not listening.idle.done():
+        listening.connections.discard(self)
+        if not listening.connections and listening.idle is not None and not listening.idle.done():
             listening.idle.set_result(None)
 
 
@@ -323,11 +325,11 @@ def _stop(listening: _Listening) -> None:
 
 
 def _abort(listening: _Listening) -> None:
-    for link in [*listening.links]:
-        link.transport.abort()
+    for conn in [*listening.connections]:
+        conn.transport.abort()
 
 
-class Client(Owner, Connection):
+class Client(ConnectionOwner, Connection):
     """What `client()` makes: a connection, for its callbacks as well."""
 
     def __init__(self, host: str, port: int, *, timeout: float | None = None) -> None:
@@ -359,26 +361,26 @@ class Client(Owner, Connection):
         enter_parallel()
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        link = _ClientLink(self, self, ended)
+        conn = _ClientProtocol(self, self, ended)
         sock = socket.socket(self.sock_family, self.sock_type, self.sock_proto)
         try:
             sock.setblocking(False)
             await asyncio.wait_for(
                 loop.sock_connect(sock, self._address), self.sock_timeout or None
             )
-            await loop.create_connection(lambda: link, sock=sock)
+            await loop.create_connection(lambda: conn, sock=sock)
         except BaseException as error:
             sock.close()
             if not isinstance(error, OSError):
                 raise
-            self._tell_refused(runtime, error)
+            self._report_connect_error(runtime, error)
             return
         try:
             await ended
         finally:
-            link.transport.abort()
+            conn.transport.abort()
 
-    def _tell_refused(self, runtime: Runtime, error: OSError) -> None:
+    def _report_connect_error(self, runtime: Runtime, error: OSError) -> None:
         protocol = self.protocol_class()
         callbacks = Callbacks(protocol)
         self.protocol = protocol
@@ -398,10 +400,12 @@ class Client(Owner, Connection):
         runtime.end(None if handle.cancelled() else handle._exception)
 
 
-class _ClientLink(Link):
+class _ClientProtocol(ConnectionProtocol):
     """The connection of a client."""
 
-    def __init__(self, owner: Owner, connection: Connection, ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self, owner: ConnectionOwner, connection: Connection, ended: asyncio.Future[None]
+    ) -> None:
         super().__init__(owner, connection)
         self.ended = ended
 

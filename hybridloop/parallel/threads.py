@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 # An idle thread above the pool's size ends after so many seconds.
-_IDLE = 5.0
+_IDLE_TIMEOUT = 5.0
 
 _local = threading.local()
 _numbers = itertools.count(1)
@@ -69,7 +69,7 @@ class Pool:
         with self._changed:
             self._calls.append((function, blocks))
             try:
-                self._fill()
+                self._dispatch()
             except RuntimeError:
                 # The system has no more threads; those there are get to it.
                 if not self._threads:
@@ -80,7 +80,7 @@ class Pool:
         with self._changed:
             self._blocked += 1
             with contextlib.suppress(RuntimeError):
-                self._fill()
+                self._dispatch()
 
     def end_blocking(self) -> None:
         with self._changed:
@@ -89,7 +89,7 @@ class Pool:
     def _has_room(self) -> bool:
         return self._threads - self._idle - self._blocked < self._size
 
-    def _fill(self) -> None:
+    def _dispatch(self) -> None:
         """See to it that somebody takes what waits; with the lock held."""
         if not self._calls or not self._has_room():
             return
@@ -98,7 +98,7 @@ class Pool:
             return
         self._threads += 1
         thread = threading.Thread(
-            target=self._work, name=f"hybridloop-parallel-{self._threads}", daemon=True
+            target=self._run_calls, name=f"hybridloop-parallel-{self._threads}", daemon=True
         )
         try:
             thread.start()
@@ -106,10 +106,10 @@ class Pool:
             self._threads -= 1
             raise
 
-    def _work(self) -> None:
+    def _run_calls(self) -> None:
         enter_parallel()
         _local.pool = self
-        while (taken := self._take()) is not None:
+        while (taken := self._next_call()) is not None:
             function, blocks = taken
             function()
             if blocks:
@@ -117,11 +117,15 @@ class Pool:
             # Nothing of a call is kept while the thread waits for the next one.
             del taken, function
 
-    def _take(self) -> tuple[Callable[[], object], bool] | None:
+    def _next_call(self) -> tuple[Callable[[], object], bool] | None:
         with self._changed:
             self._idle += 1
             while not (self._calls and self._has_room()):
-                if not self._changed.wait(_IDLE) and self._threads > self._size and not self._calls:
+                if (
+                    not self._changed.wait(_IDLE_TIMEOUT)
+                    and self._threads > self._size
+                    and not self._calls
+                ):
                     self._idle -= 1
                     self._threads -= 1
                     return None
@@ -130,5 +134,5 @@ class Pool:
             if taken[1]:
                 self._blocked += 1
             with contextlib.suppress(RuntimeError):
-                self._fill()
+                self._dispatch()
             return taken

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
-    from .link import Link
+    from .connection_protocol import ConnectionProtocol
     from .server import Server
 
 
@@ -134,7 +134,7 @@ class Connection(Transport):
         self.http_header: dict[str, Any] = {}
         self.http_status = 200
         self.http_response_headers: dict[str, str] = {}
-        self._link: Link | None = None
+        self._conn: ConnectionProtocol | None = None
         self._closing = False
         self._file: FileToSend | None = None
         self._operation: FileOperation | None = None
@@ -154,8 +154,8 @@ class Connection(Transport):
         """Close the connection once everything is sent that callbacks have returned so far."""
         if not self._closing:
             self._closing = True
-            if self._link is not None:
-                self._link.wake()
+            if self._conn is not None:
+                self._conn.wake()
 
     def shutdown(self) -> None:
         """Shut down the server of the connection; a client's is closed."""

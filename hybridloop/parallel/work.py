@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..engine.mapping import NOT_GIVEN
 from ..engine.task_handle import TaskHandle
 from ..generators import readable, wait_ready
-from .guards import Event, event_of
-from .runtime import get_runtime, serve
+from .guards import AutoResetEvent, get_event
+from .runtime import get_runtime, run_main_thread_call
 from .threads import blocking, is_parallel_thread
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
 Errback = Callable[[ExcInfo], None]
 
 
-async def _nothing() -> None:
+async def _no_op() -> None:
     """What a handle holds that has no task."""
 
 
-class Job(TaskHandle[Any]):
+class WorkItem(TaskHandle[Any]):
     """Something submitted: what is called, and then the function's result.
 
     The function and its callbacks run in the pool's threads; what has to wait first, and what the
     function returns to be awaited, on the engine.
     """
 
-    __slots__ = ("_begun", "_errback", "_function", "_runtime", "_task_of_engine", "callback")
+    __slots__ = ("_engine_task", "_errback", "_function", "_runtime", "_started", "callback")
 
     def __init__(
         self,
@@ -48,19 +48,19 @@ class Job(TaskHandle[Any]):
     ) -> None:
         runtime = get_runtime()
         super().__init__(
-            runtime.get_engine()._scheduler, body := _nothing(), contextvars.copy_context(), name
+            runtime.get_engine()._scheduler, body := _no_op(), contextvars.copy_context(), name
         )
         body.close()
         self._runtime = runtime
         self._function = function
         self.callback = callback
         self._errback = errback
-        self._begun = False
+        self._started = False
         # What it waits for before the function is called, or after.
-        self._task_of_engine: TaskHandle[Any] | None = None
+        self._engine_task: TaskHandle[Any] | None = None
         runtime.begin()
 
-    def submit(self, *, blocks: bool = False) -> Job:
+    def submit(self, *, blocks: bool = False) -> WorkItem:
         """Have the function called in the pool; `blocks` if it waits most of the time."""
         try:
             self._runtime.pool.call(self._work, blocks=blocks)
@@ -69,22 +69,22 @@ class Job(TaskHandle[Any]):
             raise
         return self
 
-    def submit_in_turn(self, then: Callable[[], None]) -> None:
+    def submit_in_order(self, then: Callable[[], None]) -> None:
         """Have the function called in the pool, and `then` in any case."""
 
         def work() -> None:
             self._work()
             then()
 
-        self._in_pool(work, blocks=True)
+        self._call_in_pool(work, blocks=True)
 
-    def submit_after(self, waiting: Coroutine[Any, Any, Any]) -> Job:
+    def submit_after(self, waiting: Coroutine[Any, Any, Any]) -> WorkItem:
         """Have the function called once a coroutine has ended on the engine."""
 
         def then(handle: TaskHandle[Any]) -> None:
             error = handle._exception
             if error is None:
-                self._in_pool(self._work)
+                self._call_in_pool(self._work)
             else:
                 self._fail_in_pool(error)
 
@@ -99,7 +99,7 @@ class Job(TaskHandle[Any]):
         with self._lock:
             if self._done:
                 return False
-            task, begun = self._task_of_engine, self._begun
+            task, begun = self._engine_task, self._started
         if task is not None and task.cancel(msg):
             return True
         if begun:
@@ -120,7 +120,7 @@ class Job(TaskHandle[Any]):
             body.close()
             self._end(None, error)
             raise
-        self._task_of_engine = task
+        self._engine_task = task
 
         def ended(task: TaskHandle[Any]) -> None:
             # Its exception is this one's.
@@ -133,7 +133,7 @@ class Job(TaskHandle[Any]):
         with self._lock:
             if self._done:
                 return
-            self._begun = True
+            self._started = True
         try:
             value = self._context.run(self._function)
             if inspect.isawaitable(value):
@@ -148,7 +148,7 @@ class Job(TaskHandle[Any]):
 
     def _awaited(self, task: TaskHandle[Any]) -> None:
         if task._exception is None:
-            self._in_pool(lambda: self._succeeded(task._result))
+            self._call_in_pool(lambda: self._succeeded(task._result))
         else:
             self._fail_in_pool(task._exception)
 
@@ -157,9 +157,9 @@ class Job(TaskHandle[Any]):
             # By cancel(): nobody is told.
             self._end(None, error)
         else:
-            self._in_pool(lambda: self._failed(error))
+            self._call_in_pool(lambda: self._failed(error))
 
-    def _in_pool(self, function: Callable[[], None], *, blocks: bool = False) -> None:
+    def _call_in_pool(self, function: Callable[[], None], *, blocks: bool = False) -> None:
         try:
             self._runtime.pool.call(function, blocks=blocks)
         except RuntimeError as error:
@@ -169,39 +169,39 @@ class Job(TaskHandle[Any]):
     def _succeeded(self, value: Any) -> None:
         if self.callback is not None:
             try:
-                refuse_value(self._context.run(self.callback, value))
+                check_returns_none(self._context.run(self.callback, value))
             except BaseException as error:
                 self._failed(error)
                 return
         self._end(value, None)
 
     def _failed(self, error: BaseException) -> None:
-        untaken: BaseException | None = error
+        unhandled: BaseException | None = error
         if self._errback is not None:
-            untaken = None
+            unhandled = None
             try:
                 triple = (type(error), error, error.__traceback__)
-                refuse_value(self._context.run(self._errback, triple))
+                check_returns_none(self._context.run(self._errback, triple))
             except BaseException as second:
-                untaken = second
-        self._end(None, error, untaken)
+                unhandled = second
+        self._end(None, error, unhandled)
 
     def _end(
-        self, value: Any, error: BaseException | None, untaken: BaseException | None = None
+        self, value: Any, error: BaseException | None, unhandled: BaseException | None = None
     ) -> None:
         if self._done:
             return
         self._resolve(value, error)
         # The errback has had it, or run() is to have it.
         self._retrieved = True
-        self._runtime.end(untaken)
+        self._runtime.end(unhandled)
 
 
 async def _await(value: Any) -> Any:
     return await value
 
 
-def refuse_value(value: object) -> None:
+def check_returns_none(value: object) -> None:
     """Callbacks return nothing: nobody would see it."""
     if value is not None:
         raise ValueError(f"non-None return value detected: {value!r}")
@@ -238,7 +238,7 @@ def submit_work(
     What no errback takes, and what an errback raises, is raised by `run()`. What an async function
     returns is awaited on a loop. The handle can be awaited for the function's result.
     """
-    return Job(bind(func, args, kwds), callback, errback, _name(func)).submit()
+    return WorkItem(bind(func, args, kwds), callback, errback, _name(func)).submit()
 
 
 def submit_timer(
@@ -253,8 +253,8 @@ def submit_timer(
     delay = float(timer)
     if not delay >= 0:
         raise ValueError(f"a timer needs seconds from now, not {timer!r}")
-    job = Job(bind(func, args, kwds), callback, errback, _name(func))
-    return job.submit_after(asyncio.sleep(delay))
+    item = WorkItem(bind(func, args, kwds), callback, errback, _name(func))
+    return item.submit_after(asyncio.sleep(delay))
 
 
 def submit_io(
@@ -265,7 +265,7 @@ def submit_io(
     errback: Errback | None = None,
 ) -> TaskHandle[Any]:
     """As `submit_work()`, for a function that blocks: it gets a thread of its own meanwhile."""
-    return Job(bind(func, args, kwds), callback, errback, _name(func)).submit(blocks=True)
+    return WorkItem(bind(func, args, kwds), callback, errback, _name(func)).submit(blocks=True)
 
 
 def submit_wait(
@@ -286,7 +286,7 @@ def submit_wait(
     call = bind(func, args, kwds) if func is not None else lambda: None
     name = "submit_wait" if func is None else _name(func)
     waiting: Callable[[], Coroutine[Any, Any, Any]]
-    if (event := event_of(obj)) is not None:
+    if (event := get_event(obj)) is not None:
         waiting = lambda: _wait_for_signal(event)  # noqa: E731
     elif inspect.isawaitable(obj):
         waiting = lambda: _await(obj)  # noqa: E731
@@ -299,7 +299,7 @@ def submit_wait(
                 raise _not_ready(obj, timeout)
             return call()
 
-        return Job(wait_and_call, callback, errback, name).submit(blocks=True)
+        return WorkItem(wait_and_call, callback, errback, name).submit(blocks=True)
     else:
         raise TypeError(
             f"something that is protected, or has wait(), fileno() or __await__(), is expected, not"
@@ -312,18 +312,18 @@ def submit_wait(
         except TimeoutError:
             raise _not_ready(obj, timeout) from None
 
-    job = Job(call, callback, errback, name).submit_after(ready())
+    item = WorkItem(call, callback, errback, name).submit_after(ready())
     if inspect.iscoroutine(obj):
         # Perhaps nobody has come to await it.
-        job.add_done_callback(lambda _: obj.close())
-    return job
+        item.add_done_callback(lambda _: obj.close())
+    return item
 
 
 def _not_ready(obj: Any, timeout: float | None) -> TimeoutError:
     return TimeoutError(f"{obj!r} was not ready within {timeout} s")
 
 
-async def _wait_for_signal(event: Event) -> None:
+async def _wait_for_signal(event: AutoResetEvent) -> None:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -357,9 +357,9 @@ def call_from_main_thread(
         return cast("_F", called_later)
     function = bind(func, None if args is NOT_GIVEN else args, kwds)
     if is_parallel_thread():
-        get_runtime().call(function, None)
+        get_runtime().call_in_main_thread(function, None)
     else:
-        serve(function, None)
+        run_main_thread_call(function, None)
     return None
 
 
@@ -381,6 +381,6 @@ def call_from_main_thread_and_wait(
     if not is_parallel_thread():
         return function()
     result: Future[Any] = Future()
-    get_runtime().call(function, result)
+    get_runtime().call_in_main_thread(function, result)
     with blocking():
         return result.result()

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 from .._core import Channel, NativeBuffer
 
 # Of these, kernels see what Python has pushed.
-_PLAIN = frozenset((type(None), bool, float, str, bytes))
+_NATIVE_TYPES = frozenset((type(None), bool, float, str, bytes))
 # These go through as bytes of which Python alone knows what they mean: after a mark that cannot be
 # had by chance.
-_PACKED = frozenset((int, bytearray, complex, tuple, frozenset))
-_MARK = os.urandom(16)
+_PICKLED_TYPES = frozenset((int, bytearray, complex, tuple, frozenset))
+_PICKLE_MARK = os.urandom(16)
 
 
 class xlist:
@@ -51,16 +51,16 @@ class xlist:
             try:
                 self._channel.push(value)
             except OverflowError:
-                self._channel.push(_pack(value))
-        elif kind in _PLAIN:
+                self._channel.push(_pickle(value))
+        elif kind in _NATIVE_TYPES:
             try:
                 self._channel.push(value)
             except UnicodeEncodeError:
                 # Half a surrogate pair, which no native string has.
-                self._channel.push(_pack(value))
-        elif kind in _PACKED:
-            _check(value)
-            self._channel.push(_pack(value))
+                self._channel.push(_pickle(value))
+        elif kind in _PICKLED_TYPES:
+            _check_cloneable(value)
+            self._channel.push(_pickle(value))
         elif kind is NativeBuffer:
             self._channel.push(value)
         else:
@@ -69,11 +69,11 @@ class xlist:
     def pop(self, default: Any = None) -> Any:
         """Take a value, or get `default` if there is none now."""
         value = self._channel.pop(_EMPTY)
-        return default if value is _EMPTY else self._unpack(value)
+        return default if value is _EMPTY else self._unpickle(value)
 
     def drain(self) -> list[Any]:
         """Take all values that are in it now, in the order in which they leave."""
-        return [self._unpack(value) for value in self._channel.drain()]
+        return [self._unpickle(value) for value in self._channel.drain()]
 
     def flush(self) -> int:
         """Drop all values that are in it now; return how many these were."""
@@ -81,7 +81,7 @@ class xlist:
 
     async def get(self, timeout: float | None = None) -> Any:
         """Take a value as soon as there is one; `TimeoutError` after `timeout` seconds."""
-        return self._unpack(await self._channel.get(timeout))
+        return self._unpickle(await self._channel.get(timeout))
 
     def __len__(self) -> int:
         return len(self._channel)
@@ -99,29 +99,29 @@ class xlist:
     def __repr__(self) -> str:
         return f"<xlist {self.order} of {len(self)} values>"
 
-    def _unpack(self, value: Any) -> Any:
+    def _unpickle(self, value: Any) -> Any:
         if type(value) is not NativeBuffer:
             return value
         view = memoryview(value)
-        if view.nbytes > len(_MARK) and view[: len(_MARK)] == _MARK:
-            return pickle.loads(view[len(_MARK) :])
+        if view.nbytes > len(_PICKLE_MARK) and view[: len(_PICKLE_MARK)] == _PICKLE_MARK:
+            return pickle.loads(view[len(_PICKLE_MARK) :])
         return value if self._views else bytes(view)
 
 
 _EMPTY: Any = object()
 
 
-def _pack(value: Any) -> bytes:
-    return _MARK + pickle.dumps(value, 5)
+def _pickle(value: Any) -> bytes:
+    return _PICKLE_MARK + pickle.dumps(value, 5)
 
 
-def _check(value: Any) -> None:
+def _check_cloneable(value: Any) -> None:
     """`ValueError` unless a value and all that it consists of can be cloned."""
     kind = type(value)
     if kind is tuple or kind is frozenset:
         for item in value:
-            _check(item)
-    elif kind not in _PLAIN and kind not in _PACKED:
+            _check_cloneable(item)
+    elif kind not in _NATIVE_TYPES and kind not in _PICKLED_TYPES:
         raise ValueError(f"a {kind.__name__} cannot be cloned, so it cannot be pushed: {value!r}")
 
 

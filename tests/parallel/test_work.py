@@ -88,7 +88,7 @@ def test_a_list_is_one_argument_and_a_tuple_is_all_of_them() -> None:
 
 
 def test_t1_1_more_jobs_that_wait_than_threads() -> None:
-    """Each job waits for the one after it, so all of them have to be in a thread at once."""
+    """Each item waits for the one after it, so all of them have to be in a thread at once."""
     count = 40
     objects = [parallel.prewait(parallel.object()) for _ in range(count)]
     order: list[int] = []
@@ -114,12 +114,12 @@ def test_cancelling() -> None:
     later = parallel.submit_timer(60, seen.append, 1, errback=seen.append)
     assert later.cancel()
     running = parallel.submit_io(release.wait, (20,))
-    while not running._begun:  # type: ignore[attr-defined]
+    while not running._started:  # type: ignore[attr-defined]
         time.sleep(0.001)
     assert not running.cancel(), "a function that runs cannot be stopped"
     release.set()
     awaited = parallel.submit_work(asyncio.sleep, 60)
-    while awaited._task_of_engine is None:  # type: ignore[attr-defined]
+    while awaited._engine_task is None:  # type: ignore[attr-defined]
         time.sleep(0.001)
     assert awaited.cancel()
     parallel.run()
@@ -139,19 +139,19 @@ def test_a_coroutine_is_closed_if_it_is_cancelled_before_it_has_begun() -> None:
         blocked.wait(20)
         release.wait(20)
 
-    def is_queued(job: Any) -> bool:
-        return job._task_of_engine is not None
+    def is_queued(item: Any) -> bool:
+        return item._engine_task is not None
 
     for _ in range(threads):
         parallel.submit_work(block)
     blocked.wait(20)
     coroutines = [never() for _ in range(8)]
-    jobs = [parallel.submit_work(lambda: coroutines[0])]
-    jobs += [parallel.submit_wait(it) for it in coroutines[1:]]
-    while not all(map(is_queued, jobs)):
+    items = [parallel.submit_work(lambda: coroutines[0])]
+    items += [parallel.submit_wait(it) for it in coroutines[1:]]
+    while not all(map(is_queued, items)):
         time.sleep(0.001)
-    for job in jobs:
-        assert job.cancel()
+    for item in items:
+        assert item.cancel()
     release.set()
     parallel.run()
     assert all(it.cr_frame is None for it in coroutines)

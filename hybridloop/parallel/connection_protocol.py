@@ -18,20 +18,20 @@ from .transfer import send_file, work_on_file
 from .transport import Connection, IoOp, to_bytes
 
 if TYPE_CHECKING:
-    from .server import Owner
+    from .server import ConnectionOwner
 
 # A connection that has done so much gives others their turn.
-_TURN = 64
+_MAX_STEPS = 64
 # Input that comes while a callback's answer is on its way: no more than this is taken.
-_INPUT = 65536
+_MAX_INPUT = 65536
 
 # How many seconds a peer has to end a connection after this side did.
-_LINGER = 1.0
+_LINGER_TIMEOUT = 1.0
 # Results that are not to be awaited, at a glance.
-_PLAIN = (type(None), bytes, str, bytearray, dict, list)
+_NOT_AWAITABLE = (type(None), bytes, str, bytearray, dict, list)
 
 
-class Answer:
+class ResponseEncoder:
     """Makes of a callback's result what is to be sent."""
 
     def __call__(self, result: Any) -> Any:
@@ -43,14 +43,14 @@ class Answer:
         raise NotImplementedError
 
 
-class Link(asyncio.Protocol):
+class ConnectionProtocol(asyncio.Protocol):
     """One connection, from the loop's side.
 
     One thing happens after the other: as long as what a callback has returned is on its way, no
     other callback is called.
     """
 
-    def __init__(self, owner: Owner, connection: Connection) -> None:
+    def __init__(self, owner: ConnectionOwner, connection: Connection) -> None:
         self.owner = owner
         self.connection = connection
         self.callbacks = owner.callbacks
@@ -63,13 +63,13 @@ class Link(asyncio.Protocol):
         self.position = 0
         self.eof = False
         self.closing = False
-        self.hurry = False
+        self.skip_linger = False
         self.linger: asyncio.TimerHandle | None = None
         self.lost = False
         self.broken: ConnectionError | None = None
         self.advancing = False
-        self.greeting = 0
-        # What is on its way, and then what is to be told of.
+        self.greeting_step = 0
+        # What is being sent, and then what data_sent() is to be called with.
         self.unsent: bytes | None = None
         self.sent: bytes | None = None
         self.busy = False
@@ -89,7 +89,7 @@ class Link(asyncio.Protocol):
         # Told when anything waits, and when nothing does.
         transport.set_write_buffer_limits(high=0)
         connection = self.connection
-        connection._link = self
+        connection._conn = self
         sock = transport.get_extra_info("socket")
         connection.peer = peer = transport.get_extra_info("peername")
         if connection.parent is not None and isinstance(peer, tuple):
@@ -107,14 +107,14 @@ class Link(asyncio.Protocol):
             protocol = self.owner.protocol_class()
             self.callbacks = Callbacks(protocol)
         except BaseException as error:
-            self.runtime.tell(error)
+            self.runtime.notify(error)
             transport.abort()
             return
         connection.protocol = self.protocol = protocol
         if self.callbacks.http11 and connection.parent is not None:
-            from .http11 import Http
+            from .http11 import HttpConnection
 
-            self.http = Http(self)
+            self.http = HttpConnection(self)
         if connection.sock_timeout:
             self.last_activity = self.loop.time()
             self.timer = self.loop.call_later(connection.sock_timeout, self.check_activity)
@@ -133,14 +133,14 @@ class Link(asyncio.Protocol):
             self.last_activity = self.loop.time()
         if self.http is not None:
             self.http.feed(data)
-            waiting = self.http.waiting
+            waiting = self.http.buffered_bytes
         else:
             self.input = self.input[self.position :] + data if self.input else data
             self.position = 0
             waiting = len(self.input)
         if not self.busy:
             self.advance()
-        elif waiting > _INPUT and not self.reading_paused:
+        elif waiting > _MAX_INPUT and not self.reading_paused:
             self.reading_paused = True
             self.transport.pause_reading()
 
@@ -186,23 +186,25 @@ class Link(asyncio.Protocol):
         if self.protocol is not None:
             if self.unsent is not None:
                 self.op = IoOp.SEND
-                self.call("send_failed", self.connection, self.unsent)
-            self.tell_of_loss(error or self.broken)
+                self.call_and_discard("send_failed", self.connection, self.unsent)
+            self.report_loss(error or self.broken)
         self.owner.closed(self)
-        self.connection._link = None
+        self.connection._conn = None
 
-    def tell_of_loss(self, error: Exception | None) -> None:
+    def report_loss(self, error: Exception | None) -> None:
         if error is None:
-            self.call("connection_closed", self.connection, self.op)
+            self.call_and_discard("connection_closed", self.connection, self.op)
         elif isinstance(error, TimeoutError):
-            self.call("connection_timeout", self.connection, self.op)
+            self.call_and_discard("connection_timeout", self.connection, self.op)
         elif isinstance(error, ConnectionError):
-            self.call("connection_lost", self.connection, self.op)
+            self.call_and_discard("connection_lost", self.connection, self.op)
         elif self.callbacks.get("connection_error") is not None:
             errno = error.errno if isinstance(error, OSError) else None
-            self.call("connection_error", self.connection, self.op, self.op.name.lower(), errno)
+            self.call_and_discard(
+                "connection_error", self.connection, self.op, self.op.name.lower(), errno
+            )
         elif self.connection.parent is None:
-            self.runtime.tell(error)
+            self.runtime.notify(error)
 
     def check_activity(self) -> None:
         """End a connection on which nothing has happened for too long."""
@@ -210,7 +212,7 @@ class Link(asyncio.Protocol):
         left = self.last_activity + timeout - self.loop.time()
         if left <= 0 and self.task is None:
             self.timer = None
-            self.call("connection_timeout", self.connection, self.op)
+            self.call_and_discard("connection_timeout", self.connection, self.op)
             self.transport.abort()
             return
         self.timer = self.loop.call_later(left if left > 0 else timeout, self.check_activity)
@@ -230,7 +232,7 @@ class Link(asyncio.Protocol):
             return
         self.advancing = True
         try:
-            for _ in range(_TURN):
+            for _ in range(_MAX_STEPS):
                 if self.busy or self.lost or not self.step():
                     break
             else:
@@ -248,14 +250,14 @@ class Link(asyncio.Protocol):
             return False
         if self.sent is not None:
             data, self.sent = self.sent, None
-            self.tell_sent(data)
-        elif self.greeting < 2 and not connection._closing:
-            self.greeting += 1
-            if self.greeting == 1:
-                self.send_given("initial_bytes_to_send", callbacks.initial_bytes)
+            self.call_sent_callback(data)
+        elif self.greeting_step < 2 and not connection._closing:
+            self.greeting_step += 1
+            if self.greeting_step == 1:
+                self.send_attribute("initial_bytes_to_send", callbacks.initial_bytes)
             elif (made := callbacks.get("connection_made")) is not None:
-                args = (connection, b"")[: callbacks.count("connection_made", 2)]
-                self.answer("connection_made", made, *args)
+                args = (connection, b"")[: callbacks.argument_count("connection_made", 2)]
+                self.call_and_send("connection_made", made, *args)
         elif connection._closing or not callbacks.takes_input:
             self.close()
             return False
@@ -284,9 +286,9 @@ class Link(asyncio.Protocol):
         self.owner.closing(self)
         if not self.eof:
             self.op = IoOp.CLOSE
-            if self.connection.send_id and not self.hurry:
+            if self.connection.send_id and not self.skip_linger:
                 self.transport.write_eof()
-                self.linger = self.loop.call_later(_LINGER, self.transport.abort)
+                self.linger = self.loop.call_later(_LINGER_TIMEOUT, self.transport.abort)
                 return
         self.transport.close()
 
@@ -295,14 +297,14 @@ class Link(asyncio.Protocol):
         callbacks, connection, protocol = self.callbacks, self.connection, self.protocol
         if callbacks.has_next_bytes:
             self.position = len(self.input)
-            self.send_given("next_bytes_to_send", protocol.next_bytes_to_send)
+            self.send_attribute("next_bytes_to_send", protocol.next_bytes_to_send)
         elif callbacks.takes_lines(protocol):
             return self.take_lines()
         else:
             data = self.input[self.position :] if self.position else self.input
             self.input, self.position = b"", 0
             if (received := callbacks.get("data_received")) is not None:
-                self.answer("data_received", received, connection, data)
+                self.call_and_send("data_received", received, connection, data)
         return True
 
     def take_lines(self) -> bool:
@@ -311,7 +313,7 @@ class Link(asyncio.Protocol):
         end = find(b"\n", self.position) + 1
         rest = len(self.input) - self.position
         if not end:
-            limit = getattr(self.protocol, "max_line_length", _INPUT)
+            limit = getattr(self.protocol, "max_line_length", _MAX_INPUT)
             if rest > limit:
                 self.position = len(self.input)
                 self.fail("line_received", ValueError(f"a line is longer than {limit} bytes"))
@@ -323,23 +325,25 @@ class Link(asyncio.Protocol):
         lines = self.input[self.position : end]
         self.position = end
         if many is not None:
-            self.answer("lines_received", many, self.connection, lines.splitlines(keepends=True))
+            self.call_and_send(
+                "lines_received", many, self.connection, lines.splitlines(keepends=True)
+            )
         elif (one := self.callbacks.get("line_received")) is not None:
-            self.answer("line_received", one, self.connection, lines)
+            self.call_and_send("line_received", one, self.connection, lines)
         return True
 
     # Callbacks, and what they return.
 
-    def call(self, name: str, *args: Any) -> None:
+    def call_and_discard(self, name: str, *args: Any) -> None:
         """Call a callback whose result nobody can have any more."""
         if (function := self.callbacks.get(name)) is None:
             return
         try:
-            self.run(function, *args)
+            self.invoke(function, *args)
         except BaseException as error:
             self.fail(name, error)
 
-    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    def invoke(self, function: Callable[..., Any], *args: Any) -> Any:
         self.connection.ioloops += 1
         me = self.connection.this_thread_id
         activity.in_callback.add(me)
@@ -348,47 +352,47 @@ class Link(asyncio.Protocol):
         finally:
             activity.in_callback.discard(me)
 
-    def answer(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+    def call_and_send(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Call a callback, and do with its result what is to be done."""
         try:
-            self.deliver(name, self.run(function, *args))
+            self.send_result(name, self.invoke(function, *args))
         except BaseException as error:
             self.fail(name, error)
 
-    def send_given(self, name: str, given: Any) -> None:
+    def send_attribute(self, name: str, given: Any) -> None:
         """Send what an attribute says, or the function that it is."""
         if given is None:
             return
         if callable(given):
-            self.answer(name, given)
+            self.call_and_send(name, given)
         else:
-            self.answer(name, lambda: given)
+            self.call_and_send(name, lambda: given)
 
-    def deliver(self, name: str, result: Any, then: Answer | None = None) -> None:
-        """Send the result of a callback, once it is there; `then` makes something of it first."""
+    def send_result(self, name: str, result: Any, encoder: ResponseEncoder | None = None) -> None:
+        """Send the result of a callback, as `encoder` encodes it, once it is there."""
         connection = self.connection
-        if type(result) is bytes and then is None and connection._is_free():
+        if type(result) is bytes and encoder is None and connection._is_free():
             self.send(result)
             return
-        if type(result) not in _PLAIN and inspect.isawaitable(result):
-            body = self.wait_for(name, result, then)
-            self.begin(name, body, then, getattr(result, "close", None))
+        if type(result) not in _NOT_AWAITABLE and inspect.isawaitable(result):
+            body = self.await_result(name, result, encoder)
+            self.start_task(name, body, encoder, getattr(result, "close", None))
             return
         file, operation = connection._take_scheduled()
         if file is not None:
             if result is not None:
                 file.file.close()
                 raise RuntimeError(f"{name}() scheduled a file to send, but returned {result!r}")
-            if then is not None:
-                file = then(file)
-            self.begin(name, send_file(self, file), then, file.file.close)
+            if encoder is not None:
+                file = encoder(file)
+            self.start_task(name, send_file(self, file), encoder, file.file.close)
         elif operation is not None:
             if result is not None:
                 raise RuntimeError(f"{name}() scheduled work on a file, but returned {result!r}")
-            self.begin(name, work_on_file(self, operation, then), then)
+            self.start_task(name, work_on_file(self, operation, encoder), encoder)
         else:
-            if then is not None:
-                result = then(result)
+            if encoder is not None:
+                result = encoder(result)
             if result is not None:
                 try:
                     data = to_bytes(result)
@@ -396,10 +400,12 @@ class Link(asyncio.Protocol):
                     raise ValueError(f"{name}() cannot be answered with that: {error}") from None
                 self.send(data)
 
-    async def wait_for(self, name: str, awaitable: Any, then: Answer | None) -> None:
+    async def await_result(
+        self, name: str, awaitable: Any, encoder: ResponseEncoder | None
+    ) -> None:
         value = await awaitable
         self.busy = False
-        self.deliver(name, value, then)
+        self.send_result(name, value, encoder)
 
     def send(self, data: bytes) -> None:
         if not data or self.transport.is_closing():
@@ -421,7 +427,7 @@ class Link(asyncio.Protocol):
         if self.callbacks.wants_sent:
             self.sent = data
 
-    def tell_sent(self, data: bytes) -> None:
+    def call_sent_callback(self, data: bytes) -> None:
         connection = self.connection
         name, what = "send_complete", cast("int | bytes", connection.send_id)
         if (function := self.callbacks.get(name)) is None:
@@ -430,19 +436,19 @@ class Link(asyncio.Protocol):
                 return
         if connection._closing:
             # The connection ends here, whatever it returns.
-            self.call(name, connection, what)
+            self.call_and_discard(name, connection, what)
             return
         before = connection.send_id
-        self.answer(name, function, connection, what)
+        self.call_and_send(name, function, connection, what)
         if connection.send_id != before and not self.hog:
             self.hog = True
             activity.count_hogs(1)
 
-    def begin(
+    def start_task(
         self,
         name: str,
         body: Coroutine[Any, Any, None],
-        then: Answer | None,
+        encoder: ResponseEncoder | None,
         close: Callable[[], object] | None = None,
     ) -> None:
         """Do something that takes time; nothing else is done meanwhile. In the end `close()`."""
@@ -462,7 +468,7 @@ class Link(asyncio.Protocol):
             except BaseException as error:
                 self.busy = False
                 if not (self.lost and isinstance(error, ConnectionError)):
-                    (self.fail if then is None else then.failed)(name, error)
+                    (self.fail if encoder is None else encoder.failed)(name, error)
             finally:
                 if self.task is task:
                     self.task = None
@@ -488,18 +494,18 @@ class Link(asyncio.Protocol):
         if file is not None:
             file.file.close()
         handler = self.callbacks.get("exception_handler")
-        untaken: BaseException | None = error
+        unhandled: BaseException | None = error
         if handler is not None and name != "exception_handler":
-            untaken = None
+            unhandled = None
             triple = (type(error), error, error.__traceback__)
             args: tuple[Any, ...] = (self.connection, name, triple)
-            if self.callbacks.count("exception_handler", 3) == 2:
+            if self.callbacks.argument_count("exception_handler", 3) == 2:
                 args = (self.connection, triple)
             try:
-                if (result := self.run(handler, *args)) is not None:
+                if (result := self.invoke(handler, *args)) is not None:
                     raise ValueError(f"non-None return value detected: {result!r}")
             except BaseException as second:
-                untaken = second
-        if untaken is not None:
-            self.runtime.tell(untaken)
+                unhandled = second
+        if unhandled is not None:
+            self.runtime.notify(unhandled)
             self.connection._closing = True
