@@ -129,9 +129,9 @@ __all__ = (
 
 
 def _serve_metrics() -> None:
-    from .metrics.server import serve_if_possible
+    from .metrics.server import serve_or_warn
 
-    serve_if_possible()
+    serve_or_warn()
 
 
 # Whether the process was asked, from outside, to show its statistics.

@@ -21,20 +21,20 @@ from . import socket_path
 from .metrics import BUS, ENGINE, LOOP, NATIVE, RUNNING, TASKS, THREAD, Metric
 from .snapshot import EngineInfo, LoopInfo, ProcessStats
 
-__all__ = ["Ended", "ProcessSource", "Source", "SourceError", "UrlSource", "source"]
+__all__ = ["ProcessEnded", "ProcessSource", "Source", "SourceError", "UrlSource", "open_source"]
 
 # Bytes, of an answer that is taken for a mistake.
-_TOO_MUCH = 64 * 1024 * 1024
-_PATIENCE = 5.0
+_MAX_RESPONSE = 64 * 1024 * 1024
+_TIMEOUT = 5.0
 
-_HOW = "start it with HYBRIDLOOP_OBSERVE=1, or call hybridloop.metrics.serve() in it"
+_HINT = "start it with HYBRIDLOOP_OBSERVE=1, or call hybridloop.metrics.serve() in it"
 
 
 class SourceError(Exception):
     """No statistics; the message says why."""
 
 
-class Ended(SourceError):
+class ProcessEnded(SourceError):
     """The process has ended."""
 
 
@@ -67,8 +67,8 @@ class ProcessSource:
             raise SourceError(f"{self.name} does not answer") from None
         except (ConnectionRefusedError, FileNotFoundError):
             if self._has_answered:
-                raise Ended(f"{self.name} has ended") from None
-            raise SourceError(f"nobody serves statistics at {self._path}; {_HOW}") from None
+                raise ProcessEnded(f"{self.name} has ended") from None
+            raise SourceError(f"nobody serves statistics at {self._path}; {_HINT}") from None
         except OSError as error:
             raise SourceError(f"{self.name}: {error}") from None
         if not answer:
@@ -87,7 +87,7 @@ class ProcessSource:
         format = "iII"
         peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(format))
         pid, user, _ = struct.unpack(format, peer)
-        if pid != self._pid or user != _user_of(self._pid):
+        if pid != self._pid or user != _process_owner(self._pid):
             raise SourceError(f"{self._path} is not that of {self.name}")
 
     @staticmethod
@@ -97,7 +97,7 @@ class ProcessSource:
         while part := sock.recv(65536):
             parts.append(part)
             size += len(part)
-            if size > _TOO_MUCH:
+            if size > _MAX_RESPONSE:
                 raise SourceError("the answer is too long")
         return parts
 
@@ -119,17 +119,17 @@ class UrlSource:
             ) from None
         request = urllib.request.Request(self._url, headers={"Accept": "text/plain"})
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
-                body = response.read(_TOO_MUCH + 1)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+                body = response.read(_MAX_RESPONSE + 1)
         except TimeoutError:
             raise SourceError(f"{self.name} does not answer") from None
         except urllib.error.URLError as error:
             raise SourceError(f"{self.name}: {error.reason}") from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.name}: {error}") from None
-        if len(body) > _TOO_MUCH:
+        if len(body) > _MAX_RESPONSE:
             raise SourceError("the answer is too long")
-        samples = _Samples()
+        samples = _SampleStore()
         try:
             for family in text_string_to_metric_families(body.decode()):
                 for sample in family.samples:
@@ -144,7 +144,7 @@ class UrlSource:
 _Labels = tuple[tuple[str, str], ...]
 
 
-class _Samples:
+class _SampleStore:
     """Samples by their labels, to be made into a snapshot."""
 
     def __init__(self) -> None:
@@ -243,24 +243,24 @@ def _bus(values: _Values) -> BusStats | None:
     return BusStats(**_fields(BUS, values)) if known else None
 
 
-def source(target: str | None) -> Source:
+def open_source(target: str | None) -> Source:
     """What the argument of `top` means: a URL, the path of a socket, the number of a process, or
     nothing for the one process that there is. `SourceError` if it means nothing.
     """
     if target is None:
-        return _the_only_one()
+        return _find_single_process()
     if "://" in target:
         if not target.startswith(("http://", "https://")):
             raise SourceError(f"{target} is not a URL of http or https")
         return UrlSource(target)
     if target.isdecimal():
-        return _process(int(target))
+        return _find_process(int(target))
     if os.sep in target or target.endswith(".sock"):
         return ProcessSource(Path(target))
     raise SourceError(f"{target} is neither a process number, nor a URL, nor the path of a socket")
 
 
-def _user_of(pid: int) -> int:
+def _process_owner(pid: int) -> int:
     """The user of a process, as far as the system tells; `SourceError` if there is none."""
     try:
         os.kill(pid, 0)
@@ -274,18 +274,18 @@ def _user_of(pid: int) -> int:
         return os.geteuid()
 
 
-def _process(pid: int) -> ProcessSource:
-    user = _user_of(pid)
-    for folder in socket_path.candidates(user):
+def _find_process(pid: int) -> ProcessSource:
+    user = _process_owner(pid)
+    for folder in socket_path.candidate_directories(user):
         if (path := folder / f"{pid}.sock").exists():
             return ProcessSource(path, pid)
-    raise SourceError(f"process {pid} does not serve its statistics; {_HOW}")
+    raise SourceError(f"process {pid} does not serve its statistics; {_HINT}")
 
 
-def _the_only_one() -> ProcessSource:
-    found = socket_path.served(os.geteuid())
+def _find_single_process() -> ProcessSource:
+    found = socket_path.list_served(os.geteuid())
     if not found:
-        raise SourceError(f"no process of this user serves its statistics; {_HOW}")
+        raise SourceError(f"no process of this user serves its statistics; {_HINT}")
     if len(found) > 1:
         lines = [f"\n  {pid}  {_program(path)}" for pid, path in found]
         raise SourceError(f"which process?{''.join(lines)}")

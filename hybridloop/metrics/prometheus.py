@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector as _Collector
 from ..engine import Engine
 from ..loop.loop import Loop
 from .metrics import BUS, ENGINE, LOOP, NATIVE, RUNNING, TASKS, THREAD, Metric
-from .snapshot import take
+from .snapshot import take_snapshot
 
 if TYPE_CHECKING:
     from ..engine.stats import EngineStats
@@ -52,13 +52,13 @@ class Collector(_Collector):
         self, source: Engine | Loop | Iterable[Engine | Loop] | None = None, *, tasks: bool = True
     ) -> None:
         self._tasks = tasks
-        self._of: weakref.WeakSet[Engine | Loop] | None = None
+        self._sources: weakref.WeakSet[Engine | Loop] | None = None
         if source is not None:
             chosen = list(source) if isinstance(source, Iterable) else [source]
             for it in chosen:
                 if not isinstance(it, (Engine, Loop)):
                     raise TypeError(f"an Engine or a hybridloop.Loop is expected, not {it!r}")
-            self._of = weakref.WeakSet(chosen)
+            self._sources = weakref.WeakSet(chosen)
 
     def describe(self) -> Iterable[Family]:
         """The families without samples, for a registry that looks for duplicates."""
@@ -67,7 +67,9 @@ class Collector(_Collector):
     def collect(self) -> Iterable[Family]:
         """The samples of now."""
         families = _Families()
-        families.add(take(None if self._of is None else set(self._of), tasks=self._tasks))
+        families.add(
+            take_snapshot(None if self._sources is None else set(self._sources), tasks=self._tasks)
+        )
         return families.all()
 
 

@@ -20,12 +20,12 @@ from .snapshot import snapshot
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Server", "serve", "serve_if_possible"]
+__all__ = ["Server", "serve", "serve_or_warn"]
 
 _logger = logging.getLogger(__name__)
 
 # Seconds that a reader has to take an answer.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 class Server:
@@ -38,7 +38,7 @@ class Server:
         with contextlib.ExitStack() as undo:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._wake, self._woken = socket.socketpair()
-            undo.callback(self._forget)
+            undo.callback(self._close_sockets)
             self._listener.bind(str(path))
             self._status = path.stat()
             undo.callback(self._unlink)
@@ -72,7 +72,7 @@ class Server:
         atexit.unregister(self.close)
         self._unlink()
         self._wake.send(b"\0")
-        self._thread.join(_PATIENCE)
+        self._thread.join(_TIMEOUT)
 
     def __enter__(self) -> Server:
         return self
@@ -102,11 +102,11 @@ class Server:
                 continue
             with connection:
                 self._answer(connection)
-        self._forget()
+        self._close_sockets()
 
     def _answer(self, connection: socket.socket) -> None:
         try:
-            connection.settimeout(_PATIENCE)
+            connection.settimeout(_TIMEOUT)
             connection.sendall(json.dumps(snapshot().as_dict()).encode())
         except OSError:
             # It does not want it any more.
@@ -114,7 +114,7 @@ class Server:
         except Exception:
             _logger.exception("the statistics of the process could not be told")
 
-    def _forget(self) -> None:
+    def _close_sockets(self) -> None:
         self._closed = True
         for sock in (self._listener, self._wake, self._woken):
             sock.close()
@@ -148,13 +148,13 @@ def serve(path: str | os.PathLike[str] | None = None) -> Server:
         return Server(Path(path))
     with _lock:
         if _server is None or _server.closed:
-            folder = socket_path.folder_to_serve_in()
-            socket_path.remove_dead(folder)
+            folder = socket_path.own_directory()
+            socket_path.remove_stale(folder)
             _server = Server(folder / f"{os.getpid()}.sock")
         return _server
 
 
-def serve_if_possible() -> None:
+def serve_or_warn() -> None:
     """`serve()` for a process that did not ask for it itself: it goes on if that fails."""
     global _failed
     if _failed or _server is not None:
@@ -166,14 +166,14 @@ def serve_if_possible() -> None:
         _logger.warning("HYBRIDLOOP_OBSERVE is set, but nothing is served: %s", error)
 
 
-def _leave_them_to_the_parent() -> None:
+def _reset_servers_after_fork() -> None:
     global _server, _failed, _lock
     _lock = threading.Lock()
     for server in list(_servers):
         atexit.unregister(server.close)
-        server._forget()
+        server._close_sockets()
     _servers.clear()
     _server, _failed = None, False
 
 
-os.register_at_fork(after_in_child=_leave_them_to_the_parent)
+os.register_at_fork(after_in_child=_reset_servers_after_fork)

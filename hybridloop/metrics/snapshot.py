@@ -141,7 +141,7 @@ def _engine(info: Mapping[str, Any]) -> EngineStats:
 
 
 # The threads that loops were seen in last, by the loops' numbers.
-_seen_in: dict[int, str] = {}
+_last_thread_names: dict[int, str] = {}
 
 
 def snapshot(*, tasks: bool = True) -> ProcessStats:
@@ -149,10 +149,10 @@ def snapshot(*, tasks: bool = True) -> ProcessStats:
 
     `tasks` counts the asyncio tasks of each loop, which takes a look at each of them.
     """
-    return take(None, tasks=tasks)
+    return take_snapshot(None, tasks=tasks)
 
 
-def take(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
+def take_snapshot(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
     """A snapshot of some engines, with their loops, and loops; of all there are if `None`."""
     engines = live_engines()
     loops = live_loops()
@@ -179,9 +179,9 @@ def _number(numbered: tuple[int, object]) -> int:
 
 
 def _forget_closed(live_numbers: Set[int]) -> None:
-    for number in list(_seen_in):
+    for number in list(_last_thread_names):
         if number not in live_numbers:
-            _seen_in.pop(number, None)
+            _last_thread_names.pop(number, None)
 
 
 def _inspect(loops: list[tuple[int, Loop]], *, tasks: bool) -> list[LoopInfo]:
@@ -191,11 +191,11 @@ def _inspect(loops: list[tuple[int, Loop]], *, tasks: bool) -> list[LoopInfo]:
     for number, loop in sorted(loops, key=_number):
         ident = loop._thread_id
         if ident and ident in names:
-            _seen_in[number] = names[ident]
+            _last_thread_names[number] = names[ident]
         infos.append(
             LoopInfo(
                 number,
-                _seen_in.get(number, ""),
+                _last_thread_names.get(number, ""),
                 bool(ident),
                 None if counted is None else counted[id(loop)],
                 loop.stats(),

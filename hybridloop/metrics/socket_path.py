@@ -13,12 +13,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["candidates", "connect", "folder_to_serve_in", "remove_dead", "served"]
+__all__ = ["candidate_directories", "connect", "list_served", "own_directory", "remove_stale"]
 
 _TIMEOUT = 5.0
 
 
-def folder_to_serve_in() -> Path:
+def own_directory() -> Path:
     """The folder for this process, made if need be; `PermissionError` if it is not safe."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_private(Path(runtime), os.geteuid()):
@@ -31,7 +31,7 @@ def folder_to_serve_in() -> Path:
     return folder
 
 
-def candidates(user: int) -> list[Path]:
+def candidate_directories(user: int) -> list[Path]:
     """The folders where processes of a user may serve."""
     paths = [Path(f"/run/user/{user}/hybridloop"), Path(f"/tmp/hybridloop-{user}")]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -40,20 +40,20 @@ def candidates(user: int) -> list[Path]:
     return [path for path in dict.fromkeys(paths) if _is_private(path, user)]
 
 
-def served(user: int) -> list[tuple[int, Path]]:
+def list_served(user: int) -> list[tuple[int, Path]]:
     """The numbers and sockets of the user's processes that tell their statistics."""
     found = {}
-    for folder in candidates(user):
-        for number, path in _sockets(folder):
-            if number not in found and not _is_dead(path):
+    for folder in candidate_directories(user):
+        for number, path in _list_sockets(folder):
+            if number not in found and not _is_stale(path):
                 found[number] = path
     return sorted(found.items())
 
 
-def remove_dead(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove what processes that were killed have left behind."""
-    for _, path in _sockets(folder):
-        if _is_dead(path):
+    for _, path in _list_sockets(folder):
+        if _is_stale(path):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
@@ -70,14 +70,14 @@ def connect(path: Path) -> socket.socket:
     return sock
 
 
-def _sockets(folder: Path) -> Iterator[tuple[int, Path]]:
+def _list_sockets(folder: Path) -> Iterator[tuple[int, Path]]:
     with contextlib.suppress(OSError):
         for path in folder.glob("*.sock"):
             if path.stem.isdecimal() and path.is_socket():
                 yield int(path.stem), path
 
 
-def _is_dead(path: Path) -> bool:
+def _is_stale(path: Path) -> bool:
     """Whether nobody listens; a process of another namespace of numbers may."""
     try:
         connect(path).close()

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from .client import Ended, SourceError, source
+from .client import ProcessEnded, SourceError, open_source
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        return _show(source(arguments.target), arguments)
+        return _show(open_source(arguments.target), arguments)
     except SourceError as error:
         print(f"hybridloop top: {error}", file=sys.stderr)
         return 1
@@ -85,7 +85,7 @@ def _lines(observed: Source, once: bool, interval: float) -> int:
     while True:
         try:
             print(json.dumps(observed.read().as_dict()), flush=True)
-        except Ended:
+        except ProcessEnded:
             return 0
         if once:
             return 0
@@ -114,7 +114,7 @@ def _live(observed: Source, console: Console, interval: float) -> int:
                 time.sleep(interval)
                 try:
                     newer = observed.read()
-                except Ended:
+                except ProcessEnded:
                     raise
                 except SourceError as error:
                     problem = Text(f"\n{error}; trying on", style="bold red")
@@ -124,7 +124,7 @@ def _live(observed: Source, console: Console, interval: float) -> int:
                 now, before, seconds, taken = newer, now, at - taken, at
     except KeyboardInterrupt:
         return 0
-    except Ended as end:
+    except ProcessEnded as end:
         print(end)
         return 0
 

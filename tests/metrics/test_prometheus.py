@@ -27,7 +27,7 @@ from hybridloop import (
     ThreadStats,
 )
 from hybridloop.metrics import EngineInfo, LoopInfo, ProcessStats, metrics, prometheus
-from hybridloop.metrics.client import SourceError, source
+from hybridloop.metrics.client import SourceError, open_source
 
 from .conftest import Start, Top
 
@@ -235,9 +235,9 @@ def test_a_snapshot_of_the_samples_is_the_snapshot(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[[], str]
 ) -> None:
     """With all there can be, native workers and a bus among it."""
-    monkeypatch.setattr(prometheus, "take", lambda chosen, tasks: example())
+    monkeypatch.setattr(prometheus, "take_snapshot", lambda chosen, tasks: example())
     url = serve()
-    seen = source(url).read()
+    seen = open_source(url).read()
     expected = example()
     assert seen.program == url
     for field in ("loops", "engines", "native", "bus", "python", "hybridloop"):
@@ -248,11 +248,11 @@ def test_endpoints_that_are_none(serve: Callable[[], str]) -> None:
     url = serve()
     port = url.split(":")[2].split("/")[0]
     with pytest.raises(SourceError, match="refused"):
-        source("http://127.0.0.1:9/").read()
+        open_source("http://127.0.0.1:9/").read()
     with pytest.raises(SourceError, match="not a URL of http"):
-        source(f"file://127.0.0.1:{port}/etc/passwd")
+        open_source(f"file://127.0.0.1:{port}/etc/passwd")
     with pytest.raises(SourceError):
-        source("http:///").read()
+        open_source("http:///").read()
 
 
 def test_top_shows_an_endpoint(start: Start, top: Top) -> None:

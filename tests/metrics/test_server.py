@@ -19,7 +19,7 @@ import pytest
 import hybridloop
 from hybridloop import metrics
 from hybridloop.metrics import ProcessStats, socket_path
-from hybridloop.metrics.client import ProcessSource, SourceError, source
+from hybridloop.metrics.client import ProcessSource, SourceError, open_source
 
 from .conftest import Start
 
@@ -48,7 +48,7 @@ def test_serves_until_it_is_closed(runtime: Path) -> None:
             assert loop.stats() in [it.stats for it in ask(server.path).loops]
         finally:
             loop.close()
-        assert source(str(os.getpid())).read().pid == os.getpid()
+        assert open_source(str(os.getpid())).read().pid == os.getpid()
     assert server.closed
     assert not server.path.exists()
     server.close()
@@ -60,12 +60,12 @@ def test_serves_until_it_is_closed(runtime: Path) -> None:
 def test_a_path_of_ones_own(tmp_path: Path, runtime: Path) -> None:
     path = tmp_path / "own.sock"
     with metrics.serve(path):
-        assert source(str(path)).read().pid == os.getpid()
+        assert open_source(str(path)).read().pid == os.getpid()
         with pytest.raises(OSError):
             metrics.serve(path)
         assert ask(path).pid == os.getpid(), "the first one is still there"
         with pytest.raises(SourceError, match="does not serve its statistics"):
-            source(str(os.getpid()))
+            open_source(str(os.getpid()))
 
 
 @pytest.mark.usefixtures("clean_end")
@@ -99,7 +99,7 @@ def test_without_a_runtime_folder(runtime: Path) -> None:
     runtime.chmod(0o755)
     with metrics.serve() as server:
         assert server.path.parent == Path(f"/tmp/hybridloop-{os.geteuid()}")
-        assert source(str(os.getpid())).read().pid == os.getpid()
+        assert open_source(str(os.getpid())).read().pid == os.getpid()
 
 
 def test_nothing_unless_asked(start: Start, runtime: Path) -> None:
@@ -117,7 +117,7 @@ def test_nothing_unless_asked(start: Start, runtime: Path) -> None:
     process = start(code)
     assert process.stdout is not None
     assert process.stdout.readline() == "2\n"
-    assert socket_path.served(os.geteuid()) == [
+    assert socket_path.list_served(os.geteuid()) == [
         (process.pid, runtime / "hybridloop" / f"{process.pid}.sock")
     ]
 
@@ -136,11 +136,11 @@ def test_what_was_killed_is_cleared_away(start: Start, runtime: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert path.exists()
-    assert socket_path.served(os.geteuid()) == []
+    assert socket_path.list_served(os.geteuid()) == []
     with pytest.raises(SourceError, match=f"no process {process.pid}"):
-        source(str(process.pid))
+        open_source(str(process.pid))
     with pytest.raises(SourceError, match="nobody serves"):
-        source(str(path)).read()
+        open_source(str(path)).read()
     with metrics.serve():
         assert not path.exists()
 
@@ -152,7 +152,7 @@ def test_a_number_that_was_used_again(runtime: Path, start: Start) -> None:
         wrong = server.path.with_name(f"{process.pid}.sock")
         wrong.hardlink_to(server.path)
         with pytest.raises(SourceError, match="is not that of"):
-            source(str(process.pid)).read()
+            open_source(str(process.pid)).read()
         wrong.unlink()
 
 
@@ -198,13 +198,13 @@ def test_a_forked_child_serves_for_itself(start: Start, runtime: Path) -> None:
     child = int(process.stdout.readline())
     assert child != process.pid
     for pid in (process.pid, child):
-        assert source(str(pid)).read().pid == pid
+        assert open_source(str(pid)).read().pid == pid
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "ended\n"
     # The child, which has run its exit handlers, has taken only its own socket away.
-    assert [pid for pid, _ in socket_path.served(os.geteuid())] == [process.pid]
-    assert source(str(process.pid)).read().pid == process.pid
+    assert [pid for pid, _ in socket_path.list_served(os.geteuid())] == [process.pid]
+    assert open_source(str(process.pid)).read().pid == process.pid
     process.communicate("\n")
 
 
@@ -220,7 +220,7 @@ def test_answers_while_the_loop_is_stuck(start: Start) -> None:
         hybridloop.run(main())
         """
     )
-    observed = source(str(process.pid))
+    observed = open_source(str(process.pid))
     assert isinstance(observed, ProcessSource)
     (loop,) = observed.read().loops
     assert loop.running
