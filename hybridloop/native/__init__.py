@@ -20,8 +20,8 @@ __all__ = [
 _core._provide(
     errors=errors,
     discover_kernels=discover,
-    wait_for_key=bus.wait_for_key,
-    wait_for_arrival=bus.wait_for_arrival,
-    take_from=bus.take_from,
-    next_of=bus.next_of,
+    wait_for_key=bus.bus_wait,
+    wait_for_arrival=bus.channel_wait,
+    take_from=bus.channel_get,
+    next_of=bus.channel_next,
 )

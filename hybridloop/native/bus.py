@@ -22,7 +22,7 @@ async def _wait(watch: Callable[[asyncio.Future[Any]], Watch]) -> Any:
         watching.close()
 
 
-async def wait_for_key(bus: Bus, key: str | bytes, timeout: float | None) -> NativeBuffer:
+async def bus_wait(bus: Bus, key: str | bytes, timeout: float | None) -> NativeBuffer:
     """The body of `Bus.wait()`."""
     try:
         return bus.get(key)
@@ -33,7 +33,7 @@ async def wait_for_key(bus: Bus, key: str | bytes, timeout: float | None) -> Nat
         return view
 
 
-async def wait_for_arrival(channel: Channel, timeout: float | None) -> None:
+async def channel_wait(channel: Channel, timeout: float | None) -> None:
     """The body of `Channel.wait()`."""
 
     def watch(future: asyncio.Future[Any]) -> Watch:
@@ -49,20 +49,20 @@ async def wait_for_arrival(channel: Channel, timeout: float | None) -> None:
         await _wait(watch)
 
 
-_NOTHING = object()
+_EMPTY = object()
 
 
-async def take_from(channel: Channel, timeout: float | None) -> Any:
+async def channel_get(channel: Channel, timeout: float | None) -> Any:
     """The body of `Channel.get()`."""
     async with asyncio.timeout(timeout):
-        while (value := channel.pop(_NOTHING)) is _NOTHING:
-            await wait_for_arrival(channel, None)
+        while (value := channel.pop(_EMPTY)) is _EMPTY:
+            await channel_wait(channel, None)
         return value
 
 
-async def next_of(channel: Channel) -> Any:
+async def channel_next(channel: Channel) -> Any:
     """The next value for `async for`, which ends when the channel is closed and empty."""
     try:
-        return await take_from(channel, None)
+        return await channel_get(channel, None)
     except ChannelClosedError:
         raise StopAsyncIteration from None

@@ -14,7 +14,7 @@ from .._core import Kernel
 from .errors import KernelLibraryError, KernelSignatureError
 
 
-class _Kernels(Mapping[str, Kernel]):
+class _KernelMapping(Mapping[str, Kernel]):
     """All kernels by name: built-in ones, registered ones, and those of installed packages."""
 
     def __getitem__(self, name: str) -> Kernel:
@@ -38,24 +38,24 @@ class _Kernels(Mapping[str, Kernel]):
         return f"<{len(self)} kernels>"
 
 
-kernels: Mapping[str, Kernel] = _Kernels()
+kernels: Mapping[str, Kernel] = _KernelMapping()
 
 
 ENTRY_POINTS = "hybridloop.kernels"
 """The group of entry points by which installed packages make their kernels known."""
 
-_discovering = threading.RLock()
+_discover_lock = threading.RLock()
 _discovered = False
 
 
-def _let_the_child_discover() -> None:
+def _reset_lock_after_fork() -> None:
     # Another thread, which is not there, may hold the lock.
-    global _discovering
-    _discovering = threading.RLock()
+    global _discover_lock
+    _discover_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_the_child_discover)
+    os.register_at_fork(after_in_child=_reset_lock_after_fork)
 
 
 def discover() -> None:
@@ -68,7 +68,7 @@ def discover() -> None:
     global _discovered
     if _discovered:
         return
-    with _discovering:
+    with _discover_lock:
         if _discovered:
             return
         _discovered = True
@@ -122,8 +122,8 @@ def register_kernel(
     """
     from . import sources
 
-    found = sources.find(target)
-    if isinstance(found, sources.Entry):
+    found = sources.resolve(target)
+    if isinstance(found, sources.KernelCapsule):
         return _core._register_capsule(found.capsule, name, signature, doc, replace)
     signature = found.signature if signature is None else signature
     if signature is None:
@@ -132,7 +132,7 @@ def register_kernel(
             f"register_kernel({name!r}, …, 'f64(f64*, usize)')"
         )
     return _core._register_address(
-        name, found.address, signature, doc or "", found.keep, replace, found.data
+        name, found.address, signature, doc or "", found.owner, replace, found.data
     )
 
 
@@ -153,7 +153,8 @@ def load_kernels(
     capsules = [
         value
         for value in vars(module).values()
-        if type(value).__name__ == "PyCapsule" and isinstance(sources.find(value), sources.Entry)
+        if type(value).__name__ == "PyCapsule"
+        and isinstance(sources.resolve(value), sources.KernelCapsule)
     ]
     if capsules:
         return _core._register_capsules(capsules, replace)

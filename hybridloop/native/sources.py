@@ -22,47 +22,52 @@ _NEEDS_LOCK = "the function needs Python's lock, which kernels run without"
 _FUNCFLAG_PYTHONAPI = 4
 
 
-class Function(NamedTuple):
+class NativeFunction(NamedTuple):
     """A plain C function."""
 
     address: int
     signature: str | None
-    keep: Any
+    owner: Any
     """What has to live as long as the function may be called."""
     data: int = 0
     """The address that its last parameter gets in every call, if it is not 0."""
 
 
-class Entry(NamedTuple):
+class KernelCapsule(NamedTuple):
     """A capsule with the entry of a kernel."""
 
     capsule: Any
 
 
-def find(target: Any) -> Function | Entry:
+def resolve(target: Any) -> NativeFunction | KernelCapsule:
     """What `target` is; `TypeError` if it is nothing that can be a kernel."""
     if isinstance(target, int) and not isinstance(target, bool):
-        return Function(_address(target), None, None)
+        return NativeFunction(_address(target), None, None)
     if type(target).__name__ == "PyCapsule":
         return _capsule(target)
-    if _is_of(target, "scipy", "LowLevelCallable"):
+    if _is_instance_of(target, "scipy", "LowLevelCallable"):
         return _low_level_callable(target)
     if isinstance(target, tuple):
         return _symbol(target)
     if isinstance(target, ctypes._CFuncPtr):  # type: ignore[attr-defined]
         return _ctypes_function(target)
-    if _is_of(target, "_cffi_backend", "_CDataBase"):
+    if _is_instance_of(target, "_cffi_backend", "_CDataBase"):
         return _cffi_function(target)
-    if _is_of(target, "numba.core.ccallback", "CFunc"):
+    if _is_instance_of(target, "numba.core.ccallback", "CFunc"):
         # It owns the machine code; its signature is in the types.
-        return _ctypes_function(target.ctypes)._replace(keep=target)
+        return _ctypes_function(target.ctypes)._replace(owner=target)
     hint = ""
     if callable(target):
         hint = f"; {_CALLS_PYTHON}. Compile it with numba.cfunc(), or pass a pointer to it"
     raise TypeError(f"cannot make a kernel of {type(target).__name__!r}: give {_ACCEPTED}{hint}")
 
 
-def _is_of(target: Any, module: str, name: str) -> bool:
+def is_kernel_capsule(value: Any) -> bool:
+    """Whether a value is a capsule with the entry of a kernel."""
+    return type(value).__name__ == "PyCapsule" and isinstance(_capsule(value), KernelCapsule)
+
+
+def _is_instance_of(target: Any, module: str, name: str) -> bool:
     # Who has not imported the package has no object of it.
     found = getattr(sys.modules.get(module), name, None)
     return isinstance(found, type) and isinstance(target, found)
@@ -74,27 +79,27 @@ def _address(address: int) -> int:
     return address
 
 
-def _capsule(capsule: Any) -> Function | Entry:
+def _capsule(capsule: Any) -> NativeFunction | KernelCapsule:
     name, address, context = _core._read_capsule(capsule)
     if name == CAPSULE:
-        return Entry(capsule)
+        return KernelCapsule(capsule)
     if name and name.startswith("hybridloop.kernel."):
         raise KernelAbiError(
             f"the capsule is named {name!r}, but this hybridloop takes {CAPSULE!r}"
         )
     # SciPy and Cython put the signature in the name. SciPy's context is user data for the function.
-    return Function(address, name if name and "(" in name else None, capsule, context)
+    return NativeFunction(address, name if name and "(" in name else None, capsule, context)
 
 
-def _low_level_callable(target: Any) -> Function | Entry:
+def _low_level_callable(target: Any) -> NativeFunction | KernelCapsule:
     found = _capsule(tuple.__getitem__(target, 0))
-    if isinstance(found, Function):
+    if isinstance(found, NativeFunction):
         _check_native(target.function)
-        found = found._replace(keep=target)
+        found = found._replace(owner=target)
     return found
 
 
-def _symbol(target: tuple[Any, ...]) -> Function:
+def _symbol(target: tuple[Any, ...]) -> NativeFunction:
     match target:
         case (None, str(name)):
             path = None
@@ -104,7 +109,7 @@ def _symbol(target: tuple[Any, ...]) -> Function:
             raise TypeError(
                 "a pair of a library and the name of a function is expected: ('libm.so.6', 'cbrt')"
             )
-    return Function(_core._find_symbol(path, name), None, None)
+    return NativeFunction(_core._find_symbol(path, name), None, None)
 
 
 def _check_native(function: Any) -> None:
@@ -120,17 +125,17 @@ def _check_native(function: Any) -> None:
         raise KernelRegistrationError(_CALLS_PYTHON)
 
 
-def _ctypes_function(function: Any) -> Function:
+def _ctypes_function(function: Any) -> NativeFunction:
     _check_native(function)
     address = ctypes.cast(function, ctypes.c_void_p).value
     signature = None
     if function.argtypes is not None:
         parameters = ", ".join(map(_ctypes_type, function.argtypes))
         signature = f"{_ctypes_type(function.restype)}({parameters})"
-    return Function(_address(address or 0), signature, function)
+    return NativeFunction(_address(address or 0), signature, function)
 
 
-_KINDS = {"b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "c": "i"} | {
+_TYPE_KINDS = {"b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "c": "i"} | {
     "B": "u",
     "H": "u",
     "I": "u",
@@ -152,8 +157,8 @@ def _ctypes_type(kind: Any) -> str:
         return "bool"
     if isinstance(code, str) and code in "Pz":
         return "void*"
-    if isinstance(code, str) and code in _KINDS:
-        return f"{_KINDS[code]}{8 * ctypes.sizeof(kind)}"
+    if isinstance(code, str) and code in _TYPE_KINDS:
+        return f"{_TYPE_KINDS[code]}{8 * ctypes.sizeof(kind)}"
     if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
         inner = _ctypes_type(code)
         if not inner.endswith("*"):
@@ -162,19 +167,19 @@ def _ctypes_type(kind: Any) -> str:
     raise KernelSignatureError(f"kernels take numbers and pointers to numbers, not ctypes' {name}")
 
 
-def _cffi_function(pointer: Any) -> Function:
+def _cffi_function(pointer: Any) -> NativeFunction:
     _check_native(pointer)
     ffi = sys.modules["_cffi_backend"].FFI()
     kind = ffi.typeof(pointer)
     if kind.kind == "pointer" and kind.item.kind == "void":
-        return Function(_address(int(ffi.cast("uintptr_t", pointer))), None, pointer)
+        return NativeFunction(_address(int(ffi.cast("uintptr_t", pointer))), None, pointer)
     if kind.kind != "function":
         raise KernelRegistrationError(f"{kind.cname!r} is not a pointer to a function")
     if kind.ellipsis:
         raise KernelSignatureError(f"{kind.cname!r} takes any number of arguments")
     parameters = ", ".join(map(_cffi_type, kind.args))
     signature = f"{_cffi_type(kind.result)}({parameters})"
-    return Function(_address(int(ffi.cast("uintptr_t", pointer))), signature, pointer)
+    return NativeFunction(_address(int(ffi.cast("uintptr_t", pointer))), signature, pointer)
 
 
 def _cffi_type(kind: Any) -> str:
