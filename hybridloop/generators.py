@@ -37,7 +37,7 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class _Ready:
+class _FileReady:
     """A descriptor to wait for."""
 
     __slots__ = ("file", "write")
@@ -50,14 +50,14 @@ class _Ready:
         return f"{'writable' if self.write else 'readable'}({self.file!r})"
 
 
-def readable(file: FileDescriptorLike) -> _Ready:
+def readable(file: FileDescriptorLike) -> _FileReady:
     """What a generator yields to wait until a descriptor can be read."""
-    return _Ready(file, write=False)
+    return _FileReady(file, write=False)
 
 
-def writable(file: FileDescriptorLike) -> _Ready:
+def writable(file: FileDescriptorLike) -> _FileReady:
     """What a generator yields to wait until a descriptor can be written."""
-    return _Ready(file, write=True)
+    return _FileReady(file, write=True)
 
 
 def call_hint(given: Any) -> str:
@@ -65,7 +65,7 @@ def call_hint(given: Any) -> str:
     return "; call the function first" if callable(given) else ""
 
 
-async def wait_ready(ready: _Ready) -> None:
+async def wait_ready(ready: _FileReady) -> None:
     """Wait in the running loop until a descriptor is ready."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
@@ -85,11 +85,11 @@ async def wait_ready(ready: _Ready) -> None:
         remove(ready.file)
 
 
-async def _wait_for(wanted: Any) -> Any:
+async def _wait_for_yielded(wanted: Any) -> Any:
     """Wait for what a generator has yielded; `None` was dealt with before."""
     if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
         return await asyncio.sleep(wanted)
-    if isinstance(wanted, _Ready):
+    if isinstance(wanted, _FileReady):
         return await wait_ready(wanted)
     if inspect.isawaitable(wanted):
         return await wanted
@@ -115,7 +115,7 @@ async def drive(generator: Generator[Any, Any, _T], *, drain: bool = False) -> _
             value = error = None
             try:
                 if wanted is not None:
-                    value = await _wait_for(wanted)
+                    value = await _wait_for_yielded(wanted)
                 elif not drain:
                     await asyncio.sleep(0)
             except BaseException as raised:
@@ -204,10 +204,10 @@ class GeneratorRunner:
             raise ValueError(f"policy must be 'round_robin' or 'drain', not {policy!r}")
         self._policy = policy
         self._waiting: deque[GeneratorTask[Any]] = deque()
-        self._begun: list[GeneratorTask[Any]] = []
+        self._started_tasks: list[GeneratorTask[Any]] = []
         self._running: set[asyncio.Task[Any]] = set()
         # While the runner runs: what its own task waits for.
-        self._change: asyncio.Event | None = None
+        self._wakeup: asyncio.Event | None = None
 
     def create_task(
         self, generator: Generator[Any, Any, _T], *, name: str | None = None
@@ -217,8 +217,8 @@ class GeneratorRunner:
             raise TypeError(f"a generator is expected, not {generator!r}{call_hint(generator)}")
         task = GeneratorTask(generator, name)
         self._waiting.append(task)
-        if self._change is not None:
-            self._change.set()
+        if self._wakeup is not None:
+            self._wakeup.set()
         return task
 
     def run(self) -> list[GeneratorTask[Any]]:
@@ -228,36 +228,36 @@ class GeneratorRunner:
         logged if nobody asks for it. `KeyboardInterrupt` and `SystemExit` stop the run; the
         generators are closed.
         """
-        if self._change is not None:
+        if self._wakeup is not None:
             raise RuntimeError("the runner is running")
-        self._begun = []
+        self._started_tasks = []
         run(self._main())
-        return self._begun
+        return self._started_tasks
 
     async def _main(self) -> None:
-        self._change = change = asyncio.Event()
+        self._wakeup = wakeup = asyncio.Event()
         try:
             while True:
                 while self._waiting and not (self._running and self._policy == "drain"):
-                    self._start(self._waiting.popleft())
+                    self._start_task(self._waiting.popleft())
                 if not self._running:
                     break
-                change.clear()
-                await change.wait()
+                wakeup.clear()
+                await wakeup.wait()
         finally:
-            self._change = None
+            self._wakeup = None
 
-    def _start(self, task: GeneratorTask[Any]) -> None:
-        self._begun.append(task)
+    def _start_task(self, task: GeneratorTask[Any]) -> None:
+        self._started_tasks.append(task)
         if task.cancelled():
             return
         coroutine = drive(task._generator, drain=self._policy == "drain")
         running = asyncio.get_running_loop().create_task(coroutine, name=task.get_name())
         task._task = running
         self._running.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(self._task_done)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if self._change is not None and not self._running:
-            self._change.set()
+        if self._wakeup is not None and not self._running:
+            self._wakeup.set()

@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _InChildren:
+class _InstallInChildren:
     """Makes hybridloop the default in each process that unpickles it."""
 
-    def __reduce__(self) -> tuple[Callable[[], _InChildren], tuple[()]]:
-        return become_default, ()
+    def __reduce__(self) -> tuple[Callable[[], _InstallInChildren], tuple[()]]:
+        return install_everywhere, ()
 
 
-def become_default() -> _InChildren:
+def install_everywhere() -> _InstallInChildren:
     """Make hybridloop the loop of this process and of those that multiprocessing starts from it.
 
     multiprocessing hands what a process is configured with to its children; those that are no
     forks unpickle it.
     """
     install()
-    _be_the_loop_of_uvicorn()
-    in_children = _InChildren()
+    _replace_uvicorn_auto_loop()
+    in_children = _InstallInChildren()
     process.current_process()._config["hybridloop"] = in_children  # type: ignore[attr-defined]
     return in_children
 
 
-def _be_the_loop_of_uvicorn() -> None:
+def _replace_uvicorn_auto_loop() -> None:
     """Stand in for the module that chooses uvicorn's loop where no loop is named.
 
     uvicorn asks neither asyncio's policy nor `asyncio.new_event_loop()`.
@@ -57,7 +57,7 @@ def _auto_loop_factory(use_subprocess: bool = False) -> Callable[[], Loop]:
 
 def run_module(argv: list[str]) -> None:
     """Run a module as `python -m` does."""
-    become_default()
+    install_everywhere()
     sys.argv = argv
     _new_main()
     runpy._run_module_as_main(argv[0])  # type: ignore[attr-defined]
@@ -66,7 +66,7 @@ def run_module(argv: list[str]) -> None:
 def run_file(argv: list[str]) -> None:
     """Run a file, a folder or a ZIP file as `python PATH` does."""
     path = argv[0]
-    become_default()
+    install_everywhere()
     sys.argv = argv
     is_archive = pkgutil.get_importer(path) is not None
     if is_archive or not sys.flags.safe_path:
