@@ -28,8 +28,8 @@ from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .engine.stats import EngineStats, ThreadStats
 from .engine.task_handle import TaskHandle
 from .loop import Loop, new_event_loop, run
-from .loop.policy import install
-from .loop.registry import on_new_loop
+from .loop.loop import on_new_loop
+from .loop.policy import install, policy_class
 from .loop.stats import LoopStats
 from .loop.streams import (
     StreamReader,
@@ -150,10 +150,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> object:
     if name in _LAZY:
         return import_module(f".{name}", __name__)
-    # Made on first use: policies are deprecated since Python 3.14, and an import should not warn.
     if name == "EventLoopPolicy":
-        from .loop.policy import make_policy_class
-
-        policy = globals()[name] = make_policy_class()
-        return policy
+        return policy_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,15 +9,14 @@ import socket
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .._core import NativeEngine
+from ..loop.registry import Registry
 from ..native.config import parse_size
 from ..native.stats import native_stats
-from . import registry
 from .errors import EngineClosedError, EngineFullError
 from .scheduler import Scheduler
 from .serving import EngineServer
@@ -40,7 +39,8 @@ _CANCEL_TIME = 1.0
 # How long the end of the process waits for an engine that nobody has closed.
 _EXIT_TIME = 1.0
 
-_started_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+# Those that were started.
+_engines: Registry[Engine] = Registry()
 
 
 class Engine(WorkMixin):
@@ -132,8 +132,7 @@ class Engine(WorkMixin):
                 raise EngineClosedError("the engine is closed; make a new one")
             if not self._scheduler.open:
                 self._scheduler.start(self._gil_threads)
-                _started_engines.add(self)
-                registry.add_engine(self)
+                _engines.add(self)
         return self
 
     setup = start
@@ -409,10 +408,15 @@ def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
+def open_engines() -> list[tuple[int, Engine]]:
+    """The engines that have a loop which is not closed, with their numbers; in any thread."""
+    return [(number, engine) for number, engine in _engines.items() if engine._open_loops()]
+
+
 @atexit.register
 def _close_at_exit() -> None:
     """End the engines that nobody has closed, while Python still runs."""
-    for engine in list(_started_engines):
+    for _, engine in _engines.items():
         if not engine._shutdown_done and not engine._scheduler.belongs_to_parent():
             warnings.warn(f"unclosed {engine!r}", ResourceWarning, source=engine, stacklevel=1)
             engine.close(_EXIT_TIME, cancel=True)

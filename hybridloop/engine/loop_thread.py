@@ -7,13 +7,13 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..loop.loop import new_event_loop
 
 if TYPE_CHECKING:
+    from .._core import NativeEngine
     from ..loop.loop import Loop
-    from .scheduler import Scheduler
     from .task_handle import TaskHandle
 
 Queue = OrderedDict["TaskHandle[Any]", None]
@@ -21,10 +21,20 @@ Queue = OrderedDict["TaskHandle[Any]", None]
 _logger = logging.getLogger(__name__)
 
 
+class ThreadOwner(Protocol):
+    """What a thread needs of the scheduler that has made it."""
+
+    native: NativeEngine
+
+    def release_slot(self, thread: LoopThread) -> bool: ...
+    def service_ended(self, thread: LoopThread) -> None: ...
+    def thread_failed(self, thread: LoopThread, error: BaseException) -> None: ...
+
+
 class LoopThread:
     """A Python thread with its loop; what is not the loop's is guarded by the scheduler's lock."""
 
-    def __init__(self, scheduler: Scheduler, index: int) -> None:
+    def __init__(self, scheduler: ThreadOwner, index: int) -> None:
         self.scheduler = scheduler
         self.index = index
         # Tasks that run here or are on their way; never more than tasks_per_thread.

@@ -14,11 +14,9 @@ from .errors import EngineClosedError, EngineFullError
 from .loop_thread import LoopThread, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .._core import NativeEngine
-    from ..loop.loop import Loop
-    from .serving.server import EngineServer
     from .task_handle import TaskHandle
 
 
@@ -43,8 +41,8 @@ class Scheduler:
         self.pending_count = 0
         self.putters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self.spawned = 0
-        # Those that have not ended.
-        self.servers: set[EngineServer] = set()
+        # Hooks that make servers stop accepting connections, of those that have not ended.
+        self.server_stop_hooks: set[Callable[[], None]] = set()
         self.open = False
         # It was, and will not be again.
         self.closed = False
@@ -158,13 +156,13 @@ class Scheduler:
                     return True
         return False
 
-    def find_loop(self, handle: TaskHandle[Any]) -> Loop:
+    def find_loop(self, handle: TaskHandle[Any]) -> asyncio.AbstractEventLoop:
         """The loop that a handle which is in no queue is on its way to."""
         with self.lock:
             for thread in self.threads:
                 if handle in thread.inbox:
                     return thread.loop
-        return handle._loop or self.threads[0].loop  # type: ignore[return-value]
+        return handle._loop or self.threads[0].loop
 
     def release_slot(self, thread: LoopThread) -> bool:
         """A task of `thread` has ended: let a waiting one arrive; `True` if nothing had arrived."""
@@ -220,8 +218,8 @@ class Scheduler:
                 self._wakeup_next_putter()
 
     def stop_serving(self) -> None:
-        for server in list(self.servers):
-            server._stop()
+        for stop in list(self.server_stop_hooks):
+            stop()
 
     def wait_served(self, timeout: float | None) -> bool:
         with self.lock:

@@ -8,15 +8,13 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..generators import call_hint, drive
 from . import signal_safe_wait
 
 if TYPE_CHECKING:
     from contextvars import Context
-
-    from .scheduler import Scheduler
 
 _T = TypeVar("_T")
 
@@ -30,6 +28,15 @@ def _wake(waiters: list[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
+
+
+class TaskOwner(Protocol):
+    """What a handle needs of the scheduler that it was given to."""
+
+    def belongs_to_parent(self) -> bool: ...
+    def check_process(self) -> None: ...
+    def dequeue(self, handle: TaskHandle[Any]) -> bool: ...
+    def find_loop(self, handle: TaskHandle[Any]) -> asyncio.AbstractEventLoop: ...
 
 
 class TaskHandle(Generic[_T]):
@@ -60,7 +67,7 @@ class TaskHandle(Generic[_T]):
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: TaskOwner,
         coroutine: Coroutine[Any, Any, _T] | Generator[Any, Any, _T],
         context: Context,
         name: str | None,

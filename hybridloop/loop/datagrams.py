@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import trsock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import _core
+from .._core import DatagramTransport as DatagramTransportCore
+from .._core import LoopCore
 from .transports import TransportMixin
-
-if TYPE_CHECKING:
-    from .loop import Loop
 
 # What the core can write addresses of. Others are left to asyncio's own transport.
 _NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
-class DatagramTransport(TransportMixin, _core.DatagramTransport, asyncio.DatagramTransport):
+class DatagramTransport(TransportMixin, DatagramTransportCore, asyncio.DatagramTransport):
     """A datagram socket: UDP or Unix."""
 
     __slots__ = ()
@@ -29,7 +27,7 @@ def is_native(sock: socket.socket) -> bool:
 
 
 def connect(
-    loop: Loop,
+    loop: LoopCore,
     sock: socket.socket,
     protocol: asyncio.BaseProtocol,
     address: Any,

@@ -12,9 +12,10 @@ import socket
 from asyncio import SendfileNotAvailableError, base_events
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
-from .. import _core
-from . import compat, datagrams, registry, subprocess, transports
+from .._core import StreamTransport
+from . import compat, datagrams, subprocess, transports
 from .native_mixin import NativeMixin
+from .registry import Registry
 from .signals import SignalMixin
 from .stats import LoopStats
 
@@ -35,6 +36,11 @@ _TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_
 # In this order, behind the backlog.
 _SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
 
+
+_loops: Registry[Loop] = Registry()
+
+on_new_loop: list[Callable[[], object]] = []
+"""Hooks of higher layers, called whenever a loop was made."""
 
 compat.check()
 
@@ -135,7 +141,9 @@ class Loop(NativeMixin, SignalMixin):
     def __init__(self) -> None:
         self._native_engine = None
         super().__init__(_NativeSelector(self))
-        registry.add_loop(self)
+        _loops.add(self)
+        for hook in on_new_loop:
+            hook()
 
     # nest_asyncio replaces these, and run_forever(), in the class of the loop that it patches:
     # perhaps in a base of this one.
@@ -278,7 +286,7 @@ class Loop(NativeMixin, SignalMixin):
     ) -> asyncio.Transport | None:
         """Upgrade a connection to TLS, and return the transport to use from now on."""
         upgrade = super().start_tls
-        if isinstance(transport, _core.StreamTransport):
+        if isinstance(transport, StreamTransport):
             from .tls import start_tls
 
             upgrade = functools.partial(start_tls, self)
@@ -341,6 +349,11 @@ class Loop(NativeMixin, SignalMixin):
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
+
+
+def open_loops() -> list[tuple[int, Loop]]:
+    """The loops that are not closed, with their numbers; in any thread."""
+    return [(number, loop) for number, loop in _loops.items() if not loop.is_closed()]
 
 
 _CONNECTION_CLOSED = "Connection is closed by peer"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _core
-from .._core import Bus, NativeBuffer, NativeEngine
+from .._core import Bus, NativeBuffer, NativeEngine, _default_engine
 
 
 class NativeMixin:
@@ -18,7 +17,7 @@ class NativeMixin:
         """The engine that runs this loop's kernels: the process-wide one unless another was set."""
         engine = self._native_engine
         if engine is None:
-            engine = self._native_engine = _core._default_engine()
+            engine = self._native_engine = _default_engine()
         return engine
 
     @native_engine.setter

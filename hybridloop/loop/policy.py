@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,12 @@ _REMOVED = (
 )
 
 
-def make_policy_class() -> type[Any]:
-    """The class behind `hybridloop.EventLoopPolicy`.
+@functools.cache
+def policy_class() -> type[Any]:
+    """The class `hybridloop.EventLoopPolicy`; `AttributeError` from Python 3.16 on.
 
-    Raises `AttributeError` from Python 3.16 on, which has no policies.
+    Policies are deprecated since Python 3.14. The class is made on first use, so that the import of
+    hybridloop does not warn.
     """
     if sys.version_info >= (3, 16):
         raise AttributeError(_REMOVED)
@@ -50,6 +53,4 @@ def install() -> None:
     """
     if sys.version_info >= (3, 16):
         raise RuntimeError(_REMOVED)
-    import hybridloop
-
-    asyncio.set_event_loop_policy(hybridloop.EventLoopPolicy())
+    asyncio.set_event_loop_policy(policy_class()())

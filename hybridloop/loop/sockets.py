@@ -7,7 +7,7 @@ import socket
 from asyncio import base_events
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from .._core import LoopCore
 
 _BLOCKED = (BlockingIOError, InterruptedError)
 
@@ -35,7 +35,7 @@ else:
     _AsyncioLoop = asyncio.SelectorEventLoop
 
 
-class SocketMixin(_core.LoopCore, _AsyncioLoop):
+class SocketMixin(LoopCore, _AsyncioLoop):
     """The part of the loop that works on the user's own sockets."""
 
     # What asyncio's classes, SignalMixin and NativeMixin keep in attributes. A loop whose

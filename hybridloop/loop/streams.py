@@ -12,7 +12,7 @@ from asyncio import format_helpers
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from .._core import StreamProtocolCore, StreamReaderCore, StreamWriterCore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ class _BufferCopy(bytearray):
         self._reader._discard_received()
 
 
-class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
+class StreamReader(StreamReaderCore, asyncio.StreamReader):
     """An `asyncio.StreamReader` that keeps and searches its bytes natively."""
 
     _source_traceback: Any
@@ -56,7 +56,7 @@ class StreamReader(_core.StreamReaderCore, asyncio.StreamReader):
         return _BufferCopy(self)
 
 
-class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter):
+class StreamWriter(StreamWriterCore, asyncio.StreamWriter):
     """An `asyncio.StreamWriter` whose `write()` and `drain()` are native."""
 
     def __init__(
@@ -74,7 +74,7 @@ class StreamWriter(_core.StreamWriterCore, asyncio.StreamWriter):
         self._loop = loop
 
 
-class StreamReaderProtocol(_core.StreamProtocolCore, asyncio.StreamReaderProtocol):
+class StreamReaderProtocol(StreamProtocolCore, asyncio.StreamReaderProtocol):
     """An `asyncio.StreamReaderProtocol` that a transport of hybridloop feeds natively."""
 
     _client_connected_cb: Any

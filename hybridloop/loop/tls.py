@@ -7,10 +7,9 @@ import ssl
 from asyncio import sslproto
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from .._core import TlsCore, _provide
 
 if TYPE_CHECKING:
-    from .loop import Loop
     from .transports import SocketTransport
 
 # What a connection that does not use them has of asyncio's buffers.
@@ -84,7 +83,7 @@ class SSLTransport(CorkedTransport):
     __slots__ = ("_ssl_protocol",)
 
 
-_core.TlsCore._install_transport(SSLTransport)
+TlsCore._install_transport(SSLTransport)
 
 
 class _SSLProtocolBase(sslproto.SSLProtocol):
@@ -100,7 +99,7 @@ class _SSLProtocolBase(sslproto.SSLProtocol):
         return transport
 
 
-class TlsProtocol(_core.TlsCore, _SSLProtocolBase):
+class TlsProtocol(TlsCore, _SSLProtocolBase):
     """asyncio's TLS protocol on a native stream.
 
     Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
@@ -136,7 +135,7 @@ class TlsProtocol(_core.TlsCore, _SSLProtocolBase):
 
 
 async def start_tls(
-    loop: Loop,
+    loop: asyncio.BaseEventLoop,
     transport: SocketTransport,
     protocol: asyncio.BaseProtocol,
     sslcontext: ssl.SSLContext,
@@ -236,4 +235,4 @@ def make_protocol(
     return FallbackProtocol(*args, **options)  # type: ignore[arg-type]
 
 
-_core._provide(make_tls_error=make_error)
+_provide(make_tls_error=make_error)

@@ -10,12 +10,10 @@ from asyncio import constants, trsock
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from .._core import StreamTransport, _provide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .loop import Loop
 
 _DEFAULT_HIGH_WATER = 64 * 1024
 _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
@@ -97,7 +95,7 @@ class TransportMixin:
         self._set_limits(low, high)
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
-        loop: Loop | None = self._loop
+        loop: asyncio.AbstractEventLoop | None = self._loop
         if loop is not None:
             if isinstance(exc, OSError):
                 if loop.get_debug():
@@ -114,7 +112,7 @@ class TransportMixin:
         self._force_close(exc)
 
 
-class SocketTransport(TransportMixin, _core.StreamTransport):
+class SocketTransport(TransportMixin, StreamTransport):
     """A connected stream socket: TCP or Unix."""
 
     __slots__ = ()
@@ -182,8 +180,7 @@ class SocketTransport(TransportMixin, _core.StreamTransport):
         """A future for when all that was written is sent; until it is reset, writing is refused."""
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
-        loop: Loop = self._loop
-        waiter = loop.create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         self._empty_waiter = waiter
         if not self.get_write_buffer_size():
             waiter.set_result(None)
@@ -216,4 +213,4 @@ def _closed_socket() -> socket.socket:
     return sock
 
 
-_core._provide(stream_transport=SocketTransport)
+_provide(stream_transport=SocketTransport)

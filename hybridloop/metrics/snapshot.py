@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._core import __version__, _used_default_engine
-from ..engine.registry import engines as live_engines
+from ..engine.engine import open_engines
 from ..engine.stats import EngineStats, ThreadStats
-from ..loop.registry import loops as live_loops
+from ..loop.loop import open_loops
 from ..loop.stats import LoopStats
 from ..native.stats import BusStats, NativeStats, native_stats
 
@@ -154,8 +154,8 @@ def snapshot(*, tasks: bool = True) -> ProcessStats:
 
 def take_snapshot(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
     """A snapshot of some engines, with their loops, and loops; of all there are if `None`."""
-    engines = live_engines()
-    loops = live_loops()
+    engines = open_engines()
+    loops = open_loops()
     _forget_closed({number for number, _ in loops})
     if chosen is not None:
         engines = [it for it in engines if it[1] in chosen]

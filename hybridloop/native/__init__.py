@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import _core
+from .._core import _provide
 from . import bus, errors
 from .config import configure, parse_size
 from .registry import discover, get_include, kernels, load_kernels, register_kernel
@@ -17,7 +17,7 @@ __all__ = [
     "register_kernel",
 ]
 
-_core._provide(
+_provide(
     errors=errors,
     discover_kernels=discover,
     wait_for_key=bus.bus_wait,

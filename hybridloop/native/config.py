@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import re
 
-from .. import _core
-from .._core import NativeEngine
+from .._core import NativeEngine, _close_default_engine, _set_default_engine
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40} | {
     "KB": 10**3,
@@ -53,7 +52,7 @@ def configure(
     it is by default: as many threads as there are processors, 65,536 jobs that may wait, a bus of
     256 MiB, and no limit to the memory of results or of one job.
     """
-    _core._set_default_engine(
+    _set_default_engine(
         NativeEngine(
             native_threads=native_threads,
             native_queue=native_queue,
@@ -66,4 +65,4 @@ def configure(
     )
 
 
-atexit.register(_core._close_default_engine)
+atexit.register(_close_default_engine)

@@ -9,8 +9,15 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from .. import _core
-from .._core import Kernel
+from .._core import (
+    Kernel,
+    _get_kernel,
+    _kernel_names,
+    _load_library,
+    _register_address,
+    _register_capsule,
+    _register_capsules,
+)
 from .errors import KernelLibraryError, KernelSignatureError
 
 
@@ -18,21 +25,21 @@ class _KernelMapping(Mapping[str, Kernel]):
     """All kernels by name: built-in ones, registered ones, and those of installed packages."""
 
     def __getitem__(self, name: str) -> Kernel:
-        kernel = _core._get_kernel(name)
+        kernel = _get_kernel(name)
         if kernel is None:
             discover()
-            kernel = _core._get_kernel(name)
+            kernel = _get_kernel(name)
         if kernel is None:
             raise KeyError(name)
         return kernel
 
     def __iter__(self) -> Iterator[str]:
         discover()
-        return iter(_core._kernel_names())
+        return iter(_kernel_names())
 
     def __len__(self) -> int:
         discover()
-        return len(_core._kernel_names())
+        return len(_kernel_names())
 
     def __repr__(self) -> str:
         return f"<{len(self)} kernels>"
@@ -124,14 +131,14 @@ def register_kernel(
 
     found = sources.resolve(target)
     if isinstance(found, sources.KernelCapsule):
-        return _core._register_capsule(found.capsule, name, signature, doc, replace)
+        return _register_capsule(found.capsule, name, signature, doc, replace)
     signature = found.signature if signature is None else signature
     if signature is None:
         raise KernelSignatureError(
             f"kernel {name!r}: say what the function takes and returns: "
             f"register_kernel({name!r}, …, 'f64(f64*, usize)')"
         )
-    return _core._register_address(
+    return _register_address(
         name, found.address, signature, doc or "", found.owner, replace, found.data
     )
 
@@ -146,7 +153,7 @@ def load_kernels(
     `register_kernel()`. A library is never unloaded.
     """
     if not isinstance(path_or_module, ModuleType):
-        return _core._load_library(os.fsdecode(path_or_module), replace)
+        return _load_library(os.fsdecode(path_or_module), replace)
     from . import sources
 
     module = path_or_module
@@ -157,11 +164,11 @@ def load_kernels(
         and isinstance(sources.resolve(value), sources.KernelCapsule)
     ]
     if capsules:
-        return _core._register_capsules(capsules, replace)
+        return _register_capsules(capsules, replace)
     file = getattr(module, "__file__", None)
     if not file or file.endswith((".py", ".pyc")):
         raise KernelLibraryError(f"module {module.__name__!r} has no kernels")
-    return _core._load_library(file, replace)
+    return _load_library(file, replace)
 
 
 def get_include() -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from .. import _core
+from .._core import _find_symbol, _read_capsule
 from .errors import KernelAbiError, KernelRegistrationError, KernelSignatureError
 
 CAPSULE = "hybridloop.kernel.v1"
@@ -80,7 +80,7 @@ def _address(address: int) -> int:
 
 
 def _capsule(capsule: Any) -> NativeFunction | KernelCapsule:
-    name, address, context = _core._read_capsule(capsule)
+    name, address, context = _read_capsule(capsule)
     if name == CAPSULE:
         return KernelCapsule(capsule)
     if name and name.startswith("hybridloop.kernel."):
@@ -109,7 +109,7 @@ def _symbol(target: tuple[Any, ...]) -> NativeFunction:
             raise TypeError(
                 "a pair of a library and the name of a function is expected: ('libm.so.6', 'cbrt')"
             )
-    return NativeFunction(_core._find_symbol(path, name), None, None)
+    return NativeFunction(_find_symbol(path, name), None, None)
 
 
 def _check_native(function: Any) -> None:

@@ -8,17 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import suppress
+from typing import Any, cast
 
 from . import activity
+from .file_transfer import FileTransferMixin
 from .protocol import Callbacks
 from .runtime import get_runtime
 from .threads import thread_seq_id
-from .transfer import send_file, work_on_file
-from .transport import Connection, IoOp, to_bytes
-
-if TYPE_CHECKING:
-    from .server import ConnectionOwner
+from .transport import Connection, IoOp, ResponseEncoder, to_bytes
 
 # A connection that has done so much gives others their turn.
 _MAX_STEPS = 64
@@ -31,19 +29,34 @@ _LINGER_TIMEOUT = 1.0
 _NOT_AWAITABLE = (type(None), bytes, str, bytearray, dict, list)
 
 
-class ResponseEncoder:
-    """Makes of a callback's result what is to be sent."""
+def call_threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Have a loop call a function, unless the loop is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
 
-    def __call__(self, result: Any) -> Any:
-        """What is sent for a result, or the `FileToSend`."""
+
+class ConnectionOwner:
+    """A server or a client, as its connections see it."""
+
+    protocol_class: Any = None
+    callbacks: Callbacks
+    sock_timeout: float
+
+    def make_http_connection(self, conn: ConnectionProtocol) -> Any:
+        """The HTTP side of a connection whose protocol has `http11 = True`."""
         raise NotImplementedError
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """There is no result."""
-        raise NotImplementedError
+    def opened(self, conn: ConnectionProtocol) -> None:
+        """A connection was made."""
+
+    def closing(self, conn: ConnectionProtocol) -> None:
+        """A connection is closed once everything is sent."""
+
+    def closed(self, conn: ConnectionProtocol) -> None:
+        """A connection has ended."""
 
 
-class ConnectionProtocol(asyncio.Protocol):
+class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
     """One connection, from the loop's side.
 
     One thing happens after the other: as long as what a callback has returned is on its way, no
@@ -89,7 +102,7 @@ class ConnectionProtocol(asyncio.Protocol):
         # Told when anything waits, and when nothing does.
         transport.set_write_buffer_limits(high=0)
         connection = self.connection
-        connection._conn = self
+        connection._wake = self.wake
         sock = transport.get_extra_info("socket")
         connection.peer = peer = transport.get_extra_info("peername")
         if connection.parent is not None and isinstance(peer, tuple):
@@ -112,9 +125,7 @@ class ConnectionProtocol(asyncio.Protocol):
             return
         connection.protocol = self.protocol = protocol
         if self.callbacks.http11 and connection.parent is not None:
-            from .http11 import HttpConnection
-
-            self.http = HttpConnection(self)
+            self.http = self.owner.make_http_connection(self)
         if connection.sock_timeout:
             self.last_activity = self.loop.time()
             self.timer = self.loop.call_later(connection.sock_timeout, self.check_activity)
@@ -189,7 +200,7 @@ class ConnectionProtocol(asyncio.Protocol):
                 self.call_and_discard("send_failed", self.connection, self.unsent)
             self.report_loss(error or self.broken)
         self.owner.closed(self)
-        self.connection._conn = None
+        self.connection._wake = None
 
     def report_loss(self, error: Exception | None) -> None:
         if error is None:
@@ -224,7 +235,7 @@ class ConnectionProtocol(asyncio.Protocol):
         if threading.get_ident() == self.connection.this_thread_id:
             self.loop.call_soon(self.advance)
         else:
-            self.owner.call_threadsafe(self.loop, self.advance)
+            call_threadsafe(self.loop, self.advance)
 
     def advance(self) -> None:
         """Do what can be done now."""
@@ -385,11 +396,11 @@ class ConnectionProtocol(asyncio.Protocol):
                 raise RuntimeError(f"{name}() scheduled a file to send, but returned {result!r}")
             if encoder is not None:
                 file = encoder(file)
-            self.start_task(name, send_file(self, file), encoder, file.file.close)
+            self.start_task(name, self.send_file(file), encoder, file.file.close)
         elif operation is not None:
             if result is not None:
                 raise RuntimeError(f"{name}() scheduled work on a file, but returned {result!r}")
-            self.start_task(name, work_on_file(self, operation, encoder), encoder)
+            self.start_task(name, self.run_file_operation(operation, encoder), encoder)
         else:
             if encoder is not None:
                 result = encoder(result)

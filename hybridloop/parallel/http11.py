@@ -21,9 +21,8 @@ try:
 except ImportError:
     raise ImportError("http11 needs a parser: pip install 'hybridloop[http]'") from None
 
-from .connection_protocol import ResponseEncoder
 from .protocol import RESERVED
-from .transport import FileToSend
+from .transport import FileToSend, ResponseEncoder
 
 if TYPE_CHECKING:
     from .connection_protocol import ConnectionProtocol

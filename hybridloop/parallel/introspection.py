@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .activity import active_hogs, active_io_loops
 from .runtime import get_runtime
+from .server import registered_servers
 
 if TYPE_CHECKING:
     from .transport import Transport
@@ -39,7 +40,7 @@ def active_contexts() -> int:
     """How many submitted functions, servers, clients and connections of servers there are now."""
     runtime = get_runtime()
     with runtime.changed:
-        return runtime.outstanding + sum(server.num_children for server in runtime.servers)
+        return runtime.outstanding + sum(it.num_children for it in registered_servers())
 
 
 def cpu_count() -> int:

@@ -6,17 +6,13 @@ import atexit
 import os
 import threading
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine import Engine, signal_safe_wait
 from .threads import Pool
-
-if TYPE_CHECKING:
-    from .server import Server
 
 
 class AsyncRunCalledWithoutEventsError(RuntimeError):
@@ -34,7 +30,6 @@ class Runtime:
         self.errors: deque[BaseException] = deque()
         self.calls: deque[tuple[Callable[[], Any], Future[Any] | None]] = deque()
         self.engine: Engine | None = None
-        self.servers: weakref.WeakSet[Server] = weakref.WeakSet()
         self.threads = min(4, os.cpu_count() or 1)
         self.pool = Pool(self.threads)
 

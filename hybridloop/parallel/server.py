@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from .connection_protocol import ConnectionProtocol
+from .connection_protocol import ConnectionOwner, ConnectionProtocol, call_threadsafe
 from .protocol import Callbacks
 from .runtime import Runtime, get_runtime
 from .threads import enter_parallel, mode
@@ -18,42 +18,6 @@ from .transport import Connection, IoOp, Transport
 
 if TYPE_CHECKING:
     from ..engine.task_handle import TaskHandle
-
-_Call = Callable[[], object]
-
-
-class ConnectionOwner:
-    """What its connections ask of a server or a client."""
-
-    protocol_class: Any = None
-    callbacks: Callbacks
-    sock_timeout: float
-
-    def _register(self, protocol: Any) -> None:
-        if self.protocol_class is not None:
-            raise ValueError(f"{self!r} has a protocol already")
-        if not isinstance(protocol, type):
-            raise ValueError(f"protocol must be a class, not {protocol!r}")
-        self.callbacks = Callbacks(protocol)
-        if self.callbacks.http11:
-            # It may not be installed.
-            from . import http11  # noqa: F401
-        self.protocol_class = protocol
-
-    @staticmethod
-    def call_threadsafe(loop: asyncio.AbstractEventLoop, function: _Call) -> None:
-        """Have a loop call a function; not if it is closed, as then there is nothing to call."""
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(function)
-
-    def opened(self, conn: ConnectionProtocol) -> None:
-        """A connection is there."""
-
-    def closing(self, conn: ConnectionProtocol) -> None:
-        """A connection ends when what was written is sent."""
-
-    def closed(self, conn: ConnectionProtocol) -> None:
-        """A connection is no more."""
 
 
 def _resolve(host: Any, port: Any, flags: int) -> Any:
@@ -71,6 +35,18 @@ def _check_timeout(timeout: float | None) -> float:
     return seconds
 
 
+# Those that were registered.
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_servers.clear)
+
+
+def registered_servers() -> list[Server]:
+    """The servers of this process that were registered and are in use."""
+    return list(_servers)
+
+
 class _Listening:
     """A server on one loop."""
 
@@ -79,6 +55,18 @@ class _Listening:
         self.stop: asyncio.Future[None] = loop.create_future()
         self.connections: set[ConnectionProtocol] = set()
         self.idle: asyncio.Future[None] | None = None
+
+
+def _set_protocol(owner: Server | Client, protocol: Any) -> None:
+    if owner.protocol_class is not None:
+        raise ValueError(f"{owner!r} has a protocol already")
+    if not isinstance(protocol, type):
+        raise ValueError(f"protocol must be a class, not {protocol!r}")
+    owner.callbacks = Callbacks(protocol)
+    if owner.callbacks.http11:
+        # ImportError here, and not for each connection, if httptools is not installed.
+        from . import http11  # noqa: F401
+    owner.protocol_class = protocol
 
 
 class Server(ConnectionOwner, Transport):
@@ -171,9 +159,9 @@ class Server(ConnectionOwner, Transport):
             self._down = True
             listening = [*self._listening]
         for one in listening:
-            self.call_threadsafe(one.loop, lambda one=one: _stop(one))  # type: ignore[misc]
+            call_threadsafe(one.loop, lambda one=one: _stop(one))  # type: ignore[misc]
             if timeout is not None:
-                self.call_threadsafe(
+                call_threadsafe(
                     one.loop,
                     lambda one=one: one.loop.call_later(timeout, _abort, one),  # type: ignore[misc]
                 )
@@ -187,7 +175,7 @@ class Server(ConnectionOwner, Transport):
         if threads is None:
             threads = runtime.threads if mode() == "parallel" else 1
         threads = min(threads, runtime.threads)
-        self._register(protocol)
+        _set_protocol(self, protocol)
         socks: list[socket.socket] = []
         try:
             for _ in range(threads):
@@ -201,7 +189,7 @@ class Server(ConnectionOwner, Transport):
         self.sendbuf_size = socks[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._running = threads
         runtime.begin()
-        runtime.servers.add(self)
+        _servers.add(self)
         # It listens: for run_once(), that has ended.
         runtime.notify()
         for number, sock in enumerate(socks):
@@ -277,8 +265,14 @@ class Server(ConnectionOwner, Transport):
         if last:
             runtime.end()
 
+    def make_http_connection(self, conn: ConnectionProtocol) -> Any:
+        """The HTTP side of a connection."""
+        from .http11 import HttpConnection
+
+        return HttpConnection(conn)
+
     def opened(self, conn: ConnectionProtocol) -> None:
-        """A connection is there."""
+        """A connection was made."""
         with self._lock:
             self._connected += 1
 
@@ -346,7 +340,7 @@ class Client(ConnectionOwner, Connection):
             raise ValueError("http11 is for servers; a client has no requests to answer")
         runtime = get_runtime()
         engine = runtime.get_engine()
-        self._register(protocol)
+        _set_protocol(self, protocol)
         runtime.begin()
         body = self._connect(runtime)
         try:

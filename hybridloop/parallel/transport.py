@@ -11,9 +11,6 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
-    from .connection_protocol import ConnectionProtocol
-    from .server import Server
-
 
 class InvalidFileRangeError(OSError):
     """A range of bytes is not within its file."""
@@ -85,6 +82,18 @@ def to_bytes(data: Any) -> bytes:
     )
 
 
+class ResponseEncoder:
+    """Encodes the result of a callback, and handles a callback that fails after it was called."""
+
+    def __call__(self, result: Any) -> Any:
+        """The bytes to send for a result, or the `FileToSend`."""
+        raise NotImplementedError
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """There is no result."""
+        raise NotImplementedError
+
+
 class Transport:
     """What a connection, a client and a server have in common: addresses and counters.
 
@@ -103,11 +112,15 @@ class Transport:
         self.recvbuf_size = 0
         self.sendbuf_size = 0
 
+    def shutdown(self) -> None:
+        """End it once everything is sent."""
+        raise NotImplementedError
+
 
 class Connection(Transport):
     """One connection: what the protocol's callbacks get as `transport`."""
 
-    def __init__(self, parent: Server | None) -> None:
+    def __init__(self, parent: Transport | None) -> None:
         super().__init__()
         self.parent = parent
         # Numbers of what was sent last and what came last.
@@ -134,7 +147,8 @@ class Connection(Transport):
         self.http_header: dict[str, Any] = {}
         self.http_status = 200
         self.http_response_headers: dict[str, str] = {}
-        self._conn: ConnectionProtocol | None = None
+        # Has the event loop see to the connection; set while it is open.
+        self._wake: Callable[[], None] | None = None
         self._closing = False
         self._file: FileToSend | None = None
         self._operation: FileOperation | None = None
@@ -154,8 +168,8 @@ class Connection(Transport):
         """Close the connection once everything is sent that callbacks have returned so far."""
         if not self._closing:
             self._closing = True
-            if self._conn is not None:
-                self._conn.wake()
+            if self._wake is not None:
+                self._wake()
 
     def shutdown(self) -> None:
         """Shut down the server of the connection; a client's is closed."""

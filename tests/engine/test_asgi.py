@@ -154,7 +154,7 @@ def test_an_asgi_application_that_does_not_start(
         engine.serve(broken, HOST, 0, lifespan="on")
     assert "no database" in caplog.text
     assert "does not end the engine" not in caplog.text
-    until(lambda: not engine._scheduler.servers)
+    until(lambda: not engine._scheduler.server_stop_hooks)
     assert engine.spawn(asyncio.sleep(0, 1)).result(20) == 1
 
 
@@ -164,4 +164,4 @@ def test_uvicorn_is_named_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ImportError, match=r"pip install 'hybridloop\[asgi\]'"):
         engine.serve(app, HOST, 0)
-    assert not engine._scheduler.servers
+    assert not engine._scheduler.server_stop_hooks

@@ -230,7 +230,7 @@ def test_what_cannot_be_served(engine: Engine) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             with pytest.raises(ValueError, match="a stream socket"):
                 engine.serve(Echo, sock=datagrams)
-        assert not engine._scheduler.servers
+        assert not engine._scheduler.server_stop_hooks
         assert len(os.listdir("/proc/self/fd")) == descriptors
     for unopened in (Engine(), closed_engine()):
         with pytest.raises(EngineClosedError):

@@ -15,8 +15,8 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, metrics
-from hybridloop.engine.registry import _engines, engines
-from hybridloop.loop.registry import _loops, loops
+from hybridloop.engine.engine import _engines, open_engines
+from hybridloop.loop.loop import _loops, open_loops
 from hybridloop.metrics import ProcessStats
 from hybridloop.metrics.snapshot import EngineInfo
 
@@ -25,16 +25,16 @@ from hybridloop.metrics.snapshot import EngineInfo
 
 
 def known() -> set[int]:
-    return {number for number, _ in loops()}
+    return {number for number, _ in open_loops()}
 
 
 def number_of(loop: asyncio.AbstractEventLoop) -> int:
-    (number,) = (number for number, it in loops() if it is loop)
+    (number,) = (number for number, it in open_loops() if it is loop)
     return number
 
 
 def info_of(engine: Engine) -> EngineInfo | None:
-    numbers = [number for number, it in engines() if it is engine]
+    numbers = [number for number, it in open_engines() if it is engine]
     return next((it for it in metrics.snapshot().engines if it.number in numbers), None)
 
 
@@ -222,6 +222,6 @@ def test_a_forked_child_starts_anew() -> None:
         with open(read) as pipe:
             assert pipe.read() == "0 1"
         os.waitpid(pid, 0)
-        assert loop in [it for _, it in loops()]
+        assert loop in [it for _, it in open_loops()]
     finally:
         loop.close()

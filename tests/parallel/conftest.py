@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from hybridloop import parallel
-from hybridloop.parallel.runtime import get_runtime
+from hybridloop.parallel.server import registered_servers
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     yield
-    for server in [*get_runtime().servers]:
+    for server in registered_servers():
         server.shutdown(0)
     while True:
         try:

@@ -134,14 +134,14 @@ class EngineServer:
         self._services: list[Service] = []
         self._handles: list[TaskHandle[None]] = []
         self._threads = threads
-        scheduler.servers.add(self)
+        scheduler.server_stop_hooks.add(self._stop)
         try:
             self._services += map(make, sockets)
             for index, service in zip(threads, self._services, strict=True):
                 self._start(index, service)
         except BaseException:
             self._abort()
-            scheduler.servers.discard(self)
+            scheduler.server_stop_hooks.discard(self._stop)
             _close(sockets)
             raise
 
@@ -160,7 +160,7 @@ class EngineServer:
             # Else it was given up, and its loop still has the sockets.
             service.set_ended(error)
             if all(handle.done() for handle in self._handles):
-                self._scheduler.servers.discard(self)
+                self._scheduler.server_stop_hooks.discard(self._stop)
 
         coroutine = _run(service)
         handle = TaskHandle(
