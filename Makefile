@@ -164,6 +164,7 @@ lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | ch
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(VENV)/bin/lint-imports --no-cache
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest hybridloop \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
