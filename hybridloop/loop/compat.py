@@ -54,6 +54,11 @@ _OVERRIDDEN: list[tuple[Any, str, str]] = [
         "_make_subprocess_transport",
         "protocol args shell stdin stdout stderr bufsize extra kwargs",
     ),
+    (
+        unix_events._UnixSubprocessTransport,  # type: ignore[attr-defined]
+        "_start",
+        "args shell stdin stdout stderr bufsize kwargs",
+    ),
 ]
 
 # Parameters that are passed: asyncio's must not require others.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import os
 import selectors
 import socket
@@ -13,11 +12,12 @@ from asyncio import SendfileNotAvailableError, base_events
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 from .._core import StreamTransport
-from . import compat, datagrams, subprocess, transports
+from . import compat, datagrams, transports
 from .native_mixin import NativeMixin
 from .registry import Registry
 from .signals import SignalMixin
 from .stats import LoopStats
+from .subprocess import SubprocessMixin
 
 if TYPE_CHECKING:
     import ssl
@@ -127,7 +127,7 @@ def _close_if_cancelled(create: Any) -> Any:
     return create_server
 
 
-class Loop(NativeMixin, SignalMixin):
+class Loop(NativeMixin, SubprocessMixin, SignalMixin):
     """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
 
     Whatever runs once per connection or less is inherited from CPython, so it always fits the
@@ -198,17 +198,6 @@ class Loop(NativeMixin, SignalMixin):
         names: tuple[str, str] = await self._look_up_names(host, port, flowinfo, scope_id, flags)
         return names
 
-    def _close_pidfds(self) -> None:
-        # asyncio's child watcher closes the descriptor of a child only when the child ends.
-        for watch in gc.get_referents(self):
-            if not isinstance(watch, asyncio.Handle):
-                continue
-            watcher = getattr(watch._callback, "__self__", None)  # type: ignore[attr-defined]
-            if type(watcher).__name__ in ("PidfdChildWatcher", "_PidfdChildWatcher"):
-                _pid, pidfd, *_ = watch._args
-                self._remove_reader(pidfd)
-                os.close(pidfd)
-
     def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
         self._add_callback(handle)
         self._write_to_self()
@@ -216,8 +205,6 @@ class Loop(NativeMixin, SignalMixin):
     create_server = _close_if_cancelled(asyncio.SelectorEventLoop.create_server)
     create_unix_server = _close_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
     create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
-
-    _make_subprocess_transport = subprocess.make_transport
 
     # Overridden methods of asyncio take any argument. One that a later release of Python has added
     # and that is not known here is left to asyncio's own transports: they run on this loop too.

@@ -408,3 +408,15 @@ async def test_warnings_of_the_process_are_left_alone(loop, monkeypatch):
         # A name without a path is looked up by os.get_exec_path(), which has a warning of its own.
         process = await asyncio.create_subprocess_exec(*python(""))
     assert await process.wait() == 0
+
+
+async def test_a_popen_of_the_program_is_used(loop, monkeypatch):
+    """Libraries such as gevent put a class of their own in the place of subprocess.Popen."""
+
+    class Popen(subprocess.Popen):
+        pass
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    process = await asyncio.create_subprocess_exec("true")
+    assert await process.wait() == 0
+    assert type(process._transport.get_extra_info("subprocess")) is Popen
