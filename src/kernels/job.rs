@@ -14,7 +14,7 @@ use crate::kernels::completion_queue::{lock, Inlet};
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::forked;
 use crate::kernels::future::{self, NativeAwaitable, Work};
-use crate::kernels::loop_handle::Home;
+use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::Settled;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::{nested_drop, FfiResult, Ref};
@@ -29,7 +29,7 @@ struct Told {
     /// Nothing more will come.
     ended: bool,
     /// Futures of those who wait for any of that.
-    waiters: Vec<(Home, Ref)>,
+    waiters: Vec<(LoopHandle, Ref)>,
 }
 
 /// Called with what is done and what there is to do.
@@ -70,8 +70,8 @@ impl NativeJob {
     fn wake(&self, py: Python<'_>, inlet: &Inlet) -> PyResult<()> {
         let waiters = std::mem::take(&mut lock(&self.told).waiters);
         let mut result = Ok(());
-        for (home, future) in waiters {
-            result = result.and(home.wake(py, &future, inlet));
+        for (handle, future) in waiters {
+            result = result.and(handle.resolve(py, &future, inlet));
         }
         result
     }
@@ -94,15 +94,15 @@ pub fn progressed(py: Python<'_>, waiting: &Ref, state: (u64, u64)) -> PyResult<
     told.progress = state;
     told.version += 1;
     drop(told);
-    let Some(home) = slf.as_super().get().home() else {
+    let Some(owner) = slf.as_super().get().owner() else {
         return Ok(());
     };
     if let Some(OnProgress { callback, context }) = &this.on_progress {
         let done: Ref = state.0.into_pyobject(py)?.into_any().into();
         let total: Ref = state.1.into_pyobject(py)?.into_any().into();
-        home.soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
+        owner.call_soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
     }
-    this.wake(py, &home.inlet)
+    this.wake(py, &owner.inlet)
 }
 
 /// The kernel has emitted something.
@@ -112,8 +112,8 @@ pub fn emitted(py: Python<'_>, waiting: &Ref, value: Value) -> PyResult<()> {
     };
     let this = slf.get();
     lock(&this.told).items.push_back(value);
-    match slf.as_super().get().home() {
-        Some(home) => this.wake(py, &home.inlet),
+    match slf.as_super().get().owner() {
+        Some(owner) => this.wake(py, &owner.inlet),
         None => Ok(()),
     }
 }
@@ -173,8 +173,8 @@ impl NativeJob {
         let Ok(told) = self.told.try_lock() else {
             return Ok(());
         };
-        for (home, future) in &told.waiters {
-            home.event_loop.visit(&visit)?;
+        for (handle, future) in &told.waiters {
+            handle.event_loop.visit(&visit)?;
             future.visit(&visit)?;
         }
         Ok(())
@@ -269,23 +269,23 @@ impl Operation for Next {
             // What it has told may not have come in.
             return Err(forked(py, "job").into());
         }
-        let Some(home) = Home::running(py)? else {
+        let Some(handle) = LoopHandle::running(py)? else {
             return Err(PyRuntimeError::new_err("no running event loop").into());
         };
-        if slf.as_super().get().home().is_none() {
+        if slf.as_super().get().owner().is_none() {
             return Err(PyRuntimeError::new_err(
                 "the job was submitted without a running event loop, so nobody hears what it tells",
             )
             .into());
         }
-        let future = home.create_future(py)?;
+        let future = handle.create_future(py)?;
         let mut told = lock(&this.told);
         // On free-threaded Pythons it may have come meanwhile.
         let news = told.ended || !told.items.is_empty();
-        told.waiters.push((home.clone(), future.clone()));
+        told.waiters.push((handle.clone(), future.clone()));
         drop(told);
         if news {
-            this.wake(py, &home.inlet)?;
+            this.wake(py, &handle.inlet)?;
         }
         Ok(Step::Wait(future))
     }

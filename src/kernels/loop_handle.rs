@@ -1,4 +1,4 @@
-//! A loop of any kind, from where jobs look at it: where it hears of them, and how it is given something to do.
+//! `LoopHandle`: an event loop of any implementation, with the queue that its completions go to.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use crate::python::future::resolve;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
 
-/// A loop and where it hears of its jobs.
+/// An event loop and the queue that its completions go to.
 #[derive(Clone)]
-pub struct Home {
+pub struct LoopHandle {
     pub event_loop: Ref,
     pub inlet: Arc<Inlet>,
-    /// Whether the loop is one of ours.
+    /// Whether the loop is a [`LoopCore`].
     is_core: bool,
 }
 
-impl Home {
-    /// That of a loop of any kind.
+impl LoopHandle {
+    /// The handle of an event loop; creates its queue on first use.
     pub fn of(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(core) = event_loop.cast::<LoopCore>() {
             return Self::of_core(event_loop, core.get());
@@ -60,7 +60,7 @@ impl Home {
         })
     }
 
-    /// That of the loop that runs in this thread.
+    /// The handle of the loop that runs in this thread.
     pub fn running(py: Python<'_>) -> PyResult<Option<Self>> {
         match running_loop(py)? {
             Some(event_loop) => Self::of(&event_loop).map(Some),
@@ -74,8 +74,9 @@ impl Home {
             .then(|| unsafe { LoopCore::of(self.event_loop.as_ptr()) })
     }
 
-    /// Whether this thread runs the loop, without asking asyncio; `false` says nothing.
-    pub fn is_surely_here(&self) -> bool {
+    /// Whether this thread runs the loop. It does not ask asyncio, so it is always `false` for loops of other
+    /// implementations.
+    pub fn runs_here(&self) -> bool {
         self.core().is_some_and(LoopCore::runs_here)
     }
 
@@ -92,7 +93,7 @@ impl Home {
     }
 
     /// `loop.call_soon(callback, argument, …, context=context)`, from the thread of the loop.
-    pub fn soon(
+    pub fn call_soon(
         &self,
         py: Python<'_>,
         callback: &Ref,
@@ -112,12 +113,12 @@ impl Home {
                 }
                 Ok(())
             }
-            _ => self.call(py, "call_soon", callback, args, context),
+            _ => self.call_method(py, "call_soon", callback, args, context),
         }
     }
 
-    /// The same from any thread. A loop that is closed hears of nothing.
-    pub fn soon_threadsafe(
+    /// `loop.call_soon_threadsafe(…)`, from any thread. Does nothing if the loop is closed.
+    pub fn call_soon_threadsafe(
         &self,
         py: Python<'_>,
         callback: &Ref,
@@ -127,10 +128,10 @@ impl Home {
         if self.is_closed(py)? {
             return Ok(());
         }
-        self.call(py, "call_soon_threadsafe", callback, args, context)
+        self.call_method(py, "call_soon_threadsafe", callback, args, context)
     }
 
-    fn call(
+    fn call_method(
         &self,
         py: Python<'_>,
         method: &str,
@@ -167,8 +168,9 @@ impl Home {
             .into())
     }
 
-    /// `future.set_result(None)` unless it is done, for a future of this loop, from the thread of the loop `here`.
-    pub fn wake(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
+    /// Calls `future.set_result(None)` unless the future is done. The future belongs to this loop; `here` is the queue of the
+    /// loop that runs in this thread.
+    pub fn resolve(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
         static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
         if std::ptr::eq(&raw const *self.inlet, here) {
             return Ok(resolve(future)?);
@@ -177,7 +179,7 @@ impl Home {
             wrap_pyfunction!(_wake, py).map(|function| Ref::from(function.into_any()))
         })?;
         let context = current_context(py)?;
-        self.soon_threadsafe(py, wake, &[future.as_ptr()], &context)
+        self.call_soon_threadsafe(py, wake, &[future.as_ptr()], &context)
     }
 }
 

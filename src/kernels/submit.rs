@@ -21,7 +21,7 @@ use crate::kernels::exceptions::{bus_error, submit_error};
 use crate::kernels::future::{seconds, NativeAwaitable, Work};
 use crate::kernels::job::{NativeJob, OnProgress};
 use crate::kernels::kernel::Kernel;
-use crate::kernels::loop_handle::{current_context, Home};
+use crate::kernels::loop_handle::{current_context, LoopHandle};
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::{missing, unexpected};
@@ -124,8 +124,8 @@ fn begin(py: Python<'_>) -> FfiResult<()> {
 }
 
 /// Where the end of a job is told, with a place for it.
-fn mailbox_of(home: Option<&Home>) -> PyResult<Arc<Mailbox<Event>>> {
-    let inlet = home.map_or_else(strays, |home| home.inlet.clone());
+fn mailbox_of(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
+    let inlet = owner.map_or_else(strays, |owner| owner.inlet.clone());
     inlet.keep_place()?;
     Ok(inlet.mailbox().clone())
 }
@@ -135,7 +135,7 @@ fn mailbox_of(home: Option<&Home>) -> PyResult<Arc<Mailbox<Event>>> {
 unsafe fn run(
     py: Python<'_>,
     engine: &NativeEngine,
-    home: Option<Home>,
+    owner: Option<LoopHandle>,
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
     const KNOWN: [&str; 6] = [
@@ -164,7 +164,7 @@ unsafe fn run(
         .iter()
         .map(|object| unsafe { Bound::from_borrowed_ptr(py, *object) });
     let arguments = convert(&kernel, rest, keywords.out.as_ref(), &mut pins)?;
-    let on_progress = match (&keywords.on_progress, &home) {
+    let on_progress = match (&keywords.on_progress, &owner) {
         (Some(callback), Some(_)) => Some(OnProgress {
             callback: callback.into(),
             context: current_context(py)?,
@@ -175,16 +175,16 @@ unsafe fn run(
         }
         (None, _) => None,
     };
-    let mailbox = mailbox_of(home.as_ref())?;
+    let mailbox = mailbox_of(owner.as_ref())?;
     let options = Options {
         mailbox: Some(mailbox),
         deadline: keywords.deadline(),
         priority: keywords.priority,
-        progress: home.is_some(),
+        progress: owner.is_some(),
         key: keywords.bus_key()?,
     };
     // Made first, because making an object may run Python: nothing may fail once the job is under way.
-    let base = NativeAwaitable::new(home, keywords.detach, pins);
+    let base = NativeAwaitable::new(owner, keywords.detach, pins);
     let object = NativeJob::make(py, base, on_progress)?;
     let submitted = engine
         .engine()
@@ -202,7 +202,7 @@ unsafe fn run(
 unsafe fn run_many(
     py: Python<'_>,
     engine: &NativeEngine,
-    home: Option<Home>,
+    owner: Option<LoopHandle>,
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
     const KNOWN: [&str; 4] = ["timeout", "priority", "cancel_policy", "return_exceptions"];
@@ -249,14 +249,14 @@ unsafe fn run_many(
         converted.try_reserve(1).map_err(out_of_memory)?;
         converted.push(arguments.args);
     }
-    let mailbox = mailbox_of(home.as_ref())?;
+    let mailbox = mailbox_of(owner.as_ref())?;
     let (deadline, priority) = (keywords.deadline(), keywords.priority);
     let options = || Options {
         deadline,
         priority,
         ..Options::default()
     };
-    let base = NativeAwaitable::new(home, keywords.detach, pins);
+    let base = NativeAwaitable::new(owner, keywords.detach, pins);
     let object = NativeBatch::make(py, base)?;
     let submitted = engine
         .engine()
@@ -291,7 +291,7 @@ fn engine_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, NativeE
     Ok(get(&names.native_engine)?.cast_into()?)
 }
 
-type Run = unsafe fn(Python<'_>, &NativeEngine, Option<Home>, &Args<'_>) -> FfiResult<Ref>;
+type Run = unsafe fn(Python<'_>, &NativeEngine, Option<LoopHandle>, &Args<'_>) -> FfiResult<Ref>;
 
 /// # Safety
 /// `slf` is a live loop of ours; the arguments are those of the call under way.
@@ -300,9 +300,9 @@ unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<Ref
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, slf);
-        let home = Home::of(&event_loop)?;
+        let owner = LoopHandle::of(&event_loop)?;
         let engine = engine_of(&event_loop)?;
-        run(py, engine.get(), Some(home), &args)
+        run(py, engine.get(), Some(owner), &args)
     }
 }
 
@@ -313,7 +313,7 @@ unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<R
     unsafe {
         let py = Python::assume_attached();
         let engine = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<NativeEngine>();
-        run(py, engine.get(), Home::running(py)?, &args)
+        run(py, engine.get(), LoopHandle::running(py)?, &args)
     }
 }
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::kernels::channel::Waiters;
 use crate::kernels::completion_queue::{lock, Inlet};
-use crate::kernels::loop_handle::Home;
+use crate::kernels::loop_handle::LoopHandle;
 
 /// What a watch takes back.
 enum Source {
@@ -46,12 +46,12 @@ impl Watch {
     }
 
     fn begin(future: &Bound<'_, PyAny>) -> PyResult<(Arc<Inlet>, u64)> {
-        let Some(home) = Home::running(future.py())? else {
+        let Some(handle) = LoopHandle::running(future.py())? else {
             return Err(PyRuntimeError::new_err("no running event loop"));
         };
-        home.inlet.keep_place()?;
-        let token = home.inlet.begin_watch(future.into());
-        Ok((home.inlet, token))
+        handle.inlet.keep_place()?;
+        let token = handle.inlet.begin_watch(future.into());
+        Ok((handle.inlet, token))
     }
 
     fn new(inlet: Arc<Inlet>, token: u64, source: Source) -> Self {

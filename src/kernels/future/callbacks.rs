@@ -7,12 +7,12 @@ use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::lock;
 use crate::kernels::future::NativeAwaitable;
-use crate::kernels::loop_handle::{current_context, Home};
+use crate::kernels::loop_handle::{current_context, LoopHandle};
 use crate::python::Ref;
 
 /// What `add_done_callback()` was given, and the loop that calls it.
 pub struct Callback {
-    pub(super) home: Home,
+    pub(super) handle: LoopHandle,
     pub(super) function: Ref,
     pub(super) context: Ref,
 }
@@ -26,11 +26,11 @@ impl NativeAwaitable {
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         this.check_process(py)?;
-        let home = match &this.home {
-            Some(home) if home.is_surely_here() => home.clone(),
-            own => match Home::running(py)? {
+        let handle = match &this.owner {
+            Some(owner) if owner.runs_here() => owner.clone(),
+            owner => match LoopHandle::running(py)? {
                 Some(running) => running,
-                None => own.clone().ok_or_else(|| {
+                None => owner.clone().ok_or_else(|| {
                     PyRuntimeError::new_err(
                         "no running event loop, and the job was submitted without one",
                     )
@@ -45,16 +45,16 @@ impl NativeAwaitable {
         let mut state = lock(&this.state);
         if state.settled.is_some() {
             drop(state);
-            return home.soon(py, &function, &[slf.as_ptr()], &context);
+            return handle.call_soon(py, &function, &[slf.as_ptr()], &context);
         }
         let told = this
-            .home
+            .owner
             .iter()
-            .chain(state.callbacks.iter().map(|known| &known.home))
-            .any(|known| Arc::ptr_eq(&known.inlet, &home.inlet));
-        let inlet = home.inlet.clone();
+            .chain(state.callbacks.iter().map(|known| &known.handle))
+            .any(|known| Arc::ptr_eq(&known.inlet, &handle.inlet));
+        let inlet = handle.inlet.clone();
         state.callbacks.push(Callback {
-            home,
+            handle,
             function,
             context,
         });
@@ -112,17 +112,17 @@ pub fn call_all(
 ) -> PyResult<()> {
     let mut result = Ok(());
     for Callback {
-        home,
+        handle,
         function,
         context,
     } in callbacks
     {
         let args = [argument.as_ptr()];
-        let here = all_here || home.is_surely_here();
+        let here = all_here || handle.runs_here();
         let called = if here {
-            home.soon(py, &function, &args, &context)
+            handle.call_soon(py, &function, &args, &context)
         } else {
-            home.soon_threadsafe(py, &function, &args, &context)
+            handle.call_soon_threadsafe(py, &function, &args, &context)
         };
         result = result.and(called);
     }

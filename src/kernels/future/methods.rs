@@ -116,16 +116,16 @@ impl NativeAwaitable {
 
     /// The loop that runs in this thread, or the loop it was submitted on.
     fn get_loop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(home) = &self.home {
-            if home.is_surely_here() {
-                return Ok(home.event_loop.bind(py).clone());
+        if let Some(owner) = &self.owner {
+            if owner.runs_here() {
+                return Ok(owner.event_loop.bind(py).clone());
             }
         }
         if let Some(running) = running_loop(py)? {
             return Ok(running);
         }
-        match &self.home {
-            Some(home) => Ok(home.event_loop.bind(py).clone()),
+        match &self.owner {
+            Some(owner) => Ok(owner.event_loop.bind(py).clone()),
             None => Err(PyRuntimeError::new_err("no running event loop")),
         }
     }
@@ -163,8 +163,8 @@ impl NativeAwaitable {
     /// Look after the deadline, on the thread of the loop.
     fn _arm(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<()> {
         let this = slf.get();
-        match (&this.home, this.peek()) {
-            (Some(home), None) => this.arm(slf, home, waiting::seconds(seconds)?),
+        match (&this.owner, this.peek()) {
+            (Some(owner), None) => this.arm(slf, owner, waiting::seconds(seconds)?),
             _ => Ok(()),
         }
     }
@@ -190,8 +190,8 @@ impl NativeAwaitable {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if let Some(home) = &self.home {
-            home.event_loop.visit(&visit)?;
+        if let Some(owner) = &self.owner {
+            owner.event_loop.visit(&visit)?;
         }
         let Ok(state) = self.state.try_lock() else {
             return Ok(());
@@ -204,7 +204,7 @@ impl NativeAwaitable {
             object.visit(&visit)?;
         }
         for known in &state.callbacks {
-            known.home.event_loop.visit(&visit)?;
+            known.handle.event_loop.visit(&visit)?;
             known.function.visit(&visit)?;
             known.context.visit(&visit)?;
         }

@@ -28,7 +28,7 @@ use pyo3::prelude::*;
 use self::callbacks::{call_all, Callback};
 use crate::kernels::arguments::Pins;
 use crate::kernels::completion_queue::{lock, strays, Inlet};
-use crate::kernels::loop_handle::{running_loop, Home};
+use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::Settled;
 use crate::python::Ref;
 
@@ -51,8 +51,8 @@ struct State {
 #[pyclass(frozen, subclass, weakref, module = "hybridloop._core")]
 pub struct NativeAwaitable {
     work: OnceLock<Work>,
-    /// That of the loop it was submitted on.
-    home: Option<Home>,
+    /// The loop it was submitted on.
+    owner: Option<LoopHandle>,
     /// Whether `cancel()` and a timeout end it at once, while the kernel runs on.
     detach: bool,
     blocking: AtomicBool,
@@ -62,10 +62,10 @@ pub struct NativeAwaitable {
 }
 
 impl NativeAwaitable {
-    pub fn new(home: Option<Home>, detach: bool, pins: Pins) -> Self {
+    pub fn new(owner: Option<LoopHandle>, detach: bool, pins: Pins) -> Self {
         Self {
             work: OnceLock::new(),
-            home,
+            owner,
             detach,
             blocking: AtomicBool::new(false),
             process: Process::current(),
@@ -76,8 +76,8 @@ impl NativeAwaitable {
         }
     }
 
-    pub fn home(&self) -> Option<&Home> {
-        self.home.as_ref()
+    pub fn owner(&self) -> Option<&LoopHandle> {
+        self.owner.as_ref()
     }
 
     /// What it waits for; `None` only until it was submitted.
@@ -89,27 +89,27 @@ impl NativeAwaitable {
     pub fn begin(slf: &Bound<'_, Self>, work: Work, timeout: Option<Duration>) -> PyResult<()> {
         let this = slf.get();
         let work = this.work.get_or_init(|| work);
-        let inlet = this.home_inlet();
+        let inlet = this.owner_inlet();
         drop(inlet.remember(work, slf.into()));
-        let is_here = this.home.as_ref().is_some_and(Home::is_surely_here);
+        let is_here = this.owner.as_ref().is_some_and(LoopHandle::runs_here);
         if work.is_over() && (work.jobs().is_empty() || !is_here) {
             // Another thread may have seen the end before there was anybody to tell; of nothing, nobody tells.
             work.subscribe(inlet.mailbox().clone());
         }
-        if let (Some(timeout), Some(home)) = (timeout, &this.home) {
-            this.arm(slf, home, timeout)?;
+        if let (Some(timeout), Some(owner)) = (timeout, &this.owner) {
+            this.arm(slf, owner, timeout)?;
         }
         Ok(())
     }
 
-    fn home_inlet(&self) -> Arc<Inlet> {
-        self.home
+    fn owner_inlet(&self) -> Arc<Inlet> {
+        self.owner
             .as_ref()
-            .map_or_else(strays, |home| home.inlet.clone())
+            .map_or_else(strays, |owner| owner.inlet.clone())
     }
 
     /// Has the loop look after the deadline: nobody else watches that of a job that waits.
-    fn arm(&self, slf: &Bound<'_, Self>, home: &Home, timeout: Duration) -> PyResult<()> {
+    fn arm(&self, slf: &Bound<'_, Self>, owner: &LoopHandle, timeout: Duration) -> PyResult<()> {
         let py = slf.py();
         if timeout.is_zero() {
             return Self::expire(slf);
@@ -117,9 +117,9 @@ impl NativeAwaitable {
         let expire = slf.getattr("_expire")?;
         // The job's own clock was read before, and is finer than the loop's.
         let seconds = timeout.as_secs_f64() + 1e-6;
-        let event_loop = home.event_loop.bind(py);
+        let event_loop = owner.event_loop.bind(py);
         let is_here =
-            home.is_surely_here() || running_loop(py)?.is_none_or(|running| running.is(event_loop));
+            owner.runs_here() || running_loop(py)?.is_none_or(|running| running.is(event_loop));
         if !is_here {
             let arm = slf.getattr("_arm")?;
             event_loop.call_method1("call_soon_threadsafe", (arm, seconds))?;
@@ -137,13 +137,13 @@ impl NativeAwaitable {
         let this = slf.get();
         this.settle(py);
         this.release();
-        let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.home.inlet, inlet);
+        let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.handle.inlet, inlet);
         let callbacks = this.take_callbacks(mine);
         let called = call_all(py, callbacks, slf.as_any(), true);
         if this
-            .home
+            .owner
             .as_ref()
-            .is_none_or(|home| std::ptr::eq(&raw const *home.inlet, inlet))
+            .is_none_or(|owner| std::ptr::eq(&raw const *owner.inlet, inlet))
         {
             crate::kernels::job::ended(py, waiting, inlet)?;
         }

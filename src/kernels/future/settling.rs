@@ -7,7 +7,7 @@ use crate::kernels::completion_queue::{lock, look_after_strays, strays};
 use crate::kernels::exceptions::forked;
 use crate::kernels::future::callbacks::call_all;
 use crate::kernels::future::{NativeAwaitable, Work};
-use crate::kernels::loop_handle::{running_loop, Home};
+use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::Settled;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
@@ -45,9 +45,9 @@ impl NativeAwaitable {
         }
         let callbacks = self.take_callbacks(|_| true);
         let called = call_all(py, callbacks, slf.as_any(), false);
-        let here = Home::running(py)?;
+        let here = LoopHandle::running(py)?;
         let none = strays();
-        let inlet = here.as_ref().map_or(&none, |home| &home.inlet);
+        let inlet = here.as_ref().map_or(&none, |handle| &handle.inlet);
         crate::kernels::job::ended(py, &slf.into(), inlet)?;
         called
     }
@@ -118,7 +118,7 @@ impl NativeAwaitable {
     pub(super) fn settle_here(&self, py: Python<'_>) {
         self.settle(py);
         self.release();
-        if let (None, Some(work)) = (&self.home, self.work()) {
+        if let (None, Some(work)) = (&self.owner, self.work()) {
             // No loop has to be told, so nothing keeps it.
             drop(strays().forget(work));
             look_after_strays(py);

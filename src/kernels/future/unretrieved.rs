@@ -30,12 +30,12 @@ impl NativeAwaitable {
         let pending = PyErr::take(py);
         let kernel = self.work.get().map_or("", Work::kernel);
         let told = (|| {
-            let home = self.home.as_ref()?;
+            let owner = self.owner.as_ref()?;
             let about = PyDict::new(py);
             let message = format!("exception of native kernel '{kernel}' was never retrieved");
             about.set_item("message", message).ok()?;
             about.set_item("exception", error.value(py)).ok()?;
-            let handler = home.event_loop.bind(py).getattr("call_exception_handler");
+            let handler = owner.event_loop.bind(py).getattr("call_exception_handler");
             handler.ok()?.call1((about,)).ok()
         })();
         if told.is_none() {
