@@ -28,6 +28,7 @@ _Ts = TypeVarTuple("_Ts")
 __all__ = [
     "Bus",
     "Channel",
+    "CompletionReader",
     "DatagramTransport",
     "Handle",
     "Kernel",
@@ -37,7 +38,6 @@ __all__ = [
     "NativeBatch",
     "NativeBuffer",
     "NativeEngine",
-    "NativeInlet",
     "NativeJob",
     "NativeStream",
     "StreamProtocolCore",
@@ -565,8 +565,8 @@ class NativeBatch(NativeAwaitable[list[_T]]):
     def __len__(self, /) -> int: ...
 
 @final
-class NativeInlet:
-    """The inlet of a loop that is not ours. The loop holds it as the reader of a socket."""
+class CompletionReader:
+    """Dispatches the completions of an event loop of another implementation."""
 
     def _ready(self, /) -> None: ...
 

@@ -47,7 +47,7 @@ use crate::python::bytes::SpareBytes;
 use crate::python::context::Contexts;
 use crate::python::handle::{HandlePool, HandleRef};
 use crate::python::{vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, RelaxedU64};
-pub use completions::{CompletionSource, LoopWaker};
+pub use completions::CompletionSource;
 pub use io::files::file_descriptor;
 pub use io::registration::{Descriptors, Source};
 pub use methods::install;

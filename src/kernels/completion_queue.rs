@@ -1,10 +1,10 @@
-//! From native threads to loops: what jobs, the bus and channels tell arrives here, and goes to whoever waits for it.
+//! `CompletionQueue`: events of native threads on their way to a loop.
 //!
-//! Each loop has one [`Inlet`]. A thread puts an event into its mailbox and rings once for as many as come together; the loop
-//! then finds the waiting object by the job's number, or the future by that of its watch. A loop of ours is rung by its own
-//! wake-up, any other asyncio loop watches a socket ([`foreign`](crate::kernels::foreign_loop)). Jobs that belong to no loop,
-//! and those whose loop is gone, come in with the strays: that inlet is looked through whenever kernels are used, so that
-//! buffers are released.
+//! Each loop has one queue. A native thread posts an event and wakes the loop, once for all events that the loop has not seen
+//! yet. The loop then dispatches each event: to the future of the job or batch with that id, or to the future that waits for a
+//! key or a channel. A [`LoopCore`](crate::event_loop::LoopCore) is woken by its own notifier; loops of other implementations
+//! watch a socket ([`foreign_loop`](crate::kernels::foreign_loop)). Jobs without a loop, and jobs whose loop was closed, are
+//! detached: their queue is drained when kernels are used next, which releases their buffers.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,125 +22,128 @@ use crate::kernels::deferred_drop::drop_what_is_left;
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::future::{NativeAwaitable, Work};
 use crate::python::future::resolve;
-use crate::python::{FfiResult, Ref};
+use crate::python::{ErrSet, FfiResult, Ref};
 
-/// How many events are taken in one iteration, so that a kernel that emits without end does not keep the loop from the rest.
+/// Events dispatched per iteration of the loop, so that a kernel that emits without end does not starve the loop.
 const EVENTS_PER_ITERATION: usize = 1024;
 
+/// Locks a mutex. No code of the kernels leaves data inconsistent when it panics, so poison is ignored.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who waits for what.
+/// The futures to complete, by the id in the event.
 #[derive(Default)]
 struct Table {
     jobs: FxHashMap<u64, Ref>,
     batches: FxHashMap<u64, Ref>,
     /// Futures that wait for a key or a channel.
-    watches: FxHashMap<u64, Ref>,
+    waiters: FxHashMap<u64, Ref>,
 }
 
-/// Where what is told to one loop arrives.
-pub struct Inlet {
+/// The events for one loop, and the futures that they complete.
+pub struct CompletionQueue {
     mailbox: Arc<Mailbox<Event>>,
-    ring: Arc<Ring>,
-    /// Locked for moments in which no Python runs and nothing is dropped.
+    notifier: Notifier,
+    /// While it is locked, no Python code runs and no object is dropped.
     table: Mutex<Table>,
-    /// Jobs and batches in the table.
-    expected: AtomicUsize,
-    patience: Mutex<Patience>,
+    /// The number of jobs and batches in the table.
+    pending_jobs: AtomicUsize,
+    spin: Mutex<Patience>,
     process: Process,
 }
 
-/// How the owner of an inlet is woken.
-#[derive(Default)]
-pub struct Ring(Mutex<Option<Box<dyn Fn() + Send>>>);
+/// Wakes the loop of a queue.
+pub type WakeFn = Box<dyn Fn() + Send>;
 
-struct RingWake(Arc<Ring>);
+/// The wake function that native threads call; empty once the loop is closed.
+#[derive(Clone)]
+struct Notifier(Arc<Mutex<Option<WakeFn>>>);
 
-impl Wake for RingWake {
+impl Wake for Notifier {
     fn wake(&self) {
-        if let Some(ring) = lock(&self.0 .0).as_ref() {
-            ring();
+        if let Some(wake) = lock(&self.0).as_ref() {
+            wake();
         }
     }
 }
 
-impl Inlet {
-    /// `None` for one that is looked through now and then.
-    pub fn new(ring: Option<Box<dyn Fn() + Send>>) -> Arc<Self> {
-        let ring = Arc::new(Ring(Mutex::new(ring)));
+impl CompletionQueue {
+    /// A queue whose loop is woken by `wake`. Without it nothing is woken: the loop is closed already.
+    pub fn new(wake: Option<WakeFn>) -> Arc<Self> {
+        let notifier = Notifier(Arc::new(Mutex::new(wake)));
         Arc::new(Self {
-            mailbox: Arc::new(Mailbox::new(Box::new(RingWake(ring.clone())))),
-            ring,
+            mailbox: Arc::new(Mailbox::new(Box::new(notifier.clone()))),
+            notifier,
             table: Mutex::default(),
-            expected: AtomicUsize::new(0),
-            patience: Mutex::default(),
+            pending_jobs: AtomicUsize::new(0),
+            spin: Mutex::default(),
             process: Process::current(),
         })
     }
 
-    /// Whether this process has made it. In the child of a fork nothing comes in here, and threads that are not there may be
-    /// about to post.
+    /// Whether this process created the queue. After a fork no event arrives in the child, and locks may be held by threads
+    /// that exist in the parent only.
     pub fn is_here(&self) -> bool {
         self.process.is_here()
     }
 
+    /// Where native threads post events.
     pub fn mailbox(&self) -> &Arc<Mailbox<Event>> {
         &self.mailbox
     }
 
-    /// Keeps a place for one more of each kind, so that remembering it does not fail.
-    pub fn keep_place(&self) -> PyResult<()> {
+    /// Reserves memory for one more future of each kind, so that registering it cannot fail.
+    pub fn reserve(&self) -> PyResult<()> {
         let mut table = lock(&self.table);
-        let kept = table
+        let reserved = table
             .jobs
             .try_reserve(1)
             .and_then(|()| table.batches.try_reserve(1))
-            .and_then(|()| table.watches.try_reserve(1));
-        kept.map_err(|_| PyMemoryError::new_err(()))
+            .and_then(|()| table.waiters.try_reserve(1));
+        reserved.map_err(|_| PyMemoryError::new_err(()))
     }
 
-    /// What waits for a job or batch is told by [`NativeAwaitable::arrived`] on this inlet's thread. Gives what was there
-    /// before, for the caller to drop.
-    pub fn remember(&self, work: &Work, waiting: Ref) -> Option<Ref> {
+    /// Registers the future of a job or batch: [`NativeAwaitable::completed`] is called on the loop's thread. Returns the
+    /// future that was registered before, for the caller to drop.
+    pub fn register(&self, work: &Work, future: Ref) -> Option<Ref> {
         let mut table = lock(&self.table);
         let before = match work {
-            Work::One(job) => table.jobs.insert(job.id(), waiting),
-            Work::Many { batch, .. } => table.batches.insert(batch.id(), waiting),
+            Work::One(job) => table.jobs.insert(job.id(), future),
+            Work::Many { batch, .. } => table.batches.insert(batch.id(), future),
         };
         self.count(&table);
         before
     }
 
-    /// Nothing that comes in for it matters any more. Gives what was there, for the caller to drop.
-    pub fn forget(&self, work: &Work) -> Option<Ref> {
+    /// Removes the future of a job or batch; later events of it are ignored. Returns the future, for the caller to drop.
+    pub fn deregister(&self, work: &Work) -> Option<Ref> {
         self.take(|table| match work {
             Work::One(job) => table.jobs.remove(&job.id()),
             Work::Many { batch, .. } => table.batches.remove(&batch.id()),
         })
     }
 
-    /// A future that waits for a key or a channel; gives the number of its watch.
-    pub fn begin_watch(&self, future: Ref) -> u64 {
+    /// Registers a future that waits for a key or a channel; returns its token, which the event carries.
+    pub fn register_waiter(&self, future: Ref) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let token = NEXT.fetch_add(1, Ordering::Relaxed);
-        lock(&self.table).watches.insert(token, future);
+        lock(&self.table).waiters.insert(token, future);
         token
     }
 
-    /// Nothing that comes in for that watch matters any more. Gives the future, for the caller to drop.
-    pub fn end_watch(&self, token: u64) -> Option<Ref> {
-        lock(&self.table).watches.remove(&token)
+    /// Removes the future with that token; later events for it are ignored. Returns the future, for the caller to drop.
+    pub fn deregister_waiter(&self, token: u64) -> Option<Ref> {
+        lock(&self.table).waiters.remove(&token)
     }
 
-    fn finish_watch(
+    fn finish_waiter(
         &self,
         py: Python<'_>,
         token: u64,
         finish: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<()>,
     ) -> PyResult<()> {
-        let Some(future) = self.end_watch(token) else {
+        let Some(future) = self.deregister_waiter(token) else {
             return Ok(());
         };
         let future = future.bind(py);
@@ -152,7 +155,7 @@ impl Inlet {
 
     fn count(&self, table: &Table) {
         let count = table.jobs.len() + table.batches.len();
-        self.expected.store(count, Ordering::Relaxed);
+        self.pending_jobs.store(count, Ordering::Relaxed);
     }
 
     fn take(&self, find: impl FnOnce(&mut Table) -> Option<Ref>) -> Option<Ref> {
@@ -162,12 +165,13 @@ impl Inlet {
         found
     }
 
-    pub fn has_mail(&self) -> bool {
+    /// Whether events wait to be dispatched.
+    pub fn is_pending(&self) -> bool {
         self.mailbox.has_mail()
     }
 
-    /// Hands out what has come, on the thread of the loop; `report` gets what goes wrong.
-    pub fn deliver(
+    /// Dispatches the events that have arrived, on the loop's thread. Errors go to `report`.
+    pub fn dispatch(
         &self,
         py: Python<'_>,
         report: &dyn Fn(PyErr) -> FfiResult<()>,
@@ -180,7 +184,7 @@ impl Inlet {
             let Some(event) = self.mailbox.pop() else {
                 return Ok(());
             };
-            if let Err(error) = self.hand_out(py, event) {
+            if let Err(error) = self.dispatch_event(py, event) {
                 report(error)?;
             }
         }
@@ -188,154 +192,154 @@ impl Inlet {
         Ok(())
     }
 
-    fn hand_out(&self, py: Python<'_>, event: Event) -> PyResult<()> {
-        let of_job = |id: u64| {
+    fn dispatch_event(&self, py: Python<'_>, event: Event) -> PyResult<()> {
+        let job_future = |id: u64| {
             let table = lock(&self.table);
             table.jobs.get(&id).cloned()
         };
         match event {
             Event::Done(job) => {
-                let waiting = self.take(|table| table.jobs.remove(&job.id()));
-                waiting.map_or(Ok(()), |it| NativeAwaitable::arrived(py, &it, self))
+                let future = self.take(|table| table.jobs.remove(&job.id()));
+                future.map_or(Ok(()), |it| NativeAwaitable::completed(py, &it, self))
             }
             Event::Batch(id) => {
-                let waiting = self.take(|table| table.batches.remove(&id));
-                waiting.map_or(Ok(()), |it| NativeAwaitable::arrived(py, &it, self))
+                let future = self.take(|table| table.batches.remove(&id));
+                future.map_or(Ok(()), |it| NativeAwaitable::completed(py, &it, self))
             }
             Event::Progress(job) => {
                 let state = job.take_progress();
-                of_job(job.id())
+                job_future(job.id())
                     .map_or(Ok(()), |it| crate::kernels::job::progressed(py, &it, state))
             }
-            Event::Item(job, value) => {
-                of_job(job.id()).map_or(Ok(()), |it| crate::kernels::job::emitted(py, &it, value))
-            }
-            Event::Sealed(token, view) => self.finish_watch(py, token, |future| {
+            Event::Item(job, value) => job_future(job.id())
+                .map_or(Ok(()), |it| crate::kernels::job::emitted(py, &it, value)),
+            Event::Sealed(token, view) => self.finish_waiter(py, token, |future| {
                 let buffer = Bound::new(py, NativeBuffer::new(view))?;
                 future.call_method1("set_result", (buffer,)).map(drop)
             }),
-            Event::Closed(token) => self.finish_watch(py, token, |future| {
+            Event::Closed(token) => self.finish_waiter(py, token, |future| {
                 let error = bus_error(py, &BusError::Closed, None);
                 future.call_method1("set_exception", (error,)).map(drop)
             }),
-            Event::Arrived(token) => match self.end_watch(token) {
+            Event::Arrived(token) => match self.deregister_waiter(token) {
                 Some(future) => Ok(resolve(&future)?),
                 None => Ok(()),
             },
         }
     }
 
-    /// The loop is gone: what is still under way comes in with the strays.
+    /// Detaches the pending jobs: the loop is closed.
     pub fn close(&self) {
         if self.is_here() {
-            drop(lock(&self.ring.0).take());
+            drop(lock(&self.notifier.0).take());
         }
         let table = std::mem::take(&mut *lock(&self.table));
-        self.expected.store(0, Ordering::Relaxed);
-        // SAFETY: loops are closed by threads that are attached.
+        self.pending_jobs.store(0, Ordering::Relaxed);
+        // SAFETY: this thread is attached: it runs the loop's `close()`, or the destructor of a Python object.
         let py = unsafe { Python::assume_attached() };
         let Table {
             jobs,
             batches,
-            watches,
+            waiters,
         } = table;
-        drop(watches);
-        for waiting in jobs.into_values().chain(batches.into_values()) {
+        drop(waiters);
+        for future in jobs.into_values().chain(batches.into_values()) {
             if self.is_here() {
-                NativeAwaitable::lose_home(py, &waiting);
+                NativeAwaitable::move_to_detached(py, &future);
             } else {
-                // The parent's job: its locks may be held by threads that are not here.
-                std::mem::forget(waiting);
+                // A job of the parent process: its locks may be held by threads that exist in the parent only.
+                std::mem::forget(future);
             }
         }
     }
 
-    fn each(
+    fn traverse(
         &self,
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
         let table = lock(&self.table);
         let jobs = table.jobs.values().chain(table.batches.values());
-        jobs.chain(table.watches.values()).try_for_each(visit)
+        jobs.chain(table.waiters.values()).try_for_each(visit)
     }
 }
 
-/// Strays have mail.
-static STRAYS_HAVE_MAIL: AtomicBool = AtomicBool::new(false);
+/// Whether detached jobs have events, or objects wait to be dropped.
+static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Where jobs without a loop come in.
-pub fn strays() -> Arc<Inlet> {
-    static STRAYS: Mutex<Option<Arc<Inlet>>> = Mutex::new(None);
-    let mut strays = lock(&STRAYS);
-    match &*strays {
-        Some(inlet) if inlet.is_here() => inlet.clone(),
+/// The queue of detached jobs.
+pub fn detached_queue() -> Arc<CompletionQueue> {
+    static DETACHED: Mutex<Option<Arc<CompletionQueue>>> = Mutex::new(None);
+    let mut queue = lock(&DETACHED);
+    match &*queue {
+        Some(it) if it.is_here() => it.clone(),
         _ => {
-            // In the child of a fork the parent's stay as they are.
-            std::mem::forget(strays.take());
-            strays
-                .insert(Inlet::new(Some(Box::new(ring_for_strays))))
+            // After a fork: the parent's queue is leaked, because its locks may be held by threads that exist in the parent
+            // only.
+            std::mem::forget(queue.take());
+            queue
+                .insert(CompletionQueue::new(Some(Box::new(request_drain))))
                 .clone()
         }
     }
 }
 
-/// Somebody has to look, at the strays or at what threads without Python have dropped.
-pub fn ring_for_strays() {
-    STRAYS_HAVE_MAIL.store(true, Ordering::Release);
+/// Requests a call of [`drain_detached`] by the next thread that can make it. Can be called by any thread.
+pub fn request_drain() {
+    DRAIN_REQUESTED.store(true, Ordering::Release);
 }
 
-/// Looks after the jobs that belong to no loop.
+/// Dispatches the events of detached jobs and drops deferred objects, if there are any.
 #[inline]
-pub fn look_after_strays(py: Python<'_>) {
-    if STRAYS_HAVE_MAIL.load(Ordering::Relaxed) {
-        deliver_strays(py);
+pub fn drain_detached(py: Python<'_>) {
+    if DRAIN_REQUESTED.load(Ordering::Relaxed) {
+        drain(py);
     }
 }
 
 #[cold]
-fn deliver_strays(py: Python<'_>) {
-    let inlet = strays();
-    // Before anything is looked at: whoever adds something after that rings again.
-    STRAYS_HAVE_MAIL.store(false, Ordering::SeqCst);
+fn drain(py: Python<'_>) {
+    let queue = detached_queue();
+    // Cleared first: a thread that adds something from here on sets it again.
+    DRAIN_REQUESTED.store(false, Ordering::SeqCst);
     drop_what_is_left(py);
     let report = |error: PyErr| {
         error.write_unraisable(py, None);
         Ok(())
     };
-    // What is reported is shown, so nothing comes out.
-    let _ = inlet.deliver(py, &report);
-    if inlet.has_mail() {
-        STRAYS_HAVE_MAIL.store(true, Ordering::Release);
+    // `report` does not fail, so this does not either.
+    let _ = queue.dispatch(py, &report);
+    if queue.is_pending() {
+        DRAIN_REQUESTED.store(true, Ordering::Release);
     }
 }
 
-/// The desk of a loop of ours.
-pub struct LoopDesk(pub Arc<Inlet>);
+/// The queue of a [`LoopCore`](crate::event_loop::LoopCore) as its completion source.
+pub struct LoopCompletions(pub Arc<CompletionQueue>);
 
-impl CompletionSource for LoopDesk {
+impl CompletionSource for LoopCompletions {
     fn as_any(&self) -> &dyn Any {
         self
     }
 
     fn is_pending(&self) -> bool {
-        self.0.has_mail()
+        self.0.is_pending()
     }
 
     fn dispatch(&self, cx: LoopContext<'_>) -> FfiResult<()> {
         let report = |error: PyErr| {
             error.restore(cx.py);
-            exceptions::report_unless_fatal(cx.event_loop, Err(crate::python::ErrSet))
+            exceptions::report_unless_fatal(cx.event_loop, Err(ErrSet))
         };
-        self.0.deliver(cx.py, &report)
+        self.0.dispatch(cx.py, &report)
     }
 
     fn should_spin(&self) -> bool {
-        self.0.expected.load(Ordering::Relaxed) > 0 && lock(&self.0.patience).allows()
+        self.0.pending_jobs.load(Ordering::Relaxed) > 0 && lock(&self.0.spin).allows()
     }
 
     fn spin(&self, found: &dyn Fn() -> bool) -> bool {
         let found = Patience::look(found);
-        lock(&self.0.patience).learn(found);
+        lock(&self.0.spin).learn(found);
         found
     }
 
@@ -347,6 +351,6 @@ impl CompletionSource for LoopDesk {
         &self,
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
-        self.0.each(visit)
+        self.0.traverse(visit)
     }
 }

@@ -6,7 +6,7 @@ use hybridloop_kernels::hold_off_forks;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::ring_for_strays;
+use crate::kernels::completion_queue::request_drain;
 
 /// An object that may be dropped by any thread.
 pub struct Keep(Option<Py<PyAny>>);
@@ -36,7 +36,7 @@ impl Drop for Keep {
         let mut dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
         dropped.push(object);
         drop((dropped, no_forks));
-        ring_for_strays();
+        request_drain();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Loops that are not ours: they watch a socket, and a byte on it says that there is mail.
+//! Event loops of other implementations: they watch a socket, and a byte on it means that completions are pending.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,24 +10,24 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefReference};
 
 use crate::event_loop::exceptions::os_error;
-use crate::kernels::completion_queue::Inlet;
+use crate::kernels::completion_queue::CompletionQueue;
 use crate::python::FfiResult;
 
-/// The inlet of a loop that is not ours. The loop holds it as the reader of a socket.
+/// Dispatches the completions of an event loop of another implementation. The loop holds it as the reader of a socket.
 #[pyclass(frozen, weakref, module = "hybridloop._core")]
-pub struct NativeInlet {
-    inlet: Arc<Inlet>,
+pub struct CompletionReader {
+    queue: Arc<CompletionQueue>,
     socket: UnixStream,
     event_loop: Py<PyWeakrefReference>,
 }
 
 #[pymethods]
-impl NativeInlet {
-    /// There is mail.
+impl CompletionReader {
+    /// Dispatch the completions; the socket is readable.
     fn _ready(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if !this.inlet.is_here() {
-            // What is in the socket is for the parent of this process.
+        if !this.queue.is_here() {
+            // After a fork the bytes in the socket are for the parent process.
             return Ok(());
         }
         let mut bytes = [0; 64];
@@ -41,52 +41,52 @@ impl NativeInlet {
             }
         }
         let report = |error: PyErr| -> FfiResult<()> { Ok(this.report(py, error)?) };
-        this.inlet.deliver(py, &report)?;
+        this.queue.dispatch(py, &report)?;
         let event_loop = this.event_loop.bind(py).call0()?;
-        if this.inlet.has_mail() && !event_loop.is_none() {
-            // More than one iteration's worth.
+        if this.queue.is_pending() && !event_loop.is_none() {
+            // There are more events than are dispatched per iteration.
             event_loop.call_method1("call_soon", (slf.getattr("_ready")?,))?;
         }
         Ok(())
     }
 }
 
-impl NativeInlet {
+impl CompletionReader {
     fn report(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
-        let about = PyDict::new(py);
-        about.set_item("message", "Exception while a native job was completed")?;
-        about.set_item("exception", error.value(py))?;
+        let context = PyDict::new(py);
+        context.set_item("message", "Exception while a native job was completed")?;
+        context.set_item("exception", error.value(py))?;
         let event_loop = self.event_loop.bind(py).call0()?;
         if event_loop.is_none() {
             error.write_unraisable(py, None);
             return Ok(());
         }
         event_loop
-            .call_method1("call_exception_handler", (about,))
+            .call_method1("call_exception_handler", (context,))
             .map(drop)
     }
 }
 
-impl Drop for NativeInlet {
+impl Drop for CompletionReader {
     fn drop(&mut self) {
-        self.inlet.close();
+        self.queue.close();
     }
 }
 
-/// The inlet of that loop, made on first use.
-pub fn inlet(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Inlet>> {
-    static KNOWN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// The queue of an event loop, created on first use.
+pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<CompletionQueue>> {
+    static READERS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = event_loop.py();
-    let known = KNOWN.get_or_try_init(py, || {
+    let readers = READERS.get_or_try_init(py, || {
         let class = py.import("weakref")?.getattr("WeakKeyDictionary")?;
         class.call0().map(Bound::unbind)
     })?;
-    let known = known.bind(py);
-    let found = known.call_method1("get", (event_loop,))?;
+    let readers = readers.bind(py);
+    let found = readers.call_method1("get", (event_loop,))?;
     if !found.is_none() {
-        if let Ok(found) = found.call0()?.cast::<NativeInlet>() {
-            if found.get().inlet.is_here() {
-                return Ok(found.get().inlet.clone());
+        if let Ok(found) = found.call0()?.cast::<CompletionReader>() {
+            if found.get().queue.is_here() {
+                return Ok(found.get().queue.clone());
             }
         }
     }
@@ -97,18 +97,18 @@ pub fn inlet(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Inlet>> {
             .map_err(|error| os_error(&error))?;
     }
     let fd = reader.as_raw_fd();
-    // A full socket has rung already; one without a reader need not.
-    let ring = move || drop((&writer).write(&[0]));
-    let this = Bound::new(
+    // The write fails if the socket is full: then the loop has been woken already. It also fails once the reader is gone.
+    let wake = move || drop((&writer).write(&[0]));
+    let reader = Bound::new(
         py,
-        NativeInlet {
-            inlet: Inlet::new(Some(Box::new(ring))),
+        CompletionReader {
+            queue: CompletionQueue::new(Some(Box::new(wake))),
             socket: reader,
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
         },
     )?;
-    // The loop alone holds the inlet, until it is closed; the inlet does not hold the loop.
-    event_loop.call_method1("add_reader", (fd, this.getattr("_ready")?))?;
-    known.set_item(event_loop, PyWeakrefReference::new(&this)?)?;
-    Ok(this.get().inlet.clone())
+    // Only the loop holds the reader, until the loop is closed; the reader does not hold the loop.
+    event_loop.call_method1("add_reader", (fd, reader.getattr("_ready")?))?;
+    readers.set_item(event_loop, PyWeakrefReference::new(&reader)?)?;
+    Ok(reader.get().queue.clone())
 }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::kernels::completion_queue::{lock, Inlet};
+use crate::kernels::completion_queue::{lock, CompletionQueue};
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::forked;
 use crate::kernels::future::{self, NativeAwaitable, Work};
@@ -67,11 +67,11 @@ impl NativeJob {
         Bound::new(py, PyClassInitializer::from(base).add_subclass(this))
     }
 
-    fn wake(&self, py: Python<'_>, inlet: &Inlet) -> PyResult<()> {
+    fn wake(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
         let waiters = std::mem::take(&mut lock(&self.told).waiters);
         let mut result = Ok(());
         for (handle, future) in waiters {
-            result = result.and(handle.resolve(py, &future, inlet));
+            result = result.and(handle.resolve(py, &future, queue));
         }
         result
     }
@@ -102,7 +102,7 @@ pub fn progressed(py: Python<'_>, waiting: &Ref, state: (u64, u64)) -> PyResult<
         let total: Ref = state.1.into_pyobject(py)?.into_any().into();
         owner.call_soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
     }
-    this.wake(py, &owner.inlet)
+    this.wake(py, &owner.queue)
 }
 
 /// The kernel has emitted something.
@@ -113,18 +113,18 @@ pub fn emitted(py: Python<'_>, waiting: &Ref, value: Value) -> PyResult<()> {
     let this = slf.get();
     lock(&this.told).items.push_back(value);
     match slf.as_super().get().owner() {
-        Some(owner) => this.wake(py, &owner.inlet),
+        Some(owner) => this.wake(py, &owner.queue),
         None => Ok(()),
     }
 }
 
 /// Nothing more will come.
-pub fn ended(py: Python<'_>, waiting: &Ref, inlet: &Inlet) -> PyResult<()> {
+pub fn ended(py: Python<'_>, waiting: &Ref, queue: &CompletionQueue) -> PyResult<()> {
     let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
     lock(&slf.get().told).ended = true;
-    slf.get().wake(py, inlet)
+    slf.get().wake(py, queue)
 }
 
 #[pymethods]
@@ -285,7 +285,7 @@ impl Operation for Next {
         told.waiters.push((handle.clone(), future.clone()));
         drop(told);
         if news {
-            this.wake(py, &handle.inlet)?;
+            this.wake(py, &handle.queue)?;
         }
         Ok(Step::Wait(future))
     }

@@ -6,8 +6,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::event_loop::{LoopCore, LoopWaker};
-use crate::kernels::completion_queue::{strays, Inlet, LoopDesk};
+use crate::event_loop::LoopCore;
+use crate::kernels::completion_queue::{detached_queue, CompletionQueue, LoopCompletions, WakeFn};
 use crate::kernels::foreign_loop;
 use crate::python::future::resolve;
 use crate::python::stdlib::Stdlib;
@@ -17,7 +17,7 @@ use crate::python::Ref;
 #[derive(Clone)]
 pub struct LoopHandle {
     pub event_loop: Ref,
-    pub inlet: Arc<Inlet>,
+    pub queue: Arc<CompletionQueue>,
     /// Whether the loop is a [`LoopCore`].
     is_core: bool,
 }
@@ -30,32 +30,31 @@ impl LoopHandle {
         }
         Ok(Self {
             event_loop: event_loop.into(),
-            inlet: foreign_loop::inlet(event_loop)?,
+            queue: foreign_loop::completion_queue(event_loop)?,
             is_core: false,
         })
     }
 
     fn of_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
         core.check_open()?;
-        let known = |core: &LoopCore| {
-            let source = core.completions()?.as_any().downcast_ref::<LoopDesk>()?;
-            Some(source.0.clone())
+        let installed = || {
+            let source = core.completions()?.as_any();
+            Some(source.downcast_ref::<LoopCompletions>()?.0.clone())
         };
-        let inlet = match known(core) {
-            Some(inlet) if inlet.is_here() => inlet,
-            // A loop of the parent does not run in the child of a fork.
-            Some(_) => strays(),
+        let queue = match installed() {
+            Some(queue) if queue.is_here() => queue,
+            // After a fork: a loop of the parent process does not run in the child.
+            Some(_) => detached_queue(),
             None => {
-                let waker: Option<LoopWaker> = core.loop_waker();
-                let ring =
-                    waker.map(|waker| Box::new(move || waker.wake()) as Box<dyn Fn() + Send>);
-                core.set_completions(Box::new(LoopDesk(Inlet::new(ring))));
-                known(core).unwrap_or_else(strays)
+                let waker = core.loop_waker();
+                let wake = waker.map(|waker| Box::new(move || waker.wake()) as WakeFn);
+                core.set_completions(Box::new(LoopCompletions(CompletionQueue::new(wake))));
+                installed().unwrap_or_else(detached_queue)
             }
         };
         Ok(Self {
             event_loop: event_loop.into(),
-            inlet,
+            queue,
             is_core: true,
         })
     }
@@ -170,9 +169,9 @@ impl LoopHandle {
 
     /// Calls `future.set_result(None)` unless the future is done. The future belongs to this loop; `here` is the queue of the
     /// loop that runs in this thread.
-    pub fn resolve(&self, py: Python<'_>, future: &Ref, here: &Inlet) -> PyResult<()> {
+    pub fn resolve(&self, py: Python<'_>, future: &Ref, here: &CompletionQueue) -> PyResult<()> {
         static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
-        if std::ptr::eq(&raw const *self.inlet, here) {
+        if std::ptr::eq(&raw const *self.queue, here) {
             return Ok(resolve(future)?);
         }
         let wake = WAKE.get_or_try_init(py, || {

@@ -52,7 +52,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     future::register(module)?;
     job::register(module)?;
     future::add_class::<batch::NativeBatch>(module)?;
-    module.add_class::<foreign_loop::NativeInlet>()?;
+    module.add_class::<foreign_loop::CompletionReader>()?;
     submit::register(module)?;
     // A kernel runs without Python's lock, and leaves without it.
     hybridloop_kernels::check_calls(|| {

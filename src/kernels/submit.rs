@@ -15,7 +15,7 @@ use crate::fastcall;
 use crate::kernels::arguments::{convert, Pins};
 use crate::kernels::batch::NativeBatch;
 use crate::kernels::bus::KeyBytes;
-use crate::kernels::completion_queue::{look_after_strays, strays};
+use crate::kernels::completion_queue::{detached_queue, drain_detached};
 use crate::kernels::engine::NativeEngine;
 use crate::kernels::exceptions::{bus_error, submit_error};
 use crate::kernels::future::{seconds, NativeAwaitable, Work};
@@ -116,7 +116,7 @@ impl<'py> Keywords<'py> {
 /// What comes before every submission.
 fn begin(py: Python<'_>) -> FfiResult<()> {
     hang_at_exit();
-    look_after_strays(py);
+    drain_detached(py);
     if is_short() {
         return Err(out_of_memory(()));
     }
@@ -125,9 +125,9 @@ fn begin(py: Python<'_>) -> FfiResult<()> {
 
 /// Where the end of a job is told, with a place for it.
 fn mailbox_of(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
-    let inlet = owner.map_or_else(strays, |owner| owner.inlet.clone());
-    inlet.keep_place()?;
-    Ok(inlet.mailbox().clone())
+    let queue = owner.map_or_else(detached_queue, |owner| owner.queue.clone());
+    queue.reserve()?;
+    Ok(queue.mailbox().clone())
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::kernels::channel::Waiters;
-use crate::kernels::completion_queue::{lock, Inlet};
+use crate::kernels::completion_queue::{lock, CompletionQueue};
 use crate::kernels::loop_handle::LoopHandle;
 
 /// What a watch takes back.
@@ -19,7 +19,7 @@ enum Source {
 /// A future that waits for news.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Watch {
-    inlet: Arc<Inlet>,
+    queue: Arc<CompletionQueue>,
     token: u64,
     source: Mutex<Option<Source>>,
 }
@@ -30,33 +30,33 @@ impl Watch {
         future: &Bound<'_, PyAny>,
         watch: impl FnOnce(Arc<Mailbox<Event>>, u64) -> KeyWatch,
     ) -> PyResult<Self> {
-        let (inlet, token) = Self::begin(future)?;
-        let source = Source::Key(watch(inlet.mailbox().clone(), token));
-        Ok(Self::new(inlet, token, source))
+        let (queue, token) = Self::begin(future)?;
+        let source = Source::Key(watch(queue.mailbox().clone(), token));
+        Ok(Self::new(queue, token, source))
     }
 
     /// The same of a channel.
     pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<Waiters>) -> PyResult<Self> {
-        let (inlet, token) = Self::begin(future)?;
-        if let Err(error) = waiters.add(token, inlet.mailbox().clone()) {
-            drop(inlet.end_watch(token));
+        let (queue, token) = Self::begin(future)?;
+        if let Err(error) = waiters.add(token, queue.mailbox().clone()) {
+            drop(queue.deregister_waiter(token));
             return Err(error);
         }
-        Ok(Self::new(inlet, token, Source::Channel(waiters.clone())))
+        Ok(Self::new(queue, token, Source::Channel(waiters.clone())))
     }
 
-    fn begin(future: &Bound<'_, PyAny>) -> PyResult<(Arc<Inlet>, u64)> {
+    fn begin(future: &Bound<'_, PyAny>) -> PyResult<(Arc<CompletionQueue>, u64)> {
         let Some(handle) = LoopHandle::running(future.py())? else {
             return Err(PyRuntimeError::new_err("no running event loop"));
         };
-        handle.inlet.keep_place()?;
-        let token = handle.inlet.begin_watch(future.into());
-        Ok((handle.inlet, token))
+        handle.queue.reserve()?;
+        let token = handle.queue.register_waiter(future.into());
+        Ok((handle.queue, token))
     }
 
-    fn new(inlet: Arc<Inlet>, token: u64, source: Source) -> Self {
+    fn new(queue: Arc<CompletionQueue>, token: u64, source: Source) -> Self {
         Self {
-            inlet,
+            queue,
             token,
             source: Mutex::new(Some(source)),
         }
@@ -72,7 +72,7 @@ impl Watch {
             waiters.remove(self.token);
         }
         drop(source);
-        let future = self.inlet.end_watch(self.token);
+        let future = self.queue.deregister_waiter(self.token);
         drop(future);
     }
 }

@@ -51,8 +51,8 @@ impl NativeAwaitable {
             .owner
             .iter()
             .chain(state.callbacks.iter().map(|known| &known.handle))
-            .any(|known| Arc::ptr_eq(&known.inlet, &handle.inlet));
-        let inlet = handle.inlet.clone();
+            .any(|known| Arc::ptr_eq(&known.queue, &handle.queue));
+        let queue = handle.queue.clone();
         state.callbacks.push(Callback {
             handle,
             function,
@@ -60,8 +60,8 @@ impl NativeAwaitable {
         });
         drop(state);
         if let (false, Some(work)) = (told, this.work()) {
-            drop(inlet.remember(work, slf.into()));
-            work.subscribe(inlet.mailbox().clone());
+            drop(queue.register(work, slf.into()));
+            work.subscribe(queue.mailbox().clone());
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl NativeAwaitable {
     }
 
     fn __clear__(&self) {
-        // What jobs under way need stays: an inlet holds those, so they are not garbage.
+        // What jobs under way need stays: a queue holds those, so they are not garbage.
         let mut state = lock(&self.state);
         let callbacks = std::mem::take(&mut state.callbacks);
         let (timer, message) = (state.timer.take(), state.cancel_message.take());

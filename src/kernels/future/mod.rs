@@ -3,7 +3,7 @@
 //!
 //! asyncio takes for a future what has `_asyncio_future_blocking`, and asks it for its loop, for `add_done_callback()` and
 //! `cancel()`. Here the loop is the one that runs in the calling thread; each loop with a callback hears of the end through its
-//! own inlet.
+//! own queue.
 //!
 //! * [`work`] — what there is to wait for: a job, or the jobs of a batch.
 //! * [`settling`] — how it ends, and who sees that.
@@ -27,7 +27,7 @@ use pyo3::prelude::*;
 
 use self::callbacks::{call_all, Callback};
 use crate::kernels::arguments::Pins;
-use crate::kernels::completion_queue::{lock, strays, Inlet};
+use crate::kernels::completion_queue::{detached_queue, lock, CompletionQueue};
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::Settled;
 use crate::python::Ref;
@@ -89,12 +89,12 @@ impl NativeAwaitable {
     pub fn begin(slf: &Bound<'_, Self>, work: Work, timeout: Option<Duration>) -> PyResult<()> {
         let this = slf.get();
         let work = this.work.get_or_init(|| work);
-        let inlet = this.owner_inlet();
-        drop(inlet.remember(work, slf.into()));
+        let queue = this.owner_queue();
+        drop(queue.register(work, slf.into()));
         let is_here = this.owner.as_ref().is_some_and(LoopHandle::runs_here);
         if work.is_over() && (work.jobs().is_empty() || !is_here) {
             // Another thread may have seen the end before there was anybody to tell; of nothing, nobody tells.
-            work.subscribe(inlet.mailbox().clone());
+            work.subscribe(queue.mailbox().clone());
         }
         if let (Some(timeout), Some(owner)) = (timeout, &this.owner) {
             this.arm(slf, owner, timeout)?;
@@ -102,10 +102,10 @@ impl NativeAwaitable {
         Ok(())
     }
 
-    fn owner_inlet(&self) -> Arc<Inlet> {
+    fn owner_queue(&self) -> Arc<CompletionQueue> {
         self.owner
             .as_ref()
-            .map_or_else(strays, |owner| owner.inlet.clone())
+            .map_or_else(detached_queue, |owner| owner.queue.clone())
     }
 
     /// Has the loop look after the deadline: nobody else watches that of a job that waits.
@@ -131,34 +131,34 @@ impl NativeAwaitable {
         Ok(())
     }
 
-    /// What has come in at an inlet: its work is over.
-    pub fn arrived(py: Python<'_>, waiting: &Ref, inlet: &Inlet) -> PyResult<()> {
+    /// Its work is over: a queue has dispatched the event.
+    pub fn completed(py: Python<'_>, waiting: &Ref, queue: &CompletionQueue) -> PyResult<()> {
         let slf = waiting.bind(py).cast::<Self>()?;
         let this = slf.get();
         this.settle(py);
         this.release();
-        let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.handle.inlet, inlet);
+        let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.handle.queue, queue);
         let callbacks = this.take_callbacks(mine);
         let called = call_all(py, callbacks, slf.as_any(), true);
         if this
             .owner
             .as_ref()
-            .is_none_or(|owner| std::ptr::eq(&raw const *owner.inlet, inlet))
+            .is_none_or(|owner| std::ptr::eq(&raw const *owner.queue, queue))
         {
-            crate::kernels::job::ended(py, waiting, inlet)?;
+            crate::kernels::job::ended(py, waiting, queue)?;
         }
         called
     }
 
-    /// Its loop was closed: what is left comes in with the strays.
-    pub fn lose_home(py: Python<'_>, waiting: &Ref) {
+    /// Moves it to the queue of detached jobs: its loop was closed.
+    pub fn move_to_detached(py: Python<'_>, waiting: &Ref) {
         let Ok(slf) = waiting.bind(py).cast::<Self>() else {
             return;
         };
         let Some(work) = slf.get().work() else { return };
-        let inlet = strays();
-        drop(inlet.remember(work, waiting.clone()));
-        work.subscribe(inlet.mailbox().clone());
+        let queue = detached_queue();
+        drop(queue.register(work, waiting.clone()));
+        work.subscribe(queue.mailbox().clone());
     }
 }
 

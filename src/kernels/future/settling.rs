@@ -3,7 +3,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::{lock, look_after_strays, strays};
+use crate::kernels::completion_queue::{detached_queue, drain_detached, lock};
 use crate::kernels::exceptions::forked;
 use crate::kernels::future::callbacks::call_all;
 use crate::kernels::future::{NativeAwaitable, Work};
@@ -46,9 +46,9 @@ impl NativeAwaitable {
         let callbacks = self.take_callbacks(|_| true);
         let called = call_all(py, callbacks, slf.as_any(), false);
         let here = LoopHandle::running(py)?;
-        let none = strays();
-        let inlet = here.as_ref().map_or(&none, |handle| &handle.inlet);
-        crate::kernels::job::ended(py, &slf.into(), inlet)?;
+        let none = detached_queue();
+        let queue = here.as_ref().map_or(&none, |handle| &handle.queue);
+        crate::kernels::job::ended(py, &slf.into(), queue)?;
         called
     }
 
@@ -120,8 +120,8 @@ impl NativeAwaitable {
         self.release();
         if let (None, Some(work)) = (&self.owner, self.work()) {
             // No loop has to be told, so nothing keeps it.
-            drop(strays().forget(work));
-            look_after_strays(py);
+            drop(detached_queue().deregister(work));
+            drain_detached(py);
         }
     }
 

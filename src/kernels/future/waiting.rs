@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::look_after_strays;
+use crate::kernels::completion_queue::drain_detached;
 use crate::kernels::future::NativeAwaitable;
 use crate::kernels::loop_handle::running_loop;
 use crate::kernels::result::Settled;
@@ -22,7 +22,7 @@ impl NativeAwaitable {
     /// Waits, in a thread that runs no loop.
     pub(super) fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Settled> {
         hang_at_exit();
-        look_after_strays(py);
+        drain_detached(py);
         if let Some(settled) = self.settled(py)? {
             return Ok(settled);
         }
