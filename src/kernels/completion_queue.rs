@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
-use crate::kernels::deferred_drop::drop_what_is_left;
+use crate::kernels::deferred_drop::drop_deferred;
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::future::{NativeAwaitable, Work};
 use crate::python::future::resolve;
@@ -301,7 +301,7 @@ fn drain(py: Python<'_>) {
     let queue = detached_queue();
     // Cleared first: a thread that adds something from here on sets it again.
     DRAIN_REQUESTED.store(false, Ordering::SeqCst);
-    drop_what_is_left(py);
+    drop_deferred(py);
     let report = |error: PyErr| {
         error.write_unraisable(py, None);
         Ok(())

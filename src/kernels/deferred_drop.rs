@@ -1,4 +1,5 @@
-//! What kernels keep alive. The last job of a kernel may go on a worker, which cannot drop objects of Python.
+//! `DeferredDrop`: a Python object that any thread may drop. The last job of a kernel may end on a worker, which is not attached
+//! to the interpreter, so it cannot drop what the kernel keeps alive.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,23 +9,24 @@ use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::request_drain;
 
-/// An object that may be dropped by any thread.
-pub struct Keep(Option<Py<PyAny>>);
+/// A Python object that any thread may drop. A thread that is not attached leaves it to the next call of [`drop_deferred`].
+pub struct DeferredDrop(Option<Py<PyAny>>);
 
-impl Keep {
+impl DeferredDrop {
     pub fn new(object: &Bound<'_, PyAny>) -> Self {
         Self(Some(object.clone().unbind()))
     }
 }
 
-/// What threads without Python have dropped. Forks are held off while it is locked: such a thread may be about to add
-/// something.
-static DROPPED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
+/// Objects dropped by threads that were not attached. Forks are held off while it is locked, because workers lock it, and the
+/// child of a fork could not unlock it.
+static DEFERRED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
 
-impl Drop for Keep {
+impl Drop for DeferredDrop {
     fn drop(&mut self) {
         let Some(object) = self.0.take() else { return };
-        // SAFETY: any thread may ask. The second question says yes to every thread where there are subinterpreters.
+        // SAFETY: both functions can be called by any thread. PyGILState_Check() alone does not suffice: it returns 1 in every
+        // thread once there is a subinterpreter.
         let is_attached = unsafe {
             !ffi::PyGILState_GetThisThreadState().is_null() && ffi::PyGILState_Check() != 0
         };
@@ -33,18 +35,18 @@ impl Drop for Keep {
             return;
         }
         let no_forks = hold_off_forks();
-        let mut dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
-        dropped.push(object);
-        drop((dropped, no_forks));
+        let mut deferred = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
+        deferred.push(object);
+        drop((deferred, no_forks));
         request_drain();
     }
 }
 
-/// Drops what threads without Python could not.
-pub fn drop_what_is_left(_py: Python<'_>) {
+/// Drops the objects that threads dropped while they were not attached.
+pub fn drop_deferred(_py: Python<'_>) {
     let no_forks = hold_off_forks();
-    let mut dropped = DROPPED.lock().unwrap_or_else(PoisonError::into_inner);
-    let objects = std::mem::take(&mut *dropped);
-    drop((dropped, no_forks));
+    let mut deferred = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
+    let objects = std::mem::take(&mut *deferred);
+    drop((deferred, no_forks));
     drop(objects);
 }

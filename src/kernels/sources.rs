@@ -11,7 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
-use crate::kernels::deferred_drop::{drop_what_is_left, Keep};
+use crate::kernels::deferred_drop::{drop_deferred, DeferredDrop};
 use crate::kernels::exceptions::{raise, registry_error};
 use crate::kernels::kernel::{registry, Kernel};
 
@@ -44,7 +44,7 @@ fn parts(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<CString>, *mut c_void, 
 }
 
 fn add(py: Python<'_>, kernels: &[Arc<Native>], replace: bool) -> PyResult<Vec<Kernel>> {
-    drop_what_is_left(py);
+    drop_deferred(py);
     registry()
         .add_all(kernels.to_vec(), replace)
         .map_err(|error| registry_error(py, &error))?;
@@ -70,9 +70,9 @@ fn from_capsule(capsule: &Bound<'_, PyAny>, overrides: &Overrides<'_>) -> PyResu
         );
         return Err(raise(py, |classes| &classes.abi, message));
     }
-    let keep = Keep::new(capsule);
+    let owner = DeferredDrop::new(capsule);
     // SAFETY: what a capsule of that name holds, and keeps as long as it lives.
-    unsafe { Native::from_entry_as(pointer.cast(), overrides, Some(Box::new(keep))) }
+    unsafe { Native::from_entry_as(pointer.cast(), overrides, Some(Box::new(owner))) }
         .map_err(|error| registry_error(py, &error))
 }
 
@@ -109,7 +109,7 @@ fn _register_capsules(
     add(py, &kernels, replace)
 }
 
-/// Register the plain C function at an address; `keep` lives as long as the kernel does. If `data` is not 0, the function gets
+/// Register the plain C function at an address; `owner` lives as long as the kernel does. If `data` is not 0, the function gets
 /// that address by its last parameter.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "what a kernel is made of")]
@@ -118,18 +118,18 @@ fn _register_address(
     address: usize,
     signature: &str,
     doc: &str,
-    keep: Bound<'_, PyAny>,
+    owner: Bound<'_, PyAny>,
     replace: bool,
     data: usize,
 ) -> PyResult<Kernel> {
-    let py = keep.py();
-    let keep = Keep::new(&keep);
+    let py = owner.py();
+    let owner = DeferredDrop::new(&owner);
     let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
     let data = (data != 0).then(|| std::ptr::with_exposed_provenance::<c_void>(data));
-    let keep: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(keep));
+    let owner: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(owner));
     // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data
     // what it does.
-    let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, keep) }
+    let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, owner) }
         .map_err(|error| registry_error(py, &error))?;
     add(py, std::slice::from_ref(&kernel), replace)?;
     Ok(Kernel::new(kernel))
