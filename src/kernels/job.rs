@@ -15,20 +15,20 @@ use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::forked;
 use crate::kernels::future::{self, NativeAwaitable, Work};
 use crate::kernels::loop_handle::LoopHandle;
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::{nested_drop, FfiResult, Ref};
 
-/// What the kernel has told so far, as far as it has come in.
+/// What the kernel has emitted and reported, as far as the events were dispatched.
 #[derive(Default)]
-struct Told {
+struct JobOutput {
     items: VecDeque<Value>,
     progress: (u64, u64),
-    /// Counts the news of progress.
+    /// The number of progress events.
     version: u64,
-    /// Nothing more will come.
+    /// Whether the job is done.
     ended: bool,
-    /// Futures of those who wait for any of that.
+    /// Futures to resolve when any of this changes.
     waiters: Vec<(LoopHandle, Ref)>,
 }
 
@@ -42,14 +42,17 @@ pub struct OnProgress {
 /// cancels it, as is so with futures.
 #[pyclass(frozen, extends = NativeAwaitable, module = "hybridloop._core")]
 pub struct NativeJob {
-    told: Mutex<Told>,
+    output: Mutex<JobOutput>,
     on_progress: Option<OnProgress>,
 }
 
 impl Drop for NativeJob {
     fn drop(&mut self) {
-        let told = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let waiters = std::mem::take(&mut told.waiters);
+        let output = self
+            .output
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waiters = std::mem::take(&mut output.waiters);
         nested_drop::drop_content((self.on_progress.take(), waiters));
     }
 }
@@ -61,14 +64,14 @@ impl NativeJob {
         on_progress: Option<OnProgress>,
     ) -> PyResult<Bound<'_, Self>> {
         let this = Self {
-            told: Mutex::default(),
+            output: Mutex::default(),
             on_progress,
         };
         Bound::new(py, PyClassInitializer::from(base).add_subclass(this))
     }
 
     fn wake(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
-        let waiters = std::mem::take(&mut lock(&self.told).waiters);
+        let waiters = std::mem::take(&mut lock(&self.output).waiters);
         let mut result = Ok(());
         for (handle, future) in waiters {
             result = result.and(handle.resolve(py, &future, queue));
@@ -90,10 +93,10 @@ pub fn progressed(py: Python<'_>, waiting: &Ref, state: (u64, u64)) -> PyResult<
         return Ok(());
     };
     let this = slf.get();
-    let mut told = lock(&this.told);
-    told.progress = state;
-    told.version += 1;
-    drop(told);
+    let mut output = lock(&this.output);
+    output.progress = state;
+    output.version += 1;
+    drop(output);
     let Some(owner) = slf.as_super().get().owner() else {
         return Ok(());
     };
@@ -111,19 +114,19 @@ pub fn emitted(py: Python<'_>, waiting: &Ref, value: Value) -> PyResult<()> {
         return Ok(());
     };
     let this = slf.get();
-    lock(&this.told).items.push_back(value);
+    lock(&this.output).items.push_back(value);
     match slf.as_super().get().owner() {
         Some(owner) => this.wake(py, &owner.queue),
         None => Ok(()),
     }
 }
 
-/// Nothing more will come.
+/// Whether the job is done.
 pub fn ended(py: Python<'_>, waiting: &Ref, queue: &CompletionQueue) -> PyResult<()> {
     let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
-    lock(&slf.get().told).ended = true;
+    lock(&slf.get().output).ended = true;
     slf.get().wake(py, queue)
 }
 
@@ -170,10 +173,10 @@ impl NativeJob {
             callback.visit(&visit)?;
             context.visit(&visit)?;
         }
-        let Ok(told) = self.told.try_lock() else {
+        let Ok(output) = self.output.try_lock() else {
             return Ok(());
         };
-        for (handle, future) in &told.waiters {
+        for (handle, future) in &output.waiters {
             handle.event_loop.visit(&visit)?;
             future.visit(&visit)?;
         }
@@ -181,7 +184,7 @@ impl NativeJob {
     }
 
     fn __clear__(&self) {
-        let waiters = std::mem::take(&mut lock(&self.told).waiters);
+        let waiters = std::mem::take(&mut lock(&self.output).waiters);
         drop(waiters);
     }
 }
@@ -237,36 +240,36 @@ impl Operation for Next {
         let stream = stream.get();
         let slf = stream.job.bind(py);
         let this = slf.get();
-        let mut told = lock(&this.told);
+        let mut output = lock(&this.output);
         match &stream.seen {
             None => {
-                if let Some(value) = told.items.pop_front() {
-                    drop(told);
+                if let Some(value) = output.items.pop_front() {
+                    drop(output);
                     return Ok(Step::Done(to_python(py, value)?.into()));
                 }
             }
             Some(seen) => {
-                let (version, state) = (told.version, told.progress);
+                let (version, state) = (output.version, output.progress);
                 let before = std::mem::replace(&mut *lock(seen), version);
                 if before != version {
-                    drop(told);
+                    drop(output);
                     return Ok(Step::Done(state.into_pyobject(py)?.into_any().into()));
                 }
             }
         }
-        if told.ended {
-            drop(told);
+        if output.ended {
+            drop(output);
             let base = slf.as_super().get();
-            if let (None, Some(settled @ (Settled::Error(_) | Settled::Cancelled))) =
+            if let (None, Some(result @ (FutureResult::Error(_) | FutureResult::Cancelled))) =
                 (&stream.seen, base.peek())
             {
-                base.value(py, settled)?;
+                base.into_value(py, result)?;
             }
             return Err(PyStopAsyncIteration::new_err(()).into());
         }
-        drop(told);
+        drop(output);
         if !slf.as_super().get().is_here() {
-            // What it has told may not have come in.
+            // Its output may be in events that the parent process dispatches.
             return Err(forked(py, "job").into());
         }
         let Some(handle) = LoopHandle::running(py)? else {
@@ -279,11 +282,11 @@ impl Operation for Next {
             .into());
         }
         let future = handle.create_future(py)?;
-        let mut told = lock(&this.told);
+        let mut output = lock(&this.output);
         // On free-threaded Pythons it may have come meanwhile.
-        let news = told.ended || !told.items.is_empty();
-        told.waiters.push((handle.clone(), future.clone()));
-        drop(told);
+        let news = output.ended || !output.items.is_empty();
+        output.waiters.push((handle.clone(), future.clone()));
+        drop(output);
         if news {
             this.wake(py, &handle.queue)?;
         }

@@ -1,4 +1,4 @@
-//! How jobs end, as Python sees it.
+//! `FutureResult`: the result of a job or batch as Python objects.
 
 use hybridloop_kernels::{Code, Job, KernelError, Outcome};
 use pyo3::exceptions::{
@@ -10,16 +10,16 @@ use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::{raise, Exceptions};
 use crate::python::Ref;
 
-/// What an awaitable has come to.
+/// The result of a future.
 #[derive(Clone)]
-pub enum Settled {
+pub enum FutureResult {
     Value(Ref),
     /// An exception.
     Error(Ref),
     Cancelled,
 }
 
-impl Settled {
+impl FutureResult {
     pub fn error(py: Python<'_>, error: PyErr) -> Self {
         Self::Error(error.into_value(py).into_bound(py).into())
     }
@@ -28,7 +28,7 @@ impl Settled {
         Self::error(py, timed_out(kernel))
     }
 
-    /// That of a job that is done.
+    /// The result of a job that is done; of any other job, `Cancelled`.
     pub fn of(py: Python<'_>, job: &Job) -> Self {
         let kernel = job.kernel().name();
         match job.outcome() {

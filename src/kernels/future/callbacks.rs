@@ -43,11 +43,11 @@ impl NativeAwaitable {
         };
         let function = Ref::from(function);
         let mut state = lock(&this.state);
-        if state.settled.is_some() {
+        if state.result.is_some() {
             drop(state);
             return handle.call_soon(py, &function, &[slf.as_ptr()], &context);
         }
-        let told = this
+        let registered = this
             .owner
             .iter()
             .chain(state.callbacks.iter().map(|known| &known.handle))
@@ -59,7 +59,7 @@ impl NativeAwaitable {
             context,
         });
         drop(state);
-        if let (false, Some(work)) = (told, this.work()) {
+        if let (false, Some(work)) = (registered, this.work()) {
             drop(queue.register(work, slf.into()));
             work.subscribe(queue.mailbox().clone());
         }

@@ -12,7 +12,7 @@ use crate::kernels::completion_queue::lock;
 use crate::kernels::future::waiting::{self, Await};
 use crate::kernels::future::{NativeAwaitable, Work};
 use crate::kernels::loop_handle::running_loop;
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::coroutine;
 use crate::python::Ref;
 
@@ -30,12 +30,15 @@ impl NativeAwaitable {
 
     /// Whether there is a result: the kernel has returned, or will not run.
     fn done(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.settled(py)?.is_some())
+        Ok(self.poll_result(py)?.is_some())
     }
 
     /// Whether it was cancelled, and has ended.
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(matches!(self.settled(py)?, Some(Settled::Cancelled)))
+        Ok(matches!(
+            self.poll_result(py)?,
+            Some(FutureResult::Cancelled)
+        ))
     }
 
     /// Ask it to end; False if it is done already.
@@ -61,7 +64,7 @@ impl NativeAwaitable {
         let before = std::mem::replace(&mut lock(&this.state).cancel_message, msg.map(Ref::from));
         drop(before);
         if this.detach && !work.is_over() {
-            this.settle_early(slf, Settled::Cancelled)?;
+            this.finish_early(slf, FutureResult::Cancelled)?;
         }
         Ok(true)
     }
@@ -72,11 +75,11 @@ impl NativeAwaitable {
     /// runs one, a job that is not done raises `asyncio.InvalidStateError`: await it there.
     #[pyo3(signature = (timeout=None))]
     fn result<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let settled = match self.peek() {
-            Some(settled) => settled,
+        let result = match self.peek() {
+            Some(result) => result,
             None => self.wait(py, timeout)?,
         };
-        let value = self.value(py, settled)?;
+        let value = self.into_value(py, result)?;
         // SAFETY: an owned reference.
         Ok(unsafe { Bound::from_owned_ptr(py, value.into_ptr()) })
     }
@@ -84,14 +87,14 @@ impl NativeAwaitable {
     /// The exception that it has ended with, or None; waits as `result()` does.
     #[pyo3(signature = (timeout=None))]
     fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        let settled = match self.peek() {
-            Some(settled) => settled,
+        let result = match self.peek() {
+            Some(result) => result,
             None => self.wait(py, timeout)?,
         };
-        match settled {
-            Settled::Value(_) => Ok(None),
-            Settled::Cancelled => Err(self.cancelled_error(py)),
-            Settled::Error(error) => {
+        match result {
+            FutureResult::Value(_) => Ok(None),
+            FutureResult::Cancelled => Err(self.cancelled_error(py)),
+            FutureResult::Error(error) => {
                 self.retrieve();
                 Ok(Some(error.bind(py).clone().unbind()))
             }
@@ -180,9 +183,9 @@ impl NativeAwaitable {
         let this = slf.get();
         let state = match this.peek() {
             None => "pending",
-            Some(Settled::Value(_)) => "finished",
-            Some(Settled::Error(_)) => "failed",
-            Some(Settled::Cancelled) => "cancelled",
+            Some(FutureResult::Value(_)) => "finished",
+            Some(FutureResult::Error(_)) => "failed",
+            Some(FutureResult::Cancelled) => "cancelled",
         };
         let name = slf.get_type().name()?;
         let kernel = this.work().map_or("", Work::kernel);
@@ -197,7 +200,7 @@ impl NativeAwaitable {
             return Ok(());
         };
         state.pins.each(|object| object.visit(&visit))?;
-        if let Some(object) = state.settled.as_ref().and_then(Settled::object) {
+        if let Some(object) = state.result.as_ref().and_then(FutureResult::object) {
             object.visit(&visit)?;
         }
         for object in state.timer.iter().chain(&state.cancel_message) {

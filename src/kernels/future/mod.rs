@@ -6,14 +6,14 @@
 //! own queue.
 //!
 //! * [`work`] — what there is to wait for: a job, or the jobs of a batch.
-//! * [`settling`] — how it ends, and who sees that.
+//! * [`completion`] — how it gets its result.
 //! * [`callbacks`] — those of `add_done_callback()`; [`waiting`] — `await`, and threads that block.
 //! * [`unretrieved`] — exceptions that nobody has asked for.
 //! * [`methods`] — what Python calls.
 
 mod callbacks;
+mod completion;
 mod methods;
-mod settling;
 mod unretrieved;
 mod waiting;
 mod work;
@@ -29,7 +29,7 @@ use self::callbacks::{call_all, Callback};
 use crate::kernels::arguments::Pins;
 use crate::kernels::completion_queue::{detached_queue, lock, CompletionQueue};
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::Ref;
 
 pub use self::unretrieved::add_class;
@@ -38,7 +38,7 @@ pub use self::work::Work;
 
 #[derive(Default)]
 struct State {
-    settled: Option<Settled>,
+    result: Option<FutureResult>,
     callbacks: Vec<Callback>,
     pins: Pins,
     timer: Option<Ref>,
@@ -135,7 +135,7 @@ impl NativeAwaitable {
     pub fn completed(py: Python<'_>, waiting: &Ref, queue: &CompletionQueue) -> PyResult<()> {
         let slf = waiting.bind(py).cast::<Self>()?;
         let this = slf.get();
-        this.settle(py);
+        this.finish(py);
         this.release();
         let mine = |callback: &Callback| std::ptr::eq(&raw const *callback.handle.queue, queue);
         let callbacks = this.take_callbacks(mine);

@@ -9,7 +9,7 @@ use pyo3::PyClass;
 
 use crate::kernels::completion_queue::lock;
 use crate::kernels::future::{NativeAwaitable, Work};
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::nested_drop;
 use crate::python::vectorcall::guard_int;
 
@@ -20,7 +20,7 @@ impl NativeAwaitable {
         if state.retrieved {
             return;
         }
-        let Some(Settled::Error(error)) = &state.settled else {
+        let Some(FutureResult::Error(error)) = &state.result else {
             return;
         };
         let error = PyErr::from_value(error.bind(py).clone());

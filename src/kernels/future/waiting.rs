@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::kernels::completion_queue::drain_detached;
 use crate::kernels::future::NativeAwaitable;
 use crate::kernels::loop_handle::running_loop;
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::coroutine::{Class, Kind, Operation, Step, Visit};
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
@@ -20,11 +20,11 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 impl NativeAwaitable {
     /// Waits, in a thread that runs no loop.
-    pub(super) fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Settled> {
+    pub(super) fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<FutureResult> {
         hang_at_exit();
         drain_detached(py);
-        if let Some(settled) = self.settled(py)? {
-            return Ok(settled);
+        if let Some(result) = self.poll_result(py)? {
+            return Ok(result);
         }
         self.check_process(py)?;
         if running_loop(py)?.is_some() {
@@ -39,10 +39,10 @@ impl NativeAwaitable {
             let next = until.map_or(slice, |until| until.min(slice));
             let over = py.detach(|| self.work().is_some_and(|work| work.wait(Some(next))));
             if over {
-                self.settle_here(py);
+                self.finish_here(py);
             }
-            if let Some(settled) = self.peek() {
-                return Ok(settled);
+            if let Some(result) = self.peek() {
+                return Ok(result);
             }
             py.check_signals()?;
             if until.is_some_and(|until| Instant::now() >= until) {
@@ -83,7 +83,7 @@ impl Operation for Await {
         let this = slf.get();
         this.check_process(py)?;
         match this.peek() {
-            Some(settled) => Ok(Step::Done(this.value(py, settled)?)),
+            Some(result) => Ok(Step::Done(this.into_value(py, result)?)),
             None => Ok(Step::Wait(self.0.clone())),
         }
     }

@@ -7,7 +7,7 @@ use hybridloop_kernels::{Batch, Event, Job, Mailbox};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::stdlib::Stdlib;
 
 /// What there is to wait for.
@@ -60,9 +60,9 @@ impl Work {
         self.jobs().first().map_or("", |job| job.kernel().name())
     }
 
-    pub fn outcome(&self, py: Python<'_>) -> PyResult<Settled> {
+    pub fn outcome(&self, py: Python<'_>) -> PyResult<FutureResult> {
         let (jobs, return_exceptions) = match self {
-            Self::One(job) => return Ok(Settled::of(py, job)),
+            Self::One(job) => return Ok(FutureResult::of(py, job)),
             Self::Many {
                 jobs,
                 return_exceptions,
@@ -71,16 +71,18 @@ impl Work {
         };
         let results = PyList::empty(py);
         for job in jobs {
-            match Settled::of(py, job) {
-                Settled::Value(value) => results.append(value.bind(py))?,
-                Settled::Error(error) if return_exceptions => results.append(error.bind(py))?,
-                Settled::Cancelled if return_exceptions => {
+            match FutureResult::of(py, job) {
+                FutureResult::Value(value) => results.append(value.bind(py))?,
+                FutureResult::Error(error) if return_exceptions => {
+                    results.append(error.bind(py))?
+                }
+                FutureResult::Cancelled if return_exceptions => {
                     let class = Stdlib::get().cancelled_error.bind(py);
                     results.append(class.call0()?)?;
                 }
                 ended => return Ok(ended),
             }
         }
-        Ok(Settled::Value(results.into_any().into()))
+        Ok(FutureResult::Value(results.into_any().into()))
     }
 }

@@ -8,39 +8,39 @@ use crate::kernels::exceptions::forked;
 use crate::kernels::future::callbacks::call_all;
 use crate::kernels::future::{NativeAwaitable, Work};
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
-use crate::kernels::result::Settled;
+use crate::kernels::result::FutureResult;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
 
 impl NativeAwaitable {
-    /// Takes over how the work has ended, unless it was settled before.
-    pub(super) fn settle(&self, py: Python<'_>) {
-        if lock(&self.state).settled.is_some() {
+    /// Sets the result of the work, unless the future has one already.
+    pub(super) fn finish(&self, py: Python<'_>) {
+        if lock(&self.state).result.is_some() {
             return;
         }
         let Some(work) = self.work() else { return };
-        let settled = work
+        let result = work
             .outcome(py)
-            .unwrap_or_else(|error| Settled::error(py, error));
-        self.settle_as(settled);
+            .unwrap_or_else(|error| FutureResult::error(py, error));
+        self.set_result(result);
     }
 
-    /// Whether it was not settled before.
-    pub(super) fn settle_as(&self, settled: Settled) -> bool {
+    /// Sets the result; returns false if the future has one already.
+    pub(super) fn set_result(&self, result: FutureResult) -> bool {
         let mut state = lock(&self.state);
-        if state.settled.is_some() {
+        if state.result.is_some() {
             drop(state);
-            drop(settled);
+            drop(result);
             return false;
         }
-        state.settled = Some(settled);
+        state.result = Some(result);
         true
     }
 
-    /// Settles before the kernel has returned; its buffers stay pinned until it does.
-    pub(super) fn settle_early(&self, slf: &Bound<'_, Self>, settled: Settled) -> PyResult<()> {
+    /// Sets a result before the kernel has returned. Its buffers stay pinned until it returns.
+    pub(super) fn finish_early(&self, slf: &Bound<'_, Self>, result: FutureResult) -> PyResult<()> {
         let py = slf.py();
-        if !self.settle_as(settled) {
+        if !self.set_result(result) {
             return Ok(());
         }
         let callbacks = self.take_callbacks(|_| true);
@@ -65,8 +65,8 @@ impl NativeAwaitable {
             job.expire();
         }
         if this.detach && !work.is_over() {
-            let settled = Settled::timed_out(slf.py(), work.kernel());
-            this.settle_early(slf, settled)?;
+            let result = FutureResult::timed_out(slf.py(), work.kernel());
+            this.finish_early(slf, result)?;
         }
         Ok(())
     }
@@ -95,28 +95,28 @@ impl NativeAwaitable {
     /// Refuses in the child of a fork, where nobody is told of what the parent has submitted, unless it was over before.
     #[inline]
     pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
-        if self.is_here() || self.settled(py)?.is_some() {
+        if self.is_here() || self.poll_result(py)?.is_some() {
             return Ok(());
         }
         Err(forked(py, self.work().map_or("job", Work::describe)))
     }
 
     /// How it has ended. A thread without a loop, which cannot be told, looks for itself.
-    pub(super) fn settled(&self, py: Python<'_>) -> PyResult<Option<Settled>> {
-        if let Some(settled) = self.peek() {
-            return Ok(Some(settled));
+    pub(super) fn poll_result(&self, py: Python<'_>) -> PyResult<Option<FutureResult>> {
+        if let Some(result) = self.peek() {
+            return Ok(Some(result));
         }
         if self.work().is_some_and(Work::is_over)
             && (!self.is_here() || running_loop(py)?.is_none())
         {
-            self.settle_here(py);
+            self.finish_here(py);
         }
         Ok(self.peek())
     }
 
     /// It is over, and this thread has seen it first.
-    pub(super) fn settle_here(&self, py: Python<'_>) {
-        self.settle(py);
+    pub(super) fn finish_here(&self, py: Python<'_>) {
+        self.finish(py);
         self.release();
         if let (None, Some(work)) = (&self.owner, self.work()) {
             // No loop has to be told, so nothing keeps it.
@@ -125,8 +125,8 @@ impl NativeAwaitable {
         }
     }
 
-    pub fn peek(&self) -> Option<Settled> {
-        lock(&self.state).settled.clone()
+    pub fn peek(&self) -> Option<FutureResult> {
+        lock(&self.state).result.clone()
     }
 
     pub(super) fn retrieve(&self) {
@@ -134,11 +134,11 @@ impl NativeAwaitable {
     }
 
     /// The result, or the exception that it has ended with.
-    pub fn value(&self, py: Python<'_>, settled: Settled) -> PyResult<Ref> {
-        match settled {
-            Settled::Value(value) => Ok(value),
-            Settled::Cancelled => Err(self.cancelled_error(py)),
-            Settled::Error(error) => {
+    pub fn into_value(&self, py: Python<'_>, result: FutureResult) -> PyResult<Ref> {
+        match result {
+            FutureResult::Value(value) => Ok(value),
+            FutureResult::Cancelled => Err(self.cancelled_error(py)),
+            FutureResult::Error(error) => {
                 self.retrieve();
                 // The same exception may be raised to many: none gets the frames of the others.
                 // SAFETY: attached; the exception is live.
