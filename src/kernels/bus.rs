@@ -11,7 +11,7 @@ use crate::kernels::buffer::{copying, NativeBuffer};
 use crate::kernels::engine::bus_stats;
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::waiters::Watch;
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{new_list, new_str, to_bytes};
 use crate::python::finalization::hang_at_exit;
 use crate::python::package;
@@ -77,7 +77,7 @@ impl Bus {
         let py = key.py();
         let bytes = KeyBytes::of(key)?;
         // SAFETY: the object is live.
-        let buffer = unsafe { Buffer::readable(data.as_ptr()) }?;
+        let buffer = unsafe { BufferGuard::readable(data.as_ptr()) }?;
         let data = buffer.as_slice();
         let size = size.unwrap_or(data.len());
         let Some(data) = data.get(..size) else {

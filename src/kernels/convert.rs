@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use crate::kernels::buffer::{copying, NativeBuffer};
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::bytes::new_str;
 
 /// The object that Python gets for a value.
@@ -73,7 +73,7 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
         )));
     }
     // SAFETY: the object is live.
-    let data = unsafe { Buffer::readable(object.as_ptr()) }?;
+    let data = unsafe { BufferGuard::readable(object.as_ptr()) }?;
     let data = data.as_slice();
     let draft = copying(object.py(), data.len(), || Draft::copy(data, budget))
         .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;

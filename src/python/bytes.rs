@@ -8,7 +8,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::cell::LoopCell;
 use crate::python::refs::Ref;
 use crate::python::vectorcall::{ErrSet, FfiResult};
@@ -55,7 +55,7 @@ pub fn with_bytes<T>(
         if ffi::PyBytes_CheckExact(object) != 0 {
             return body(contents(object));
         }
-        body(Buffer::readable(object)?.as_slice())
+        body(BufferGuard::readable(object)?.as_slice())
     }
 }
 

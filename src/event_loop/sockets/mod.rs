@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 
 use crate::event_loop::io::readiness::RegisteredSocket;
 use crate::event_loop::{file_descriptor, LoopCore};
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::coroutine::{Class, Operation, Step, Visit};
 use crate::python::unstable::socket_fd::plain_descriptor;
 use crate::python::{ErrSet, FfiResult, LoopCell, Ref};
@@ -80,7 +80,7 @@ struct SocketCall {
     /// What is sent of the data of `sock_sendall`.
     sent: Cell<usize>,
     /// The data of `sock_sendall` while it waits.
-    data: LoopCell<Option<Box<Buffer>>>,
+    data: LoopCell<Option<Box<BufferGuard>>>,
     waiter: LoopCell<Option<(RawFd, Ref)>>,
 }
 

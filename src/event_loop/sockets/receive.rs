@@ -9,7 +9,7 @@ use pyo3::ffi;
 use crate::event_loop::io::receive::{receive, receive_bytes, READ_SIZE};
 use crate::event_loop::sockets::{Kind, SocketCall, Tried};
 use crate::event_loop::{exceptions, LoopCore};
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{_PyBytes_Resize, to_bytes};
 use crate::python::{ErrSet, FfiResult, Ref};
 
@@ -96,7 +96,7 @@ impl SocketCall {
 
     fn receive_into(&self, fd: RawFd, dry: bool) -> FfiResult<Option<io::Result<Received>>> {
         // SAFETY: the argument is live.
-        let Ok(buffer) = (unsafe { Buffer::writable(self.argument(0)) }) else {
+        let Ok(buffer) = (unsafe { BufferGuard::writable(self.argument(0)) }) else {
             // The socket's method refuses it in its own words.
             // SAFETY: attached.
             unsafe { ffi::PyErr_Clear() };

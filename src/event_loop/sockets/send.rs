@@ -10,7 +10,7 @@ use pyo3::types::{PyMemoryView, PySlice};
 
 use crate::event_loop::sockets::{would_block, SocketCall, Tried};
 use crate::event_loop::{exceptions, LoopCore};
-use crate::python::buffer::Buffer;
+use crate::python::buffer::BufferGuard;
 use crate::python::bytes::contents;
 use crate::python::{FfiResult, Ref};
 
@@ -28,7 +28,7 @@ impl SocketCall {
         let is_bytes = unsafe { ffi::PyBytes_CheckExact(object) } != 0;
         if view.is_none() && !is_bytes {
             // SAFETY: as above.
-            view = Some(Box::new(unsafe { Buffer::readable(object)? }));
+            view = Some(Box::new(unsafe { BufferGuard::readable(object)? }));
         }
         let data = match &view {
             Some(view) => view.as_slice(),
