@@ -1,4 +1,4 @@
-//! Python objects as arguments of kernels, and what has to be held while a kernel uses them.
+//! Conversion of Python objects to arguments of kernels.
 
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
@@ -11,51 +11,11 @@ use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use crate::allocator::out_of_memory;
 use crate::kernels::buffer::NativeBuffer;
+use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::channel::Channel;
 use crate::kernels::convert::copy;
 use crate::kernels::exceptions::bus_error;
-use crate::python::Ref;
-
-/// What stays where it is until it is dropped.
-#[allow(dead_code, reason = "held, not used")]
-enum Pin {
-    /// Immutable by itself.
-    Object(Ref),
-    Export(Export),
-}
-
-/// A buffer that its object has given out: it can neither move nor change its size.
-struct Export(ffi::Py_buffer);
-
-// SAFETY: given back by a thread that is attached.
-unsafe impl Send for Export {}
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        // SAFETY: filled by PyObject_GetBuffer and released once.
-        unsafe { ffi::PyBuffer_Release(&raw mut self.0) };
-    }
-}
-
-/// The objects whose memory a job uses. Dropping them runs Python.
-#[derive(Default)]
-pub struct Pins(Vec<Pin>);
-
-impl Pins {
-    fn push(&mut self, pin: Pin) -> PyResult<()> {
-        self.0.try_reserve(1).map_err(out_of_memory)?;
-        self.0.push(pin);
-        Ok(())
-    }
-
-    /// Shows the objects to the collector.
-    pub fn each<E>(&self, mut visit: impl FnMut(&Ref) -> Result<(), E>) -> Result<(), E> {
-        self.0.iter().try_for_each(|pin| match pin {
-            Pin::Object(object) => visit(object),
-            Pin::Export(_) => Ok(()),
-        })
-    }
-}
+use crate::python::buffer::BufferGuard;
 
 /// The arguments of one call.
 pub struct Arguments {
@@ -63,39 +23,43 @@ pub struct Arguments {
     pub out: Option<Arg>,
 }
 
-/// Converts arguments; what they need is added to `pins`.
+/// Converts the arguments of one call, and adds what keeps their memory valid to `guards`.
 ///
 /// # Errors
-/// `TypeError`, `ValueError` or `OverflowError` with the argument's name for what no kernel can take. What this kernel can
-/// take is checked when the job is submitted.
+/// `TypeError`, `ValueError` or `OverflowError`, with the argument's name, for an object that no kernel takes. Whether this
+/// kernel takes it is checked when the job is submitted.
 pub fn convert<'py>(
     kernel: &Kernel,
     args: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
     out: Option<&Bound<'py, PyAny>>,
-    pins: &mut Pins,
+    guards: &mut BufferGuards,
 ) -> PyResult<Arguments> {
     let signature = kernel.signature();
-    // `out` takes the place of its parameter.
+    // The parameter that `out` is for takes no positional argument.
     let skipped = out.and_then(|_| signature?.out_index());
     let mut converted = Vec::new();
     converted
         .try_reserve_exact(args.len() + usize::from(out.is_some()))
         .map_err(out_of_memory)?;
-    for (at, object) in args.enumerate() {
-        let at = at + usize::from(skipped.is_some_and(|skipped| skipped <= at));
-        let param = signature.and_then(|signature| signature.params.get(at));
-        let place = Place { kernel, param, at };
-        converted.push(place.convert(&object, pins)?);
+    for (index, object) in args.enumerate() {
+        let index = index + usize::from(skipped.is_some_and(|skipped| skipped <= index));
+        let param = signature.and_then(|signature| signature.params.get(index));
+        let site = ArgumentSite {
+            kernel,
+            param,
+            index,
+        };
+        converted.push(site.convert(&object, guards)?);
     }
     let out = out
         .map(|object| {
-            let param = skipped.and_then(|at| signature?.params.get(at));
-            let place = Place {
+            let param = skipped.and_then(|index| signature?.params.get(index));
+            let site = ArgumentSite {
                 kernel,
                 param,
-                at: usize::MAX,
+                index: OUT,
             };
-            place.export(object, pins)
+            site.buffer(object, guards)
         })
         .transpose()?;
     Ok(Arguments {
@@ -104,31 +68,34 @@ pub fn convert<'py>(
     })
 }
 
-/// Where an argument goes.
-struct Place<'a> {
+/// The index that stands for the keyword argument `out`.
+const OUT: usize = usize::MAX;
+
+/// The parameter that an argument is for.
+struct ArgumentSite<'a> {
     kernel: &'a Kernel,
     param: Option<&'a Param>,
-    at: usize,
+    index: usize,
 }
 
-impl Place<'_> {
-    /// The beginning of every message.
+impl ArgumentSite<'_> {
+    /// The first words of every error message.
     fn name(&self) -> String {
         let name = match self.param {
             Some(param) => param.name.clone(),
-            None if self.at == usize::MAX => "out".to_owned(),
-            None => format!("arg{}", self.at),
+            None if self.index == OUT => "out".to_owned(),
+            None => format!("arg{}", self.index),
         };
         format!("{}(): argument '{name}'", self.kernel.name())
     }
 
     #[inline]
-    fn convert(&self, object: &Bound<'_, PyAny>, pins: &mut Pins) -> PyResult<Arg> {
+    fn convert(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
         if let Ok(bytes) = object.cast_exact::<PyBytes>() {
             if !matches!(self.param, Some(param) if param.ty == Type::Key) {
                 let data = bytes.as_bytes();
-                pins.push(Pin::Object(object.into()))?;
-                // SAFETY: bytes do not change, and these are held until the job is done.
+                guards.push_bytes(object.into())?;
+                // SAFETY: an exact `bytes` never changes, and the guards hold it until the kernel has returned.
                 let mut buffer = unsafe { Buffer::new(0, data.as_ptr(), data.len()) };
                 buffer.immutable = true;
                 return Ok(Arg::Buffer(buffer));
@@ -146,10 +113,10 @@ impl Place<'_> {
         if let Ok(value) = object.cast::<PyFloat>() {
             return Ok(Arg::Float(value.value()));
         }
-        self.convert_other(object, pins)
+        self.convert_other(object, guards)
     }
 
-    fn convert_other(&self, object: &Bound<'_, PyAny>, pins: &mut Pins) -> PyResult<Arg> {
+    fn convert_other(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
         let ty = self.param.map(|param| param.ty);
         if ty == Some(Type::Key) {
             return self.key(object);
@@ -164,15 +131,15 @@ impl Place<'_> {
             channel.get().check_process(object.py())?;
             return Ok(Arg::Channel(channel.get().channel().clone()));
         }
-        // Numbers of other libraries are buffers as well.
+        // Before buffers: the numbers of numpy support the buffer protocol too.
         if let Some(Type::Scalar(scalar)) = ty {
             return self.number(object, scalar);
         }
-        // SAFETY: attached; the object is live.
+        // SAFETY: the thread is attached, and a bound object is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } != 0 {
-            return self.export(object, pins);
+            return self.buffer(object, guards);
         }
-        // SAFETY: attached; the object is live.
+        // SAFETY: the thread is attached, and a bound object is live.
         if unsafe { ffi::PyIndex_Check(object.as_ptr()) } != 0 {
             return self.number(object, Scalar::I64);
         }
@@ -201,9 +168,9 @@ impl Place<'_> {
         })
     }
 
-    /// A number that is neither int nor float, by its `__index__()` or `__float__()`.
+    /// A number that is neither an int nor a float, converted by its `__index__()` or `__float__()`.
     fn number(&self, object: &Bound<'_, PyAny>, scalar: Scalar) -> PyResult<Arg> {
-        // SAFETY: attached; the object is live.
+        // SAFETY: the thread is attached, and a bound object is live.
         unsafe {
             if ffi::PyIndex_Check(object.as_ptr()) != 0 {
                 let py = object.py();
@@ -238,9 +205,9 @@ impl Place<'_> {
             .map_err(|error| bus_error(object.py(), &error, Some(object)))
     }
 
-    /// A buffer of any shape, which stays pinned.
-    fn export(&self, object: &Bound<'_, PyAny>, pins: &mut Pins) -> PyResult<Arg> {
-        // SAFETY: attached; the object is live.
+    /// A buffer of any shape; its guard is added to `guards`.
+    fn buffer(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
+        // SAFETY: the thread is attached, and a bound object is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(PyTypeError::new_err(format!(
                 "{}: expected a buffer, got {}",
@@ -248,46 +215,43 @@ impl Place<'_> {
                 object.get_type().name()?
             )));
         }
-        // SAFETY: an all-zero view is one to be filled in.
-        let mut view = unsafe { std::mem::zeroed::<ffi::Py_buffer>() };
         let flags = ffi::PyBUF_STRIDES | ffi::PyBUF_FORMAT;
-        // SAFETY: attached; the object is live.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, flags) } != 0 {
-            let error = PyErr::fetch(object.py());
+        // SAFETY: the thread is attached, and a bound object is live.
+        let acquired = unsafe { BufferGuard::acquire(object.as_ptr(), flags, describe) };
+        let (guard, buffer) = acquired.map_err(|error| {
+            let error = PyErr::from(error);
             let reason = error.value(object.py()).to_string();
             let named = PyValueError::new_err(format!("{}: {reason}", self.name()));
             named.set_cause(object.py(), Some(error));
-            return Err(named);
-        }
-        let export = Export(view);
-        let buffer = describe(&export.0);
-        pins.push(Pin::Export(export))?;
+            named
+        })?;
+        guards.push_buffer(guard)?;
         Ok(Arg::Buffer(buffer))
     }
 }
 
-/// `'C'`
+/// `'C'`: rows first.
 const C_ORDER: c_char = 67;
 
-/// What the engine has to know of a buffer.
+/// The engine's description of a filled view.
 fn describe(view: &ffi::Py_buffer) -> Buffer {
     let len = view.len.unsigned_abs();
-    // SAFETY: the memory is pinned by the export, which is held until the job is done. That nobody writes to it meanwhile is
-    // what the documentation asks of the program, as for every function that gives the interpreter away over a buffer.
+    // SAFETY: the object has exported `len` bytes at `buf`, and the guard of this view is held until the kernel has returned.
+    // The documentation of `run_native()` forbids to write to the buffer until then.
     let mut buffer = unsafe { Buffer::new(0, view.buf.cast_const().cast(), len) };
     buffer.itemsize = view.itemsize.unsigned_abs().max(1);
     if !view.format.is_null() {
-        // SAFETY: a C string that lives as long as the export.
+        // SAFETY: the format of a filled view is null or a C string that lives as long as the view.
         let format = unsafe { CStr::from_ptr(view.format) };
-        buffer.format = known(format);
+        buffer.format = copy_format(format);
     }
     buffer.writable = view.readonly == 0;
-    // SAFETY: a filled view.
+    // SAFETY: the view is filled, and has not moved since.
     buffer.contiguous = unsafe { ffi::PyBuffer_IsContiguous(view, C_ORDER) } != 0;
     let ndim = view.ndim.unsigned_abs() as usize;
-    let dims = |of: *mut isize| {
-        // SAFETY: that many numbers, if any.
-        let dims = unsafe { std::slice::from_raw_parts(of, ndim) };
+    let dims = |numbers: *mut isize| {
+        // SAFETY: `numbers` is the `shape` or the `strides` of a filled view, not null: an array of `ndim` numbers.
+        let dims = unsafe { std::slice::from_raw_parts(numbers, ndim) };
         dims.iter().map(|&n| n as i64).collect()
     };
     if ndim != 1 && !view.shape.is_null() && ndim > 0 {
@@ -302,13 +266,13 @@ fn describe(view: &ffi::Py_buffer) -> Buffer {
     buffer
 }
 
-/// A copy of a format, without one for those that are met all the time.
-fn known(format: &CStr) -> Format {
-    const KNOWN: [&CStr; 14] = [
+/// A copy of a format; common formats need no allocation.
+fn copy_format(format: &CStr) -> Format {
+    const COMMON: [&CStr; 14] = [
         c"B", c"b", c"c", c"d", c"f", c"l", c"L", c"i", c"I", c"q", c"Q", c"h", c"H", c"?",
     ];
-    match KNOWN.iter().find(|known| **known == format) {
-        Some(known) => Cow::Borrowed(known),
+    match COMMON.iter().find(|common| **common == format) {
+        Some(common) => Cow::Borrowed(common),
         None => Cow::Owned(format.to_owned()),
     }
 }

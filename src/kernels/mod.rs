@@ -19,6 +19,7 @@
 mod arguments;
 mod batch;
 mod buffer;
+mod buffer_guards;
 mod bus;
 mod channel;
 mod completion_queue;

@@ -12,8 +12,9 @@ use pyo3::types::{PyList, PyTuple};
 use crate::allocator::{is_short, out_of_memory};
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
-use crate::kernels::arguments::{convert, Pins};
+use crate::kernels::arguments::convert;
 use crate::kernels::batch::NativeBatch;
+use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::bus::KeyBytes;
 use crate::kernels::completion_queue::{detached_queue, drain_detached};
 use crate::kernels::engine::NativeEngine;
@@ -158,12 +159,12 @@ unsafe fn run(
         )
     };
     begin(py)?;
-    let mut pins = Pins::default();
+    let mut guards = BufferGuards::default();
     // SAFETY: the caller's promise.
     let rest = rest
         .iter()
         .map(|object| unsafe { Bound::from_borrowed_ptr(py, *object) });
-    let arguments = convert(&kernel, rest, keywords.out.as_ref(), &mut pins)?;
+    let arguments = convert(&kernel, rest, keywords.out.as_ref(), &mut guards)?;
     let on_progress = match (&keywords.on_progress, &owner) {
         (Some(callback), Some(_)) => Some(OnProgress {
             callback: callback.into(),
@@ -184,7 +185,7 @@ unsafe fn run(
         key: keywords.bus_key()?,
     };
     // Made first, because making an object may run Python: nothing may fail once the job is under way.
-    let base = NativeAwaitable::new(owner, keywords.detach, pins);
+    let base = NativeAwaitable::new(owner, keywords.detach, guards);
     let object = NativeJob::make(py, base, on_progress)?;
     let submitted = engine
         .engine()
@@ -227,7 +228,7 @@ unsafe fn run_many(
         )
     };
     begin(py)?;
-    let mut pins = Pins::default();
+    let mut guards = BufferGuards::default();
     let mut converted = Vec::new();
     for call in calls.try_iter()? {
         let call = call?;
@@ -245,7 +246,7 @@ unsafe fn run_many(
                 return Err(PyTypeError::new_err(text).into());
             }
         };
-        let arguments = convert(&kernel, tuple.iter(), None, &mut pins)?;
+        let arguments = convert(&kernel, tuple.iter(), None, &mut guards)?;
         converted.try_reserve(1).map_err(out_of_memory)?;
         converted.push(arguments.args);
     }
@@ -256,7 +257,7 @@ unsafe fn run_many(
         priority,
         ..Options::default()
     };
-    let base = NativeAwaitable::new(owner, keywords.detach, pins);
+    let base = NativeAwaitable::new(owner, keywords.detach, guards);
     let object = NativeBatch::make(py, base)?;
     let submitted = engine
         .engine()

@@ -74,9 +74,9 @@ impl NativeAwaitable {
     /// Lets go of what the kernels have used and of the timer.
     pub(super) fn release(&self) {
         let mut state = lock(&self.state);
-        let (pins, timer) = (std::mem::take(&mut state.pins), state.timer.take());
+        let (guards, timer) = (std::mem::take(&mut state.guards), state.timer.take());
         drop(state);
-        drop(pins);
+        drop(guards);
         if let Some(timer) = timer {
             // SAFETY: whoever releases is attached.
             let py = unsafe { Python::assume_attached() };

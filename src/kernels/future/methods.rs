@@ -199,7 +199,7 @@ impl NativeAwaitable {
         let Ok(state) = self.state.try_lock() else {
             return Ok(());
         };
-        state.pins.each(|object| object.visit(&visit))?;
+        state.guards.traverse(|object| object.visit(&visit))?;
         if let Some(object) = state.result.as_ref().and_then(FutureResult::object) {
             object.visit(&visit)?;
         }

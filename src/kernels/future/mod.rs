@@ -26,7 +26,7 @@ use hybridloop_kernels::Process;
 use pyo3::prelude::*;
 
 use self::callbacks::{call_all, Callback};
-use crate::kernels::arguments::Pins;
+use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::completion_queue::{detached_queue, lock, CompletionQueue};
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::FutureResult;
@@ -40,7 +40,7 @@ pub use self::work::Work;
 struct State {
     result: Option<FutureResult>,
     callbacks: Vec<Callback>,
-    pins: Pins,
+    guards: BufferGuards,
     timer: Option<Ref>,
     cancel_message: Option<Ref>,
     /// Somebody has seen how it ended.
@@ -62,7 +62,7 @@ pub struct NativeAwaitable {
 }
 
 impl NativeAwaitable {
-    pub fn new(owner: Option<LoopHandle>, detach: bool, pins: Pins) -> Self {
+    pub fn new(owner: Option<LoopHandle>, detach: bool, guards: BufferGuards) -> Self {
         Self {
             work: OnceLock::new(),
             owner,
@@ -70,7 +70,7 @@ impl NativeAwaitable {
             blocking: AtomicBool::new(false),
             process: Process::current(),
             state: Mutex::new(State {
-                pins,
+                guards,
                 ..State::default()
             }),
         }
