@@ -10,16 +10,16 @@ from .errors import BusBusyError, ChannelClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._core import Bus, Channel, NativeBuffer, Watch
+    from .._core import Bus, Channel, NativeBuffer, Waiter
 
 
-async def _wait(watch: Callable[[asyncio.Future[Any]], Watch]) -> Any:
+async def _wait(add_waiter: Callable[[asyncio.Future[Any]], Waiter]) -> Any:
     future = asyncio.get_running_loop().create_future()
-    watching = watch(future)
+    waiter = add_waiter(future)
     try:
         return await future
     finally:
-        watching.close()
+        waiter.close()
 
 
 async def bus_wait(bus: Bus, key: str | bytes, timeout: float | None) -> NativeBuffer:
@@ -29,24 +29,24 @@ async def bus_wait(bus: Bus, key: str | bytes, timeout: float | None) -> NativeB
     except (KeyError, BusBusyError):
         pass
     async with asyncio.timeout(timeout):
-        view: NativeBuffer = await _wait(lambda future: bus._watch(key, future))
+        view: NativeBuffer = await _wait(lambda future: bus._add_waiter(key, future))
         return view
 
 
 async def channel_wait(channel: Channel, timeout: float | None) -> None:
     """The body of `Channel.wait()`."""
 
-    def watch(future: asyncio.Future[Any]) -> Watch:
-        watching = channel._watch(future)
-        # What came before the watch is not announced.
+    def add_waiter(future: asyncio.Future[Any]) -> Waiter:
+        waiter = channel._add_waiter(future)
+        # A value pushed before the waiter was added does not wake it.
         if len(channel) or channel.closed:
             future.set_result(None)
-        return watching
+        return waiter
 
     if len(channel) or channel.closed:
         return
     async with asyncio.timeout(timeout):
-        await _wait(watch)
+        await _wait(add_waiter)
 
 
 _EMPTY = object()

@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use crate::kernels::buffer::{copying, NativeBuffer};
 use crate::kernels::engine::bus_stats;
 use crate::kernels::exceptions::bus_error;
-use crate::kernels::waiters::Watch;
+use crate::kernels::waiters::Waiter;
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{new_list, new_str, to_bytes};
 use crate::python::finalization::hang_at_exit;
@@ -160,14 +160,14 @@ impl Bus {
         package::wait_for_key(slf.py())?.call1((slf, key, timeout))
     }
 
-    /// Tell `future`, of the running loop, when `key` is sealed.
-    fn _watch(&self, key: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+    /// Give `future`, which belongs to the running loop, the block under `key` when the key is sealed.
+    fn _add_waiter(&self, key: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Waiter> {
         let bytes = KeyBytes::of(key)?;
         let (bus, key) = self
             .bus()
             .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        Watch::of_key(future, |mailbox, token| bus.watch(key, mailbox, token))
+        Waiter::of_key(future, |mailbox, token| bus.watch(key, mailbox, token))
     }
 
     /// Whether a kernel is writing `key` now.

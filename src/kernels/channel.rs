@@ -1,65 +1,18 @@
 //! `Channel`: a list that kernels and Python push to and take from, which copies what is pushed.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use hybridloop_kernels::{Arrival, Budget, ChannelError, Event, Mailbox, Order, Process, Value};
+use hybridloop_kernels::{Budget, ChannelError, Order, Value};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
 use crate::kernels::exceptions::{forked, raise};
-use crate::kernels::waiters::Watch;
+use crate::kernels::waiters::{ChannelWaiters, Waiter};
 use crate::python::bytes::new_list;
 use crate::python::finalization::hang_at_exit;
 use crate::python::package;
-
-/// Who is told when an empty channel gets something. All are, because those that come after do not announce themselves.
-pub struct Waiters {
-    all: Mutex<Vec<(u64, Arc<Mailbox<Event>>)>>,
-    process: Process,
-}
-
-impl Waiters {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            all: Mutex::default(),
-            process: Process::current(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Mailbox<Event>>)>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) -> PyResult<()> {
-        let mut all = self.lock();
-        all.try_reserve(1).map_err(|_| PyMemoryError::new_err(()))?;
-        all.push((token, mailbox));
-        Ok(())
-    }
-
-    pub fn remove(&self, token: u64) {
-        // In the child of a fork, threads that are not there may hold the lock.
-        if !self.process.is_here() {
-            return;
-        }
-        let mut waiters = self.lock();
-        let at = waiters.iter().position(|waiter| waiter.0 == token);
-        let removed = at.map(|at| waiters.swap_remove(at));
-        drop(waiters);
-        drop(removed);
-    }
-}
-
-impl Arrival for Waiters {
-    fn arrived(&self, _channel: u64) {
-        let waiters = std::mem::take(&mut *self.lock());
-        for (token, mailbox) in waiters {
-            mailbox.post(Event::Arrived(token));
-        }
-    }
-}
 
 /// A list that any thread pushes to and takes from: kernels, through `chan_push()` and `chan_pop()`, and Python.
 ///
@@ -68,7 +21,7 @@ impl Arrival for Waiters {
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Channel {
     inner: Arc<hybridloop_kernels::Channel>,
-    waiters: Arc<Waiters>,
+    waiters: Arc<ChannelWaiters>,
     order: Order,
     limit: Option<usize>,
     budget: Arc<Budget>,
@@ -129,7 +82,7 @@ impl Channel {
             return Err(PyValueError::new_err("limit must be at least 1, not 0"));
         }
         let channel = hybridloop_kernels::Channel::new(order, limit.unwrap_or(usize::MAX));
-        let waiters = Waiters::new();
+        let waiters = ChannelWaiters::new();
         channel.on_arrival(Some(waiters.clone()));
         Ok(Self {
             inner: channel,
@@ -204,10 +157,10 @@ impl Channel {
         self.inner.close();
     }
 
-    /// Tell `future`, of the running loop, when there is something to take.
-    fn _watch(&self, future: &Bound<'_, PyAny>) -> PyResult<Watch> {
+    /// Resolve `future`, which belongs to the running loop, when there is something to take.
+    fn _add_waiter(&self, future: &Bound<'_, PyAny>) -> PyResult<Waiter> {
         self.check_process(future.py())?;
-        Watch::of_channel(future, &self.waiters)
+        Waiter::of_channel(future, &self.waiters)
     }
 
     /// Whether nothing can be pushed any more; so it is in the child of a fork.

@@ -46,7 +46,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::NativeBuffer>()?;
     module.add_class::<bus::Bus>()?;
     module.add_class::<channel::Channel>()?;
-    module.add_class::<waiters::Watch>()?;
+    module.add_class::<waiters::Waiter>()?;
     kernel::register(module)?;
     sources::register(module)?;
     engine::register(module)?;

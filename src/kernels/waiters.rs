@@ -1,43 +1,91 @@
-//! `Watch`: a future that waits for a key of the bus or for a channel.
+//! Futures that wait for a key of the bus or for a channel.
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{Event, Mailbox, Watch as KeyWatch};
-use pyo3::exceptions::PyRuntimeError;
+use hybridloop_kernels::{Arrival, Event, Mailbox, Process, Watch as KeyWatch};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::kernels::channel::Waiters;
 use crate::kernels::completion_queue::{lock, CompletionQueue};
 use crate::kernels::loop_handle::LoopHandle;
 
-/// What a watch takes back.
-enum Source {
-    Key(#[allow(dead_code, reason = "dropping it takes the watch back")] KeyWatch),
-    Channel(Arc<Waiters>),
+/// Posts of futures that wait for a channel: where to post, and the token to post.
+type Tokens = Vec<(u64, Arc<Mailbox<Event>>)>;
+
+/// The futures that wait for something in a channel. A value wakes all of them, because a channel announces only the first
+/// value after it was empty.
+pub struct ChannelWaiters {
+    tokens: Mutex<Tokens>,
+    process: Process,
 }
 
-/// A future that waits for news.
+impl ChannelWaiters {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            tokens: Mutex::default(),
+            process: Process::current(),
+        })
+    }
+
+    fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) -> PyResult<()> {
+        let mut tokens = lock(&self.tokens);
+        tokens
+            .try_reserve(1)
+            .map_err(|_| PyMemoryError::new_err(()))?;
+        tokens.push((token, mailbox));
+        Ok(())
+    }
+
+    fn remove(&self, token: u64) {
+        // After a fork the lock may be held by a thread that exists in the parent only.
+        if !self.process.is_here() {
+            return;
+        }
+        let mut tokens = lock(&self.tokens);
+        let index = tokens.iter().position(|waiter| waiter.0 == token);
+        let removed = index.map(|index| tokens.swap_remove(index));
+        drop(tokens);
+        drop(removed);
+    }
+}
+
+impl Arrival for ChannelWaiters {
+    fn arrived(&self, _channel: u64) {
+        let tokens = std::mem::take(&mut *lock(&self.tokens));
+        for (token, mailbox) in tokens {
+            mailbox.post(Event::Arrived(token));
+        }
+    }
+}
+
+/// What a waiter is registered with.
+enum Source {
+    Key(#[allow(dead_code, reason = "dropping it deregisters the waiter")] KeyWatch),
+    Channel(Arc<ChannelWaiters>),
+}
+
+/// A future that waits for a key of the bus or for a channel.
 #[pyclass(frozen, module = "hybridloop._core")]
-pub struct Watch {
+pub struct Waiter {
     queue: Arc<CompletionQueue>,
     token: u64,
     source: Mutex<Option<Source>>,
 }
 
-impl Watch {
-    /// Has the loop that runs in this thread, whose future it is, told of a key; `watch` asks the bus for that.
+impl Waiter {
+    /// Completes `future`, which belongs to the loop that runs in this thread, with a key. `watch` registers with the bus.
     pub fn of_key(
         future: &Bound<'_, PyAny>,
         watch: impl FnOnce(Arc<Mailbox<Event>>, u64) -> KeyWatch,
     ) -> PyResult<Self> {
-        let (queue, token) = Self::begin(future)?;
+        let (queue, token) = Self::register(future)?;
         let source = Source::Key(watch(queue.mailbox().clone(), token));
         Ok(Self::new(queue, token, source))
     }
 
-    /// The same of a channel.
-    pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<Waiters>) -> PyResult<Self> {
-        let (queue, token) = Self::begin(future)?;
+    /// Completes `future`, which belongs to the loop that runs in this thread, when the channel gets a value or is closed.
+    pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<ChannelWaiters>) -> PyResult<Self> {
+        let (queue, token) = Self::register(future)?;
         if let Err(error) = waiters.add(token, queue.mailbox().clone()) {
             drop(queue.deregister_waiter(token));
             return Err(error);
@@ -45,7 +93,7 @@ impl Watch {
         Ok(Self::new(queue, token, Source::Channel(waiters.clone())))
     }
 
-    fn begin(future: &Bound<'_, PyAny>) -> PyResult<(Arc<CompletionQueue>, u64)> {
+    fn register(future: &Bound<'_, PyAny>) -> PyResult<(Arc<CompletionQueue>, u64)> {
         let Some(handle) = LoopHandle::running(future.py())? else {
             return Err(PyRuntimeError::new_err("no running event loop"));
         };
@@ -64,8 +112,8 @@ impl Watch {
 }
 
 #[pymethods]
-impl Watch {
-    /// Wait no longer.
+impl Waiter {
+    /// Stop waiting.
     fn close(&self) {
         let source = lock(&self.source).take();
         if let Some(Source::Channel(waiters)) = &source {
