@@ -19,7 +19,7 @@ impl NativeBatch {
 impl NativeBatch {
     fn __len__(slf: &Bound<'_, Self>) -> usize {
         match slf.as_super().get().work() {
-            Some(Work::Many { jobs, .. }) => jobs.len(),
+            Some(Work::Batch { jobs, .. }) => jobs.len(),
             _ => 0,
         }
     }
@@ -28,7 +28,7 @@ impl NativeBatch {
     #[getter]
     fn completed(slf: &Bound<'_, Self>) -> usize {
         match slf.as_super().get().work() {
-            Some(Work::Many { jobs, batch, .. }) => jobs.len() - batch.remaining().min(jobs.len()),
+            Some(Work::Batch { jobs, batch, .. }) => jobs.len() - batch.remaining().min(jobs.len()),
             _ => 0,
         }
     }

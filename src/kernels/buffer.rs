@@ -35,15 +35,15 @@ pub struct NativeBuffer {
 
 /// Elements along each dimension, and bytes from one to the next: what a `Py_buffer` points to.
 enum Dims {
-    One([isize; 2]),
-    Many { ndim: usize, both: Box<[isize]> },
+    Flat([isize; 2]),
+    Shaped { ndim: usize, both: Box<[isize]> },
 }
 
 impl Dims {
     fn new(view: &View) -> Self {
         let itemsize = view.itemsize().cast_signed();
         let Some(shape) = view.shape() else {
-            return Self::One([view.len().cast_signed() / itemsize.max(1), itemsize]);
+            return Self::Flat([view.len().cast_signed() / itemsize.max(1), itemsize]);
         };
         // What is in memory fits an isize.
         #[allow(clippy::cast_possible_truncation)]
@@ -55,7 +55,7 @@ impl Dims {
             stride = stride.saturating_mul(*count);
         }
         both.extend(strides);
-        Self::Many {
+        Self::Shaped {
             ndim: shape.len(),
             both: both.into(),
         }
@@ -63,15 +63,15 @@ impl Dims {
 
     fn shape(&self) -> &[isize] {
         match self {
-            Self::One(both) => &both[..1],
-            Self::Many { ndim, both } => &both[..*ndim],
+            Self::Flat(both) => &both[..1],
+            Self::Shaped { ndim, both } => &both[..*ndim],
         }
     }
 
     fn strides(&self) -> &[isize] {
         match self {
-            Self::One(both) => &both[1..],
-            Self::Many { ndim, both } => &both[*ndim..],
+            Self::Flat(both) => &both[1..],
+            Self::Shaped { ndim, both } => &both[*ndim..],
         }
     }
 }
@@ -88,7 +88,7 @@ impl NativeBuffer {
     }
 
     fn is_bytes(&self) -> bool {
-        self.view.format().to_bytes() == b"B" && matches!(self.dims, Dims::One(_))
+        self.view.format().to_bytes() == b"B" && matches!(self.dims, Dims::Flat(_))
     }
 }
 

@@ -109,8 +109,8 @@ impl CompletionQueue {
     pub fn register(&self, work: &Work, future: Ref) -> Option<Ref> {
         let mut table = lock(&self.table);
         let before = match work {
-            Work::One(job) => table.jobs.insert(job.id(), future),
-            Work::Many { batch, .. } => table.batches.insert(batch.id(), future),
+            Work::Job(job) => table.jobs.insert(job.id(), future),
+            Work::Batch { batch, .. } => table.batches.insert(batch.id(), future),
         };
         self.count(&table);
         before
@@ -119,8 +119,8 @@ impl CompletionQueue {
     /// Removes the future of a job or batch; later events of it are ignored. Returns the future, for the caller to drop.
     pub fn deregister(&self, work: &Work) -> Option<Ref> {
         self.take(|table| match work {
-            Work::One(job) => table.jobs.remove(&job.id()),
-            Work::Many { batch, .. } => table.batches.remove(&batch.id()),
+            Work::Job(job) => table.jobs.remove(&job.id()),
+            Work::Batch { batch, .. } => table.batches.remove(&batch.id()),
         })
     }
 

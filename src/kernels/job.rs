@@ -82,7 +82,7 @@ impl NativeJob {
 
 fn job(slf: &Bound<'_, NativeJob>) -> PyResult<Arc<Job>> {
     match slf.as_super().get().work() {
-        Some(Work::One(job)) => Ok(job.clone()),
+        Some(Work::Job(job)) => Ok(job.clone()),
         _ => Err(PyRuntimeError::new_err("the job was not submitted")),
     }
 }

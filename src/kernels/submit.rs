@@ -133,7 +133,7 @@ fn mailbox_of(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
 
 /// # Safety
 /// The arguments are those of the call under way.
-unsafe fn run(
+unsafe fn submit_job(
     py: Python<'_>,
     engine: &NativeEngine,
     owner: Option<LoopHandle>,
@@ -194,13 +194,13 @@ unsafe fn run(
         Ok(job) => job,
         Err(error) => return Err(submit_error(py, &error, keywords.key.as_ref()).into()),
     };
-    NativeAwaitable::begin(object.as_super(), Work::One(job), keywords.timeout)?;
+    NativeAwaitable::begin(object.as_super(), Work::Job(job), keywords.timeout)?;
     Ok(object.into_any().into())
 }
 
 /// # Safety
 /// The arguments are those of the call under way.
-unsafe fn run_many(
+unsafe fn submit_batch(
     py: Python<'_>,
     engine: &NativeEngine,
     owner: Option<LoopHandle>,
@@ -266,7 +266,7 @@ unsafe fn run_many(
         Ok(submitted) => submitted,
         Err(error) => return Err(submit_error(py, &error, None).into()),
     };
-    let work = Work::Many {
+    let work = Work::Batch {
         batch,
         jobs,
         return_exceptions: keywords.return_exceptions,
@@ -292,56 +292,57 @@ fn engine_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, NativeE
     Ok(get(&names.native_engine)?.cast_into()?)
 }
 
-type Run = unsafe fn(Python<'_>, &NativeEngine, Option<LoopHandle>, &Args<'_>) -> FfiResult<Ref>;
+type SubmitFn =
+    unsafe fn(Python<'_>, &NativeEngine, Option<LoopHandle>, &Args<'_>) -> FfiResult<Ref>;
 
 /// # Safety
 /// `slf` is a live loop of ours; the arguments are those of the call under way.
-unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<Ref> {
+unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, slf);
         let owner = LoopHandle::of(&event_loop)?;
         let engine = engine_of(&event_loop)?;
-        run(py, engine.get(), Some(owner), &args)
+        submit(py, engine.get(), Some(owner), &args)
     }
 }
 
 /// # Safety
 /// `slf` is a live engine; the arguments are those of the call under way.
-unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, run: Run) -> FfiResult<Ref> {
+unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
     // SAFETY: the caller's promise.
     unsafe {
         let py = Python::assume_attached();
         let engine = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<NativeEngine>();
-        run(py, engine.get(), LoopHandle::running(py)?, &args)
+        submit(py, engine.get(), LoopHandle::running(py)?, &args)
     }
 }
 
 unsafe fn loop_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
-    unsafe { on_loop(slf, args, run) }
+    unsafe { on_loop(slf, args, submit_job) }
 }
 
 unsafe fn loop_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
-    unsafe { on_loop(slf, args, run_many) }
+    unsafe { on_loop(slf, args, submit_batch) }
 }
 
 unsafe fn engine_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
-    unsafe { on_engine(slf, args, run) }
+    unsafe { on_engine(slf, args, submit_job) }
 }
 
 unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: as for `loop_run_native`.
-    unsafe { on_engine(slf, args, run_many) }
+    unsafe { on_engine(slf, args, submit_batch) }
 }
 
-const RUN: &str = "(self, kernel, /, *args, out=None, key=None, timeout=None, priority=0, on_progress=None, cancel_policy='wait')";
-const RUN_MANY: &str =
+const RUN_NATIVE: &str = "(self, kernel, /, *args, out=None, key=None, timeout=None, priority=0, on_progress=None, cancel_policy='wait')";
+const RUN_NATIVE_MANY: &str =
     "(self, kernel, calls, /, *, timeout=None, priority=0, cancel_policy='wait', return_exceptions=False)";
-const RUN_DOC: &str = "\
+const RUN_NATIVE_DOC: &str = "\
 Have a worker run a kernel, a `Kernel` or the name of one; return a `NativeJob` to await.
 
 Args:
@@ -358,7 +359,7 @@ Args:
 
 What does not fit raises `TypeError`, `ValueError`, `OverflowError`, `BufferInUseError`,
 `NativeQueueFullError`, `NativeClosedError` or `LookupError` here, and nothing has run then.";
-const RUN_MANY_DOC: &str = "\
+const RUN_NATIVE_MANY_DOC: &str = "\
 Submit many calls of a kernel at a time, each a tuple of arguments; all are taken, or none.
 
 Returns a `NativeBatch`: awaiting it gives the list of results when the last call has ended. A call
@@ -372,22 +373,30 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     install(
         &py.get_type::<LoopCore>(),
         [
-            (fastcall!(c"run_native", loop_run_native), RUN, RUN_DOC),
+            (
+                fastcall!(c"run_native", loop_run_native),
+                RUN_NATIVE,
+                RUN_NATIVE_DOC,
+            ),
             (
                 fastcall!(c"run_native_many", loop_run_native_many),
-                RUN_MANY,
-                RUN_MANY_DOC,
+                RUN_NATIVE_MANY,
+                RUN_NATIVE_MANY_DOC,
             ),
         ],
     )?;
     install(
         &py.get_type::<NativeEngine>(),
         [
-            (fastcall!(c"run_native", engine_run_native), RUN, RUN_DOC),
+            (
+                fastcall!(c"run_native", engine_run_native),
+                RUN_NATIVE,
+                RUN_NATIVE_DOC,
+            ),
             (
                 fastcall!(c"run_native_many", engine_run_native_many),
-                RUN_MANY,
-                RUN_MANY_DOC,
+                RUN_NATIVE_MANY,
+                RUN_NATIVE_MANY_DOC,
             ),
         ],
     )

@@ -12,8 +12,8 @@ use crate::python::stdlib::Stdlib;
 
 /// What there is to wait for.
 pub enum Work {
-    One(Arc<Job>),
-    Many {
+    Job(Arc<Job>),
+    Batch {
         batch: Arc<Batch>,
         jobs: Vec<Arc<Job>>,
         return_exceptions: bool,
@@ -23,31 +23,31 @@ pub enum Work {
 impl Work {
     pub fn jobs(&self) -> &[Arc<Job>] {
         match self {
-            Self::One(job) => std::slice::from_ref(job),
-            Self::Many { jobs, .. } => jobs,
+            Self::Job(job) => std::slice::from_ref(job),
+            Self::Batch { jobs, .. } => jobs,
         }
     }
 
     /// Whether every kernel has returned, or will not run.
     pub fn is_over(&self) -> bool {
         match self {
-            Self::One(job) => job.outcome().is_some(),
-            Self::Many { batch, .. } => batch.remaining() == 0,
+            Self::Job(job) => job.outcome().is_some(),
+            Self::Batch { batch, .. } => batch.remaining() == 0,
         }
     }
 
     /// What is waited for, in words.
     pub fn describe(&self) -> &'static str {
         match self {
-            Self::One(_) => "job",
-            Self::Many { .. } => "batch of jobs",
+            Self::Job(_) => "job",
+            Self::Batch { .. } => "batch of jobs",
         }
     }
 
     pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
         match self {
-            Self::One(job) => job.subscribe(mailbox),
-            Self::Many { batch, .. } => batch.subscribe(mailbox),
+            Self::Job(job) => job.subscribe(mailbox),
+            Self::Batch { batch, .. } => batch.subscribe(mailbox),
         }
     }
 
@@ -62,8 +62,8 @@ impl Work {
 
     pub fn outcome(&self, py: Python<'_>) -> PyResult<FutureResult> {
         let (jobs, return_exceptions) = match self {
-            Self::One(job) => return Ok(FutureResult::of(py, job)),
-            Self::Many {
+            Self::Job(job) => return Ok(FutureResult::of(py, job)),
+            Self::Batch {
                 jobs,
                 return_exceptions,
                 ..
