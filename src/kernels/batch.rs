@@ -2,15 +2,35 @@
 
 use pyo3::prelude::*;
 
-use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::buffer_guards::BufferGuards;
+use crate::kernels::completion_queue::FutureVTable;
+use crate::kernels::future::state::NativeAwaitable;
+use crate::kernels::future::unretrieved::add_class;
+use crate::kernels::future::work::Work;
+use crate::kernels::loop_handle::LoopHandle;
 
-/// Many calls of one kernel. `await` gives their results in the order of the calls, when the last one has ended. If one has
+/// Many calls of one kernel. `await` gives their results in the order of the calls, when the last one is done. If one has
 /// failed, the first one's exception is raised, unless `return_exceptions` was given.
 #[pyclass(frozen, extends = NativeAwaitable, module = "hybridloop._core")]
 pub struct NativeBatch;
 
+/// The calls of a batch have no items and no progress.
+static VTABLE: FutureVTable = FutureVTable {
+    completed: NativeAwaitable::completed,
+    progressed: |_, _, _| Ok(()),
+    emitted: |_, _, _| Ok(()),
+    ended: |_, _, _| Ok(()),
+    detached: NativeAwaitable::detached,
+};
+
 impl NativeBatch {
-    pub fn make(py: Python<'_>, base: NativeAwaitable) -> PyResult<Bound<'_, Self>> {
+    pub fn create(
+        py: Python<'_>,
+        owner: Option<LoopHandle>,
+        detach: bool,
+        guards: BufferGuards,
+    ) -> PyResult<Bound<'_, Self>> {
+        let base = NativeAwaitable::new(owner, detach, guards, &VTABLE);
         Bound::new(py, PyClassInitializer::from(base).add_subclass(Self))
     }
 }
@@ -24,7 +44,7 @@ impl NativeBatch {
         }
     }
 
-    /// How many calls have ended.
+    /// How many calls are done.
     #[getter]
     fn completed(slf: &Bound<'_, Self>) -> usize {
         match slf.as_super().get().work() {
@@ -32,4 +52,9 @@ impl NativeBatch {
             _ => 0,
         }
     }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    add_class::<NativeBatch>(module)
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use hybridloop_kernels::{BusError, Engine, Key};
+use hybridloop_kernels::{BusError, BusStats, Engine, Key};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::kernels::buffer::{copying, NativeBuffer};
-use crate::kernels::engine::bus_stats;
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::waiters::Waiter;
 use crate::python::buffer::BufferGuard;
@@ -219,4 +218,18 @@ impl Bus {
             Err(_) => "<Bus of the parent process>".to_owned(),
         }
     }
+}
+
+/// The statistics of a bus by name.
+pub fn bus_stats(py: Python<'_>, stats: BusStats) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("keys", stats.keys)?;
+    dict.set_item("bytes", stats.bytes)?;
+    dict.set_item("capacity", stats.capacity)?;
+    dict.set_item("writes", stats.writes)?;
+    dict.set_item("reads", stats.reads)?;
+    dict.set_item("pops", stats.pops)?;
+    dict.set_item("evictions", stats.evictions)?;
+    dict.set_item("busy", stats.busy)?;
+    Ok(dict)
 }

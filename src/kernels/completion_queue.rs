@@ -7,10 +7,10 @@
 //! detached: their queue is drained when kernels are used next, which releases their buffers.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Process, Wake};
+use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Process, Value, Wake};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
@@ -18,25 +18,49 @@ use rustc_hash::FxHashMap;
 
 use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
-use crate::kernels::deferred_drop::drop_deferred;
 use crate::kernels::exceptions::bus_error;
-use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::sync::lock;
 use crate::python::future::resolve;
 use crate::python::{ErrSet, FfiResult, Ref};
 
 /// Events dispatched per iteration of the loop, so that a kernel that emits without end does not starve the loop.
 const EVENTS_PER_ITERATION: usize = 1024;
 
-/// Locks a mutex. No code of the kernels leaves data inconsistent when it panics, so poison is ignored.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The functions that a queue calls on the future of a job or batch, on the loop's thread. They are given by the layer above:
+/// the queue does not know what a future is.
+pub struct FutureVTable {
+    /// The job is done, or every job of the batch.
+    pub completed: fn(Python<'_>, &Ref, &CompletionQueue) -> PyResult<()>,
+    /// A kernel has reported what is done and what there is to do.
+    pub progressed: fn(Python<'_>, &Ref, (u64, u64)) -> PyResult<()>,
+    /// A kernel has emitted an item.
+    pub emitted: fn(Python<'_>, &Ref, Value) -> PyResult<()>,
+    /// There will be no more progress and items. Called by the future itself, with the queue of the loop that runs in this
+    /// thread.
+    pub ended: fn(Python<'_>, &Ref, &CompletionQueue) -> PyResult<()>,
+    /// The queue was closed before the work was done.
+    pub detached: fn(Python<'_>, &Ref),
+}
+
+/// The future of a job or batch.
+#[derive(Clone)]
+pub struct PendingFuture {
+    pub object: Ref,
+    pub vtable: &'static FutureVTable,
+}
+
+/// What a future waits for.
+#[derive(Clone, Copy)]
+pub enum WorkId {
+    Job(u64),
+    Batch(u64),
 }
 
 /// The futures to complete, by the id in the event.
 #[derive(Default)]
 struct Table {
-    jobs: FxHashMap<u64, Ref>,
-    batches: FxHashMap<u64, Ref>,
+    jobs: FxHashMap<u64, PendingFuture>,
+    batches: FxHashMap<u64, PendingFuture>,
     /// Futures that wait for a key or a channel.
     waiters: FxHashMap<u64, Ref>,
 }
@@ -104,24 +128,26 @@ impl CompletionQueue {
         reserved.map_err(|_| PyMemoryError::new_err(()))
     }
 
-    /// Registers the future of a job or batch: [`NativeAwaitable::completed`] is called on the loop's thread. Returns the
-    /// future that was registered before, for the caller to drop.
-    pub fn register(&self, work: &Work, future: Ref) -> Option<Ref> {
+    /// Registers the future of a job or batch. Returns the one that was registered before, for the caller to drop.
+    pub fn register(&self, id: WorkId, future: PendingFuture) -> Option<PendingFuture> {
         let mut table = lock(&self.table);
-        let before = match work {
-            Work::Job(job) => table.jobs.insert(job.id(), future),
-            Work::Batch { batch, .. } => table.batches.insert(batch.id(), future),
+        let before = match id {
+            WorkId::Job(id) => table.jobs.insert(id, future),
+            WorkId::Batch(id) => table.batches.insert(id, future),
         };
         self.count(&table);
         before
     }
 
     /// Removes the future of a job or batch; later events of it are ignored. Returns the future, for the caller to drop.
-    pub fn deregister(&self, work: &Work) -> Option<Ref> {
-        self.take(|table| match work {
-            Work::Job(job) => table.jobs.remove(&job.id()),
-            Work::Batch { batch, .. } => table.batches.remove(&batch.id()),
-        })
+    pub fn deregister(&self, id: WorkId) -> Option<PendingFuture> {
+        let mut table = lock(&self.table);
+        let found = match id {
+            WorkId::Job(id) => table.jobs.remove(&id),
+            WorkId::Batch(id) => table.batches.remove(&id),
+        };
+        self.count(&table);
+        found
     }
 
     /// Registers a future that waits for a key or a channel; returns its token, which the event carries.
@@ -158,13 +184,6 @@ impl CompletionQueue {
         self.pending_jobs.store(count, Ordering::Relaxed);
     }
 
-    fn take(&self, find: impl FnOnce(&mut Table) -> Option<Ref>) -> Option<Ref> {
-        let mut table = lock(&self.table);
-        let found = find(&mut table);
-        self.count(&table);
-        found
-    }
-
     /// Whether events wait to be dispatched.
     pub fn is_pending(&self) -> bool {
         self.mailbox.has_mail()
@@ -197,22 +216,24 @@ impl CompletionQueue {
             let table = lock(&self.table);
             table.jobs.get(&id).cloned()
         };
+        let completed = |id: WorkId| match self.deregister(id) {
+            Some(PendingFuture { object, vtable }) => (vtable.completed)(py, &object, self),
+            None => Ok(()),
+        };
         match event {
-            Event::Done(job) => {
-                let future = self.take(|table| table.jobs.remove(&job.id()));
-                future.map_or(Ok(()), |it| NativeAwaitable::completed(py, &it, self))
-            }
-            Event::Batch(id) => {
-                let future = self.take(|table| table.batches.remove(&id));
-                future.map_or(Ok(()), |it| NativeAwaitable::completed(py, &it, self))
-            }
+            Event::Done(job) => completed(WorkId::Job(job.id())),
+            Event::Batch(id) => completed(WorkId::Batch(id)),
             Event::Progress(job) => {
-                let state = job.take_progress();
-                job_future(job.id())
-                    .map_or(Ok(()), |it| crate::kernels::job::progressed(py, &it, state))
+                let progress = job.take_progress();
+                match job_future(job.id()) {
+                    Some(future) => (future.vtable.progressed)(py, &future.object, progress),
+                    None => Ok(()),
+                }
             }
-            Event::Item(job, value) => job_future(job.id())
-                .map_or(Ok(()), |it| crate::kernels::job::emitted(py, &it, value)),
+            Event::Item(job, value) => match job_future(job.id()) {
+                Some(future) => (future.vtable.emitted)(py, &future.object, value),
+                None => Ok(()),
+            },
             Event::Sealed(token, view) => self.finish_waiter(py, token, |future| {
                 let buffer = Bound::new(py, NativeBuffer::new(view))?;
                 future.call_method1("set_result", (buffer,)).map(drop)
@@ -245,7 +266,7 @@ impl CompletionQueue {
         drop(waiters);
         for future in jobs.into_values().chain(batches.into_values()) {
             if self.is_here() {
-                NativeAwaitable::move_to_detached(py, &future);
+                (future.vtable.detached)(py, &future.object);
             } else {
                 // A job of the parent process: its locks may be held by threads that exist in the parent only.
                 std::mem::forget(future);
@@ -258,58 +279,9 @@ impl CompletionQueue {
         visit: &mut dyn FnMut(&Ref) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
         let table = lock(&self.table);
-        let jobs = table.jobs.values().chain(table.batches.values());
-        jobs.chain(table.waiters.values()).try_for_each(visit)
-    }
-}
-
-/// Whether detached jobs have events, or objects wait to be dropped.
-static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
-
-/// The queue of detached jobs.
-pub fn detached_queue() -> Arc<CompletionQueue> {
-    static DETACHED: Mutex<Option<Arc<CompletionQueue>>> = Mutex::new(None);
-    let mut queue = lock(&DETACHED);
-    match &*queue {
-        Some(it) if it.is_here() => it.clone(),
-        _ => {
-            // After a fork: the parent's queue is leaked, because its locks may be held by threads that exist in the parent
-            // only.
-            std::mem::forget(queue.take());
-            queue
-                .insert(CompletionQueue::new(Some(Box::new(request_drain))))
-                .clone()
-        }
-    }
-}
-
-/// Requests a call of [`drain_detached`] by the next thread that can make it. Can be called by any thread.
-pub fn request_drain() {
-    DRAIN_REQUESTED.store(true, Ordering::Release);
-}
-
-/// Dispatches the events of detached jobs and drops deferred objects, if there are any.
-#[inline]
-pub fn drain_detached(py: Python<'_>) {
-    if DRAIN_REQUESTED.load(Ordering::Relaxed) {
-        drain(py);
-    }
-}
-
-#[cold]
-fn drain(py: Python<'_>) {
-    let queue = detached_queue();
-    // Cleared first: a thread that adds something from here on sets it again.
-    DRAIN_REQUESTED.store(false, Ordering::SeqCst);
-    drop_deferred(py);
-    let report = |error: PyErr| {
-        error.write_unraisable(py, None);
-        Ok(())
-    };
-    // `report` does not fail, so this does not either.
-    let _ = queue.dispatch(py, &report);
-    if queue.is_pending() {
-        DRAIN_REQUESTED.store(true, Ordering::Release);
+        let futures = table.jobs.values().chain(table.batches.values());
+        let objects = futures.map(|future| &future.object);
+        objects.chain(table.waiters.values()).try_for_each(visit)
     }
 }
 

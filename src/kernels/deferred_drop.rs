@@ -1,13 +1,14 @@
 //! `DeferredDrop`: a Python object that any thread may drop. The last job of a kernel may end on a worker, which is not attached
 //! to the interpreter, so it cannot drop what the kernel keeps alive.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
 use hybridloop_kernels::hold_off_forks;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::request_drain;
+use crate::kernels::sync::lock;
 
 /// A Python object that any thread may drop. A thread that is not attached leaves it to the next call of [`drop_deferred`].
 pub struct DeferredDrop(Option<Py<PyAny>>);
@@ -22,6 +23,25 @@ impl DeferredDrop {
 /// child of a fork could not unlock it.
 static DEFERRED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
 
+/// Whether an attached thread has something to do: to drop deferred objects, or to dispatch the events of detached jobs. One
+/// flag for both, because it is read for every job that is submitted.
+static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Requests that an attached thread drains what has been deferred. Can be called by any thread.
+pub fn request_drain() {
+    DRAIN_REQUESTED.store(true, Ordering::Release);
+}
+
+#[inline]
+pub fn is_drain_requested() -> bool {
+    DRAIN_REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Withdraws the request, before the draining begins: what is added from here on requests it again.
+pub fn begin_drain() {
+    DRAIN_REQUESTED.store(false, Ordering::SeqCst);
+}
+
 impl Drop for DeferredDrop {
     fn drop(&mut self) {
         let Some(object) = self.0.take() else { return };
@@ -35,7 +55,7 @@ impl Drop for DeferredDrop {
             return;
         }
         let no_forks = hold_off_forks();
-        let mut deferred = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deferred = lock(&DEFERRED);
         deferred.push(object);
         drop((deferred, no_forks));
         request_drain();
@@ -45,7 +65,7 @@ impl Drop for DeferredDrop {
 /// Drops the objects that threads dropped while they were not attached.
 pub fn drop_deferred(_py: Python<'_>) {
     let no_forks = hold_off_forks();
-    let mut deferred = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut deferred = lock(&DEFERRED);
     let objects = std::mem::take(&mut *deferred);
     drop((deferred, no_forks));
     drop(objects);

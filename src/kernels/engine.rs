@@ -1,15 +1,16 @@
 //! `NativeEngine`: workers that run kernels, and a bus.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hybridloop_kernels::{BusStats, Config, Engine, Order, Policy};
+use hybridloop_kernels::{Config, Engine, Order, Policy};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::kernels::bus::Bus;
+use crate::kernels::bus::{bus_stats, Bus};
+use crate::kernels::sync::lock;
 
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
 ///
@@ -54,7 +55,7 @@ impl NativeEngine {
     pub fn default(py: Python<'_>) -> PyResult<Py<Self>> {
         // Held for a few instructions: nothing in there waits or runs Python.
         let take = || {
-            let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = lock(&DEFAULT);
             let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
             slot.used |= engine.is_some();
             engine
@@ -69,7 +70,7 @@ impl NativeEngine {
             .as_ref()
             .map_or_else(Config::default, |engine| engine.get().config.clone());
         let new = Py::new(py, Self::with_config(config))?;
-        let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&DEFAULT);
         slot.used = true;
         // Another thread may have been faster.
         let dropped = match &slot.engine {
@@ -103,20 +104,6 @@ fn seconds(timeout: f64) -> PyResult<Duration> {
         )));
     }
     Ok(Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX))
-}
-
-/// The statistics of a bus by name.
-pub fn bus_stats(py: Python<'_>, stats: BusStats) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("keys", stats.keys)?;
-    dict.set_item("bytes", stats.bytes)?;
-    dict.set_item("capacity", stats.capacity)?;
-    dict.set_item("writes", stats.writes)?;
-    dict.set_item("reads", stats.reads)?;
-    dict.set_item("pops", stats.pops)?;
-    dict.set_item("evictions", stats.evictions)?;
-    dict.set_item("busy", stats.busy)?;
-    Ok(dict)
 }
 
 #[pymethods]
@@ -225,7 +212,7 @@ fn _default_engine(py: Python<'_>) -> PyResult<Py<NativeEngine>> {
 /// The engine of loops that have none of their own, if there is one and it is in use.
 #[pyfunction]
 fn _used_default_engine(py: Python<'_>) -> Option<Py<NativeEngine>> {
-    let slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = lock(&DEFAULT);
     let engine = slot.engine.as_ref().filter(|_| slot.used);
     engine.map(|engine| engine.clone_ref(py))
 }
@@ -233,7 +220,7 @@ fn _used_default_engine(py: Python<'_>) -> Option<Py<NativeEngine>> {
 /// Make `engine` the engine of loops that have none of their own, unless there is one in use.
 #[pyfunction]
 fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
-    let mut slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = lock(&DEFAULT);
     if slot.used {
         drop(slot);
         return Err(PyRuntimeError::new_err(
@@ -249,7 +236,7 @@ fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
 /// At the end of the interpreter: a kernel that runs on while the process takes itself down could crash it.
 #[pyfunction]
 fn _close_default_engine(py: Python<'_>) {
-    let slot = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = lock(&DEFAULT);
     let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
     drop(slot);
     if let Some(engine) = engine {

@@ -1,4 +1,4 @@
-//! `NativeJob`: one call of a kernel; and what a kernel tells while it runs.
+//! `NativeJob`: one call of a kernel, with the items and the progress of the kernel while it runs.
 
 use std::collections::VecDeque;
 use std::ffi::c_int;
@@ -10,12 +10,16 @@ use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::kernels::completion_queue::{lock, CompletionQueue};
+use crate::kernels::buffer_guards::BufferGuards;
+use crate::kernels::completion_queue::{CompletionQueue, FutureVTable};
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::forked;
-use crate::kernels::future::{self, NativeAwaitable, Work};
+use crate::kernels::future::state::NativeAwaitable;
+use crate::kernels::future::unretrieved::add_class;
+use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
+use crate::kernels::sync::lock;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::{nested_drop, FfiResult, Ref};
 
@@ -32,14 +36,14 @@ struct JobOutput {
     waiters: Vec<(LoopHandle, Ref)>,
 }
 
-/// Called with what is done and what there is to do.
+/// The callback for progress, and its context.
 pub struct OnProgress {
     pub callback: Ref,
     pub context: Ref,
 }
 
-/// One call of a native kernel. `await` it, from any event loop and as often as you like; cancelling a task that awaits it
-/// cancels it, as is so with futures.
+/// One call of a native kernel. It can be awaited from any event loop, any number of times. As with futures, cancelling a task
+/// that awaits it cancels it.
 #[pyclass(frozen, extends = NativeAwaitable, module = "hybridloop._core")]
 pub struct NativeJob {
     output: Mutex<JobOutput>,
@@ -58,11 +62,14 @@ impl Drop for NativeJob {
 }
 
 impl NativeJob {
-    pub fn make(
+    pub fn create(
         py: Python<'_>,
-        base: NativeAwaitable,
+        owner: Option<LoopHandle>,
+        detach: bool,
+        guards: BufferGuards,
         on_progress: Option<OnProgress>,
     ) -> PyResult<Bound<'_, Self>> {
+        let base = NativeAwaitable::new(owner, detach, guards, &VTABLE);
         let this = Self {
             output: Mutex::default(),
             on_progress,
@@ -70,7 +77,8 @@ impl NativeJob {
         Bound::new(py, PyClassInitializer::from(base).add_subclass(this))
     }
 
-    fn wake(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
+    /// Resolves the futures that wait for output; `queue` belongs to the loop that runs in this thread.
+    fn wake_waiters(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
         let waiters = std::mem::take(&mut lock(&self.output).waiters);
         let mut result = Ok(());
         for (handle, future) in waiters {
@@ -80,6 +88,14 @@ impl NativeJob {
     }
 }
 
+static VTABLE: FutureVTable = FutureVTable {
+    completed: NativeAwaitable::completed,
+    progressed,
+    emitted,
+    ended,
+    detached: NativeAwaitable::detached,
+};
+
 fn job(slf: &Bound<'_, NativeJob>) -> PyResult<Arc<Job>> {
     match slf.as_super().get().work() {
         Some(Work::Job(job)) => Ok(job.clone()),
@@ -87,52 +103,52 @@ fn job(slf: &Bound<'_, NativeJob>) -> PyResult<Arc<Job>> {
     }
 }
 
-/// The kernel has said how far it is.
-pub fn progressed(py: Python<'_>, waiting: &Ref, state: (u64, u64)) -> PyResult<()> {
-    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+/// The kernel has reported progress.
+fn progressed(py: Python<'_>, object: &Ref, progress: (u64, u64)) -> PyResult<()> {
+    let Ok(slf) = object.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
     let this = slf.get();
     let mut output = lock(&this.output);
-    output.progress = state;
+    output.progress = progress;
     output.version += 1;
     drop(output);
     let Some(owner) = slf.as_super().get().owner() else {
         return Ok(());
     };
     if let Some(OnProgress { callback, context }) = &this.on_progress {
-        let done: Ref = state.0.into_pyobject(py)?.into_any().into();
-        let total: Ref = state.1.into_pyobject(py)?.into_any().into();
+        let done: Ref = progress.0.into_pyobject(py)?.into_any().into();
+        let total: Ref = progress.1.into_pyobject(py)?.into_any().into();
         owner.call_soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
     }
-    this.wake(py, &owner.queue)
+    this.wake_waiters(py, &owner.queue)
 }
 
-/// The kernel has emitted something.
-pub fn emitted(py: Python<'_>, waiting: &Ref, value: Value) -> PyResult<()> {
-    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+/// The kernel has emitted an item.
+fn emitted(py: Python<'_>, object: &Ref, value: Value) -> PyResult<()> {
+    let Ok(slf) = object.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
     let this = slf.get();
     lock(&this.output).items.push_back(value);
     match slf.as_super().get().owner() {
-        Some(owner) => this.wake(py, &owner.queue),
+        Some(owner) => this.wake_waiters(py, &owner.queue),
         None => Ok(()),
     }
 }
 
-/// Whether the job is done.
-pub fn ended(py: Python<'_>, waiting: &Ref, queue: &CompletionQueue) -> PyResult<()> {
-    let Ok(slf) = waiting.bind(py).cast::<NativeJob>() else {
+/// The job is done.
+fn ended(py: Python<'_>, object: &Ref, queue: &CompletionQueue) -> PyResult<()> {
+    let Ok(slf) = object.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
     lock(&slf.get().output).ended = true;
-    slf.get().wake(py, queue)
+    slf.get().wake_waiters(py, queue)
 }
 
 #[pymethods]
 impl NativeJob {
-    /// Its number, unique in this process: keys of the bus that belong to it are called `job:<id>:<name>`.
+    /// Its number, unique in this process. Keys of the bus that belong to it are called `job:<id>:<name>`.
     #[getter]
     fn id(slf: &Bound<'_, Self>) -> PyResult<u64> {
         Ok(job(slf)?.id())
@@ -150,8 +166,7 @@ impl NativeJob {
         Ok(job.is_here() && job.state() == JobState::Running)
     }
 
-    /// What the kernel says on its way: `async for done, total in job.progress()`. What is older than the last state is left
-    /// out.
+    /// The progress that the kernel reports: `async for done, total in job.progress()`. Only the newest state is kept.
     fn progress(slf: &Bound<'_, Self>) -> NativeStream {
         NativeStream {
             job: slf.clone().unbind(),
@@ -159,8 +174,8 @@ impl NativeJob {
         }
     }
 
-    /// What the kernel emits: `async for item in job`. Each item goes to one of those who wait; after the last one, a job that
-    /// has failed raises its exception.
+    /// The items that the kernel emits: `async for item in job`. If several tasks iterate, each item goes to one of them. After
+    /// the last item, a job that has failed raises its exception.
     fn __aiter__(slf: &Bound<'_, Self>) -> NativeStream {
         NativeStream {
             job: slf.clone().unbind(),
@@ -208,7 +223,7 @@ impl NativeStream {
             stream: slf.as_any().into(),
         };
         let coroutine = coroutine::new(next, c"NativeStream.__anext__")?;
-        // SAFETY: an owned reference.
+        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), coroutine.into_ptr()) }.unbind())
     }
 
@@ -230,7 +245,7 @@ impl Operation for Next {
     }
 
     fn step(&self) -> FfiResult<Step> {
-        // SAFETY: attached.
+        // SAFETY: the coroutine calls `step()` from `send()`, which CPython calls attached.
         let py = unsafe { Python::assume_attached() };
         let stream = self
             .stream
@@ -263,7 +278,7 @@ impl Operation for Next {
             if let (None, Some(result @ (FutureResult::Error(_) | FutureResult::Cancelled))) =
                 (&stream.seen, base.peek())
             {
-                base.into_value(py, result)?;
+                base.unwrap_result(py, result)?;
             }
             return Err(PyStopAsyncIteration::new_err(()).into());
         }
@@ -277,18 +292,18 @@ impl Operation for Next {
         };
         if slf.as_super().get().owner().is_none() {
             return Err(PyRuntimeError::new_err(
-                "the job was submitted without a running event loop, so nobody hears what it tells",
+                "the job was submitted without a running event loop, so its items and progress cannot be consumed",
             )
             .into());
         }
         let future = handle.create_future(py)?;
         let mut output = lock(&this.output);
-        // On free-threaded Pythons it may have come meanwhile.
-        let news = output.ended || !output.items.is_empty();
+        // On free-threaded Pythons another thread may have added output since the check above.
+        let is_ready = output.ended || !output.items.is_empty();
         output.waiters.push((handle.clone(), future.clone()));
         drop(output);
-        if news {
-            this.wake(py, &handle.queue)?;
+        if is_ready {
+            this.wake_waiters(py, &handle.queue)?;
         }
         Ok(Step::Wait(future))
     }
@@ -298,9 +313,9 @@ impl Operation for Next {
     }
 }
 
-/// Makes the classes.
+/// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     CLASS.init::<Next>(module.py(), c"hybridloop._core.NativeNext")?;
-    future::add_class::<NativeJob>(module)?;
+    add_class::<NativeJob>(module)?;
     module.add_class::<NativeStream>()
 }

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::event_loop::LoopCore;
-use crate::kernels::completion_queue::{detached_queue, CompletionQueue, LoopCompletions, WakeFn};
+use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions, WakeFn};
+use crate::kernels::detached::detached_queue;
 use crate::kernels::foreign_loop;
 use crate::python::future::resolve;
 use crate::python::stdlib::Stdlib;

@@ -1,20 +1,18 @@
-//! Native kernels: what Python sees of the crate `hybridloop-kernels`.
+//! Native kernels: the crate `hybridloop-kernels` as Python sees it.
 //!
-//! * [`engine`] — `NativeEngine`: workers and a bus; the one of the process.
-//! * [`kernel`] — `Kernel`, and the registry of kernels by name.
-//! * [`sources`] — what can be registered as a kernel; [`deferred_drop`] — what that keeps alive.
-//! * [`buffer`] — `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
-//! * [`bus`] — `Bus`: Python's side of the memory bus.
-//! * [`channel`] — `Channel`: a list that kernels and Python push to and take from.
-//! * [`waiters`] — futures that wait for the bus and for channels.
-//! * [`convert`] — results, and what channels carry, as Python objects.
-//! * [`submit`] — `run_native()` and `run_native_many()`; [`arguments`] — Python objects as arguments, and which buffers they
-//!   hold.
-//! * [`future`] — what jobs and batches have in common: a future of any loop; [`job`], [`batch`] — the two.
-//! * [`completion_queue`] — from workers to loops; [`loop_handle`] — a loop, as jobs see it; [`foreign_loop`] — other asyncio
-//!   loops.
-//! * [`result`] — how jobs end.
-//! * [`exceptions`] — the exception classes.
+//! From the top to the bottom; a module imports only modules below it.
+//!
+//! * [`submit`] — `run_native()` and `run_native_many()`.
+//! * [`job`] and [`batch`] — `NativeJob` and `NativeBatch`; [`future`] — their base, a future that belongs to no loop.
+//! * [`arguments`] — conversion of Python objects to arguments; [`buffer_guards`] — what keeps their memory valid.
+//! * [`engine`] — `NativeEngine`: workers and a bus, and the default engine of the process.
+//! * [`bus`] and [`channel`] — `Bus` and `Channel`; [`waiters`] — futures that wait for them.
+//! * [`sources`] — what can be registered as a kernel; [`kernel`] — `Kernel`, and the registry of kernels by name.
+//! * [`loop_handle`] — an event loop of any implementation; [`foreign_loop`] — those that are no `LoopCore`.
+//! * [`detached`] — jobs without a loop; [`deferred_drop`] — objects that workers have dropped.
+//! * [`completion_queue`] — events of workers on their way to a loop.
+//! * [`result`] — the result of a job; [`convert`] — values as Python objects; [`buffer`] — `NativeBuffer`.
+//! * [`exceptions`], [`sync`], [`timeout`] — used by all.
 
 mod arguments;
 mod batch;
@@ -25,6 +23,7 @@ mod channel;
 mod completion_queue;
 mod convert;
 mod deferred_drop;
+mod detached;
 mod engine;
 mod exceptions;
 mod foreign_loop;
@@ -35,6 +34,8 @@ mod loop_handle;
 mod result;
 mod sources;
 mod submit;
+mod sync;
+mod timeout;
 mod waiters;
 
 use pyo3::prelude::*;
@@ -52,12 +53,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     engine::register(module)?;
     future::register(module)?;
     job::register(module)?;
-    future::add_class::<batch::NativeBatch>(module)?;
+    batch::register(module)?;
     module.add_class::<foreign_loop::CompletionReader>()?;
     submit::register(module)?;
-    // A kernel runs without Python's lock, and leaves without it.
+    // A kernel is called detached from the interpreter, and has to return detached.
     hybridloop_kernels::check_calls(|| {
-        // SAFETY: both may be called by any thread; once Python has ended there is no lock.
+        // SAFETY: both functions can be called by any thread, the second one only while Python is initialized.
         unsafe { pyo3::ffi::Py_IsInitialized() == 0 || pyo3::ffi::PyGILState_Check() == 0 }
     });
     Ok(())

@@ -16,13 +16,15 @@ use crate::kernels::arguments::convert;
 use crate::kernels::batch::NativeBatch;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::bus::KeyBytes;
-use crate::kernels::completion_queue::{detached_queue, drain_detached};
+use crate::kernels::detached::{detached_queue, drain_detached};
 use crate::kernels::engine::NativeEngine;
 use crate::kernels::exceptions::{bus_error, submit_error};
-use crate::kernels::future::{seconds, NativeAwaitable, Work};
+use crate::kernels::future::state::NativeAwaitable;
+use crate::kernels::future::work::Work;
 use crate::kernels::job::{NativeJob, OnProgress};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::loop_handle::{current_context, LoopHandle};
+use crate::kernels::timeout::duration;
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::{missing, unexpected};
@@ -70,7 +72,7 @@ impl<'py> Keywords<'py> {
                 "out" => keywords.out = given,
                 "key" => keywords.key = given,
                 "timeout" => {
-                    let timeout = given.map(|it| seconds(it.extract()?)).transpose()?;
+                    let timeout = given.map(|it| duration(it.extract()?)).transpose()?;
                     // What is as good as for ever needs no timer.
                     keywords.timeout = timeout.filter(|timeout| *timeout < FOR_EVER);
                 }
@@ -185,8 +187,7 @@ unsafe fn submit_job(
         key: keywords.bus_key()?,
     };
     // Made first, because making an object may run Python: nothing may fail once the job is under way.
-    let base = NativeAwaitable::new(owner, keywords.detach, guards);
-    let object = NativeJob::make(py, base, on_progress)?;
+    let object = NativeJob::create(py, owner, keywords.detach, guards, on_progress)?;
     let submitted = engine
         .engine()
         .submit(&kernel, arguments.args, arguments.out, options);
@@ -194,7 +195,8 @@ unsafe fn submit_job(
         Ok(job) => job,
         Err(error) => return Err(submit_error(py, &error, keywords.key.as_ref()).into()),
     };
-    NativeAwaitable::begin(object.as_super(), Work::Job(job), keywords.timeout)?;
+    NativeAwaitable::begin(object.as_super(), Work::Job(job));
+    NativeAwaitable::start_timeout(object.as_super(), keywords.timeout)?;
     Ok(object.into_any().into())
 }
 
@@ -257,8 +259,7 @@ unsafe fn submit_batch(
         priority,
         ..Options::default()
     };
-    let base = NativeAwaitable::new(owner, keywords.detach, guards);
-    let object = NativeBatch::make(py, base)?;
+    let object = NativeBatch::create(py, owner, keywords.detach, guards)?;
     let submitted = engine
         .engine()
         .submit_many(&kernel, converted, Some(mailbox), &options);
@@ -271,7 +272,8 @@ unsafe fn submit_batch(
         jobs,
         return_exceptions: keywords.return_exceptions,
     };
-    NativeAwaitable::begin(object.as_super(), work, keywords.timeout)?;
+    NativeAwaitable::begin(object.as_super(), work);
+    NativeAwaitable::start_timeout(object.as_super(), keywords.timeout)?;
     Ok(object.into_any().into())
 }
 

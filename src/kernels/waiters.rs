@@ -6,8 +6,9 @@ use hybridloop_kernels::{Arrival, Event, Mailbox, Process, Watch as KeyWatch};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::{lock, CompletionQueue};
+use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::loop_handle::LoopHandle;
+use crate::kernels::sync::lock;
 
 /// Posts of futures that wait for a channel: where to post, and the token to post.
 type Tokens = Vec<(u64, Arc<Mailbox<Event>>)>;

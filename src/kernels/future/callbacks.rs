@@ -1,31 +1,23 @@
-//! Callbacks of a `NativeAwaitable`: whose they are, and how they come to their loops.
+//! Callbacks of a `NativeAwaitable`. Each is called by the loop that ran when it was added.
 
 use std::sync::Arc;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::lock;
-use crate::kernels::future::NativeAwaitable;
+use crate::kernels::future::state::{Callback, NativeAwaitable};
 use crate::kernels::loop_handle::{current_context, LoopHandle};
+use crate::kernels::sync::lock;
 use crate::python::Ref;
 
-/// What `add_done_callback()` was given, and the loop that calls it.
-pub struct Callback {
-    pub(super) handle: LoopHandle,
-    pub(super) function: Ref,
-    pub(super) context: Ref,
-}
-
 impl NativeAwaitable {
-    /// Has `function` called by the loop that runs in this thread, or by the one it was submitted on, once it is done.
+    /// Adds a callback. The loop that runs in this thread calls it, or else the loop that the work was submitted on.
     pub(super) fn add_callback(
         slf: &Bound<'_, Self>,
         function: &Bound<'_, PyAny>,
         context: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        this.check_process(py)?;
         let handle = match &this.owner {
             Some(owner) if owner.runs_here() => owner.clone(),
             owner => match LoopHandle::running(py)? {
@@ -47,11 +39,11 @@ impl NativeAwaitable {
             drop(state);
             return handle.call_soon(py, &function, &[slf.as_ptr()], &context);
         }
-        let registered = this
+        let is_registered = this
             .owner
             .iter()
-            .chain(state.callbacks.iter().map(|known| &known.handle))
-            .any(|known| Arc::ptr_eq(&known.queue, &handle.queue));
+            .chain(state.callbacks.iter().map(|callback| &callback.handle))
+            .any(|other| Arc::ptr_eq(&other.queue, &handle.queue));
         let queue = handle.queue.clone();
         state.callbacks.push(Callback {
             handle,
@@ -59,52 +51,52 @@ impl NativeAwaitable {
             context,
         });
         drop(state);
-        if let (false, Some(work)) = (registered, this.work()) {
-            drop(queue.register(work, slf.into()));
+        if let (false, Some(work)) = (is_registered, this.work()) {
+            drop(queue.register(work.id(), this.pending(slf)));
             work.subscribe(queue.mailbox().clone());
         }
         Ok(())
     }
 
-    /// Takes out all callbacks that are equal to `function`; how many they were.
+    /// Removes all callbacks that are equal to `function`; returns how many.
     pub(super) fn remove_callbacks(&self, function: &Bound<'_, PyAny>) -> PyResult<usize> {
         let all = self.take_callbacks(|_| true);
         let before = all.len();
-        let mut left = Vec::with_capacity(before);
-        let mut failed = Ok(());
+        let mut remaining = Vec::with_capacity(before);
+        let mut result = Ok(());
         for callback in all {
             match callback.function.bind(function.py()).eq(function) {
                 Ok(true) => drop(callback),
-                Ok(false) => left.push(callback),
+                Ok(false) => remaining.push(callback),
                 Err(error) => {
-                    failed = Err(error);
-                    left.push(callback);
+                    result = Err(error);
+                    remaining.push(callback);
                 }
             }
         }
-        let removed = before - left.len();
+        let removed = before - remaining.len();
         let mut state = lock(&self.state);
-        left.append(&mut state.callbacks);
-        state.callbacks = left;
+        remaining.append(&mut state.callbacks);
+        state.callbacks = remaining;
         drop(state);
-        failed.map(|()| removed)
+        result.map(|()| removed)
     }
 
-    pub(super) fn take_callbacks(&self, which: impl Fn(&Callback) -> bool) -> Vec<Callback> {
+    pub(super) fn take_callbacks(&self, predicate: impl Fn(&Callback) -> bool) -> Vec<Callback> {
         let mut state = lock(&self.state);
-        if state.callbacks.iter().all(&which) {
+        if state.callbacks.iter().all(&predicate) {
             return std::mem::take(&mut state.callbacks);
         }
-        let (taken, left) = std::mem::take(&mut state.callbacks)
+        let (taken, remaining) = std::mem::take(&mut state.callbacks)
             .into_iter()
-            .partition(which);
-        state.callbacks = left;
+            .partition(predicate);
+        state.callbacks = remaining;
         taken
     }
 }
 
-/// Schedules callbacks on their loops. One that cannot be scheduled does not keep the others from it.
-pub fn call_all(
+/// Schedules callbacks on their loops. If one cannot be scheduled, the others still are.
+pub fn schedule(
     py: Python<'_>,
     callbacks: Vec<Callback>,
     argument: &Bound<'_, PyAny>,
@@ -118,13 +110,12 @@ pub fn call_all(
     } in callbacks
     {
         let args = [argument.as_ptr()];
-        let here = all_here || handle.runs_here();
-        let called = if here {
+        let scheduled = if all_here || handle.runs_here() {
             handle.call_soon(py, &function, &args, &context)
         } else {
             handle.call_soon_threadsafe(py, &function, &args, &context)
         };
-        result = result.and(called);
+        result = result.and(scheduled);
     }
     result
 }

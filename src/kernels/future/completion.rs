@@ -1,112 +1,117 @@
-//! How a `NativeAwaitable` ends: by what has come in, early, or seen first by a thread that looks for itself.
+//! How a `NativeAwaitable` gets its result: from a queue that dispatches the end of its work, from a thread without a loop that
+//! finds the work done, or early, by a cancellation or a timeout.
 
-use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::kernels::completion_queue::{detached_queue, drain_detached, lock};
+use crate::kernels::completion_queue::CompletionQueue;
+use crate::kernels::detached::{detached_queue, drain_detached};
 use crate::kernels::exceptions::forked;
-use crate::kernels::future::callbacks::call_all;
-use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::future::callbacks::schedule;
+use crate::kernels::future::state::{Callback, NativeAwaitable};
+use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::FutureResult;
-use crate::python::stdlib::Stdlib;
+use crate::kernels::sync::lock;
 use crate::python::Ref;
 
 impl NativeAwaitable {
+    /// Sets what it waits for, which was submitted just now, and registers it with its queue.
+    pub fn begin(slf: &Bound<'_, Self>, work: Work) {
+        let this = slf.get();
+        let work = this.work.get_or_init(|| work);
+        let queue = this.queue();
+        drop(queue.register(work.id(), this.pending(slf)));
+        let runs_here = this.owner.as_ref().is_some_and(LoopHandle::runs_here);
+        if work.is_done() && (work.jobs().is_empty() || !runs_here) {
+            // Another thread may have dispatched the end before the future was registered; an empty batch has no end at all.
+            work.subscribe(queue.mailbox().clone());
+        }
+    }
+
+    /// A queue has dispatched the end of the work.
+    pub fn completed(py: Python<'_>, object: &Ref, queue: &CompletionQueue) -> PyResult<()> {
+        let slf = object.bind(py).cast::<Self>()?;
+        let this = slf.get();
+        this.finish(py);
+        this.release(py);
+        let is_queue = |handle: &LoopHandle| std::ptr::eq(&raw const *handle.queue, queue);
+        let callbacks = this.take_callbacks(|callback: &Callback| is_queue(&callback.handle));
+        let scheduled = schedule(py, callbacks, slf.as_any(), true);
+        if this.owner.as_ref().is_none_or(is_queue) {
+            (this.vtable.ended)(py, object, queue)?;
+        }
+        scheduled
+    }
+
+    /// The loop of its queue was closed: it is registered with the queue of detached jobs.
+    pub fn detached(py: Python<'_>, object: &Ref) {
+        let Ok(slf) = object.bind(py).cast::<Self>() else {
+            return;
+        };
+        let this = slf.get();
+        let Some(work) = this.work() else { return };
+        let queue = detached_queue();
+        drop(queue.register(work.id(), this.pending(slf)));
+        work.subscribe(queue.mailbox().clone());
+    }
+
     /// Sets the result of the work, unless the future has one already.
-    pub(super) fn finish(&self, py: Python<'_>) {
+    fn finish(&self, py: Python<'_>) {
         if lock(&self.state).result.is_some() {
             return;
         }
         let Some(work) = self.work() else { return };
         let result = work
-            .outcome(py)
+            .result(py)
             .unwrap_or_else(|error| FutureResult::error(py, error));
         self.set_result(result);
     }
 
-    /// Sets the result; returns false if the future has one already.
-    pub(super) fn set_result(&self, result: FutureResult) -> bool {
-        let mut state = lock(&self.state);
-        if state.result.is_some() {
-            drop(state);
-            drop(result);
-            return false;
-        }
-        state.result = Some(result);
-        true
-    }
-
-    /// Sets a result before the kernel has returned. Its buffers stay pinned until it returns.
+    /// Sets a result before the kernel has returned. The guards of its buffers stay until it returns.
     pub(super) fn finish_early(&self, slf: &Bound<'_, Self>, result: FutureResult) -> PyResult<()> {
         let py = slf.py();
         if !self.set_result(result) {
             return Ok(());
         }
         let callbacks = self.take_callbacks(|_| true);
-        let called = call_all(py, callbacks, slf.as_any(), false);
-        let here = LoopHandle::running(py)?;
-        let none = detached_queue();
-        let queue = here.as_ref().map_or(&none, |handle| &handle.queue);
-        crate::kernels::job::ended(py, &slf.into(), queue)?;
-        called
+        let scheduled = schedule(py, callbacks, slf.as_any(), false);
+        let running = LoopHandle::running(py)?;
+        let queue = running.map_or_else(detached_queue, |handle| handle.queue);
+        (self.vtable.ended)(py, &slf.into(), &queue)?;
+        scheduled
     }
 
-    /// The deadline has passed.
-    pub(super) fn expire(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let this = slf.get();
-        let Some(work) = this.work() else {
-            return Ok(());
-        };
-        if !this.is_here() {
-            return Ok(());
+    /// Sets the result in a thread that has found the work done.
+    pub(super) fn finish_here(&self, py: Python<'_>) {
+        self.finish(py);
+        self.release(py);
+        if let (None, Some(work)) = (&self.owner, self.work()) {
+            // No loop waits for the event, so the queue need not hold the future.
+            drop(detached_queue().deregister(work.id()));
+            drain_detached(py);
         }
-        for job in work.jobs() {
-            job.expire();
-        }
-        if this.detach && !work.is_over() {
-            let result = FutureResult::timed_out(slf.py(), work.kernel());
-            this.finish_early(slf, result)?;
-        }
-        Ok(())
     }
 
-    /// Lets go of what the kernels have used and of the timer.
-    pub(super) fn release(&self) {
+    /// Drops the guards of the buffers, and cancels the timer.
+    fn release(&self, py: Python<'_>) {
         let mut state = lock(&self.state);
         let (guards, timer) = (std::mem::take(&mut state.guards), state.timer.take());
         drop(state);
         drop(guards);
         if let Some(timer) = timer {
-            // SAFETY: whoever releases is attached.
-            let py = unsafe { Python::assume_attached() };
             if let Err(error) = timer.bind(py).call_method0("cancel") {
                 error.write_unraisable(py, None);
             }
         }
     }
 
-    /// Whether this process has submitted it.
-    #[inline]
-    pub fn is_here(&self) -> bool {
-        self.process.is_here()
-    }
-
-    /// Refuses in the child of a fork, where nobody is told of what the parent has submitted, unless it was over before.
-    #[inline]
-    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
-        if self.is_here() || self.poll_result(py)?.is_some() {
-            return Ok(());
-        }
-        Err(forked(py, self.work().map_or("job", Work::describe)))
-    }
-
-    /// How it has ended. A thread without a loop, which cannot be told, looks for itself.
+    /// The result, if the work is done. In a thread that runs a loop the result is set by the queue only, as with other
+    /// futures; a thread without a loop sets it here.
     pub(super) fn poll_result(&self, py: Python<'_>) -> PyResult<Option<FutureResult>> {
         if let Some(result) = self.peek() {
             return Ok(Some(result));
         }
-        if self.work().is_some_and(Work::is_over)
+        if self.work().is_some_and(Work::is_done)
             && (!self.is_here() || running_loop(py)?.is_none())
         {
             self.finish_here(py);
@@ -114,47 +119,12 @@ impl NativeAwaitable {
         Ok(self.peek())
     }
 
-    /// It is over, and this thread has seen it first.
-    pub(super) fn finish_here(&self, py: Python<'_>) {
-        self.finish(py);
-        self.release();
-        if let (None, Some(work)) = (&self.owner, self.work()) {
-            // No loop has to be told, so nothing keeps it.
-            drop(detached_queue().deregister(work));
-            drain_detached(py);
+    /// Fails in the child of a fork, where no event of the parent's jobs arrives, unless the work was done before the fork.
+    #[inline]
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_here() || self.poll_result(py)?.is_some() {
+            return Ok(());
         }
-    }
-
-    pub fn peek(&self) -> Option<FutureResult> {
-        lock(&self.state).result.clone()
-    }
-
-    pub(super) fn retrieve(&self) {
-        lock(&self.state).retrieved = true;
-    }
-
-    /// The result, or the exception that it has ended with.
-    pub fn into_value(&self, py: Python<'_>, result: FutureResult) -> PyResult<Ref> {
-        match result {
-            FutureResult::Value(value) => Ok(value),
-            FutureResult::Cancelled => Err(self.cancelled_error(py)),
-            FutureResult::Error(error) => {
-                self.retrieve();
-                // The same exception may be raised to many: none gets the frames of the others.
-                // SAFETY: attached; the exception is live.
-                unsafe { ffi::PyException_SetTraceback(error.as_ptr(), ffi::Py_None()) };
-                Err(PyErr::from_value(error.bind(py).clone()))
-            }
-        }
-    }
-
-    pub(super) fn cancelled_error(&self, py: Python<'_>) -> PyErr {
-        let class = Stdlib::get().cancelled_error.bind(py);
-        let message = lock(&self.state).cancel_message.clone();
-        let made = match message {
-            Some(message) => class.call1((message.bind(py),)),
-            None => class.call0(),
-        };
-        made.map_or_else(|error| error, PyErr::from_value)
+        Err(forked(py, self.work().map_or("job", Work::describe)))
     }
 }

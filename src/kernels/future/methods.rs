@@ -1,4 +1,4 @@
-//! What Python calls of a `NativeAwaitable`.
+//! The methods of `NativeAwaitable` that Python calls.
 
 use std::sync::atomic::Ordering;
 
@@ -8,11 +8,13 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
-use crate::kernels::completion_queue::lock;
-use crate::kernels::future::waiting::{self, Await};
-use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::future::state::NativeAwaitable;
+use crate::kernels::future::waiting::Await;
+use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::running_loop;
 use crate::kernels::result::FutureResult;
+use crate::kernels::sync::lock;
+use crate::kernels::timeout::duration;
 use crate::python::coroutine;
 use crate::python::Ref;
 
@@ -33,7 +35,7 @@ impl NativeAwaitable {
         Ok(self.poll_result(py)?.is_some())
     }
 
-    /// Whether it was cancelled, and has ended.
+    /// Whether it is done and was cancelled.
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(matches!(
             self.poll_result(py)?,
@@ -41,10 +43,10 @@ impl NativeAwaitable {
         ))
     }
 
-    /// Ask it to end; False if it is done already.
+    /// Request cancellation; return False if it is done already.
     ///
-    /// What has not begun never runs. A running kernel is told, and the job ends, as cancelled, when the kernel returns; with
-    /// `cancel_policy="detach"` it ends at once, and its buffers stay in use until the kernel returns.
+    /// A queued job never runs. A running kernel sees `cancelled()`, and the job is cancelled when the kernel returns; with
+    /// `cancel_policy="detach"` the job is cancelled at once, and its buffers stay in use until the kernel returns.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let this = slf.get();
@@ -54,37 +56,37 @@ impl NativeAwaitable {
         if this.peek().is_some() {
             return Ok(false);
         }
-        let mut asked = false;
+        let mut requested = false;
         for job in work.jobs() {
-            asked |= job.cancel();
+            requested |= job.cancel();
         }
-        if !asked {
+        if !requested {
             return Ok(false);
         }
         let before = std::mem::replace(&mut lock(&this.state).cancel_message, msg.map(Ref::from));
         drop(before);
-        if this.detach && !work.is_over() {
+        if this.detach && !work.is_done() {
             this.finish_early(slf, FutureResult::Cancelled)?;
         }
         Ok(true)
     }
 
-    /// The result, or the exception that it has ended with.
+    /// Return the result, or raise the exception.
     ///
-    /// A thread that runs no event loop waits for it, at most `timeout` seconds, then it gets `TimeoutError`. In a thread that
-    /// runs one, a job that is not done raises `asyncio.InvalidStateError`: await it there.
+    /// In a thread that runs no event loop, wait until it is done; raise `TimeoutError` after `timeout` seconds. In a thread
+    /// that runs a loop, raise `asyncio.InvalidStateError` if it is not done: await it there.
     #[pyo3(signature = (timeout=None))]
     fn result<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let result = match self.peek() {
             Some(result) => result,
             None => self.wait(py, timeout)?,
         };
-        let value = self.into_value(py, result)?;
-        // SAFETY: an owned reference.
+        let value = self.unwrap_result(py, result)?;
+        // SAFETY: `into_ptr` gives an owned reference, and `py` proves attachment.
         Ok(unsafe { Bound::from_owned_ptr(py, value.into_ptr()) })
     }
 
-    /// The exception that it has ended with, or None; waits as `result()` does.
+    /// Return the exception, or None; wait as `result()` does.
     #[pyo3(signature = (timeout=None))]
     fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
         let result = match self.peek() {
@@ -95,29 +97,30 @@ impl NativeAwaitable {
             FutureResult::Value(_) => Ok(None),
             FutureResult::Cancelled => Err(self.cancelled_error(py)),
             FutureResult::Error(error) => {
-                self.retrieve();
+                self.mark_retrieved();
                 Ok(Some(error.bind(py).clone().unbind()))
             }
         }
     }
 
-    /// Have `fn(self)` called by the loop that runs in this thread, or by the loop it was submitted on, once it is done.
+    /// Schedule `fn(self)` when it is done, on the loop that runs in this thread, or else on the loop it was submitted on.
     #[pyo3(signature = (fn_, /, *, context=None), text_signature = "($self, fn, /, *, context=None)")]
     fn add_done_callback(
         slf: &Bound<'_, Self>,
         fn_: &Bound<'_, PyAny>,
         context: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        slf.get().check_process(slf.py())?;
         Self::add_callback(slf, fn_, context)
     }
 
-    /// Take all callbacks that are equal to `fn` out again; how many they were.
+    /// Remove all callbacks that are equal to `fn`; return how many.
     #[pyo3(signature = (fn_, /), text_signature = "($self, fn, /)")]
     fn remove_done_callback(&self, fn_: &Bound<'_, PyAny>) -> PyResult<usize> {
         self.remove_callbacks(fn_)
     }
 
-    /// The loop that runs in this thread, or the loop it was submitted on.
+    /// The loop that runs in this thread, or else the loop it was submitted on.
     fn get_loop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(owner) = &self.owner {
             if owner.runs_here() {
@@ -135,7 +138,7 @@ impl NativeAwaitable {
 
     #[getter(_asyncio_future_blocking)]
     fn is_blocking(&self) -> bool {
-        // Tasks of several threads may come to wait between the setting and the look: then one flag does not tell whose it is.
+        // Without the GIL, tasks of several threads may set the flag before the first of them reads it.
         cfg!(Py_GIL_DISABLED) || self.blocking.load(Ordering::Relaxed)
     }
 
@@ -144,7 +147,7 @@ impl NativeAwaitable {
         self.blocking.store(value, Ordering::Relaxed);
     }
 
-    /// What `cancel()` was given; `asyncio.gather()` asks for it.
+    /// The message of `cancel()`; `asyncio.gather()` reads it.
     #[getter]
     fn _cancel_message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         let message = lock(&self.state).cancel_message.clone();
@@ -163,20 +166,19 @@ impl NativeAwaitable {
         Self::expire(slf)
     }
 
-    /// Look after the deadline, on the thread of the loop.
-    fn _arm(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<()> {
+    /// Start the timer of the deadline, on the loop's thread.
+    fn _start_timer(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<()> {
         let this = slf.get();
         match (&this.owner, this.peek()) {
-            (Some(owner), None) => this.arm(slf, owner, waiting::seconds(seconds)?),
+            (Some(owner), None) => Self::start_timer(slf, owner, duration(seconds)?),
             _ => Ok(()),
         }
     }
 
     fn __await__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let waiting = Await(slf.into());
-        let coroutine = coroutine::new(waiting, c"NativeAwaitable.__await__")?;
-        // SAFETY: an owned reference.
-        Ok(unsafe { Bound::from_owned_ptr(slf.py(), coroutine.into_ptr()) }.unbind())
+        let iterator = coroutine::new(Await(slf.into()), c"NativeAwaitable.__await__")?;
+        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
+        Ok(unsafe { Bound::from_owned_ptr(slf.py(), iterator.into_ptr()) }.unbind())
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -206,16 +208,16 @@ impl NativeAwaitable {
         for object in state.timer.iter().chain(&state.cancel_message) {
             object.visit(&visit)?;
         }
-        for known in &state.callbacks {
-            known.handle.event_loop.visit(&visit)?;
-            known.function.visit(&visit)?;
-            known.context.visit(&visit)?;
+        for callback in &state.callbacks {
+            callback.handle.event_loop.visit(&visit)?;
+            callback.function.visit(&visit)?;
+            callback.context.visit(&visit)?;
         }
         Ok(())
     }
 
     fn __clear__(&self) {
-        // What jobs under way need stays: a queue holds those, so they are not garbage.
+        // The result and the guards stay: while the work is not done, a queue holds the future, so it is no garbage.
         let mut state = lock(&self.state);
         let callbacks = std::mem::take(&mut state.callbacks);
         let (timer, message) = (state.timer.take(), state.cancel_message.take());

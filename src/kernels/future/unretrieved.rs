@@ -1,4 +1,5 @@
-//! Exceptions that nobody has asked for: the loop is told when their job dies.
+//! Exceptions that were never retrieved: the loop's exception handler gets them when the future is destroyed, as with
+//! `asyncio.Future`.
 
 use std::sync::PoisonError;
 
@@ -7,15 +8,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::PyClass;
 
-use crate::kernels::completion_queue::lock;
-use crate::kernels::future::{NativeAwaitable, Work};
+use crate::kernels::future::state::NativeAwaitable;
+use crate::kernels::future::work::Work;
 use crate::kernels::result::FutureResult;
+use crate::kernels::sync::lock;
 use crate::python::nested_drop;
 use crate::python::vectorcall::guard_int;
 
 impl NativeAwaitable {
-    /// Tells the loop of an exception that nobody has asked for, once.
-    fn tell_if_lost(&self, py: Python<'_>) {
+    /// Reports the exception, if there is one that was not retrieved; once.
+    fn report_unretrieved(&self, py: Python<'_>) {
         let mut state = lock(&self.state);
         if state.retrieved {
             return;
@@ -26,19 +28,19 @@ impl NativeAwaitable {
         let error = PyErr::from_value(error.bind(py).clone());
         state.retrieved = true;
         drop(state);
-        // It may be an exception on its way that lets this die.
+        // The future may be destroyed while an exception propagates.
         let pending = PyErr::take(py);
-        let kernel = self.work.get().map_or("", Work::kernel);
-        let told = (|| {
+        let kernel = self.work().map_or("", Work::kernel);
+        let reported = (|| {
             let owner = self.owner.as_ref()?;
-            let about = PyDict::new(py);
+            let context = PyDict::new(py);
             let message = format!("exception of native kernel '{kernel}' was never retrieved");
-            about.set_item("message", message).ok()?;
-            about.set_item("exception", error.value(py)).ok()?;
+            context.set_item("message", message).ok()?;
+            context.set_item("exception", error.value(py)).ok()?;
             let handler = owner.event_loop.bind(py).getattr("call_exception_handler");
-            handler.ok()?.call1((about,)).ok()
+            handler.ok()?.call1((context,)).ok()
         })();
-        if told.is_none() {
+        if reported.is_none() {
             error.write_unraisable(py, None);
         }
         if let Some(pending) = pending {
@@ -49,33 +51,35 @@ impl NativeAwaitable {
 
 impl Drop for NativeAwaitable {
     fn drop(&mut self) {
-        // SAFETY: objects die attached.
-        self.tell_if_lost(unsafe { Python::assume_attached() });
+        // SAFETY: a value of a pyclass is dropped by the deallocator of its object, which runs attached, or by the thread that
+        // failed to create the object, which is attached too.
+        self.report_unretrieved(unsafe { Python::assume_attached() });
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         nested_drop::drop_content(std::mem::take(state));
     }
 }
 
-/// What the collector calls before it takes anything apart. When it drops a job, the exception may be an empty shell already.
+/// `tp_finalize`: the collector calls it before it clears any object of the garbage. When it drops the future, the exception may
+/// have been cleared already.
 unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
     let status = guard_int(|| {
-        // SAFETY: the collector is attached, and gives live objects.
+        // SAFETY: CPython calls `tp_finalize` attached, with a live object.
         let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
         if let Ok(this) = object.cast::<NativeAwaitable>() {
-            this.get().tell_if_lost(object.py());
+            this.get().report_unretrieved(object.py());
         }
         Ok(())
     });
     if status < 0 {
-        // SAFETY: attached, with an exception set.
+        // SAFETY: CPython calls `tp_finalize` attached, and `guard_int` has set an exception.
         unsafe { ffi::PyErr_WriteUnraisable(std::ptr::null_mut()) };
     }
 }
 
-/// Adds a class, this one or one that is based on it, with the finalizer.
+/// Adds `NativeAwaitable` or a subclass to the module, with the finalizer.
 pub fn add_class<T: PyClass>(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<T>()?;
-    // SAFETY: the type was just made, and no other thread knows it yet.
+    // SAFETY: PyO3 has just created the heap type, no other thread uses it yet, and no object of it exists.
     unsafe { (*T::type_object_raw(module.py())).tp_finalize = Some(finalize) };
     Ok(())
 }

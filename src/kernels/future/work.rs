@@ -1,4 +1,4 @@
-//! What there is to wait for: a job, or the jobs of a batch.
+//! What a `NativeAwaitable` waits for: a job, or the jobs of a batch.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,10 +7,11 @@ use hybridloop_kernels::{Batch, Event, Job, Mailbox};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::kernels::completion_queue::WorkId;
 use crate::kernels::result::FutureResult;
 use crate::python::stdlib::Stdlib;
 
-/// What there is to wait for.
+/// A job, or the jobs of a batch.
 pub enum Work {
     Job(Arc<Job>),
     Batch {
@@ -21,6 +22,13 @@ pub enum Work {
 }
 
 impl Work {
+    pub fn id(&self) -> WorkId {
+        match self {
+            Self::Job(job) => WorkId::Job(job.id()),
+            Self::Batch { batch, .. } => WorkId::Batch(batch.id()),
+        }
+    }
+
     pub fn jobs(&self) -> &[Arc<Job>] {
         match self {
             Self::Job(job) => std::slice::from_ref(job),
@@ -28,15 +36,15 @@ impl Work {
         }
     }
 
-    /// Whether every kernel has returned, or will not run.
-    pub fn is_over(&self) -> bool {
+    /// Whether every kernel has returned or will not run.
+    pub fn is_done(&self) -> bool {
         match self {
             Self::Job(job) => job.outcome().is_some(),
             Self::Batch { batch, .. } => batch.remaining() == 0,
         }
     }
 
-    /// What is waited for, in words.
+    /// The words for it in error messages.
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Job(_) => "job",
@@ -44,6 +52,7 @@ impl Work {
         }
     }
 
+    /// Posts an event to `mailbox` when the work is done, at once if it is done already.
     pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
         match self {
             Self::Job(job) => job.subscribe(mailbox),
@@ -51,16 +60,18 @@ impl Work {
         }
     }
 
-    /// Blocks until it is over, at most until then.
+    /// Blocks until the work is done or `until` has passed; returns whether it is done.
     pub fn wait(&self, until: Option<Instant>) -> bool {
         self.jobs().iter().all(|job| job.wait(until).is_some())
     }
 
+    /// The name of the kernel.
     pub fn kernel(&self) -> &str {
         self.jobs().first().map_or("", |job| job.kernel().name())
     }
 
-    pub fn outcome(&self, py: Python<'_>) -> PyResult<FutureResult> {
+    /// The result, once the work is done.
+    pub fn result(&self, py: Python<'_>) -> PyResult<FutureResult> {
         let (jobs, return_exceptions) = match self {
             Self::Job(job) => return Ok(FutureResult::of(py, job)),
             Self::Batch {
@@ -74,13 +85,13 @@ impl Work {
             match FutureResult::of(py, job) {
                 FutureResult::Value(value) => results.append(value.bind(py))?,
                 FutureResult::Error(error) if return_exceptions => {
-                    results.append(error.bind(py))?
+                    results.append(error.bind(py))?;
                 }
                 FutureResult::Cancelled if return_exceptions => {
                     let class = Stdlib::get().cancelled_error.bind(py);
                     results.append(class.call0()?)?;
                 }
-                ended => return Ok(ended),
+                failed => return Ok(failed),
             }
         }
         Ok(FutureResult::Value(results.into_any().into()))
