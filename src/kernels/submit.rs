@@ -1,5 +1,6 @@
-//! `run_native()` and `run_native_many()`: from the arguments of a call to a job under way.
+//! `run_native()` and `run_native_many()`: submission of jobs and batches.
 
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,13 +26,14 @@ use crate::kernels::job::{NativeJob, OnProgress};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::loop_handle::{current_context, LoopHandle};
 use crate::kernels::timeout::duration;
+use crate::python::args::bind_keywords;
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
-use crate::python::vectorcall::{missing, unexpected};
+use crate::python::vectorcall::missing;
 use crate::python::{Args, FfiResult, Ref};
 
-/// Thirty years.
-const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+/// Longer timeouts need no timer.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// The keyword arguments of both functions.
 #[derive(Default)]
@@ -46,56 +48,83 @@ struct Keywords<'py> {
 }
 
 impl<'py> Keywords<'py> {
+    /// The keywords of `run_native()`.
+    ///
     /// # Safety
-    /// The arguments are those of the call under way.
-    unsafe fn parse(
-        py: Python<'py>,
-        function: &str,
-        args: &Args<'_>,
-        known: &[&str],
-    ) -> FfiResult<Self> {
+    /// `args` are the arguments of the current call.
+    unsafe fn of_job(py: Python<'py>, args: &Args<'_>) -> FfiResult<Self> {
+        const NAMES: [&CStr; 6] = [
+            c"out",
+            c"key",
+            c"timeout",
+            c"priority",
+            c"on_progress",
+            c"cancel_policy",
+        ];
+        if !args.has_keywords() {
+            return Ok(Self::default());
+        }
+        // SAFETY: the caller passes the arguments of the current call, which are live.
+        let [out, key, timeout, priority, on_progress, policy] =
+            unsafe { bind_keywords(c"run_native", NAMES, args)?.map(|value| given(py, value)) };
+        let not_none = |value: Option<Bound<'py, PyAny>>| value.filter(|value| !value.is_none());
+        let mut keywords = Self::common(timeout, priority, policy)?;
+        keywords.out = not_none(out);
+        keywords.key = not_none(key);
+        keywords.on_progress = not_none(on_progress);
+        if let Some(callback) = &keywords.on_progress {
+            if !callback.is_callable() {
+                return Err(PyTypeError::new_err("on_progress must be callable").into());
+            }
+        }
+        Ok(keywords)
+    }
+
+    /// The keywords of `run_native_many()`.
+    ///
+    /// # Safety
+    /// `args` are the arguments of the current call.
+    unsafe fn of_batch(py: Python<'py>, args: &Args<'_>) -> FfiResult<Self> {
+        const NAMES: [&CStr; 4] = [
+            c"timeout",
+            c"priority",
+            c"cancel_policy",
+            c"return_exceptions",
+        ];
+        // SAFETY: the caller passes the arguments of the current call, which are live.
+        let [timeout, priority, policy, return_exceptions] = unsafe {
+            bind_keywords(c"run_native_many", NAMES, args)?.map(|value| given(py, value))
+        };
+        let mut keywords = Self::common(timeout, priority, policy)?;
+        if let Some(return_exceptions) = return_exceptions {
+            keywords.return_exceptions = return_exceptions.is_truthy()?;
+        }
+        Ok(keywords)
+    }
+
+    fn common(
+        timeout: Option<Bound<'py, PyAny>>,
+        priority: Option<Bound<'py, PyAny>>,
+        policy: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
         let mut keywords = Self::default();
-        for (name, value) in args.keywords() {
-            // SAFETY: the caller's promise.
-            let (text, value) = unsafe {
-                (
-                    Bound::from_borrowed_ptr(py, name),
-                    Bound::from_borrowed_ptr(py, value),
-                )
+        if let Some(timeout) = timeout.filter(|timeout| !timeout.is_none()) {
+            let timeout = duration(timeout.extract()?)?;
+            keywords.timeout = Some(timeout).filter(|timeout| *timeout < LONGEST_TIMEOUT);
+        }
+        if let Some(priority) = priority {
+            keywords.priority = priority.extract()?;
+        }
+        if let Some(policy) = policy {
+            keywords.detach = match policy.extract::<&str>()? {
+                "wait" => false,
+                "detach" => true,
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "cancel_policy must be 'wait' or 'detach', not '{other}'"
+                    )));
+                }
             };
-            let text = text.extract::<&str>()?;
-            if !known.contains(&text) {
-                return Err(unexpected(function, name));
-            }
-            let given = (!value.is_none()).then(|| value.clone());
-            match text {
-                "out" => keywords.out = given,
-                "key" => keywords.key = given,
-                "timeout" => {
-                    let timeout = given.map(|it| duration(it.extract()?)).transpose()?;
-                    // What is as good as for ever needs no timer.
-                    keywords.timeout = timeout.filter(|timeout| *timeout < FOR_EVER);
-                }
-                "priority" => keywords.priority = value.extract()?,
-                "on_progress" => {
-                    if given.as_ref().is_some_and(|it| !it.is_callable()) {
-                        return Err(PyTypeError::new_err("on_progress must be callable").into());
-                    }
-                    keywords.on_progress = given;
-                }
-                "cancel_policy" => {
-                    keywords.detach = match value.extract::<&str>()? {
-                        "wait" => false,
-                        "detach" => true,
-                        other => {
-                            let text =
-                                format!("cancel_policy must be 'wait' or 'detach', not '{other}'");
-                            return Err(PyValueError::new_err(text).into());
-                        }
-                    };
-                }
-                _ => keywords.return_exceptions = value.is_truthy()?,
-            }
         }
         Ok(keywords)
     }
@@ -116,8 +145,17 @@ impl<'py> Keywords<'py> {
     }
 }
 
-/// What comes before every submission.
-fn begin(py: Python<'_>) -> FfiResult<()> {
+/// A keyword argument; `None` if it is not given.
+///
+/// # Safety
+/// `value` is null or live.
+unsafe fn given(py: Python<'_>, value: *mut PyObject) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: the caller says that `value` is null or live, and `py` proves attachment.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, value) }
+}
+
+/// The first steps of every submission.
+fn prepare(py: Python<'_>) -> FfiResult<()> {
     hang_at_exit();
     drain_detached(py);
     if is_short() {
@@ -126,45 +164,34 @@ fn begin(py: Python<'_>) -> FfiResult<()> {
     Ok(())
 }
 
-/// Where the end of a job is told, with a place for it.
-fn mailbox_of(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
+/// The mailbox for the events of a job, in a queue with memory reserved for the job.
+fn reserve_mailbox(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
     let queue = owner.map_or_else(detached_queue, |owner| owner.queue.clone());
     queue.reserve()?;
     Ok(queue.mailbox().clone())
 }
 
 /// # Safety
-/// The arguments are those of the call under way.
+/// `args` are the arguments of the current call.
 unsafe fn submit_job(
     py: Python<'_>,
     engine: &NativeEngine,
     owner: Option<LoopHandle>,
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
-    const KNOWN: [&str; 6] = [
-        "out",
-        "key",
-        "timeout",
-        "priority",
-        "on_progress",
-        "cancel_policy",
-    ];
     let Some((kernel, rest)) = args.positional.split_first() else {
         return Err(missing("run_native", "kernel"));
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes the arguments of the current call, which are live.
     let (kernel, keywords) = unsafe {
         let kernel = Bound::from_borrowed_ptr(py, *kernel);
-        (
-            Kernel::find(&kernel)?,
-            Keywords::parse(py, "run_native", args, &KNOWN)?,
-        )
+        (Kernel::find(&kernel)?, Keywords::of_job(py, args)?)
     };
-    begin(py)?;
+    prepare(py)?;
     let mut guards = BufferGuards::default();
-    // SAFETY: the caller's promise.
     let rest = rest
         .iter()
+        // SAFETY: the caller passes the arguments of the current call, which are live.
         .map(|object| unsafe { Bound::from_borrowed_ptr(py, *object) });
     let arguments = convert(&kernel, rest, keywords.out.as_ref(), &mut guards)?;
     let on_progress = match (&keywords.on_progress, &owner) {
@@ -178,7 +205,7 @@ unsafe fn submit_job(
         }
         (None, _) => None,
     };
-    let mailbox = mailbox_of(owner.as_ref())?;
+    let mailbox = reserve_mailbox(owner.as_ref())?;
     let options = Options {
         mailbox: Some(mailbox),
         deadline: keywords.deadline(),
@@ -186,7 +213,7 @@ unsafe fn submit_job(
         progress: owner.is_some(),
         key: keywords.bus_key()?,
     };
-    // Made first, because making an object may run Python: nothing may fail once the job is under way.
+    // Created before the job is submitted: creating an object may fail, and nothing may fail once the job is queued.
     let object = NativeJob::create(py, owner, keywords.detach, guards, on_progress)?;
     let submitted = engine
         .engine()
@@ -201,14 +228,13 @@ unsafe fn submit_job(
 }
 
 /// # Safety
-/// The arguments are those of the call under way.
+/// `args` are the arguments of the current call.
 unsafe fn submit_batch(
     py: Python<'_>,
     engine: &NativeEngine,
     owner: Option<LoopHandle>,
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
-    const KNOWN: [&str; 4] = ["timeout", "priority", "cancel_policy", "return_exceptions"];
     let (kernel, calls) = match args.positional {
         [kernel, calls] => (*kernel, *calls),
         [_] => return Err(missing("run_native_many", "calls")),
@@ -221,15 +247,15 @@ unsafe fn submit_batch(
             return Err(PyTypeError::new_err(text).into());
         }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes the arguments of the current call, which are live.
     let (kernel, calls, keywords) = unsafe {
         (
             Kernel::find(&Bound::from_borrowed_ptr(py, kernel))?,
             Bound::from_borrowed_ptr(py, calls),
-            Keywords::parse(py, "run_native_many", args, &KNOWN)?,
+            Keywords::of_batch(py, args)?,
         )
     };
-    begin(py)?;
+    prepare(py)?;
     let mut guards = BufferGuards::default();
     let mut converted = Vec::new();
     for call in calls.try_iter()? {
@@ -252,7 +278,7 @@ unsafe fn submit_batch(
         converted.try_reserve(1).map_err(out_of_memory)?;
         converted.push(arguments.args);
     }
-    let mailbox = mailbox_of(owner.as_ref())?;
+    let mailbox = reserve_mailbox(owner.as_ref())?;
     let (deadline, priority) = (keywords.deadline(), keywords.priority);
     let options = || Options {
         deadline,
@@ -277,18 +303,18 @@ unsafe fn submit_batch(
     Ok(object.into_any().into())
 }
 
-/// What a loop's kernels run on.
+/// The engine of a loop.
 fn engine_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, NativeEngine>> {
     let names = &Stdlib::get().names;
     let get = |name: &Ref| {
-        // SAFETY: attached; both are live.
+        // SAFETY: a `Bound` proves attachment; both objects are live.
         unsafe {
             let found = ffi::PyObject_GetAttr(event_loop.as_ptr(), name.as_ptr());
             Bound::from_owned_ptr_or_err(event_loop.py(), found)
         }
     };
-    let known = get(&names._native_engine)?;
-    if let Ok(engine) = known.cast_into::<NativeEngine>() {
+    let own = get(&names._native_engine)?;
+    if let Ok(engine) = own.cast_into::<NativeEngine>() {
         return Ok(engine);
     }
     Ok(get(&names.native_engine)?.cast_into()?)
@@ -298,9 +324,9 @@ type SubmitFn =
     unsafe fn(Python<'_>, &NativeEngine, Option<LoopHandle>, &Args<'_>) -> FfiResult<Ref>;
 
 /// # Safety
-/// `slf` is a live loop of ours; the arguments are those of the call under way.
+/// The thread is attached, `slf` is a live `LoopCore`, and `args` are the arguments of the current call.
 unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract above.
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, slf);
@@ -311,9 +337,9 @@ unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiRe
 }
 
 /// # Safety
-/// `slf` is a live engine; the arguments are those of the call under way.
+/// The thread is attached, `slf` is a live `NativeEngine`, and `args` are the arguments of the current call.
 unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract above.
     unsafe {
         let py = Python::assume_attached();
         let engine = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<NativeEngine>();
@@ -322,22 +348,22 @@ unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> Ffi
 }
 
 unsafe fn loop_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: CPython calls methods attached, with a receiver of their class, and with live arguments.
     unsafe { on_loop(slf, args, submit_job) }
 }
 
 unsafe fn loop_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `loop_run_native`.
+    // SAFETY: CPython calls methods attached, with a receiver of their class, and with live arguments.
     unsafe { on_loop(slf, args, submit_batch) }
 }
 
 unsafe fn engine_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `loop_run_native`.
+    // SAFETY: CPython calls methods attached, with a receiver of their class, and with live arguments.
     unsafe { on_engine(slf, args, submit_job) }
 }
 
 unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `loop_run_native`.
+    // SAFETY: CPython calls methods attached, with a receiver of their class, and with live arguments.
     unsafe { on_engine(slf, args, submit_batch) }
 }
 
@@ -345,29 +371,29 @@ const RUN_NATIVE: &str = "(self, kernel, /, *args, out=None, key=None, timeout=N
 const RUN_NATIVE_MANY: &str =
     "(self, kernel, calls, /, *, timeout=None, priority=0, cancel_policy='wait', return_exceptions=False)";
 const RUN_NATIVE_DOC: &str = "\
-Have a worker run a kernel, a `Kernel` or the name of one; return a `NativeJob` to await.
+Run a kernel, given as a `Kernel` or by name, on a worker; return a `NativeJob` to await.
 
 Args:
-    args: what the kernel takes; its `signature` says what that is. Buffers are used in place: they
-        cannot be resized until the kernel returns, and must not be written to.
+    args: the arguments of the kernel; its `signature` describes them. Buffers are used in place:
+        they cannot be resized until the kernel returns, and must not be written to.
     out: a writable, contiguous buffer that the kernel fills.
-    key: the result goes on the memory bus under this key as well.
-    timeout: seconds until the job raises `TimeoutError`. It never runs if it still waits then; a
-        kernel that runs is asked to return.
-    priority: jobs of a higher one run first.
+    key: store the result on the memory bus under this key too.
+    timeout: seconds until the job raises `TimeoutError`. If it is still queued then, it never runs;
+        a running kernel is requested to return.
+    priority: jobs with a higher priority run first.
     on_progress: `on_progress(done, total)` is called by the loop.
-    cancel_policy: `\"wait\"` ends a job that is cancelled or late when the kernel has returned,
-        `\"detach\"` at once.
+    cancel_policy: with `\"wait\"`, a job that is cancelled or timed out is done when the kernel has
+        returned; with `\"detach\"`, at once.
 
-What does not fit raises `TypeError`, `ValueError`, `OverflowError`, `BufferInUseError`,
-`NativeQueueFullError`, `NativeClosedError` or `LookupError` here, and nothing has run then.";
+Raises `TypeError`, `ValueError`, `OverflowError`, `BufferInUseError`, `NativeQueueFullError`,
+`NativeClosedError` or `LookupError` if the job cannot be submitted; nothing has run then.";
 const RUN_NATIVE_MANY_DOC: &str = "\
-Submit many calls of a kernel at a time, each a tuple of arguments; all are taken, or none.
+Submit many calls of a kernel at once, each a tuple of arguments; either all are submitted, or none.
 
-Returns a `NativeBatch`: awaiting it gives the list of results when the last call has ended. A call
-that has failed raises its exception then, the first one's if there are several; with
-`return_exceptions` they are in the list instead. The loop is woken once for all of them. The other
-arguments are those of `run_native()`.";
+Returns a `NativeBatch`. Awaiting it gives the list of results when the last call is done. If calls
+have failed, the exception of the first one is raised; with `return_exceptions` the exceptions are in
+the list instead. The loop is woken once for the whole batch. The other arguments are those of
+`run_native()`.";
 
 /// Adds the methods to loops and engines.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,4 +1,4 @@
-//! Arguments of native methods by position or name, as Python functions take them.
+//! Binding of call arguments to the parameters of native methods, with the errors that Python functions raise.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -9,92 +9,133 @@ use pyo3::ffi::{self, PyObject};
 use crate::python::vectorcall::{missing, unexpected, ErrSet, FfiResult};
 use crate::python::Args;
 
-/// A parameter without a type.
+/// A parameter.
 #[derive(Clone, Copy)]
 pub struct Parameter {
     name: &'static CStr,
-    also: Option<&'static CStr>,
-    needed: bool,
+    alias: Option<&'static CStr>,
+    is_required: bool,
 }
 
 impl Parameter {
-    pub const fn needed(name: &'static CStr) -> Self {
+    pub const fn required(name: &'static CStr) -> Self {
         Self {
             name,
-            also: None,
-            needed: true,
+            alias: None,
+            is_required: true,
         }
     }
 
     pub const fn optional(name: &'static CStr) -> Self {
         Self {
             name,
-            also: None,
-            needed: false,
+            alias: None,
+            is_required: false,
         }
     }
 
-    /// Another name for it.
-    pub const fn or(self, name: &'static CStr) -> Self {
+    /// Adds a second name for the parameter.
+    pub const fn alias(self, name: &'static CStr) -> Self {
         Self {
-            also: Some(name),
+            alias: Some(name),
             ..self
         }
     }
 
-    unsafe fn is_called(&self, name: *mut PyObject) -> bool {
-        [Some(self.name), self.also].iter().flatten().any(|known| {
-            // SAFETY: the name of a keyword is a live string.
-            unsafe { ffi::PyUnicode_CompareWithASCIIString(name, known.as_ptr()) == 0 }
+    /// # Safety
+    /// `name` is the name of a keyword argument of the current call.
+    unsafe fn is_named(&self, name: *mut PyObject) -> bool {
+        [Some(self.name), self.alias].iter().flatten().any(|own| {
+            // SAFETY: CPython passes the names of keyword arguments as live strings.
+            unsafe { ffi::PyUnicode_CompareWithASCIIString(name, own.as_ptr()) == 0 }
         })
     }
 }
 
-/// The arguments in the order of the parameters; null for an optional one that is not given.
+/// The arguments in the order of the parameters, given by position or by name; null for an optional one that is not given.
+/// `function` is the name for errors; the class in front of it is left out.
 ///
 /// # Safety
-/// The arguments are those of the call under way.
+/// `args` are the arguments of the current call.
 #[inline]
 pub unsafe fn bind<const N: usize>(
-    function: &[u8],
+    function: &CStr,
     parameters: [Parameter; N],
     args: &Args<'_>,
 ) -> FfiResult<[*mut PyObject; N]> {
-    let mut found = [ptr::null_mut(); N];
+    let mut bound = [ptr::null_mut(); N];
     if args.positional.len() > N {
         return Err(too_many(function, N, args.positional.len()));
     }
-    found[..args.positional.len()].copy_from_slice(args.positional);
+    bound[..args.positional.len()].copy_from_slice(args.positional);
     if args.positional.len() == N && !args.has_keywords() {
-        return Ok(found);
+        return Ok(bound);
     }
+    // SAFETY: the caller passes the arguments of the current call.
+    unsafe { bind_named(function, &parameters, args, &mut bound)? };
+    for (parameter, value) in parameters.iter().zip(&bound) {
+        if parameter.is_required && value.is_null() {
+            let name = parameter.name.to_string_lossy();
+            return Err(missing(&short_name(function), &name));
+        }
+    }
+    Ok(bound)
+}
+
+/// The keyword arguments of a method whose other arguments are given by position only; null for one that is not given.
+///
+/// # Safety
+/// `args` are the arguments of the current call.
+#[inline]
+pub unsafe fn bind_keywords<const N: usize>(
+    function: &CStr,
+    names: [&'static CStr; N],
+    args: &Args<'_>,
+) -> FfiResult<[*mut PyObject; N]> {
+    let mut bound = [ptr::null_mut(); N];
+    if args.has_keywords() {
+        // SAFETY: the caller passes the arguments of the current call.
+        unsafe { bind_named(function, &names.map(Parameter::optional), args, &mut bound)? };
+    }
+    Ok(bound)
+}
+
+/// # Safety
+/// `args` are the arguments of the current call.
+unsafe fn bind_named(
+    function: &CStr,
+    parameters: &[Parameter],
+    args: &Args<'_>,
+    bound: &mut [*mut PyObject],
+) -> FfiResult<()> {
     for (name, value) in args.keywords() {
-        // SAFETY: the caller's promise.
-        let at = parameters
+        let index = parameters
             .iter()
-            .position(|parameter| unsafe { parameter.is_called(name) });
-        let Some(at) = at else {
-            return Err(unexpected(&String::from_utf8_lossy(function), name));
+            // SAFETY: the name is one of a keyword argument of the current call, as the caller says.
+            .position(|parameter| unsafe { parameter.is_named(name) });
+        let Some(index) = index else {
+            return Err(unexpected(&short_name(function), name));
         };
-        if !found[at].is_null() {
-            return Err(twice(function, parameters[at].name));
+        if !bound[index].is_null() {
+            return Err(given_twice(function, parameters[index].name));
         }
-        found[at] = value;
+        bound[index] = value;
     }
-    for (parameter, value) in parameters.iter().zip(&found) {
-        if parameter.needed && value.is_null() {
-            let function = String::from_utf8_lossy(function);
-            return Err(missing(&function, &parameter.name.to_string_lossy()));
-        }
-    }
-    Ok(found)
+    Ok(())
+}
+
+/// The name of a method without that of its class.
+#[cold]
+fn short_name(function: &CStr) -> String {
+    let name = function.to_string_lossy();
+    name.rsplit('.').next().unwrap_or_default().to_owned()
 }
 
 #[cold]
-fn too_many(function: &[u8], most: usize, given: usize) -> ErrSet {
+fn too_many(function: &CStr, most: usize, given: usize) -> ErrSet {
     PyTypeError::new_err(format!(
         "{}() takes {} positional arguments but {} were given",
-        String::from_utf8_lossy(function),
+        short_name(function),
         most + 1,
         given + 1
     ))
@@ -102,10 +143,10 @@ fn too_many(function: &[u8], most: usize, given: usize) -> ErrSet {
 }
 
 #[cold]
-fn twice(function: &[u8], name: &CStr) -> ErrSet {
+fn given_twice(function: &CStr, name: &CStr) -> ErrSet {
     PyTypeError::new_err(format!(
         "{}() got multiple values for argument '{}'",
-        String::from_utf8_lossy(function),
+        short_name(function),
         name.to_string_lossy()
     ))
     .into()

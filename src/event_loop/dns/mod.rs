@@ -387,8 +387,8 @@ unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
 /// `getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0)`.
 unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const PARAMETERS: [Parameter; 6] = [
-        Parameter::needed(c"host"),
-        Parameter::needed(c"port"),
+        Parameter::required(c"host"),
+        Parameter::required(c"port"),
         Parameter::optional(c"family"),
         Parameter::optional(c"type"),
         Parameter::optional(c"proto"),
@@ -403,7 +403,7 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             && !core.is_closed()
             && module(Python::assume_attached())?.is_original();
         if own_way {
-            let [host, port, hints @ ..] = bind(b"getaddrinfo", PARAMETERS, &args)?;
+            let [host, port, hints @ ..] = bind(c"getaddrinfo", PARAMETERS, &args)?;
             let [family, kind, protocol, flags] = hints.map(|object| hint(object));
             if let (true, true, Some(family), Some(kind), Some(protocol), Some(flags)) = (
                 is_plain(host, false),

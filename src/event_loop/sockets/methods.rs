@@ -24,10 +24,9 @@ unsafe fn call<const N: usize>(
     parameters: [Parameter; N],
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
-    let name = kind.name().to_bytes();
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
-        let bound = bind(&name[b"Loop.".len()..], parameters, args)?;
+        let bound = bind(kind.name(), parameters, args)?;
         let object = |at: usize| {
             let object = bound.get(at).copied().unwrap_or(ptr::null_mut());
             (!object.is_null()).then(|| Ref::borrowed(object))
@@ -51,13 +50,13 @@ fn no_socket() -> ErrSet {
     PyTypeError::new_err("a socket is required").into()
 }
 
-const SOCK: Parameter = Parameter::needed(c"sock");
-const BUF: Parameter = Parameter::needed(c"buf");
-const DATA: Parameter = Parameter::needed(c"data");
+const SOCK: Parameter = Parameter::required(c"sock");
+const BUF: Parameter = Parameter::required(c"buf");
+const DATA: Parameter = Parameter::required(c"data");
 
 unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // asyncio's abstract class and its loops have different names for it.
-    const SIZE: Parameter = Parameter::needed(c"n").or(c"nbytes");
+    const SIZE: Parameter = Parameter::required(c"n").alias(c"nbytes");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::Recv, [SOCK, SIZE], &args) }
 }
@@ -68,7 +67,7 @@ unsafe fn sock_recv_into(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 }
 
 unsafe fn sock_recvfrom(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    const SIZE: Parameter = Parameter::needed(c"bufsize");
+    const SIZE: Parameter = Parameter::required(c"bufsize");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::RecvFrom, [SOCK, SIZE], &args) }
 }
@@ -86,7 +85,7 @@ unsafe fn sock_sendall(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 }
 
 unsafe fn sock_sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    const ADDRESS: Parameter = Parameter::needed(c"address");
+    const ADDRESS: Parameter = Parameter::required(c"address");
     // SAFETY: as for `call`.
     unsafe { call(slf, Kind::SendTo, [SOCK, DATA, ADDRESS], &args) }
 }
