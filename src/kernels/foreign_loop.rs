@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyWeakrefReference};
+use pyo3::types::PyDict;
 
 use crate::event_loop::exceptions::os_error;
 use crate::kernels::completion_queue::CompletionQueue;
+use crate::python::refs::{referent, WeakRef};
 use crate::python::FfiResult;
 
 /// Dispatches the completions of an event loop of another implementation. The loop holds it as the reader of a socket.
@@ -18,7 +19,7 @@ use crate::python::FfiResult;
 pub struct CompletionReader {
     queue: Arc<CompletionQueue>,
     socket: UnixStream,
-    event_loop: Py<PyWeakrefReference>,
+    event_loop: WeakRef,
 }
 
 #[pymethods]
@@ -42,10 +43,12 @@ impl CompletionReader {
         }
         let report = |error: PyErr| -> FfiResult<()> { Ok(this.report(py, error)?) };
         this.queue.dispatch(py, &report)?;
-        let event_loop = this.event_loop.bind(py).call0()?;
-        if this.queue.is_pending() && !event_loop.is_none() {
+        if this.queue.is_pending() {
             // There are more events than are dispatched per iteration.
-            event_loop.call_method1("call_soon", (slf.getattr("_ready")?,))?;
+            if let Some(event_loop) = this.event_loop.upgrade() {
+                let ready = slf.getattr("_ready")?;
+                event_loop.bind(py).call_method1("call_soon", (ready,))?;
+            }
         }
         Ok(())
     }
@@ -56,12 +59,12 @@ impl CompletionReader {
         let context = PyDict::new(py);
         context.set_item("message", "Exception while a native job was completed")?;
         context.set_item("exception", error.value(py))?;
-        let event_loop = self.event_loop.bind(py).call0()?;
-        if event_loop.is_none() {
+        let Some(event_loop) = self.event_loop.upgrade() else {
             error.write_unraisable(py, None);
             return Ok(());
-        }
+        };
         event_loop
+            .bind(py)
             .call_method1("call_exception_handler", (context,))
             .map(drop)
     }
@@ -84,9 +87,10 @@ pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Completio
     let readers = readers.bind(py);
     let found = readers.call_method1("get", (event_loop,))?;
     if !found.is_none() {
-        if let Ok(found) = found.call0()?.cast::<CompletionReader>() {
-            if found.get().queue.is_here() {
-                return Ok(found.get().queue.clone());
+        if let Some(reader) = referent(&found.into())? {
+            let reader = reader.bind(py).cast::<CompletionReader>()?.get();
+            if reader.queue.is_here() {
+                return Ok(reader.queue.clone());
             }
         }
     }
@@ -97,6 +101,8 @@ pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Completio
             .map_err(|error| os_error(&error))?;
     }
     let fd = reader.as_raw_fd();
+    // SAFETY: a `Bound` proves attachment and is live.
+    let weak_loop = unsafe { WeakRef::new(event_loop.as_ptr())? };
     // The write fails if the socket is full: then the loop has been woken already. It also fails once the reader is gone.
     let wake = move || drop((&writer).write(&[0]));
     let reader = Bound::new(
@@ -104,11 +110,13 @@ pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Completio
         CompletionReader {
             queue: CompletionQueue::new(Some(Box::new(wake))),
             socket: reader,
-            event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
+            event_loop: weak_loop,
         },
     )?;
     // Only the loop holds the reader, until the loop is closed; the reader does not hold the loop.
     event_loop.call_method1("add_reader", (fd, reader.getattr("_ready")?))?;
-    readers.set_item(event_loop, PyWeakrefReference::new(&reader)?)?;
+    // SAFETY: a `Bound` proves attachment and is live.
+    let weak_reader = unsafe { WeakRef::new(reader.as_ptr())? };
+    readers.set_item(event_loop, weak_reader.object().bind(py))?;
     Ok(reader.get().queue.clone())
 }

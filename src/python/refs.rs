@@ -1,6 +1,6 @@
-//! An owned reference without PyO3's bookkeeping.
+//! Owned and weak references without PyO3's bookkeeping.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -96,14 +96,67 @@ impl Ref {
     }
 }
 
-/// The object of a weak reference, while it lives. It waits for nobody for long, so it may be asked while a cell is open.
+/// A weak reference.
+#[derive(Clone)]
+pub struct WeakRef(Ref);
+
+impl WeakRef {
+    /// # Errors
+    /// `TypeError` if the class of the object does not support weak references.
+    ///
+    /// # Safety
+    /// The thread is attached, and `object` is live.
+    pub unsafe fn new(object: *mut PyObject) -> FfiResult<Self> {
+        // SAFETY: the caller says that the thread is attached and `object` is live. The result is a new reference or null.
+        unsafe { Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut())) }.map(Self)
+    }
+
+    /// `None` if the class of the object does not support weak references.
+    ///
+    /// # Safety
+    /// The thread is attached, and `object` is live.
+    pub unsafe fn try_new(object: *mut PyObject) -> FfiResult<Option<Self>> {
+        // SAFETY: the caller upholds the contract of `new`. After it has failed an exception is set.
+        unsafe {
+            match Self::new(object) {
+                Ok(weak) => Ok(Some(weak)),
+                Err(ErrSet) if ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0 => {
+                    ffi::PyErr_Clear();
+                    Ok(None)
+                }
+                Err(ErrSet) => Err(ErrSet),
+            }
+        }
+    }
+
+    /// The object, while it is alive. This runs no Python code, so it can be called while a cell is open.
+    #[inline]
+    pub fn upgrade(&self) -> Option<Ref> {
+        // It fails only for an object that is no weak reference.
+        referent(&self.0).ok().flatten()
+    }
+
+    /// The weak reference itself.
+    pub fn object(&self) -> &Ref {
+        &self.0
+    }
+}
+
+/// The object of a weak reference, while it is alive.
+///
+/// # Errors
+/// `TypeError` if `weak` is no weak reference.
 #[inline]
-pub fn weak_target(weak: &Ref) -> Option<Ref> {
-    let mut target = std::ptr::null_mut();
-    // SAFETY: attached; the callers have weak references. What comes back is a reference of our own, or null.
+pub fn referent(weak: &Ref) -> FfiResult<Option<Ref>> {
+    let mut object = ptr::null_mut();
+    // SAFETY: the holder of a `Ref` is attached, and its object is live. The call returns 1 and a new reference, 0 and null, or
+    // -1 with an exception set.
     unsafe {
-        ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut target);
-        Ref::new(target).ok()
+        match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
+            0 => Ok(None),
+            1 => Ref::new(object).map(Some),
+            _ => Err(ErrSet),
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use hybridloop_reactor::Token;
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi::PyObject;
 
 use crate::allocator::out_of_memory;
 use crate::event_loop::io::watcher::Mode;
 use crate::event_loop::LoopCore;
-use crate::python::refs::weak_target;
-use crate::python::{ErrSet, FfiResult, Ref};
+use crate::python::refs::WeakRef;
+use crate::python::{FfiResult, Ref};
 
 /// A socket that is registered for edges.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl LoopCore {
                 return None;
             }
             let dry = watch.dry;
-            let target = weak_target(watch.socket.as_ref()?);
+            let target = watch.socket.as_ref()?.upgrade();
             Some((RegisteredSocket { token, dry }, target?))
         })?;
         ptr::eq(target.as_ptr(), socket).then_some(known)
@@ -101,8 +101,9 @@ impl LoopCore {
         // SAFETY: the caller's promise.
         let (weak, same) = unsafe {
             let old = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
-            let same = old.is_some_and(|weak| refers_to(&weak, socket));
-            (weak_reference(socket)?, same)
+            let old = old.and_then(|weak| weak.upgrade());
+            let same = old.is_some_and(|old| ptr::eq(old.as_ptr(), socket));
+            (WeakRef::try_new(socket)?, same)
         };
         let short_means_dry = is_tcp(fd);
         let (before, replaced, _old, pushed) = self.descriptors.with(|all| {
@@ -142,26 +143,6 @@ impl LoopCore {
             Some((before, removed, socket))
         });
         found.map_or(Ok(()), |(before, ..)| self.rearm(fd, before))
-    }
-}
-
-/// Whether a weak reference is to `object`.
-fn refers_to(weak: &Ref, object: *mut PyObject) -> bool {
-    weak_target(weak).is_some_and(|target| ptr::eq(target.as_ptr(), object))
-}
-
-/// A weak reference, or none if the object's class does not allow it.
-unsafe fn weak_reference(object: *mut PyObject) -> FfiResult<Option<Ref>> {
-    // SAFETY: the caller's object is live.
-    unsafe {
-        match Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut())) {
-            Ok(weak) => Ok(Some(weak)),
-            Err(ErrSet) if ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0 => {
-                ffi::PyErr_Clear();
-                Ok(None)
-            }
-            Err(ErrSet) => Err(ErrSet),
-        }
     }
 }
 

@@ -1,8 +1,6 @@
 //! What the loop asks of native I/O objects. The rooms above make them; the loop knows them only by this.
 
 use std::mem::ManuallyDrop;
-#[cfg(Py_GIL_DISABLED)]
-use std::ptr;
 
 use hybridloop_reactor::Event;
 use pyo3::ffi::{self, PyObject};
@@ -10,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::event_loop::LoopCore;
 #[cfg(Py_GIL_DISABLED)]
-use crate::python::refs::weak_target;
+use crate::python::refs::WeakRef;
 use crate::python::{FfiResult, Ref};
 
 /// Where a call comes from.
@@ -50,7 +48,7 @@ pub struct IoSource {
     object: *mut PyObject,
     pub vtable: &'static SourceVTable,
     #[cfg(Py_GIL_DISABLED)]
-    weak: Option<Ref>,
+    weak: Option<WeakRef>,
 }
 
 // SAFETY: the pointer is used while the table is locked, or while the object is held.
@@ -67,7 +65,7 @@ impl IoSource {
             vtable,
             #[cfg(Py_GIL_DISABLED)]
             // SAFETY: the caller's promise.
-            weak: Some(unsafe { Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut()))? }),
+            weak: Some(unsafe { WeakRef::new(object)? }),
         })
     }
 
@@ -86,9 +84,10 @@ impl IoSource {
     pub fn hold(&self) -> Option<IoRef> {
         #[cfg(Py_GIL_DISABLED)]
         if let Some(weak) = &self.weak {
-            let object = weak_target(weak)?;
-            let kind = self.vtable;
-            return Some(IoRef { object, vtable });
+            return Some(IoRef {
+                object: weak.upgrade()?,
+                vtable: self.vtable,
+            });
         }
         // SAFETY: what is in the table, or was taken out of it just now, has its memory; it is live if it is counted.
         let object =

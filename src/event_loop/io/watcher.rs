@@ -7,7 +7,7 @@ use pyo3::ffi::PyObject;
 
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::handle::{HandleRef, CANCELLED};
-use crate::python::refs::weak_target;
+use crate::python::refs::WeakRef;
 use crate::python::unstable::socket_fd::still_open;
 use crate::python::{future, FfiResult, Ref};
 
@@ -69,9 +69,9 @@ pub struct FdWatcher {
     file: Option<Ref>,
     pub read: Direction,
     pub write: Direction,
-    /// Weak reference to the socket whose `sock_*` calls keep the registration. A number that another socket has taken
+    /// The socket whose `sock_*` calls keep the registration. A number that another socket has taken
     /// over shows by this.
-    pub socket: Option<Ref>,
+    pub socket: Option<WeakRef>,
     /// Nothing to read was left, and no edge has come since. Says something in [`Mode::Edge`] only.
     pub dry: bool,
     /// A read that came back short has emptied the socket.
@@ -82,8 +82,8 @@ pub struct FdWatcher {
 pub enum Owner {
     /// A file object that was given to `add_reader`/`add_writer`.
     File(Ref),
-    /// The socket of a weak reference.
-    Socket(Ref),
+    /// The socket whose calls keep the registration.
+    Socket(WeakRef),
     /// Only the number was given.
     Unknown,
 }
@@ -95,9 +95,9 @@ impl Owner {
         unsafe {
             match self {
                 Self::File(file) => still_open(file.as_ptr(), fd),
-                Self::Socket(weak) => {
-                    weak_target(weak).map_or(-1, |socket| still_open(socket.as_ptr(), fd))
-                }
+                Self::Socket(weak) => weak
+                    .upgrade()
+                    .map_or(-1, |socket| still_open(socket.as_ptr(), fd)),
                 Self::Unknown => fd,
             }
         }
@@ -213,7 +213,7 @@ impl FdWatcher {
                     .map(HandleRef::as_object)
                     .chain(direction.waiters.iter())
             })
-            .chain(&self.socket)
+            .chain(self.socket.as_ref().map(WeakRef::object))
             .chain(&self.file)
     }
 
