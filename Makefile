@@ -75,7 +75,7 @@ test: test-rust test-python ## Run every test: Rust, loom models, Python
 
 .PHONY: test-rust
 test-rust: | check-tools ## Run the tests of the crates without Python, and the loom models
-	$(CARGO) test -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
+	$(CARGO) test -p hybridloop-sync -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-kernels --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 
@@ -89,7 +89,7 @@ test-tsan: | check-tools ## Run the tests of the crates without Python under Thr
 	@[ -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || { \
 		echo "ThreadSanitizer needs the source of Rust's standard library: rustup component add rust-src" >&2; exit 1; }
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread TSAN_OPTIONS="die_after_fork=0 $(TSAN_OPTIONS)" $(CARGO) test \
-		-p hybridloop-reactor -p hybridloop-kernels --lib --tests --target-dir "$(TARGET_DIR)/tsan" \
+		-p hybridloop-sync -p hybridloop-reactor -p hybridloop-kernels --lib --tests --target-dir "$(TARGET_DIR)/tsan" \
 		-Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 # What calls C, and what waits for sockets, Miri cannot run; kernels in Rust stand for those in C.

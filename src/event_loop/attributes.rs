@@ -3,7 +3,7 @@
 //! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
 //! descriptors here, so that inherited code and the core look at the same value.
 
-use hybridloop_reactor::{interval, interval_ticks, ticks_in};
+use hybridloop_sync::tsc::{ns_to_ticks, seconds_to_ticks, ticks_to_seconds};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -191,7 +191,7 @@ impl LoopCore {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn set_poll_skip_interval(&self, value: f64) {
         // Converting clamps: NaN and negative numbers to 0, large ones to the largest.
-        self.poll_skip_ticks.set(ticks_in((value * 1e9) as u64));
+        self.poll_skip_ticks.set(ns_to_ticks((value * 1e9) as u64));
         self.poll_skip_interval.set(value);
     }
 
@@ -210,12 +210,12 @@ impl LoopCore {
     /// now on begin with it. 0 sends every write at once.
     #[getter]
     fn get_cork_interval(&self) -> f64 {
-        interval(self.cork.get())
+        ticks_to_seconds(self.cork.get())
     }
 
     #[setter]
     fn set_cork_interval(&self, value: f64) {
-        self.cork.set(interval_ticks(value));
+        self.cork.set(seconds_to_ticks(value));
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -1,6 +1,6 @@
 //! `call_soon`, timers and what else runs once per callback.
 
-use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use hybridloop_sync::clock::{deadline_ns, now_ns, ns_to_seconds};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -243,7 +243,7 @@ unsafe fn timer(
 
 unsafe fn time(_slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyFloat_FromDouble(seconds(now_ns()))) }
+    unsafe { Ref::new(ffi::PyFloat_FromDouble(ns_to_seconds(now_ns()))) }
 }
 
 unsafe fn stop(slf: *mut PyObject) -> FfiResult<Ref> {

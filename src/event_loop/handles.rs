@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use hybridloop_reactor::{now_ns, seconds};
+use hybridloop_sync::clock::{now_ns, ns_to_seconds};
 use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -125,7 +125,7 @@ impl LoopCore {
     ) -> FfiResult<()> {
         let start = now_ns();
         let result = body();
-        let took = seconds(now_ns() - start);
+        let took = ns_to_seconds(now_ns() - start);
         result?;
         // SAFETY: called from the loop, attached.
         let py = unsafe { Python::assume_attached() };

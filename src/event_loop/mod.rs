@@ -35,9 +35,9 @@ use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use hybridloop_reactor::{
-    seconds, ticks_in, Event, Inbox, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle,
-};
+use hybridloop_reactor::{Event, Inbox, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle};
+use hybridloop_sync::clock::ns_to_seconds;
+use hybridloop_sync::tsc::ns_to_ticks;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
@@ -158,10 +158,10 @@ impl LoopCore {
             overrides: overrides::Overrides::default(),
             runs_watched: RelaxedBool::default(),
             thread_id: RelaxedU64::default(),
-            poll_skip_ticks: Cell::new(ticks_in(run_once::POLL_SKIP_NS)),
-            poll_skip_interval: Cell::new(seconds(run_once::POLL_SKIP_NS)),
+            poll_skip_ticks: Cell::new(ns_to_ticks(run_once::POLL_SKIP_NS)),
+            poll_skip_interval: Cell::new(ns_to_seconds(run_once::POLL_SKIP_NS)),
             poll_skip_turns: Cell::new(run_once::POLL_SKIP_ITERATIONS),
-            cork: Cell::new(ticks_in(run_once::CORK_NS)),
+            cork: Cell::new(ns_to_ticks(run_once::CORK_NS)),
             slow_callback_duration: LoopCell::default(),
             task_factory: LoopCell::default(),
             current_handle: LoopCell::default(),

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use hybridloop_reactor::{deadline_ns, now_ns, seconds};
+use hybridloop_sync::clock::{deadline_ns, now_ns, ns_to_seconds};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::intern;
@@ -98,7 +98,7 @@ impl LoopCore {
             // SAFETY: the caller's promise.
             return unsafe { other_time(event_loop) };
         }
-        Ok(seconds(now_ns()))
+        Ok(ns_to_seconds(now_ns()))
     }
 
     /// The same in nanoseconds, from which a deadline is how long to wait.

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hybridloop_reactor::{ticks, Event};
+use hybridloop_reactor::Event;
+use hybridloop_sync::tsc::ticks;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;

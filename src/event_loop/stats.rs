@@ -3,7 +3,7 @@
 //! Time is taken where the loop reads the processor's counter anyway, once an iteration, and between the callbacks of an
 //! iteration. Reading it costs a tenth of a short callback, so many short ones in a row are timed together.
 
-use hybridloop_reactor::{ticks, ticks_in};
+use hybridloop_sync::tsc::{ns_to_ticks, ticks};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -157,7 +157,7 @@ impl Stats {
     }
 
     pub fn run_begins(&self) {
-        self.short.set(ticks_in(SHORT_NS));
+        self.short.set(ns_to_ticks(SHORT_NS));
         let now = ticks();
         self.running_since.set(now);
         self.working_since.set(now);
@@ -193,7 +193,7 @@ impl Stats {
             } else {
                 0
             };
-            ratio(longest.get().max(under_way), ticks_in(1_000_000_000))
+            ratio(longest.get().max(under_way), ns_to_ticks(1_000_000_000))
         };
         (
             seconds(&self.longest, &self.working_since),
@@ -210,7 +210,7 @@ impl Stats {
         };
         let ran = self.ran.get() + under_way(&self.running_since);
         let waited = self.waited.get() + under_way(&self.waiting_since);
-        let second = ticks_in(1_000_000_000);
+        let second = ns_to_ticks(1_000_000_000);
         (
             ratio(ran, second),
             ratio(ran.saturating_sub(waited), second),

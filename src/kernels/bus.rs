@@ -59,7 +59,7 @@ impl Bus {
 
     /// The bus, if this process has made it: else threads that are not here may hold its locks for ever.
     fn bus(&self) -> Result<&Arc<hybridloop_kernels::Bus>, BusError> {
-        if self.engine.is_here() {
+        if self.engine.is_current_process() {
             Ok(self.engine.bus())
         } else {
             Err(BusError::Closed)

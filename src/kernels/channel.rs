@@ -48,7 +48,7 @@ impl Channel {
 
     /// Refuses in the child of a fork.
     pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
-        if self.inner.is_here() {
+        if self.inner.is_current_process() {
             Ok(())
         } else {
             Err(forked(py, "channel"))
@@ -204,7 +204,7 @@ impl Channel {
     }
 
     fn __repr__(&self) -> String {
-        if !self.inner.is_here() {
+        if !self.inner.is_current_process() {
             return format!("<Channel {} of the parent process>", self.order());
         }
         format!("<Channel {} of {} values>", self.order(), self.inner.len())

@@ -10,7 +10,8 @@ use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Process, Value, Wake};
+use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Value, Wake};
+use hybridloop_sync::Process;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
@@ -108,8 +109,8 @@ impl CompletionQueue {
 
     /// Whether this process created the queue. After a fork no event arrives in the child, and locks may be held by threads
     /// that exist in the parent only.
-    pub fn is_here(&self) -> bool {
-        self.process.is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.process.is_current()
     }
 
     /// Where native threads post events.
@@ -195,7 +196,7 @@ impl CompletionQueue {
         py: Python<'_>,
         report: &dyn Fn(PyErr) -> FfiResult<()>,
     ) -> FfiResult<()> {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return Ok(());
         }
         self.mailbox.open();
@@ -251,7 +252,7 @@ impl CompletionQueue {
 
     /// Detaches the pending jobs: the loop is closed.
     pub fn close(&self) {
-        if self.is_here() {
+        if self.is_current_process() {
             drop(lock(&self.notifier.0).take());
         }
         let table = std::mem::take(&mut *lock(&self.table));
@@ -265,7 +266,7 @@ impl CompletionQueue {
         } = table;
         drop(waiters);
         for future in jobs.into_values().chain(batches.into_values()) {
-            if self.is_here() {
+            if self.is_current_process() {
                 (future.vtable.detached)(py, &future.object);
             } else {
                 // A job of the parent process: its locks may be held by threads that exist in the parent only.

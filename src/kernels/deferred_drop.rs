@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use hybridloop_kernels::hold_off_forks;
+use hybridloop_sync::fork;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -54,7 +54,7 @@ impl Drop for DeferredDrop {
             drop(object);
             return;
         }
-        let no_forks = hold_off_forks();
+        let no_forks = fork::block();
         let mut deferred = lock(&DEFERRED);
         deferred.push(object);
         drop((deferred, no_forks));
@@ -64,7 +64,7 @@ impl Drop for DeferredDrop {
 
 /// Drops the objects that threads dropped while they were not attached.
 pub fn drop_deferred(_py: Python<'_>) {
-    let no_forks = hold_off_forks();
+    let no_forks = fork::block();
     let mut deferred = lock(&DEFERRED);
     let objects = std::mem::take(&mut *deferred);
     drop((deferred, no_forks));

@@ -16,7 +16,7 @@ pub fn detached_queue() -> Arc<CompletionQueue> {
     static DETACHED: Mutex<Option<Arc<CompletionQueue>>> = Mutex::new(None);
     let mut slot = lock(&DETACHED);
     match &*slot {
-        Some(queue) if queue.is_here() => queue.clone(),
+        Some(queue) if queue.is_current_process() => queue.clone(),
         _ => {
             // After a fork the parent's queue is leaked: its locks may be held by threads that exist in the parent only.
             std::mem::forget(slot.take());

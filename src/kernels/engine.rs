@@ -62,7 +62,7 @@ impl NativeEngine {
         };
         let old = take();
         if let Some(engine) = &old {
-            if engine.get().engine.is_here() {
+            if engine.get().engine.is_current_process() {
                 return Ok(engine.clone_ref(py));
             }
         }
@@ -74,7 +74,7 @@ impl NativeEngine {
         slot.used = true;
         // Another thread may have been faster.
         let dropped = match &slot.engine {
-            Some(engine) if engine.get().engine.is_here() => {
+            Some(engine) if engine.get().engine.is_current_process() => {
                 let engine = engine.clone_ref(py);
                 drop(slot);
                 return Ok(engine);
@@ -166,15 +166,15 @@ impl NativeEngine {
 
     /// Whether this process has made it. In the child of a fork neither it nor its bus can be used.
     #[getter]
-    fn is_here(&self) -> bool {
-        self.engine.is_here()
+    fn is_current_process(&self) -> bool {
+        self.engine.is_current_process()
     }
 
     /// What it is doing: `threads`; jobs that are `queued` and `running`, that have run (`completed`), and that have ended, as
     /// `done`, `failed` or `cancelled`; bytes of `memory`; and the `bus`.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
-        if !self.engine.is_here() {
+        if !self.engine.is_current_process() {
             return Ok(dict);
         }
         let stats = self.engine.stats();

@@ -27,7 +27,7 @@ impl CompletionReader {
     /// Dispatch the completions; the socket is readable.
     fn _ready(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if !this.queue.is_here() {
+        if !this.queue.is_current_process() {
             // After a fork the bytes in the socket are for the parent process.
             return Ok(());
         }
@@ -89,7 +89,7 @@ pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Completio
     if !found.is_none() {
         if let Some(reader) = referent(&found.into())? {
             let reader = reader.bind(py).cast::<CompletionReader>()?.get();
-            if reader.queue.is_here() {
+            if reader.queue.is_current_process() {
                 return Ok(reader.queue.clone());
             }
         }

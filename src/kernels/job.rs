@@ -163,7 +163,7 @@ impl NativeJob {
     /// Whether the kernel runs now, in this process.
     fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let job = job(slf)?;
-        Ok(job.is_here() && job.state() == JobState::Running)
+        Ok(job.is_current_process() && job.state() == JobState::Running)
     }
 
     /// The progress that the kernel reports: `async for done, total in job.progress()`. Only the newest state is kept.
@@ -283,7 +283,7 @@ impl Operation for Next {
             return Err(PyStopAsyncIteration::new_err(()).into());
         }
         drop(output);
-        if !slf.as_super().get().is_here() {
+        if !slf.as_super().get().is_current_process() {
             // Its output may be in events that the parent process dispatches.
             return Err(forked(py, "job").into());
         }

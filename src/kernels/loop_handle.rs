@@ -43,7 +43,7 @@ impl LoopHandle {
             Some(source.downcast_ref::<LoopCompletions>()?.0.clone())
         };
         let queue = match installed() {
-            Some(queue) if queue.is_here() => queue,
+            Some(queue) if queue.is_current_process() => queue,
             // After a fork: a loop of the parent process does not run in the child.
             Some(_) => detached_queue(),
             None => {

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{Arrival, Event, Mailbox, Process, Watch as KeyWatch};
+use hybridloop_kernels::{Arrival, Event, Mailbox, Watch as KeyWatch};
+use hybridloop_sync::Process;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 
@@ -39,7 +40,7 @@ impl ChannelWaiters {
 
     fn remove(&self, token: u64) {
         // After a fork the lock may be held by a thread that exists in the parent only.
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return;
         }
         let mut tokens = lock(&self.tokens);

@@ -30,7 +30,7 @@ def test_says_what_it_does(engine):
         "bus": dict.fromkeys(("keys", "bytes", "writes", "reads", "pops", "evictions", "busy"), 0)
         | {"capacity": 256 << 20},
     }
-    assert engine.is_here
+    assert engine.is_current_process
     assert repr(engine) == "<NativeEngine native_threads=2>"
 
 
@@ -161,7 +161,7 @@ def test_a_child_gets_an_engine_of_its_own(run_script):
         loop.bus.push("parents", b"1")
         engine = loop.native_engine
         if (pid := os.fork()) == 0:
-            assert not engine.is_here
+            assert not engine.is_current_process
             assert engine.stats() == {}
             assert len(engine.bus) == 0 and "parents" not in engine.bus
             try:

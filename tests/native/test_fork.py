@@ -143,7 +143,7 @@ def check():
     for it in (engine, loop):
         refused(NativeClosedError, it.run_native, "hl.noop")
         refused(NativeClosedError, it.run_native_many, "hl.noop", [()])
-    assert engine.stats() == {} and engine.close() == [] and not engine.is_here
+    assert engine.stats() == {} and engine.close() == [] and not engine.is_current_process
     assert engine.bus is bus
     repr(engine)
 

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::fork::Process;
-use crate::sync::{lock, Mutex};
+use hybridloop_sync::fork::Process;
+use hybridloop_sync::primitives::{lock, Mutex};
+
 use crate::value::Value;
 
 /// In which order values leave.
@@ -72,12 +73,12 @@ impl Channel {
 
     /// Whether this process has made it. In the child of a fork nothing can be put into it or taken from it.
     #[inline]
-    pub fn is_here(&self) -> bool {
-        self.process.is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.process.is_current()
     }
 
     fn check_process(&self) -> Result<(), ChannelError> {
-        if self.is_here() {
+        if self.is_current_process() {
             Ok(())
         } else {
             Err(ChannelError::Forked)
@@ -137,7 +138,7 @@ impl Channel {
 
     /// How many values are in it.
     pub fn len(&self) -> usize {
-        if self.is_here() {
+        if self.is_current_process() {
             lock(&self.inner).values.len()
         } else {
             0
@@ -151,12 +152,12 @@ impl Channel {
 
     /// Whether it refuses what comes.
     pub fn is_closed(&self) -> bool {
-        !self.is_here() || lock(&self.inner).closed
+        !self.is_current_process() || lock(&self.inner).closed
     }
 
     /// Whom to tell when there is something, at once if there is; `None` for nobody any more.
     pub fn on_arrival(&self, arrival: Option<Arc<dyn Arrival>>) {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return;
         }
         let mut inner = lock(&self.inner);
@@ -173,7 +174,7 @@ impl Channel {
 
     /// Refuses what comes later; what is in it can still be taken.
     pub fn close(&self) {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return;
         }
         let mut inner = lock(&self.inner);

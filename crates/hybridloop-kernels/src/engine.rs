@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hybridloop_sync::primitives::Ordering;
+
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
 use crate::completion_queue::Mailbox;
@@ -14,7 +16,6 @@ use crate::memory::borrows::{Loan, Loans};
 use crate::memory::limit::Budget;
 use crate::registry::Kernel;
 use crate::scheduler::worker::{Pool, Shared};
-use crate::sync::Ordering;
 use crate::value::Arg;
 
 /// Sizes and limits of an engine.
@@ -101,8 +102,8 @@ impl Engine {
     }
 
     /// Whether this is the process that made it. In a child of a fork neither it nor its bus may be used.
-    pub fn is_here(&self) -> bool {
-        self.shared().is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.shared().is_current_process()
     }
 
     /// Its bus.
@@ -228,7 +229,7 @@ impl Engine {
     /// of the kernels that did not end: they go on by themselves, and so do their buffers.
     pub fn close(&self, timeout: Duration) -> Vec<String> {
         let names = self.pool.close(timeout);
-        if self.is_here() {
+        if self.is_current_process() {
             self.bus().close();
         }
         names

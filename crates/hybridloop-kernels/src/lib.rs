@@ -8,7 +8,6 @@
 //! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
 //! * `Patience` — for how long to look before going to sleep.
-//! * [`Process`] — which side of a fork this is.
 //! * [`Mailbox`] — events from workers to a loop, in order, with one wake-up for many.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
 
@@ -20,10 +19,8 @@
 
 pub mod bus;
 mod completion_queue;
-mod fork;
 mod memory;
 mod scheduler;
-mod sync;
 
 #[cfg(not(loom))]
 mod builtin;
@@ -37,7 +34,6 @@ mod value;
 
 pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
 pub use completion_queue::{Mailbox, Wake};
-pub use fork::{hold_off_forks, Process};
 pub use memory::block::{Block, Draft, Format, View, ALIGN};
 pub use memory::limit::{Budget, Charge};
 pub use scheduler::idle::Idle;

@@ -7,7 +7,12 @@ use std::process::Command;
 #[test]
 fn python_is_not_a_dependency() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    for package in ["hybridloop-kernels", "hybridloop-kernel"] {
+    for package in [
+        "hybridloop-kernels",
+        "hybridloop-kernel",
+        "hybridloop-reactor",
+        "hybridloop-sync",
+    ] {
         let output = Command::new(&cargo)
             .args([
                 "tree",

@@ -7,17 +7,14 @@
 //! * [`Inbox`] — items from other threads, with one wake-up per sleep whatever the number of producers.
 //! * [`dns`] — `getaddrinfo` without waiting for it.
 
-mod clock;
 pub mod dns;
 mod fd_map;
-mod fork;
 mod notify_queue;
 mod poller;
 mod registry;
 mod sys;
 mod timers;
 
-pub use clock::{deadline_ns, interval, interval_ticks, now_ns, seconds, ticks, ticks_in};
 pub use fd_map::FdMap;
 pub use notify_queue::{Inbox, Notifier};
 pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};

@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hybridloop_sync::fork::Process;
 use mio::{Events, Poll, Waker};
 
-use crate::fork::Process;
 use crate::registry::Token;
 use crate::sys;
 
@@ -53,6 +53,17 @@ pub struct Event {
     pub closed: bool,
 }
 
+/// Refuses in the child of a fork, which shares the selector: what it changed there would change for the parent.
+#[inline]
+fn check_process(process: Process) -> io::Result<()> {
+    if process.is_current() {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "this event loop was made before a fork and belongs to the parent process; make a new one",
+    ))
+}
+
 /// Ends a poll from any thread.
 #[derive(Clone)]
 pub struct WakeHandle {
@@ -66,7 +77,7 @@ impl WakeHandle {
     /// # Errors
     /// When the descriptor behind the waker can't be written to.
     pub fn wake(&self) -> io::Result<()> {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return Ok(());
         }
         self.waker.wake()
@@ -100,7 +111,7 @@ impl Registrar {
         interest: Interest,
         known: bool,
     ) -> io::Result<()> {
-        self.process.check()?;
+        check_process(self.process)?;
         sys::register(self.selector, fd, token.0, interest, true, known)
     }
 
@@ -115,7 +126,7 @@ impl Registrar {
         interest: Interest,
         known: bool,
     ) -> io::Result<()> {
-        self.process.check()?;
+        check_process(self.process)?;
         sys::register(self.selector, fd, token.0, interest, false, known)
     }
 
@@ -125,7 +136,7 @@ impl Registrar {
     /// When the system refuses; a descriptor that is closed or unknown is no error. In the child of a fork nothing is
     /// done: the registration is the parent's.
     pub fn deregister(&self, fd: RawFd) -> io::Result<()> {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return Ok(());
         }
         sys::deregister(self.selector, fd)
@@ -186,7 +197,7 @@ impl Poller {
         timeout: Option<Duration>,
         into: &mut VecDeque<Event>,
     ) -> io::Result<()> {
-        self.process.check()?;
+        check_process(self.process)?;
         self.poll.poll(&mut self.events, timeout)?;
         for event in &self.events {
             if event.token() == WAKER {

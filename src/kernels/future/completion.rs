@@ -112,7 +112,7 @@ impl NativeAwaitable {
             return Ok(Some(result));
         }
         if self.work().is_some_and(Work::is_done)
-            && (!self.is_here() || running_loop(py)?.is_none())
+            && (!self.is_current_process() || running_loop(py)?.is_none())
         {
             self.finish_here(py);
         }
@@ -122,7 +122,7 @@ impl NativeAwaitable {
     /// Fails in the child of a fork, where no event of the parent's jobs arrives, unless the work was done before the fork.
     #[inline]
     pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
-        if self.is_here() || self.poll_result(py)?.is_some() {
+        if self.is_current_process() || self.poll_result(py)?.is_some() {
             return Ok(());
         }
         Err(forked(py, self.work().map_or("job", Work::describe)))

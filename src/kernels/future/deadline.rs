@@ -53,7 +53,7 @@ impl NativeAwaitable {
         let Some(work) = this.work() else {
             return Ok(());
         };
-        if !this.is_here() {
+        if !this.is_current_process() {
             return Ok(());
         }
         for job in work.jobs() {

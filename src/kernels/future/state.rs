@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use hybridloop_kernels::Process;
+use hybridloop_sync::Process;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -85,8 +85,8 @@ impl NativeAwaitable {
 
     /// Whether this process has submitted the work.
     #[inline]
-    pub fn is_here(&self) -> bool {
-        self.process.is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.process.is_current()
     }
 
     /// The queue that dispatches the events of the work: of the loop it was submitted on, or of detached jobs.

@@ -12,7 +12,8 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use hybridloop_reactor::{ticks_in, Event, Interest};
+use hybridloop_reactor::{Event, Interest};
+use hybridloop_sync::tsc::ns_to_ticks;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
@@ -253,7 +254,7 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref>
             to: LoopCell::default(),
             last_event: Cell::new(0),
             quick_events: Cell::new(0),
-            quick_ticks: ticks_in(io::QUICK),
+            quick_ticks: ns_to_ticks(io::QUICK),
         });
         object::set_extra(me.as_ptr(), Ref::borrowed(extra));
         let it = Datagram::of(me.as_ptr());

@@ -7,7 +7,8 @@ pub mod accepting;
 use std::io;
 use std::os::fd::RawFd;
 
-use hybridloop_reactor::{now_ns, seconds, Interest};
+use hybridloop_reactor::Interest;
+use hybridloop_sync::clock::{now_ns, ns_to_seconds};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -318,7 +319,7 @@ fn out_of_resources(
         .import("asyncio.constants")?
         .getattr("ACCEPT_RETRY_DELAY")?
         .extract()?;
-    let when = seconds(now_ns()) + delay;
+    let when = ns_to_seconds(now_ns()) + delay;
     // SAFETY: all objects are live.
     unsafe { core.at(event_loop, when, retry.as_ptr(), &[], None)? };
     let _ = ErrSet::from(exceptions::os_error(&error));

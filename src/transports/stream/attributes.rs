@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use hybridloop_reactor::{interval, interval_ticks};
+use hybridloop_sync::tsc::{seconds_to_ticks, ticks_to_seconds};
 use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -81,7 +81,7 @@ unsafe extern "C" fn set_empty_waiter(
 
 getter!(get_cork_interval, |it| {
     // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyFloat_FromDouble(interval(it.cork.get()))) }
+    unsafe { Ref::new(ffi::PyFloat_FromDouble(ticks_to_seconds(it.cork.get()))) }
 });
 
 /// What was written and may no longer be held back is sent.
@@ -100,7 +100,7 @@ unsafe extern "C" fn set_cork_interval(
             it.check_thread()?;
             let value: f64 =
                 Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
-            it.cork.set(interval_ticks(value));
+            it.cork.set(seconds_to_ticks(value));
             match it.event_loop.get() {
                 Some(event_loop) if !it.gathers(LoopCore::of(event_loop.as_ptr())) => {
                     methods::flush_now(&Ref::borrowed(slf), it)

@@ -31,10 +31,13 @@ use watch::Watcher;
 pub use watch::{Notify, Watch};
 pub use writer::Writer;
 
-use crate::fork::Process;
+use hybridloop_sync::fork::Process;
+use hybridloop_sync::primitives::{
+    lock, thread, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering,
+};
+
 use crate::memory::block::{Draft, View};
 use crate::memory::limit::Budget;
-use crate::sync::{lock, thread, try_lock, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// What to do when the bus is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -255,7 +258,7 @@ impl Bus {
 
     /// Ends an open write that leaves nothing.
     fn abort(&self, key: &Key) {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return;
         }
         let rest = lock(self.shard(key.as_bytes())).end(key);
@@ -408,7 +411,7 @@ impl Bus {
     }
 
     fn unwatch(&self, key: &Key, id: u64) {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return;
         }
         // Taken out under the lock, dropped after it.
@@ -435,7 +438,7 @@ impl Bus {
 
     /// Empties the bus and refuses what comes later. Views stay valid.
     pub fn close(&self) {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return;
         }
         self.closed.store(true, Ordering::Release);

@@ -1,6 +1,6 @@
 //! What a bus counts.
 
-use crate::sync::AtomicU64;
+use hybridloop_sync::primitives::AtomicU64;
 
 /// What has happened on a bus, and what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

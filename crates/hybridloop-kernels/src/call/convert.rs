@@ -5,11 +5,11 @@ use std::ptr;
 
 use hybridloop_kernel::abi::{self, kind, Val};
 use hybridloop_kernel::Code;
+use hybridloop_sync::primitives::lock;
 
 use crate::call::{bytes, Call};
 use crate::job::result::KernelError;
 use crate::memory::block::{Draft, Format, View};
-use crate::sync::lock;
 use crate::value::{Arg, Value};
 
 #[allow(

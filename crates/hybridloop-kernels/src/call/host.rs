@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
+use hybridloop_sync::primitives::lock;
 
 use crate::bus::Writer;
 use crate::call::convert::convert;
@@ -11,7 +12,6 @@ use crate::call::{bytes, call, Call};
 use crate::channel::ChannelError;
 use crate::job::result::Outcome;
 use crate::memory::block::Draft;
-use crate::sync::lock;
 use crate::value::{Arg, Value};
 
 unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {

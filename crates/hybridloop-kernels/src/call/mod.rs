@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use hybridloop_kernel::abi::{self, code, RawCtx, Val};
 use hybridloop_kernel::Code;
+use hybridloop_sync::primitives::{lock, Mutex};
 
 use convert::{convert, describe, to_val};
 use host::HOST;
@@ -20,7 +21,6 @@ use crate::job::result::{KernelError, Outcome};
 use crate::job::Job;
 use crate::memory::block::{Draft, View};
 use crate::registry::Target;
-use crate::sync::{lock, Mutex};
 use crate::value::{Arg, Value};
 
 /// What a kernel has asked for and what goes when it returns.

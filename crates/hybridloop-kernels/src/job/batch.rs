@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hybridloop_sync::fork::Process;
+use hybridloop_sync::primitives::{lock, AtomicUsize, Mutex, Ordering};
+
 use crate::completion_queue::Mailbox;
-use crate::fork::Process;
 use crate::job::event::Event;
-use crate::sync::{lock, AtomicUsize, Mutex, Ordering};
 
 /// Jobs that were submitted together.
 pub struct Batch {
@@ -39,7 +40,7 @@ impl Batch {
 
     /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done. In the child of a fork it never does.
     pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
-        if !self.process.is_here() {
+        if !self.process.is_current() {
             return;
         }
         let mut listeners = lock(&self.listeners);

@@ -8,6 +8,10 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use hybridloop_sync::primitives::{
+    lock, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering,
+};
+
 use crate::bus::{Bus, Key};
 use crate::completion_queue::Mailbox;
 use crate::job::batch::Batch;
@@ -16,7 +20,6 @@ use crate::job::result::Outcome;
 use crate::memory::borrows::Loan;
 use crate::registry::Kernel;
 use crate::scheduler::worker::Shared;
-use crate::sync::{lock, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering};
 use crate::value::{Arg, Value};
 
 const QUEUED: u8 = 0;
@@ -138,8 +141,8 @@ impl Job {
     }
 
     /// Whether this process runs it. In the child of a fork a job that had not ended has no outcome and never gets one.
-    pub fn is_here(&self) -> bool {
-        self.shared.is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.shared.is_current_process()
     }
 
     /// Where it is.
@@ -167,7 +170,7 @@ impl Job {
     /// Asks it to end. A job that waits ends here and now; a running kernel is told, and the job ends when the kernel
     /// returns. `false` if it is too late for that; else its outcome is [`Outcome::Cancelled`].
     pub fn cancel(self: &Arc<Self>) -> bool {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return false;
         }
         // It may start in between, but it does not go back to the queue.
@@ -178,7 +181,7 @@ impl Job {
 
     /// Ends a job that waits and whose deadline has passed; a running kernel notices by itself.
     pub fn expire(self: &Arc<Self>) -> bool {
-        self.is_here() && self.is_late() && self.end_if_queued(Outcome::TimedOut)
+        self.is_current_process() && self.is_late() && self.end_if_queued(Outcome::TimedOut)
     }
 
     pub(crate) fn end_if_queued(self: &Arc<Self>, outcome: Outcome) -> bool {
@@ -269,7 +272,7 @@ impl Job {
 
     /// Posts [`Event::Done`] to another mailbox; at once if it is done. In the child of a fork it never does.
     pub fn subscribe(self: &Arc<Self>, mailbox: Arc<Mailbox<Event>>) {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return;
         }
         let mut listeners = self
@@ -286,7 +289,7 @@ impl Job {
 
     /// Blocks until it is done, at most until `until`; not at all in the child of a fork.
     pub fn wait(self: &Arc<Self>, until: Option<Instant>) -> Option<&Outcome> {
-        if !self.is_here() {
+        if !self.is_current_process() {
             return self.outcome();
         }
         let mut listeners = self
@@ -373,7 +376,7 @@ impl Drop for Job {
         let keys = self.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
         // In the child of a fork the bus belongs to the parent, and its locks may be held by threads that are not here.
         for key in std::mem::take(keys) {
-            if self.shared.is_here() {
+            if self.shared.is_current_process() {
                 self.bus().pop(key.as_bytes());
             }
         }

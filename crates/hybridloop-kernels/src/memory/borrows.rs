@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hybridloop_sync::fork::Process;
+
 use crate::error::SubmitError;
-use crate::fork::Process;
 use crate::value::Arg;
 
 /// A part of the memory, and whether it is written to.
@@ -187,7 +188,7 @@ pub(crate) struct Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        let Some(loans) = self.loans.filter(|loans| loans.process.is_here()) else {
+        let Some(loans) = self.loans.filter(|loans| loans.process.is_current()) else {
             return;
         };
         let mut book = loans.lock();
@@ -203,8 +204,8 @@ mod tests {
 
     use super::{Loan, Loans};
     use crate::error::SubmitError;
-    use crate::fork::Process;
     use crate::value::{Arg, Buffer};
+    use hybridloop_sync::fork::Process;
 
     fn arg(data: &[u8]) -> Arg {
         // SAFETY: nothing runs.

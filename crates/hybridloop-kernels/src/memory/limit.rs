@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::sync::{AtomicUsize, Ordering};
+use hybridloop_sync::primitives::{AtomicUsize, Ordering};
 
 /// So many bytes and no more.
 #[derive(Debug)]

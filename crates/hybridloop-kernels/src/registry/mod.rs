@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use hybridloop_kernel::abi;
+use hybridloop_sync::fork;
 
 use crate::call::trampoline::Trampoline;
 use crate::error::RegistryError;
-use crate::fork::hold_off_forks;
 use crate::registry::signature::Signature;
 
 pub(crate) enum Target {
@@ -61,7 +61,7 @@ impl UserData {
     fn of(address: *const abi::Kernel, entry: &abi::Kernel) -> Option<Arc<Self>> {
         let drop = entry.drop?;
         let address = address.addr();
-        let no_forks = hold_off_forks();
+        let no_forks = fork::block();
         let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
         let found = data.get(&address).and_then(Weak::upgrade);
         let all = found.unwrap_or_else(|| {
@@ -81,7 +81,7 @@ impl UserData {
 
 impl Drop for UserData {
     fn drop(&mut self) {
-        let no_forks = hold_off_forks();
+        let no_forks = fork::block();
         let mut data = DATA.lock().unwrap_or_else(PoisonError::into_inner);
         // Another one may have taken the place meanwhile.
         if data

@@ -1,6 +1,6 @@
 //! Workers without work: one looks for a moment, the others are asleep and woken one at a time.
 
-use crate::sync::{fence, lock, wait, AtomicBool, Condvar, Mutex, Ordering};
+use hybridloop_sync::primitives::{fence, lock, wait, AtomicBool, Condvar, Mutex, Ordering};
 
 struct Counts {
     sleeping: usize,

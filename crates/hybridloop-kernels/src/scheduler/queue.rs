@@ -3,8 +3,9 @@
 use std::cmp::Ordering as Compare;
 use std::collections::BinaryHeap;
 
+use hybridloop_sync::primitives::{lock, AtomicUsize, Mutex, Ordering, Queue};
+
 use crate::channel::Order;
-use crate::sync::{lock, AtomicUsize, Mutex, Ordering, Queue};
 
 struct Ranked<T> {
     priority: i32,

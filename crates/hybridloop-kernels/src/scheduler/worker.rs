@@ -3,18 +3,21 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use hybridloop_sync::fork::Process;
+use hybridloop_sync::primitives::{
+    lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering,
+};
+
 use crate::bus::Bus;
 use crate::call;
 use crate::channel::Order;
 use crate::error::SubmitError;
-use crate::fork::Process;
 use crate::job::result::Outcome;
 use crate::job::Job;
 use crate::memory::limit::Budget;
 use crate::scheduler::idle::Idle;
 use crate::scheduler::queue::JobQueue;
 use crate::scheduler::spin::Patience;
-use crate::sync::{lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 
 /// What jobs, workers and the engine share.
 pub(crate) struct Shared {
@@ -38,8 +41,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn is_here(&self) -> bool {
-        self.process.is_here()
+    pub fn is_current_process(&self) -> bool {
+        self.process.is_current()
     }
 
     pub fn queued(&self) -> usize {
@@ -117,7 +120,7 @@ impl Pool {
     /// Makes room for `n` jobs and sees to it that there are workers.
     pub fn admit(&self, n: usize) -> Result<(), SubmitError> {
         let shared = &self.shared;
-        if !shared.is_here() {
+        if !shared.is_current_process() {
             return Err(SubmitError::Forked);
         }
         if shared.closed.load(Ordering::Acquire) {
@@ -190,7 +193,7 @@ impl Pool {
     /// go on by themselves.
     pub fn close(&self, timeout: Duration) -> Vec<String> {
         let shared = &self.shared;
-        if !shared.is_here() {
+        if !shared.is_current_process() {
             return Vec::new();
         }
         shared.closed.store(true, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::fork::Process;
+use hybridloop_sync::fork::Process;
 
 /// So many lookups run at a time; the others wait for their turn.
 const THREADS: usize = 16;
@@ -48,7 +48,7 @@ impl Pool {
             let known = POOL.load(Ordering::Acquire);
             // SAFETY: a pool, once made, is never dropped.
             if let Some(pool) = unsafe { known.as_ref() } {
-                if pool.process.is_here() {
+                if pool.process.is_current() {
                     return pool;
                 }
             }

@@ -1,16 +1,16 @@
-//! Locks and atomics: the standard library's, or loom's where a model explores every interleaving.
+//! Locks, atomics, threads and a queue: the standard library's and crossbeam's, or with `--cfg loom` those that loom explores.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::{
+pub use std::sync::{
     atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
     Condvar, Mutex, MutexGuard, OnceLock,
 };
 
 #[cfg(not(loom))]
-pub(crate) use std::thread;
+pub use std::thread;
 
 #[cfg(loom)]
-pub(crate) use loom::{
+pub use loom::{
     sync::{
         atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
         Condvar, Mutex, MutexGuard,
@@ -18,17 +18,17 @@ pub(crate) use loom::{
     thread,
 };
 #[cfg(loom)]
-pub(crate) use model::OnceLock;
+pub use model::OnceLock;
 
 use std::sync::{PoisonError, TryLockError};
 
-/// Locks. What a lock guards is whole at every point where a panic could happen, so a poisoned lock is as good as any.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks, also after a panic of another thread: what a lock guards here is consistent wherever a panic can happen.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks unless somebody else holds the lock.
-pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+/// Locks unless the lock is held.
+pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
         Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
@@ -36,15 +36,16 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// Waits for a notice; gives the lock back.
-pub(crate) fn wait<'a, T>(cond: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+/// Waits for a notification, without the lock meanwhile.
+pub fn wait<'a, T>(cond: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     cond.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A queue that any thread pushes to and pops from.
 #[cfg(not(loom))]
-pub(crate) type Queue<T> = crossbeam_queue::SegQueue<T>;
+pub type Queue<T> = crossbeam_queue::SegQueue<T>;
 #[cfg(loom)]
-pub(crate) use model::Queue;
+pub use model::Queue;
 
 #[cfg(loom)]
 mod model {
@@ -54,15 +55,15 @@ mod model {
 
     use super::{AtomicU8, Ordering};
 
-    /// What is written once and then only read; loom watches the reads.
+    /// `std::sync::OnceLock` for a model: loom checks that reads come after the write.
     pub struct OnceLock<T> {
         state: AtomicU8,
         value: UnsafeCell<Option<T>>,
     }
 
-    // SAFETY: as the standard library's.
+    // SAFETY: it owns the value, which may move to another thread.
     unsafe impl<T: Send> Send for OnceLock<T> {}
-    // SAFETY: as above; a reference is given only after the one write.
+    // SAFETY: `get` gives references only in state 2, and the only write happens before that state is stored.
     unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
 
     impl<T> OnceLock<T> {
@@ -80,7 +81,7 @@ mod model {
             if claimed.is_err() {
                 return Err(value);
             }
-            // SAFETY: only who has claimed it gets here, and nobody reads before the state says so.
+            // SAFETY: one thread changes the state from 0 to 1, and nobody reads before state 2.
             self.value.with_mut(|place| unsafe { *place = Some(value) });
             self.state.store(2, Ordering::Release);
             Ok(())
@@ -90,12 +91,12 @@ mod model {
             if self.state.load(Ordering::Acquire) != 2 {
                 return None;
             }
-            // SAFETY: written, and from then on only read.
+            // SAFETY: in state 2 the value is written and never written again.
             self.value.with(|place| unsafe { (*place).as_ref() })
         }
     }
 
-    /// A queue that loom can explore; crossbeam's own is tested by its authors.
+    /// A queue that loom can explore. Crossbeam's own is tested by its authors.
     pub struct Queue<T>(loom::sync::Mutex<VecDeque<T>>);
 
     impl<T> Queue<T> {

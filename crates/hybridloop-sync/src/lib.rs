@@ -1,0 +1,18 @@
+//! What the event loop and the kernel engine share: fork detection, clocks, and the synchronisation between threads. Without
+//! Python.
+//!
+//! * [`fork`] — which process made an object, and a way to delay forks.
+//! * [`clock`] — the monotonic clock; [`tsc`] — the cycle counter.
+//! * [`primitives`] — locks, atomics, threads and a queue; with `--cfg loom` those that loom explores.
+
+#![allow(
+    clippy::must_use_candidate,
+    reason = "getters whose result nobody drops by mistake"
+)]
+
+pub mod clock;
+pub mod fork;
+pub mod primitives;
+pub mod tsc;
+
+pub use fork::Process;
