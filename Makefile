@@ -76,7 +76,7 @@ test: test-rust test-python ## Run every test: Rust, loom models, Python
 .PHONY: test-rust
 test-rust: | check-tools ## Run the tests of the crates without Python, and the loom models
 	$(CARGO) test -p hybridloop-sync -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
-	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-reactor -p hybridloop-kernels --release --test loom \
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-sync -p hybridloop-kernels --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 
 .PHONY: test-stress
@@ -102,7 +102,9 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-kernels --lib --test bus --test sdk
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
-		-p hybridloop-reactor --lib -- notify_queue registry timers --skip many_due
+		-p hybridloop-sync --lib -- notify_queue
+	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
+		-p hybridloop-reactor --lib -- registry timers --skip many_due
 
 .PHONY: test-python
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")
@@ -160,7 +162,7 @@ test-debug-python: $(BUILT) $(VENV)/.extra-test ## Run the same tests on a debug
 lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-reactor -p hybridloop-kernels --test loom \
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-sync -p hybridloop-kernels --test loom \
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check

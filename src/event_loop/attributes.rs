@@ -231,9 +231,9 @@ impl LoopCore {
         ) -> Result<(), PyTraverseError> {
             all.try_for_each(|object| object.visit(visit))
         }
-        if !self.is_running() && self.inbox.has_mail() {
+        if !self.is_running() && self.inbox.is_pending() {
             // The queue of other threads cannot be walked, the loop's own can.
-            self.collect_mail();
+            self.drain_inbox();
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;

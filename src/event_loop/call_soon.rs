@@ -58,8 +58,8 @@ impl LoopCore {
         if !self.is_owner() {
             return self.push_inbox(handle);
         }
-        if self.inbox.has_mail() {
-            self.collect_mail();
+        if self.inbox.is_pending() {
+            self.drain_inbox();
         }
         self.ready
             .with(|ready| push_back(ready, handle))
@@ -90,8 +90,8 @@ impl LoopCore {
     }
 
     /// Moves what came from other threads behind what is ready. What there is no room for stays until the next time.
-    pub fn collect_mail(&self) {
-        self.inbox.open();
+    pub fn drain_inbox(&self) {
+        self.inbox.clear();
         let all = self.ready.with(|ready| {
             while ready.try_reserve(1).is_ok() {
                 let Some(handle) = self.inbox.pop() else {
@@ -102,8 +102,7 @@ impl LoopCore {
             false
         });
         if !all {
-            // Nobody sleeps on it: the loop is here.
-            let _ = self.inbox.notify();
+            self.inbox.mark_pending();
         }
     }
 

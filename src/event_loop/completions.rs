@@ -4,7 +4,8 @@
 use std::any::Any;
 use std::sync::PoisonError;
 
-use hybridloop_reactor::{Notifier, WakeHandle};
+use hybridloop_reactor::WakeHandle;
+use hybridloop_sync::Notifier;
 use pyo3::PyTraverseError;
 
 use crate::event_loop::{LoopContext, LoopCore};

@@ -35,9 +35,10 @@ use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use hybridloop_reactor::{Event, Inbox, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle};
+use hybridloop_reactor::{Event, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle};
 use hybridloop_sync::clock::ns_to_seconds;
 use hybridloop_sync::tsc::ns_to_ticks;
+use hybridloop_sync::NotifyQueue;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
@@ -65,7 +66,7 @@ pub struct LoopCore {
     pub handle_pool: LoopCell<HandlePool>,
     pub contexts: LoopCell<Contexts>,
     pub timers: LoopCell<TimerHeap<HandleRef>>,
-    pub inbox: Inbox<HandleRef>,
+    pub inbox: NotifyQueue<HandleRef>,
     /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
     waker: Mutex<Option<WakeHandle>>,
     poller: LoopCell<Option<Poller>>,
@@ -133,7 +134,7 @@ impl LoopCore {
             handle_pool: LoopCell::default(),
             contexts: LoopCell::default(),
             timers: LoopCell::default(),
-            inbox: Inbox::new(),
+            inbox: NotifyQueue::new(),
             waker: Mutex::new(Some(poller.waker())),
             lookups: dns::Lookups::new(poller.waker()),
             completions: OnceLock::new(),
@@ -328,7 +329,7 @@ impl LoopCore {
     /// Drops everything that waits. Each list is emptied first and dropped after, because dropping may run Python.
     fn close(&self) {
         self.closed.set(true);
-        self.inbox.open();
+        self.inbox.clear();
         while let Some(handle) = self.inbox.pop() {
             drop(handle);
         }

@@ -100,8 +100,8 @@ impl LoopCore {
     fn on_stop(&self) {
         drop(Contexts::take_all(&self.contexts));
         self.spare_bytes.clear();
-        if self.inbox.has_mail() {
-            self.collect_mail();
+        if self.inbox.is_pending() {
+            self.drain_inbox();
         }
         self.ready
             .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
@@ -118,14 +118,14 @@ impl LoopCore {
     }
 
     fn iteration(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
-        if self.inbox.has_mail() {
-            self.collect_mail();
+        if self.inbox.is_pending() {
+            self.drain_inbox();
         }
         self.stats.iteration();
         self.look_at_runs();
         self.drop_cancelled_timers();
         self.look_for_io(py, object)?;
-        if self.lookups.has_mail() {
+        if self.lookups.is_pending() {
             self.lookups.deliver(object)?;
             self.stats.callbacks_begin();
         }
@@ -135,8 +135,8 @@ impl LoopCore {
                 self.stats.callbacks_begin();
             }
         }
-        if self.inbox.has_mail() {
-            self.collect_mail();
+        if self.inbox.is_pending() {
+            self.drain_inbox();
         }
         let ready = self.ready.with(|ready| ready.len());
         let due = self.collect_due_timers(object)?;
@@ -232,7 +232,7 @@ impl LoopCore {
         if let Some(completions) = self.completions() {
             // Detached, so that other Python threads can run meanwhile.
             if completions.should_spin()
-                && py.detach(|| completions.spin(&|| self.inbox.has_mail()))
+                && py.detach(|| completions.spin(&|| self.inbox.is_pending()))
             {
                 return self.poll_if_time(py, object);
             }
@@ -254,17 +254,17 @@ impl LoopCore {
     /// Polls, and waits for events if nothing came from other threads.
     #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
-        if !self.inbox.sleep() {
+        if !self.inbox.begin_poll() {
             return self.poll_at_once(py);
         }
         self.stats.polling(true);
         if self.green_threads {
             let waited = self.wait_among_green_threads(py, wait);
-            self.inbox.awake();
+            self.inbox.end_poll();
             return waited.and_then(|()| self.poll_at_once(py));
         }
         let result = py.detach(|| self.poll(wait));
-        self.inbox.awake();
+        self.inbox.end_poll();
         self.polled(py, result)
     }
 

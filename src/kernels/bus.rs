@@ -166,7 +166,7 @@ impl Bus {
             .bus()
             .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        Waiter::of_key(future, |mailbox, token| bus.watch(key, mailbox, token))
+        Waiter::of_key(future, |events, token| bus.watch(key, events, token))
     }
 
     /// Whether a kernel is writing `key` now.

@@ -10,8 +10,8 @@ use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{BusError, Event, Mailbox, Patience, Value, Wake};
-use hybridloop_sync::Process;
+use hybridloop_kernels::{BusError, Event, EventQueue, Patience, Value};
+use hybridloop_sync::{Process, WakeFn};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
@@ -68,8 +68,7 @@ struct Table {
 
 /// The events for one loop, and the futures that they complete.
 pub struct CompletionQueue {
-    mailbox: Arc<Mailbox<Event>>,
-    notifier: Notifier,
+    events: Arc<EventQueue>,
     /// While it is locked, no Python code runs and no object is dropped.
     table: Mutex<Table>,
     /// The number of jobs and batches in the table.
@@ -78,28 +77,11 @@ pub struct CompletionQueue {
     process: Process,
 }
 
-/// Wakes the loop of a queue.
-pub type WakeFn = Box<dyn Fn() + Send>;
-
-/// The wake function that native threads call; empty once the loop is closed.
-#[derive(Clone)]
-struct Notifier(Arc<Mutex<Option<WakeFn>>>);
-
-impl Wake for Notifier {
-    fn wake(&self) {
-        if let Some(wake) = lock(&self.0).as_ref() {
-            wake();
-        }
-    }
-}
-
 impl CompletionQueue {
     /// A queue whose loop is woken by `wake`. Without it nothing is woken: the loop is closed already.
     pub fn new(wake: Option<WakeFn>) -> Arc<Self> {
-        let notifier = Notifier(Arc::new(Mutex::new(wake)));
         Arc::new(Self {
-            mailbox: Arc::new(Mailbox::new(Box::new(notifier.clone()))),
-            notifier,
+            events: Arc::new(EventQueue::new(wake)),
             table: Mutex::default(),
             pending_jobs: AtomicUsize::new(0),
             spin: Mutex::default(),
@@ -114,8 +96,8 @@ impl CompletionQueue {
     }
 
     /// Where native threads post events.
-    pub fn mailbox(&self) -> &Arc<Mailbox<Event>> {
-        &self.mailbox
+    pub fn events(&self) -> &Arc<EventQueue> {
+        &self.events
     }
 
     /// Reserves memory for one more future of each kind, so that registering it cannot fail.
@@ -187,7 +169,7 @@ impl CompletionQueue {
 
     /// Whether events wait to be dispatched.
     pub fn is_pending(&self) -> bool {
-        self.mailbox.has_mail()
+        self.events.is_pending()
     }
 
     /// Dispatches the events that have arrived, on the loop's thread. Errors go to `report`.
@@ -199,16 +181,16 @@ impl CompletionQueue {
         if !self.is_current_process() {
             return Ok(());
         }
-        self.mailbox.open();
+        self.events.clear();
         for _ in 0..EVENTS_PER_ITERATION {
-            let Some(event) = self.mailbox.pop() else {
+            let Some(event) = self.events.pop() else {
                 return Ok(());
             };
             if let Err(error) = self.dispatch_event(py, event) {
                 report(error)?;
             }
         }
-        self.mailbox.leave();
+        self.events.mark_pending();
         Ok(())
     }
 
@@ -253,7 +235,7 @@ impl CompletionQueue {
     /// Detaches the pending jobs: the loop is closed.
     pub fn close(&self) {
         if self.is_current_process() {
-            drop(lock(&self.notifier.0).take());
+            self.events.stop_waking();
         }
         let table = std::mem::take(&mut *lock(&self.table));
         self.pending_jobs.store(0, Ordering::Relaxed);

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use hybridloop_sync::WakeFn;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::event_loop::LoopCore;
-use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions, WakeFn};
+use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions};
 use crate::kernels::detached::detached_queue;
 use crate::kernels::foreign_loop;
 use crate::python::future::resolve;

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hybridloop_kernels::{Event, Key, Mailbox, Options};
+use hybridloop_kernels::{EventQueue, Key, Options};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -164,11 +164,11 @@ fn prepare(py: Python<'_>) -> FfiResult<()> {
     Ok(())
 }
 
-/// The mailbox for the events of a job, in a queue with memory reserved for the job.
-fn reserve_mailbox(owner: Option<&LoopHandle>) -> PyResult<Arc<Mailbox<Event>>> {
+/// The queue for the events of a job, in a queue with memory reserved for the job.
+fn reserve_event_queue(owner: Option<&LoopHandle>) -> PyResult<Arc<EventQueue>> {
     let queue = owner.map_or_else(detached_queue, |owner| owner.queue.clone());
     queue.reserve()?;
-    Ok(queue.mailbox().clone())
+    Ok(queue.events().clone())
 }
 
 /// # Safety
@@ -205,9 +205,9 @@ unsafe fn submit_job(
         }
         (None, _) => None,
     };
-    let mailbox = reserve_mailbox(owner.as_ref())?;
+    let events = reserve_event_queue(owner.as_ref())?;
     let options = Options {
-        mailbox: Some(mailbox),
+        listener: Some(events),
         deadline: keywords.deadline(),
         priority: keywords.priority,
         progress: owner.is_some(),
@@ -278,7 +278,7 @@ unsafe fn submit_batch(
         converted.try_reserve(1).map_err(out_of_memory)?;
         converted.push(arguments.args);
     }
-    let mailbox = reserve_mailbox(owner.as_ref())?;
+    let events = reserve_event_queue(owner.as_ref())?;
     let (deadline, priority) = (keywords.deadline(), keywords.priority);
     let options = || Options {
         deadline,
@@ -288,7 +288,7 @@ unsafe fn submit_batch(
     let object = NativeBatch::create(py, owner, keywords.detach, guards)?;
     let submitted = engine
         .engine()
-        .submit_many(&kernel, converted, Some(mailbox), &options);
+        .submit_many(&kernel, converted, Some(events), &options);
     let (batch, jobs) = match submitted {
         Ok(submitted) => submitted,
         Err(error) => return Err(submit_error(py, &error, None).into()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{Arrival, Event, Mailbox, Watch as KeyWatch};
+use hybridloop_kernels::{Arrival, Event, EventQueue, Watch as KeyWatch};
 use hybridloop_sync::Process;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::sync::lock;
 
 /// Posts of futures that wait for a channel: where to post, and the token to post.
-type Tokens = Vec<(u64, Arc<Mailbox<Event>>)>;
+type Tokens = Vec<(u64, Arc<EventQueue>)>;
 
 /// The futures that wait for something in a channel. A value wakes all of them, because a channel announces only the first
 /// value after it was empty.
@@ -29,12 +29,12 @@ impl ChannelWaiters {
         })
     }
 
-    fn add(&self, token: u64, mailbox: Arc<Mailbox<Event>>) -> PyResult<()> {
+    fn add(&self, token: u64, events: Arc<EventQueue>) -> PyResult<()> {
         let mut tokens = lock(&self.tokens);
         tokens
             .try_reserve(1)
             .map_err(|_| PyMemoryError::new_err(()))?;
-        tokens.push((token, mailbox));
+        tokens.push((token, events));
         Ok(())
     }
 
@@ -54,8 +54,8 @@ impl ChannelWaiters {
 impl Arrival for ChannelWaiters {
     fn arrived(&self, _channel: u64) {
         let tokens = std::mem::take(&mut *lock(&self.tokens));
-        for (token, mailbox) in tokens {
-            mailbox.post(Event::Arrived(token));
+        for (token, events) in tokens {
+            events.push(Event::Arrived(token));
         }
     }
 }
@@ -78,17 +78,17 @@ impl Waiter {
     /// Completes `future`, which belongs to the loop that runs in this thread, with a key. `watch` registers with the bus.
     pub fn of_key(
         future: &Bound<'_, PyAny>,
-        watch: impl FnOnce(Arc<Mailbox<Event>>, u64) -> KeyWatch,
+        watch: impl FnOnce(Arc<EventQueue>, u64) -> KeyWatch,
     ) -> PyResult<Self> {
         let (queue, token) = Self::register(future)?;
-        let source = Source::Key(watch(queue.mailbox().clone(), token));
+        let source = Source::Key(watch(queue.events().clone(), token));
         Ok(Self::new(queue, token, source))
     }
 
     /// Completes `future`, which belongs to the loop that runs in this thread, when the channel gets a value or is closed.
     pub fn of_channel(future: &Bound<'_, PyAny>, waiters: &Arc<ChannelWaiters>) -> PyResult<Self> {
         let (queue, token) = Self::register(future)?;
-        if let Err(error) = waiters.add(token, queue.mailbox().clone()) {
+        if let Err(error) = waiters.add(token, queue.events().clone()) {
             drop(queue.deregister_waiter(token));
             return Err(error);
         }

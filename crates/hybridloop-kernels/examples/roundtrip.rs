@@ -1,35 +1,29 @@
 //! What a call of a kernel costs: `cargo run --release -p hybridloop-kernels --example roundtrip`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::sync::{mpsc, Arc, Mutex};
+use std::sync::{mpsc, Arc};
 use std::time::Instant;
 
-use hybridloop_kernels::{Config, Engine, Event, Mailbox, Options, Registry, Wake};
-
-struct Signal(Mutex<mpsc::SyncSender<()>>);
-impl Wake for Signal {
-    fn wake(&self) {
-        let _ = self.0.lock().unwrap().try_send(());
-    }
-}
+use hybridloop_kernels::{Config, Engine, Event, EventQueue, Options, Registry};
 
 fn main() {
     const N: usize = 20_000;
     let engine = Engine::new(&Config::default());
     let noop = Registry::with_builtins().get("hl.noop").unwrap();
-    let (sender, wake) = mpsc::sync_channel(1);
-    let mailbox = Arc::new(Mailbox::new(Box::new(Signal(Mutex::new(sender)))));
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let wake = move || sender.try_send(()).unwrap_or(());
+    let queue = Arc::new(EventQueue::new(Some(Box::new(wake))));
     let options = || Options {
-        mailbox: Some(mailbox.clone()),
+        listener: Some(queue.clone()),
         ..Options::default()
     };
     let take = |n: usize| {
         let (mut done, mut wakes) = (0, 0);
         while done < n {
-            wake.recv().unwrap();
+            receiver.recv().unwrap();
             wakes += 1;
-            mailbox.open();
-            while let Some(event) = mailbox.pop() {
+            queue.clear();
+            while let Some(event) = queue.pop() {
                 done += usize::from(matches!(event, Event::Done(_) | Event::Batch(_)));
             }
         }
@@ -66,7 +60,7 @@ fn main() {
             .submit_many(
                 &noop,
                 vec![vec![]; 1000],
-                Some(mailbox.clone()),
+                Some(queue.clone()),
                 &Options::default,
             )
             .unwrap();

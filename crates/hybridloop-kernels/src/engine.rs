@@ -7,10 +7,9 @@ use hybridloop_sync::primitives::Ordering;
 
 use crate::bus::{Bus, BusStats, Policy};
 use crate::channel::Order;
-use crate::completion_queue::Mailbox;
 use crate::error::SubmitError;
 use crate::job::batch::Batch;
-use crate::job::event::Event;
+use crate::job::event::EventQueue;
 use crate::job::{Job, Lent, Options};
 use crate::memory::borrows::{Loan, Loans};
 use crate::memory::limit::Budget;
@@ -138,7 +137,7 @@ impl Engine {
     }
 
     /// Submits many calls of one kernel at a time; when all are done, one [`Event::Batch`](crate::Event::Batch) with the number
-    /// of the batch is posted to `mailbox`, and nothing for single jobs. All are taken, or none.
+    /// of the batch is pushed to `listener`, and nothing for single jobs. All are taken, or none.
     ///
     /// # Errors
     /// [`SubmitError`]
@@ -146,7 +145,7 @@ impl Engine {
         &self,
         kernel: &Arc<Kernel>,
         calls: Vec<Vec<Arg>>,
-        mailbox: Option<Arc<Mailbox<Event>>>,
+        listener: Option<Arc<EventQueue>>,
         options: &dyn Fn() -> Options,
     ) -> Result<(Arc<Batch>, Vec<Arc<Job>>), SubmitError> {
         let mut bound = Vec::with_capacity(calls.len());
@@ -156,7 +155,7 @@ impl Engine {
             bound.push((id, Lent { args, _loan: loan }));
         }
         self.pool.admit(bound.len())?;
-        let batch = Batch::new(bound.len(), mailbox);
+        let batch = Batch::new(bound.len(), listener);
         let jobs: Vec<_> = bound
             .into_iter()
             .map(|(id, lent)| {

@@ -8,7 +8,6 @@
 //! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
 //! * `Patience` — for how long to look before going to sleep.
-//! * [`Mailbox`] — events from workers to a loop, in order, with one wake-up for many.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
 
 #![allow(
@@ -18,7 +17,6 @@
 #![cfg_attr(all(test, not(loom)), allow(clippy::unwrap_used))]
 
 pub mod bus;
-mod completion_queue;
 mod memory;
 mod scheduler;
 
@@ -33,7 +31,6 @@ mod registry;
 mod value;
 
 pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
-pub use completion_queue::{Mailbox, Wake};
 pub use memory::block::{Block, Draft, Format, View, ALIGN};
 pub use memory::limit::{Budget, Charge};
 pub use scheduler::idle::Idle;
@@ -45,7 +42,7 @@ pub use {
     error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
     hybridloop_kernel::{abi, Code},
     job::batch::Batch,
-    job::event::Event,
+    job::event::{Event, EventQueue},
     job::result::{KernelError, Outcome},
     job::{Job, Options, State},
     registry::loader::{load, symbol},

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use common::{engine, events, int, ints, kernel, mailbox, outcome, run, soon};
+use common::{engine, event_queue, events, int, ints, kernel, outcome, run, soon};
 use hybridloop_kernels::{
     symbol, Arg, Config, Engine, Event, Kernel, Options, Order, Outcome, State, SubmitError, Value,
 };
@@ -58,10 +58,10 @@ fn priorities_and_orders_are_kept() {
         while blocker.state() == State::Queued {
             std::thread::yield_now();
         }
-        let (mailbox, wake) = mailbox();
+        let (queue, wake) = event_queue();
         for (data, priority) in [(&[10][..], 0), (&[20], 0), (&[30], 5)] {
             let options = Options {
-                mailbox: Some(mailbox.clone()),
+                listener: Some(queue.clone()),
                 priority,
                 ..Options::default()
             };
@@ -72,13 +72,13 @@ fn priorities_and_orders_are_kept() {
         blocker.cancel();
         let mut done = Vec::new();
         while done.len() < 3 {
-            for event in events(&mailbox, &wake, |_| true) {
+            for event in events(&queue, &wake, |_| true) {
                 if let Event::Done(job) = event {
                     done.push(int(&job));
                 }
             }
             // More may have come with the same wake-up.
-            while let Some(event) = mailbox.pop() {
+            while let Some(event) = queue.pop() {
                 if let Event::Done(job) = event {
                     done.push(int(&job));
                 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{buffer, compile, events, mailbox, soon};
+use common::{buffer, compile, event_queue, events, soon};
 use hybridloop_kernels::{
     load, Arg, Channel, Config, Engine, Event, Kernel, Key, Options, Order, Outcome, Value,
 };
@@ -40,9 +40,9 @@ fn engine() -> Engine {
 #[test]
 fn everything_of_interface_1_works() {
     let engine = engine();
-    let (mailbox, wake) = mailbox();
+    let (queue, wake) = event_queue();
     let options = Options {
-        mailbox: Some(mailbox.clone()),
+        listener: Some(queue.clone()),
         progress: true,
         ..Options::default()
     };
@@ -59,7 +59,7 @@ fn everything_of_interface_1_works() {
     let job = engine
         .submit(&kernel("v1.all"), args, None, options)
         .unwrap();
-    let all = events(&mailbox, &wake, |event| matches!(event, Event::Done(_)));
+    let all = events(&queue, &wake, |event| matches!(event, Event::Done(_)));
     let expected = format!("some text:{}", job.id());
     match job.wait(soon()).unwrap() {
         Outcome::Value(Value::Str(text)) => assert_eq!(**text, *expected),

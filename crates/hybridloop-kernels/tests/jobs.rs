@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{
-    buffer, bytes, engine, error, events, int, ints, kernel, mailbox, outcome, run, soon,
+    buffer, bytes, engine, error, event_queue, events, int, ints, kernel, outcome, run, soon,
 };
 use hybridloop_kernels::{Arg, Code, Config, Engine, Event, Key, Options, Outcome, State, Value};
 
@@ -19,16 +19,16 @@ fn items_and_progress_come_in_order_and_before_the_end() {
         (sum.signature_text(), sum.doc()),
         (Some("i64([i64] values)"), "The sum.")
     );
-    let (mailbox, wake) = mailbox();
+    let (queue, wake) = event_queue();
     let options = Options {
-        mailbox: Some(mailbox.clone()),
+        listener: Some(queue.clone()),
         progress: true,
         ..Options::default()
     };
     let job = engine
         .submit(&sum, vec![ints(&[3, 4, 5])], None, options)
         .unwrap();
-    let all = events(&mailbox, &wake, |event| matches!(event, Event::Done(_)));
+    let all = events(&queue, &wake, |event| matches!(event, Event::Done(_)));
     let items: Vec<_> = all
         .iter()
         .filter_map(|event| match event {
@@ -42,36 +42,36 @@ fn items_and_progress_come_in_order_and_before_the_end() {
         (job.take_progress(), int(&job), job.state()),
         ((3, 3), 12, State::Done)
     );
-    mailbox.open();
-    assert!(mailbox.pop().is_none(), "nothing comes after the end");
+    queue.clear();
+    assert!(queue.pop().is_none(), "nothing comes after the end");
 }
 
 #[test]
 fn a_batch_is_told_of_once() {
     let (engine, sum) = (engine(2), kernel("c.sum"));
-    let (mailbox, wake) = mailbox();
+    let (queue, wake) = event_queue();
     let (batch, jobs) = engine
         .submit_many(
             &sum,
             vec![vec![ints(&[])]; 1000],
-            Some(mailbox.clone()),
+            Some(queue.clone()),
             &Options::default,
         )
         .unwrap();
-    let all = events(&mailbox, &wake, |event| matches!(event, Event::Batch(_)));
+    let all = events(&queue, &wake, |event| matches!(event, Event::Batch(_)));
     assert!(matches!(all[..], [Event::Batch(id)] if id == batch.id()));
     assert!(wake.try_recv().is_err());
     assert_eq!(batch.remaining(), 0);
-    batch.subscribe(mailbox.clone());
+    batch.subscribe(queue.clone());
     assert!(matches!(
-        events(&mailbox, &wake, |_| true)[..],
+        events(&queue, &wake, |_| true)[..],
         [Event::Batch(_)]
     ));
     assert!(jobs.iter().all(|job| int(job) == 0));
     // Whoever comes late is told at once.
-    jobs[0].subscribe(mailbox.clone());
+    jobs[0].subscribe(queue.clone());
     assert!(matches!(
-        events(&mailbox, &wake, |_| true)[..],
+        events(&queue, &wake, |_| true)[..],
         [Event::Done(_)]
     ));
 }
@@ -79,10 +79,10 @@ fn a_batch_is_told_of_once() {
 #[test]
 fn cancelling_a_job_that_waits_and_one_that_runs() {
     let (engine, forever) = (engine(1), kernel("c.forever"));
-    let (mailbox, wake) = mailbox();
+    let (queue, wake) = event_queue();
     let running = run(&engine, &forever, vec![]);
     let options = Options {
-        mailbox: Some(mailbox.clone()),
+        listener: Some(queue.clone()),
         ..Options::default()
     };
     let waiting = engine.submit(&forever, vec![], None, options).unwrap();
@@ -91,7 +91,7 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
         matches!(waiting.outcome(), Some(Outcome::Cancelled)),
         "at once: it has never run"
     );
-    events(&mailbox, &wake, |event| matches!(event, Event::Done(_)));
+    events(&queue, &wake, |event| matches!(event, Event::Done(_)));
     while running.state() == State::Queued {
         std::thread::yield_now();
     }

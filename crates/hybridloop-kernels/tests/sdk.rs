@@ -3,13 +3,13 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::sync::{mpsc, Arc, Mutex};
+use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
 use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
 use hybridloop_kernels::{
-    Arg, Buffer, Channel, Code, Config, Engine, Event, Job, Kernel, Mailbox, Options, Order,
-    Outcome, Value, Wake,
+    Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, Kernel, Options, Order,
+    Outcome, Value,
 };
 
 /// The bytes, backwards.
@@ -134,13 +134,6 @@ fn memory_grows_in_place_and_becomes_the_result() {
 
 #[test]
 fn a_buffer_is_written_in_place_and_items_come_first() {
-    struct Signal(Mutex<mpsc::Sender<()>>);
-    impl Wake for Signal {
-        fn wake(&self) {
-            // Nobody listens any more when the test has ended.
-            let _ = self.0.lock().unwrap().send(());
-        }
-    }
     let engine = engine();
     let from = [1_i64, 2, 3];
     let mut memory = [0_i64; 3];
@@ -148,9 +141,11 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
     let mut target = unsafe { Buffer::new(2, memory.as_mut_ptr().cast(), size_of_val(&memory)) };
     (target.format, target.itemsize, target.writable) = (c"q".into(), 8, true);
     let (sender, receiver) = mpsc::channel();
-    let mailbox = Arc::new(Mailbox::new(Box::new(Signal(Mutex::new(sender)))));
+    // Nobody receives any more when the test has ended.
+    let wake = move || sender.send(()).unwrap_or(());
+    let queue = Arc::new(EventQueue::new(Some(Box::new(wake))));
     let options = Options {
-        mailbox: Some(mailbox.clone()),
+        listener: Some(queue.clone()),
         progress: true,
         ..Options::default()
     };
@@ -165,8 +160,8 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
     let mut items = Vec::new();
     'all: loop {
         receiver.recv_timeout(Duration::from_secs(60)).unwrap();
-        mailbox.open();
-        while let Some(event) = mailbox.pop() {
+        queue.clear();
+        while let Some(event) = queue.pop() {
             match event {
                 Event::Item(_, Value::Int(item)) => items.push(item),
                 Event::Done(_) => break 'all,

@@ -3,6 +3,7 @@
 //!
 //! * [`fork`] — which process made an object, and a way to delay forks.
 //! * [`clock`] — the monotonic clock; [`tsc`] — the cycle counter.
+//! * [`NotifyQueue`] — a queue whose consumer blocks elsewhere; [`WakingQueue`] — one that wakes its consumer itself.
 //! * [`primitives`] — locks, atomics, threads and a queue; with `--cfg loom` those that loom explores.
 
 #![allow(
@@ -12,7 +13,9 @@
 
 pub mod clock;
 pub mod fork;
+mod notify_queue;
 pub mod primitives;
 pub mod tsc;
 
 pub use fork::Process;
+pub use notify_queue::{Notifier, NotifyQueue, WakeFn, WakingQueue};

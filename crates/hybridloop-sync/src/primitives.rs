@@ -48,6 +48,11 @@ pub type Queue<T> = crossbeam_queue::SegQueue<T>;
 pub use model::Queue;
 
 #[cfg(loom)]
+#[allow(
+    missing_docs,
+    clippy::new_without_default,
+    reason = "the methods of the types they replace"
+)]
 mod model {
     use std::collections::VecDeque;
 

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hybridloop_reactor::dns::{self, Answer, Failure, Found, NameQuery, Names, Query};
-use hybridloop_reactor::{Inbox, WakeHandle};
+use hybridloop_reactor::WakeHandle;
+use hybridloop_sync::WakingQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -30,32 +31,11 @@ use crate::python::{future, Args, ErrSet, FfiResult, LoopCell, Ref};
 
 /// Lookups of one loop that are under way.
 pub struct Lookups {
-    mailbox: Arc<Mailbox>,
+    /// The numbers of finished lookups. A lookup that is under way keeps it alive, longer than the loop if need be.
+    finished: Arc<WakingQueue<u64>>,
     /// The futures that wait, by number.
     waiting: LoopCell<HashMap<u64, Ref>>,
     last: AtomicU64,
-}
-
-/// Where finished lookups are reported. It outlives the loop if a lookup does.
-struct Mailbox {
-    done: Inbox<u64>,
-    /// Gone once the loop is closed.
-    waker: Mutex<Option<WakeHandle>>,
-}
-
-impl Mailbox {
-    fn waker(&self) -> std::sync::MutexGuard<'_, Option<WakeHandle>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn deliver(&self, number: u64) {
-        // Nobody sleeps on this inbox itself.
-        let _ = self.done.push(number);
-        if let Some(waker) = self.waker().as_ref() {
-            // It fails only when the counter is full, and then the loop has been woken.
-            let _ = waker.wake();
-        }
-    }
 }
 
 /// What a lookup comes to.
@@ -88,11 +68,12 @@ struct Slot {
 
 impl Lookups {
     pub fn new(waker: WakeHandle) -> Self {
+        let wake = move || {
+            // It fails only when the counter is full, and then the loop has been woken.
+            let _ = waker.wake();
+        };
         Self {
-            mailbox: Arc::new(Mailbox {
-                done: Inbox::new(),
-                waker: Mutex::new(Some(waker)),
-            }),
+            finished: Arc::new(WakingQueue::new(Some(Box::new(wake)))),
             waiting: LoopCell::default(),
             last: AtomicU64::new(0),
         }
@@ -100,15 +81,15 @@ impl Lookups {
 
     /// Whether a lookup has finished.
     #[inline]
-    pub fn has_mail(&self) -> bool {
-        self.mailbox.done.has_mail()
+    pub fn is_pending(&self) -> bool {
+        self.finished.is_pending()
     }
 
     /// Wakes who waits for lookups that have finished.
     #[cold]
     pub fn deliver(&self, event_loop: *mut PyObject) -> FfiResult<()> {
-        self.mailbox.done.open();
-        while let Some(number) = self.mailbox.done.pop() {
+        self.finished.clear();
+        while let Some(number) = self.finished.pop() {
             let future = self.waiting.with(|waiting| waiting.remove(&number));
             if let Some(future) = future {
                 exceptions::report_unless_fatal(event_loop, future::resolve(&future))?;
@@ -119,8 +100,7 @@ impl Lookups {
 
     /// Lets go of everything, for a loop that is closed.
     pub fn close(&self) {
-        let waker = self.mailbox.waker().take();
-        drop(waker);
+        self.finished.stop_waking();
         drop(self.waiting.take());
     }
 
@@ -139,14 +119,14 @@ impl Lookups {
             .with(|waiting| waiting.try_reserve(1))
             .map_err(out_of_memory)?;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let (slot, mailbox) = (Arc::clone(slot), Arc::clone(&self.mailbox));
+        let (slot, finished) = (Arc::clone(slot), Arc::clone(&self.finished));
         let job = move || {
             if slot.given_up.load(Ordering::Relaxed) {
                 return;
             }
             let reply = ask();
             *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
-            mailbox.deliver(number);
+            finished.push(number);
         };
         dns::spawn(Box::new(job)).map_err(|error| match error.raw_os_error() {
             Some(_) => PyRuntimeError::new_err("can't start new thread"),

@@ -53,7 +53,7 @@ impl NativeAwaitable {
         drop(state);
         if let (false, Some(work)) = (is_registered, this.work()) {
             drop(queue.register(work.id(), this.pending(slf)));
-            work.subscribe(queue.mailbox().clone());
+            work.subscribe(queue.events().clone());
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ impl NativeAwaitable {
         let runs_here = this.owner.as_ref().is_some_and(LoopHandle::runs_here);
         if work.is_done() && (work.jobs().is_empty() || !runs_here) {
             // Another thread may have dispatched the end before the future was registered; an empty batch has no end at all.
-            work.subscribe(queue.mailbox().clone());
+            work.subscribe(queue.events().clone());
         }
     }
 
@@ -52,7 +52,7 @@ impl NativeAwaitable {
         let Some(work) = this.work() else { return };
         let queue = detached_queue();
         drop(queue.register(work.id(), this.pending(slf)));
-        work.subscribe(queue.mailbox().clone());
+        work.subscribe(queue.events().clone());
     }
 
     /// Sets the result of the work, unless the future has one already.

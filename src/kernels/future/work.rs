@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hybridloop_kernels::{Batch, Event, Job, Mailbox};
+use hybridloop_kernels::{Batch, EventQueue, Job};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -52,11 +52,11 @@ impl Work {
         }
     }
 
-    /// Posts an event to `mailbox` when the work is done, at once if it is done already.
-    pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
+    /// Posts an event to `events` when the work is done, at once if it is done already.
+    pub fn subscribe(&self, events: Arc<EventQueue>) {
         match self {
-            Self::Job(job) => job.subscribe(mailbox),
-            Self::Batch { batch, .. } => batch.subscribe(mailbox),
+            Self::Job(job) => job.subscribe(events),
+            Self::Batch { batch, .. } => batch.subscribe(events),
         }
     }
 

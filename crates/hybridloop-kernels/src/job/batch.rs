@@ -6,24 +6,23 @@ use std::sync::Arc;
 use hybridloop_sync::fork::Process;
 use hybridloop_sync::primitives::{lock, AtomicUsize, Mutex, Ordering};
 
-use crate::completion_queue::Mailbox;
-use crate::job::event::Event;
+use crate::job::event::{Event, EventQueue};
 
 /// Jobs that were submitted together.
 pub struct Batch {
     id: u64,
     remaining: AtomicUsize,
-    listeners: Mutex<Vec<Arc<Mailbox<Event>>>>,
+    listeners: Mutex<Vec<Arc<EventQueue>>>,
     process: Process,
 }
 
 impl Batch {
-    pub(crate) fn new(jobs: usize, mailbox: Option<Arc<Mailbox<Event>>>) -> Arc<Self> {
+    pub(crate) fn new(jobs: usize, listener: Option<Arc<EventQueue>>) -> Arc<Self> {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             remaining: AtomicUsize::new(jobs),
-            listeners: Mutex::new(mailbox.into_iter().collect()),
+            listeners: Mutex::new(listener.into_iter().collect()),
             process: Process::current(),
         })
     }
@@ -38,19 +37,19 @@ impl Batch {
         self.remaining.load(Ordering::Acquire)
     }
 
-    /// Posts [`Event::Batch`] to another mailbox; at once if all jobs are done. In the child of a fork it never does.
-    pub fn subscribe(&self, mailbox: Arc<Mailbox<Event>>) {
+    /// Posts [`Event::Batch`] to another queue; at once if all jobs are done. In the child of a fork it never does.
+    pub fn subscribe(&self, listener: Arc<EventQueue>) {
         if !self.process.is_current() {
             return;
         }
         let mut listeners = lock(&self.listeners);
         // Whoever takes the last job down to nothing empties the list afterwards.
         if self.remaining() > 0 {
-            listeners.push(mailbox);
+            listeners.push(listener);
             return;
         }
         drop(listeners);
-        mailbox.post(Event::Batch(self.id));
+        listener.push(Event::Batch(self.id));
     }
 
     pub(crate) fn job_done(&self) {
@@ -58,8 +57,8 @@ impl Batch {
             return;
         }
         let listeners = std::mem::take(&mut *lock(&self.listeners));
-        for mailbox in listeners {
-            mailbox.post(Event::Batch(self.id));
+        for listener in listeners {
+            listener.push(Event::Batch(self.id));
         }
     }
 }

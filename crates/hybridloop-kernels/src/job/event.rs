@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::completion_queue::Mailbox;
+use hybridloop_sync::WakingQueue;
+
 use crate::job::Job;
 use crate::memory::block::View;
 use crate::value::Value;
 
-/// What a mailbox carries.
+/// What an [`EventQueue`] carries.
 #[derive(Debug)]
 pub enum Event {
     /// [`Job::take_progress`] has news.
@@ -26,18 +27,21 @@ pub enum Event {
     Arrived(u64),
 }
 
-impl crate::bus::Notify for Mailbox<Event> {
+/// Events from native threads to a loop, in order, with one wake-up for many.
+pub type EventQueue = WakingQueue<Event>;
+
+impl crate::bus::Notify for EventQueue {
     fn sealed(&self, token: u64, view: &View) {
-        self.post(Event::Sealed(token, view.clone()));
+        self.push(Event::Sealed(token, view.clone()));
     }
 
     fn closed(&self, token: u64) {
-        self.post(Event::Closed(token));
+        self.push(Event::Closed(token));
     }
 }
 
-impl crate::channel::Arrival for Mailbox<Event> {
+impl crate::channel::Arrival for EventQueue {
     fn arrived(&self, channel: u64) {
-        self.post(Event::Arrived(channel));
+        self.push(Event::Arrived(channel));
     }
 }

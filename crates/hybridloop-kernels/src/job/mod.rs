@@ -13,9 +13,8 @@ use hybridloop_sync::primitives::{
 };
 
 use crate::bus::{Bus, Key};
-use crate::completion_queue::Mailbox;
 use crate::job::batch::Batch;
-use crate::job::event::Event;
+use crate::job::event::{Event, EventQueue};
 use crate::job::result::Outcome;
 use crate::memory::borrows::Loan;
 use crate::registry::Kernel;
@@ -45,7 +44,7 @@ pub enum State {
 #[derive(Default)]
 pub struct Options {
     /// Who is told; nobody, if one only waits.
-    pub mailbox: Option<Arc<Mailbox<Event>>>,
+    pub listener: Option<Arc<EventQueue>>,
     /// From then on it counts as timed out.
     pub deadline: Option<Instant>,
     /// Higher ones run first.
@@ -68,7 +67,7 @@ struct Listeners {
     done: bool,
     /// Threads in [`Job::wait`]: to notify nobody is a system call as well.
     waiting: usize,
-    more: Vec<Arc<Mailbox<Event>>>,
+    more: Vec<Arc<EventQueue>>,
 }
 
 /// See the [module's documentation](self). A handle on it keeps the keys that belong to it.
@@ -85,7 +84,7 @@ pub struct Job {
     done: AtomicU64,
     total: AtomicU64,
     outcome: OnceLock<Outcome>,
-    mailbox: Option<Arc<Mailbox<Event>>>,
+    listener: Option<Arc<EventQueue>>,
     batch: Option<Arc<Batch>>,
     listeners: Mutex<Listeners>,
     finished: Condvar,
@@ -116,12 +115,12 @@ impl Job {
             priority: options.priority,
             key: options.key,
             lent: Mutex::new(lent),
-            wants_progress: options.progress && options.mailbox.is_some(),
+            wants_progress: options.progress && options.listener.is_some(),
             has_progress: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             outcome: OnceLock::new(),
-            mailbox: options.mailbox,
+            listener: options.listener,
             batch,
             listeners: Mutex::default(),
             finished: Condvar::new(),
@@ -257,21 +256,21 @@ impl Job {
         let more = std::mem::take(&mut listeners.more);
         let waiting = listeners.waiting;
         drop(listeners);
-        match (&self.batch, &self.mailbox) {
+        match (&self.batch, &self.listener) {
             (Some(batch), _) => batch.job_done(),
-            (None, Some(mailbox)) => mailbox.post(Event::Done(self.clone())),
+            (None, Some(listener)) => listener.push(Event::Done(self.clone())),
             (None, None) => {}
         }
-        for mailbox in more {
-            mailbox.post(Event::Done(self.clone()));
+        for listener in more {
+            listener.push(Event::Done(self.clone()));
         }
         if waiting > 0 {
             self.finished.notify_all();
         }
     }
 
-    /// Posts [`Event::Done`] to another mailbox; at once if it is done. In the child of a fork it never does.
-    pub fn subscribe(self: &Arc<Self>, mailbox: Arc<Mailbox<Event>>) {
+    /// Posts [`Event::Done`] to another queue; at once if it is done. In the child of a fork it never does.
+    pub fn subscribe(self: &Arc<Self>, listener: Arc<EventQueue>) {
         if !self.is_current_process() {
             return;
         }
@@ -280,11 +279,11 @@ impl Job {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if !listeners.done {
-            listeners.more.push(mailbox);
+            listeners.more.push(listener);
             return;
         }
         drop(listeners);
-        mailbox.post(Event::Done(self.clone()));
+        listener.push(Event::Done(self.clone()));
     }
 
     /// Blocks until it is done, at most until `until`; not at all in the child of a fork.
@@ -336,8 +335,8 @@ impl Job {
         self.total.store(total, Ordering::Relaxed);
         self.done.store(done, Ordering::Release);
         if self.wants_progress && !self.has_progress.swap(true, Ordering::AcqRel) {
-            if let Some(mailbox) = &self.mailbox {
-                mailbox.post(Event::Progress(self.clone()));
+            if let Some(listener) = &self.listener {
+                listener.push(Event::Progress(self.clone()));
             }
         }
     }
@@ -351,10 +350,10 @@ impl Job {
 
     /// `false` if nobody listens.
     pub(crate) fn emit(self: &Arc<Self>, value: Value) -> bool {
-        let Some(mailbox) = &self.mailbox else {
+        let Some(listener) = &self.listener else {
             return false;
         };
-        mailbox.post(Event::Item(self.clone(), value));
+        listener.push(Event::Item(self.clone(), value));
         true
     }
 

@@ -6,8 +6,8 @@ use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hybridloop_kernels::{
-    load, symbol, Arg, Buffer, Code, Config, Engine, Event, Job, Kernel, Mailbox, Options, Outcome,
-    Value, View, Wake,
+    load, symbol, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, Kernel, Options,
+    Outcome, Value, View,
 };
 
 /// No wait takes longer, unless something is broken.
@@ -88,34 +88,25 @@ pub fn ints(data: &'static [i64]) -> Arg {
     Arg::Buffer(buffer(data, c"q"))
 }
 
-pub struct Signal(Mutex<mpsc::Sender<()>>);
-impl Wake for Signal {
-    fn wake(&self) {
-        // Nobody listens any more when a test has ended.
-        let _ = self.0.lock().unwrap().send(());
-    }
-}
-
-/// A mailbox, and what tells of mail.
-pub fn mailbox() -> (Arc<Mailbox<Event>>, mpsc::Receiver<()>) {
+/// An event queue, and what receives its wake-ups.
+pub fn event_queue() -> (Arc<EventQueue>, mpsc::Receiver<()>) {
     let (sender, receiver) = mpsc::channel();
-    (
-        Arc::new(Mailbox::new(Box::new(Signal(Mutex::new(sender))))),
-        receiver,
-    )
+    // Nobody receives any more when a test has ended.
+    let wake = move || sender.send(()).unwrap_or(());
+    (Arc::new(EventQueue::new(Some(Box::new(wake)))), receiver)
 }
 
 /// All events up to and with the first that `last` picks.
 pub fn events(
-    mailbox: &Mailbox<Event>,
+    queue: &EventQueue,
     wake: &mpsc::Receiver<()>,
     last: impl Fn(&Event) -> bool,
 ) -> Vec<Event> {
     let mut all = Vec::new();
     loop {
         wake.recv_timeout(LIMIT).unwrap();
-        mailbox.open();
-        while let Some(event) = mailbox.pop() {
+        queue.clear();
+        while let Some(event) = queue.pop() {
             let is_last = last(&event);
             all.push(event);
             if is_last {

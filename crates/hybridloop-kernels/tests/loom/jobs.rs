@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernels::abi::{self, Host, RawCtx, Val};
 use hybridloop_kernels::{
-    Config, Engine, Event, Idle, Job, Kernel, Mailbox, Options, Outcome, Policy, SubmitError, Value,
+    Config, Engine, Event, EventQueue, Idle, Job, Kernel, Options, Outcome, Policy, SubmitError,
+    Value,
 };
 use loom::thread;
 
@@ -56,23 +57,25 @@ fn engine() -> Engine {
     })
 }
 
-fn options(mailbox: Option<Arc<Mailbox<Event>>>) -> Options {
+fn options(listener: Option<Arc<EventQueue>>) -> Options {
     Options {
-        mailbox,
+        listener,
         ..Options::default()
     }
 }
 
-fn mailbox() -> (Arc<Mailbox<Event>>, Flag) {
+fn event_queue() -> (Arc<EventQueue>, Flag) {
     let flag = Flag::default();
-    (Arc::new(Mailbox::new(Box::new(flag.clone()))), flag)
+    let setter = flag.clone();
+    let wake = move || setter.set();
+    (Arc::new(EventQueue::new(Some(Box::new(wake)))), flag)
 }
 
 /// Waits for mail; how often the end of a job or of a batch was told.
-fn ends(mailbox: &Mailbox<Event>, flag: &Flag) -> usize {
+fn ends(queue: &EventQueue, flag: &Flag) -> usize {
     flag.wait();
-    mailbox.open();
-    std::iter::from_fn(|| mailbox.pop())
+    queue.clear();
+    std::iter::from_fn(|| queue.pop())
         .filter(|event| matches!(event, Event::Done(_) | Event::Batch(_)))
         .count()
 }
@@ -92,9 +95,9 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 fn a_job_that_could_be_cancelled_is_cancelled() {
     check(|| {
         let (engine, (kernel, calls)) = (engine(), kernel());
-        let (mailbox, flag) = mailbox();
+        let (queue, flag) = event_queue();
         let job = engine
-            .submit(&kernel, vec![], None, options(Some(mailbox.clone())))
+            .submit(&kernel, vec![], None, options(Some(queue.clone())))
             .unwrap();
         let cancelled = job.cancel();
         match outcome(&job) {
@@ -103,7 +106,7 @@ fn a_job_that_could_be_cancelled_is_cancelled() {
             other => panic!("{other:?}"),
         }
         assert!(calls.load(SeqCst) <= 1 && !job.cancel());
-        assert_eq!(ends(&mailbox, &flag), 1);
+        assert_eq!(ends(&queue, &flag), 1);
         assert!(engine.close(Duration::from_secs(60)).is_empty());
         assert_eq!(engine.stats().queued, 0);
     });
@@ -115,14 +118,14 @@ fn a_late_job_never_runs() {
     let past = Instant::now();
     check(move || {
         let (engine, (kernel, calls)) = (engine(), kernel());
-        let (mailbox, flag) = mailbox();
+        let (queue, flag) = event_queue();
         let options = Options {
             deadline: Some(past),
-            ..options(Some(mailbox.clone()))
+            ..options(Some(queue.clone()))
         };
         let job = engine.submit(&kernel, vec![], None, options).unwrap();
         job.expire();
-        assert_eq!(ends(&mailbox, &flag), 1);
+        assert_eq!(ends(&queue, &flag), 1);
         assert!(matches!(job.outcome(), Some(Outcome::TimedOut)));
         assert_eq!(calls.load(SeqCst), 0);
         assert!(engine.close(Duration::from_secs(60)).is_empty());
@@ -155,15 +158,15 @@ fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
 fn whoever_subscribes_is_told_once() {
     check(|| {
         let (engine, (kernel, _)) = (engine(), kernel());
-        let (mailbox, flag) = mailbox();
+        let (queue, flag) = event_queue();
         let job = engine
             .submit(&kernel, vec![], None, Options::default())
             .unwrap();
-        job.subscribe(mailbox.clone());
-        assert_eq!(ends(&mailbox, &flag), 1);
+        job.subscribe(queue.clone());
+        assert_eq!(ends(&queue, &flag), 1);
         assert!(matches!(job.outcome(), Some(Outcome::Value(_))));
         assert!(engine.close(Duration::from_secs(60)).is_empty());
-        assert!(mailbox.pop().is_none());
+        assert!(queue.pop().is_none());
     });
 }
 
@@ -171,7 +174,7 @@ fn whoever_subscribes_is_told_once() {
 fn a_batch_is_told_of_once_to_each() {
     check(|| {
         let (engine, (kernel, calls)) = (engine(), kernel());
-        let ((first, first_flag), (second, second_flag)) = (mailbox(), mailbox());
+        let ((first, first_flag), (second, second_flag)) = (event_queue(), event_queue());
         let (batch, jobs) = engine
             .submit_many(
                 &kernel,
