@@ -10,8 +10,8 @@ use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{BusError, Event, EventQueue, Patience, Value};
-use hybridloop_sync::{Process, WakeFn};
+use hybridloop_kernels::{BusError, Event, EventQueue, Value};
+use hybridloop_sync::{AdaptiveSpin, Process, WakeFn};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::PyTraverseError;
@@ -73,7 +73,7 @@ pub struct CompletionQueue {
     table: Mutex<Table>,
     /// The number of jobs and batches in the table.
     pending_jobs: AtomicUsize,
-    spin: Mutex<Patience>,
+    spin: Mutex<AdaptiveSpin>,
     process: Process,
 }
 
@@ -289,12 +289,12 @@ impl CompletionSource for LoopCompletions {
     }
 
     fn should_spin(&self) -> bool {
-        self.0.pending_jobs.load(Ordering::Relaxed) > 0 && lock(&self.0.spin).allows()
+        self.0.pending_jobs.load(Ordering::Relaxed) > 0 && lock(&self.0.spin).should_spin()
     }
 
     fn spin(&self, found: &dyn Fn() -> bool) -> bool {
-        let found = Patience::look(found);
-        lock(&self.0.spin).learn(found);
+        let found = AdaptiveSpin::spin_until(found);
+        lock(&self.0.spin).record(found);
         found
     }
 

@@ -7,7 +7,6 @@
 //! * `Registry`, `Kernel`, `load`, `Signature` — kernels by name, from libraries or addresses, and what they take.
 //! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
-//! * `Patience` — for how long to look before going to sleep.
 //! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
 
 #![allow(
@@ -48,6 +47,5 @@ pub use {
     registry::loader::{load, symbol},
     registry::signature::{Param, Scalar, Signature, Type},
     registry::{Kernel, Overrides, Registry},
-    scheduler::spin::Patience,
     value::{Arg, Buffer, Value},
 };

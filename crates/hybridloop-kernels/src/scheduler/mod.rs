@@ -2,5 +2,4 @@
 
 pub mod idle;
 pub mod queue;
-pub mod spin;
 pub mod worker;

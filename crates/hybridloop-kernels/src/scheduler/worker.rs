@@ -3,10 +3,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use hybridloop_sync::fork::Process;
 use hybridloop_sync::primitives::{
     lock, thread, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering,
 };
+use hybridloop_sync::{AdaptiveSpin, Process};
 
 use crate::bus::Bus;
 use crate::call;
@@ -17,7 +17,6 @@ use crate::job::Job;
 use crate::memory::limit::Budget;
 use crate::scheduler::idle::Idle;
 use crate::scheduler::queue::JobQueue;
-use crate::scheduler::spin::Patience;
 
 /// What jobs, workers and the engine share.
 pub(crate) struct Shared {
@@ -250,16 +249,16 @@ fn work(shared: &Arc<Shared>, index: usize) {
     give_way();
     let slot = &shared.running[index];
     let has_work = || !shared.queue.is_empty();
-    let mut patience = Patience::default();
+    let mut spin = AdaptiveSpin::default();
     // What is to be done next often comes from whoever waited for what was done last.
     let mut just_worked = false;
     loop {
         let Some(job) = shared.queue.pop() else {
-            if std::mem::take(&mut just_worked) && patience.allows() {
-                let mut in_time = Patience::timer();
+            if std::mem::take(&mut just_worked) && spin.should_spin() {
+                let mut in_time = AdaptiveSpin::time_limit();
                 let go_on = || in_time() && !shared.closed.load(Ordering::Relaxed);
                 let found = shared.idle.look(has_work, go_on);
-                patience.learn(found);
+                spin.record(found);
                 if found {
                     continue;
                 }
