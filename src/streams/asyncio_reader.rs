@@ -18,7 +18,7 @@ use crate::python::unstable::stream_reader;
 use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::streams::waiter;
-use crate::transports::stream::native_protocol::{self, Sink, Source};
+use crate::transports::stream::native_protocol::{self, NativeProtocol};
 
 /// A class whose methods are as they were at import, or not.
 struct Class {
@@ -307,17 +307,17 @@ fn append(buffer: &Ref, data: &[u8]) -> FfiResult<Option<usize>> {
     }
 }
 
-static SINK: Sink = Sink {
-    received,
-    failure: "Fatal error: protocol.data_received() call failed.",
+static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
+    data_received: feed_protocol,
+    error_message: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
+unsafe fn feed_protocol(_: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
     let known = KNOWN
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(ErrSet::from)?;
-    if known.feed(source.protocol, data)? {
+    if known.feed(protocol, data)? {
         return Ok(());
     }
     // SAFETY: attached; the name and the protocol are live.
@@ -326,7 +326,7 @@ unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiR
             data.as_ptr().cast(),
             data.len().cast_signed(),
         ))?;
-        let args = [source.protocol.as_ptr(), data.as_ptr()];
+        let args = [protocol.as_ptr(), data.as_ptr()];
         Ref::new(ffi::PyObject_VectorcallMethod(
             Stdlib::get().names.data_received.as_ptr(),
             args.as_ptr(),
@@ -337,8 +337,12 @@ unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiR
     Ok(())
 }
 
-fn find(protocol: &Ref) -> Option<&'static Sink> {
-    KNOWN.get()?.protocol.is_class_of(protocol).then_some(&SINK)
+fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
+    KNOWN
+        .get()?
+        .protocol
+        .is_class_of(protocol)
+        .then_some(&NATIVE_PROTOCOL)
 }
 
 /// Looks at asyncio's classes. If they are not what this code knows, data goes to `data_received()`.

@@ -13,7 +13,7 @@ use crate::python::bytes::{to_bytes, with_bytes};
 use crate::python::{nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::waiter::{call, EventLoop};
-use crate::transports::stream::native_protocol::{self, Sink, Source};
+use crate::transports::stream::native_protocol::{self, NativeProtocol};
 
 /// Native base of `hybridloop.loop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
 /// keeps as far as it is asked for with each message.
@@ -211,19 +211,19 @@ unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     Ok(Ref::none())
 }
 
-static SINK: Sink = Sink {
-    received,
-    failure: "Fatal error: protocol.data_received() call failed.",
+static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
+    data_received: feed_protocol,
+    error_message: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn received(_: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
-    // SAFETY: `find` has seen that it is one.
-    let it = unsafe { StreamProtocolCore::of(source.protocol.as_ptr()) };
+unsafe fn feed_protocol(_: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
+    // SAFETY: `protocol` is a live `StreamProtocolCore`: `find` returns this function for no other class.
+    let it = unsafe { StreamProtocolCore::of(protocol.as_ptr()) };
     it.feed(data)
 }
 
 /// Protocols of this class whose `data_received()` nobody has overridden.
-fn find(protocol: &Ref) -> Option<&'static Sink> {
+fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
     StreamProtocolCore::find(protocol)?;
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
@@ -232,7 +232,7 @@ fn find(protocol: &Ref) -> Option<&'static Sink> {
         .getattr("data_received")
         .ok()?;
     let own = protocol.bind(py).get_type().getattr("data_received").ok()?;
-    own.is(&core).then_some(&SINK)
+    own.is(&core).then_some(&NATIVE_PROTOCOL)
 }
 
 /// Adds the class to the module.

@@ -37,7 +37,7 @@ use crate::transports::base::{
     FdGuard, Transport, TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
 };
 use crate::transports::object::{self, Header};
-use crate::transports::stream::native_protocol::Sink;
+use crate::transports::stream::native_protocol::NativeProtocol;
 use crate::transports::stream::write::WriteQueue;
 
 /// `write_eof()` was called.
@@ -73,7 +73,7 @@ pub static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut()
 pub struct Stream {
     base: TransportBase,
     /// How the protocol takes bytes, if it is native.
-    sink: Cell<Option<&'static Sink>>,
+    native_protocol: Cell<Option<&'static NativeProtocol>>,
     pub server: LoopCell<Option<Ref>>,
     pub empty_waiter: LoopCell<Option<Ref>>,
     pub queue: LoopCell<WriteQueue>,
@@ -179,8 +179,8 @@ impl Stream {
 
     /// How the protocol takes bytes, if it is native.
     #[inline]
-    pub fn sink(&self) -> Option<&'static Sink> {
-        self.sink.get()
+    pub fn native_protocol(&self) -> Option<&'static NativeProtocol> {
+        self.native_protocol.get()
     }
 
     /// Takes a protocol; data goes to it from now on.
@@ -193,7 +193,7 @@ impl Stream {
             return Err(crate::python::ErrSet);
         }
         self.set(BUFFERED, buffered == 1);
-        self.sink.set(native_protocol::find(protocol));
+        self.native_protocol.set(native_protocol::find(protocol));
         drop(self.protocol.replace(Some(protocol.clone())));
         Ok(())
     }
@@ -334,7 +334,7 @@ pub fn create(
         let state = &raw mut (*me.as_ptr().cast::<StreamObject>()).stream;
         state.write(Stream {
             base: TransportBase::new(parts.fd, event_loop, parts.socket, parts.context),
-            sink: Cell::new(None),
+            native_protocol: Cell::new(None),
             server: LoopCell::new(parts.server),
             empty_waiter: LoopCell::default(),
             queue: LoopCell::default(),

@@ -1,52 +1,43 @@
-//! Native protocols: a stream hands them what it has read without a Python call.
+//! Native protocols: a stream transport hands them received bytes without a Python call.
 //!
-//! The rooms above, which make such protocols, say so with [`register`] when the module is imported; a stream asks
-//! [`find`] once for each protocol it gets. A protocol with a sink is still a whole asyncio protocol: everything but
-//! received bytes reaches it by its methods, and so do the bytes if the transport is not a stream of ours.
-
-#![allow(dead_code)]
+//! The modules that define such protocols [`register`] a lookup at import. A transport asks [`find`] once for each protocol
+//! that it gets. A native protocol is still a complete asyncio protocol: the transport calls every other method of it
+//! through Python, and other transports call `data_received()` or `buffer_updated()` as well.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::event_loop::LoopContext;
 use crate::python::{FfiResult, Ref};
-use crate::transports::stream::Stream;
 
-/// What a native protocol does with bytes.
-pub struct Sink {
-    /// Takes what one `recv` brought. It is called with the protocol, in the transport's context; the stream is corked,
-    /// so what is written meanwhile leaves when this returns. The bytes are good until then.
-    pub received: unsafe fn(LoopContext<'_>, &Source<'_>, &[u8]) -> FfiResult<()>,
-    /// What the loop's exception handler is told when `received` raises.
-    pub failure: &'static str,
+/// How a native protocol takes received bytes.
+pub struct NativeProtocol {
+    /// Takes what one `recv` returned; the bytes are valid during the call. The transport calls it in its own context, and
+    /// sends what the protocol writes meanwhile when it returns.
+    ///
+    /// Safety: the reference is to a protocol for which a [`Lookup`] returned this.
+    pub data_received: unsafe fn(LoopContext<'_>, &Ref, &[u8]) -> FfiResult<()>,
+    /// The message for the loop's exception handler when `data_received` raises.
+    pub error_message: &'static str,
 }
 
-/// Who hands over bytes, and to whom.
-pub struct Source<'a> {
-    pub protocol: &'a Ref,
-    pub transport: &'a Ref,
-    /// The state of `transport`.
-    pub stream: &'a Stream,
-}
+/// Returns how a protocol takes bytes, if it is one of the classes that the lookup is for.
+pub type Lookup = fn(&Ref) -> Option<&'static NativeProtocol>;
 
-/// Tells whether a protocol is one of a room's own, and how it takes bytes.
-pub type Finder = fn(&Ref) -> Option<&'static Sink>;
+static LOOKUPS: Mutex<Vec<Lookup>> = Mutex::new(Vec::new());
 
-static FINDERS: Mutex<Vec<Finder>> = Mutex::new(Vec::new());
-
-/// Makes a room's protocols known, at import.
-pub fn register(finder: Finder) {
-    let mut finders = FINDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !finders
+/// Adds a lookup, at import.
+pub fn register(lookup: Lookup) {
+    let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !lookups
         .iter()
-        .any(|known| std::ptr::fn_addr_eq(*known, finder))
+        .any(|known| std::ptr::fn_addr_eq(*known, lookup))
     {
-        finders.push(finder);
+        lookups.push(lookup);
     }
 }
 
-/// How a protocol takes bytes, if it is native.
-pub fn find(protocol: &Ref) -> Option<&'static Sink> {
-    let finders = FINDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    finders.iter().find_map(|finder| finder(protocol))
+/// How `protocol` takes bytes, if it is native.
+pub fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
+    let lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    lookups.iter().find_map(|lookup| lookup(protocol))
 }

@@ -11,7 +11,7 @@ use crate::event_loop::{exceptions, LoopContext, LoopCore};
 use crate::python::stdlib::Stdlib;
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::base::{debug_log, Transport, LOST};
-use crate::transports::stream::native_protocol::{Sink, Source};
+use crate::transports::stream::native_protocol::NativeProtocol;
 use crate::transports::stream::{fast_path, write};
 use crate::transports::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 
@@ -40,8 +40,8 @@ pub fn read(cx: LoopContext<'_>, me: &Ref, it: &Stream) -> FfiResult<()> {
         event_loop,
     } = cx;
     for _ in 0..READS_PER_EVENT {
-        let outcome = if let Some(sink) = it.sink() {
-            read_into_sink(cx, me, it, sink)?
+        let outcome = if let Some(native) = it.native_protocol() {
+            read_into_native(cx, me, it, native)?
         } else if it.has(BUFFERED) {
             read_into_protocol(event_loop, me, it)?
         } else {
@@ -80,11 +80,11 @@ fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
 }
 
 /// Hands the standing buffer to a native protocol.
-fn read_into_sink(
+fn read_into_native(
     cx: LoopContext<'_>,
     me: &Ref,
     it: &Stream,
-    sink: &'static Sink,
+    native: &'static NativeProtocol,
 ) -> FfiResult<Outcome> {
     // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
     let mut scratch = cx.core.scratch.take();
@@ -104,16 +104,11 @@ fn read_into_sink(
         }
     };
     let protocol = it.protocol.get().unwrap_or_else(Ref::none);
-    let source = Source {
-        protocol: &protocol,
-        transport: me,
-        stream: it,
-    };
     it.set(CORKED, true);
-    // SAFETY: the sink was found for this protocol.
-    let called = it.in_context(|| unsafe { (sink.received)(cx, &source, &scratch[..n]) });
+    // SAFETY: `native` is what the lookup returned for this protocol when it was set.
+    let called = it.in_context(|| unsafe { (native.data_received)(cx, &protocol, &scratch[..n]) });
     drop(cx.core.scratch.replace(scratch));
-    after_call(cx.event_loop, me, it, called, sink.failure)?;
+    after_call(cx.event_loop, me, it, called, native.error_message)?;
     Ok(Outcome::Data {
         more: may_hold_more(it, n, READ_SIZE),
     })

@@ -49,7 +49,7 @@ pub struct TlsCore {
     pub transport: LoopCell<Option<Ref>>,
     pub application: LoopCell<Option<Ref>>,
     /// How the application's protocol takes bytes, if it is native.
-    sink: Cell<Option<&'static native_protocol::Sink>>,
+    native_protocol: Cell<Option<&'static native_protocol::NativeProtocol>>,
     pub high_water: Cell<usize>,
     pub low_water: Cell<usize>,
     /// Bytes that asyncio's code holds back until the handshake is over.
@@ -117,8 +117,8 @@ impl TlsCore {
 
     /// How the application's protocol takes bytes, if it is native.
     #[inline]
-    pub fn sink(&self) -> Option<&'static native_protocol::Sink> {
-        self.sink.get()
+    pub fn native_protocol(&self) -> Option<&'static native_protocol::NativeProtocol> {
+        self.native_protocol.get()
     }
 
     /// Looks into or changes the wire, for as long as no OpenSSL and no Python runs.
@@ -211,7 +211,7 @@ impl TlsCore {
             state: LoopCell::default(),
             transport: LoopCell::default(),
             application: LoopCell::default(),
-            sink: Cell::new(None),
+            native_protocol: Cell::new(None),
             high_water: Cell::new(0),
             low_water: Cell::new(0),
             backlog: Cell::new(0),
@@ -322,7 +322,8 @@ impl TlsCore {
 
     #[setter(_app_protocol)]
     fn set_app_protocol(&self, value: &Bound<'_, PyAny>) {
-        self.sink.set(native_protocol::find(&value.into()));
+        self.native_protocol
+            .set(native_protocol::find(&value.into()));
         drop(self.application.replace(some(value)));
     }
 
@@ -443,15 +444,15 @@ pub fn call<const N: usize>(me: &Ref, name: &str, args: [&Ref; N]) -> FfiResult<
     Ok(me.bind(py).call_method1(name, args)?.into())
 }
 
-static SINK: native_protocol::Sink = native_protocol::Sink {
-    received: read::received,
-    failure: "Fatal error: protocol.buffer_updated() call failed.",
+static NATIVE_PROTOCOL: native_protocol::NativeProtocol = native_protocol::NativeProtocol {
+    data_received: read::ciphertext_received,
+    error_message: "Fatal error: protocol.buffer_updated() call failed.",
 };
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TlsCore>()?;
     let class = module.py().get_type::<TlsCore>();
     TLS_TYPE.store(class.as_type_ptr(), Ordering::Relaxed);
-    native_protocol::register(|protocol| is_tls(protocol.as_ptr()).then_some(&SINK));
+    native_protocol::register(|protocol| is_tls(protocol.as_ptr()).then_some(&NATIVE_PROTOCOL));
     Ok(())
 }

@@ -13,7 +13,6 @@ use crate::event_loop::LoopContext;
 use crate::python::bytes::to_bytes;
 use crate::python::stdlib::Stdlib;
 use crate::python::{ErrSet, FfiResult, Ref};
-use crate::transports::stream::native_protocol::Source;
 use crate::transports::tls::openssl::{SSL_READING, SSL_RECEIVED_SHUTDOWN, SSL_WRITING};
 use crate::transports::tls::protocol::{
     call, raise, Session, TlsCore, BUFFERED, CORKED, READING_PAUSED, WRAPPED,
@@ -67,10 +66,12 @@ pub fn why(session: Session) -> End {
     }
 }
 
-/// Takes what the stream has read.
-pub unsafe fn received(cx: LoopContext<'_>, source: &Source<'_>, data: &[u8]) -> FfiResult<()> {
-    let me = source.protocol;
-    // SAFETY: the sink is registered for this class.
+/// Takes ciphertext that the stream has received.
+///
+/// # Safety
+/// `me` is a live `TlsCore`.
+pub unsafe fn ciphertext_received(cx: LoopContext<'_>, me: &Ref, data: &[u8]) -> FfiResult<()> {
+    // SAFETY: `protocol` is a live `TlsCore`: the lookup returns this function for no other class.
     let it = unsafe { TlsCore::of(me.as_ptr()) };
     let ready = it.is(WRAPPED | READING_PAUSED, WRAPPED) && it.backlog.get() == 0;
     if !ready || it.with_wire(|wire| !wire.is_drained()) {
@@ -154,19 +155,9 @@ fn hand_over(it: &TlsCore, cx: Option<LoopContext<'_>>, plain: &[u8]) -> FfiResu
     let Some(cx) = cx else {
         return data_received(&application, &to_bytes(plain)?).map(drop);
     };
-    if let Some(sink) = it.sink() {
-        let taken = write::with_stream(it, |transport, stream| {
-            let source = Source {
-                protocol: &application,
-                transport,
-                stream,
-            };
-            // SAFETY: the sink was found for this protocol.
-            unsafe { (sink.received)(cx, &source, plain) }
-        });
-        if let Some(taken) = taken {
-            return taken;
-        }
+    if let Some(native) = it.native_protocol() {
+        // SAFETY: `native` is what the lookup returned for this protocol when it was set.
+        return unsafe { (native.data_received)(cx, &application, plain) };
     }
     let data = cx.core.spare_bytes.make(plain)?;
     data_received(&application, &data)?;
