@@ -11,6 +11,7 @@
 //! * [`completions`] — the interface of what threads without Python complete for the loop.
 //! * [`stats`] — counters.
 //! * [`overrides`] — what programs replace and expect the loop to use: its clock, `Handle._run()`.
+//! * [`loop_ref`] — references that are known to be loops.
 //! * [`methods`] — adding methods to the class, with asyncio's signatures.
 //! * [`exceptions`] — exceptions on their way to the loop's exception handler.
 
@@ -23,6 +24,7 @@ pub mod exceptions;
 mod futures;
 mod handles;
 pub mod io;
+mod loop_ref;
 mod methods;
 mod overrides;
 mod run_once;
@@ -51,6 +53,7 @@ use crate::python::{vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, Rel
 pub use completions::CompletionSource;
 pub use io::files::file_descriptor;
 pub use io::registration::{Descriptors, Source};
+pub use loop_ref::LoopRef;
 pub use methods::install;
 
 pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};

@@ -2,7 +2,7 @@
 
 use pyo3::ffi::{self, PyObject};
 
-use crate::event_loop::LoopCore;
+use crate::event_loop::{LoopCore, LoopRef};
 use crate::python::future::is_cancelled;
 pub use crate::python::future::wake;
 use crate::python::stdlib::Stdlib;
@@ -29,30 +29,39 @@ pub fn fail(future: &Ref, error: *mut PyObject) -> FfiResult<()> {
     Ok(())
 }
 
-/// The loop of a stream, and whether its futures can be made without asking it.
+/// The loop of a stream.
 #[derive(Clone)]
-pub struct EventLoop {
-    object: Ref,
-    is_core: bool,
+pub enum EventLoop {
+    /// A hybridloop loop whose class does not override `create_future()`.
+    Native(LoopRef),
+    Other(Ref),
 }
 
 impl EventLoop {
     pub fn new(object: Ref) -> FfiResult<Self> {
-        let is_core = LoopCore::makes_futures_of(&object)?;
-        Ok(Self { object, is_core })
+        if LoopCore::makes_futures_of(&object)? {
+            // SAFETY: `makes_futures_of` is true only for live instances of `LoopCore`.
+            return Ok(Self::Native(unsafe { LoopRef::borrowed(object.as_ptr()) }));
+        }
+        Ok(Self::Other(object))
     }
 
     pub fn object(&self) -> &Ref {
-        &self.object
+        match self {
+            Self::Native(event_loop) => event_loop.object(),
+            Self::Other(object) => object,
+        }
     }
 
     /// `loop.create_future()`
     #[inline]
     pub fn create_future(&self) -> FfiResult<Ref> {
-        if self.is_core {
-            // SAFETY: a live loop object of ours.
-            return unsafe { LoopCore::of(self.object.as_ptr()).new_waiter(self.object.as_ptr()) };
+        match self {
+            // SAFETY: `event_loop` is a live loop, and `core()` is its core.
+            Self::Native(event_loop) => unsafe {
+                event_loop.core().new_waiter(event_loop.as_ptr())
+            },
+            Self::Other(object) => call(&Stdlib::get().names.create_future, [object.as_ptr()]),
         }
-        call(&Stdlib::get().names.create_future, [self.object.as_ptr()])
     }
 }

@@ -8,7 +8,9 @@ use hybridloop_reactor::Token;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::{closed_error, exceptions, IoSource, LoopCore, Source, SourceVTable};
+use crate::event_loop::{
+    closed_error, exceptions, IoSource, LoopCore, LoopRef, Source, SourceVTable,
+};
 use crate::python::stdlib::Stdlib;
 use crate::python::unstable::socket_fd::still_open;
 use crate::python::{context, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
@@ -67,7 +69,7 @@ pub struct TransportBase {
     /// As in asyncio: not 0 once `connection_lost()` is on its way; counts writes that came after.
     pub lost_writes: Cell<u32>,
     token: Cell<Option<Token>>,
-    pub event_loop: LoopCell<Option<Ref>>,
+    pub event_loop: LoopCell<Option<LoopRef>>,
     pub protocol: LoopCell<Option<Ref>>,
     /// The Python socket, which owns the descriptor once it exists.
     pub socket: LoopCell<Option<Ref>>,
@@ -77,14 +79,7 @@ pub struct TransportBase {
 }
 
 impl TransportBase {
-    /// # Safety
-    /// `event_loop` is a live loop.
-    pub unsafe fn new(
-        fd: RawFd,
-        event_loop: *mut PyObject,
-        socket: Option<Ref>,
-        context: Ref,
-    ) -> Self {
+    pub fn new(fd: RawFd, event_loop: LoopRef, socket: Option<Ref>, context: Ref) -> Self {
         let flags = AtomicFlags::default();
         flags.set(HAS_SOCKET, socket.is_some());
         Self {
@@ -92,8 +87,7 @@ impl TransportBase {
             flags,
             lost_writes: Cell::new(0),
             token: Cell::new(None),
-            // SAFETY: the caller's promise.
-            event_loop: LoopCell::new(Some(unsafe { Ref::borrowed(event_loop) })),
+            event_loop: LoopCell::new(Some(event_loop)),
             protocol: LoopCell::default(),
             socket: LoopCell::new(socket),
             context: LoopCell::new(Some(context)),
@@ -162,8 +156,7 @@ impl TransportBase {
             return Ok(());
         }
         match self.event_loop.get() {
-            // SAFETY: the loop of a transport is a LoopCore.
-            Some(event_loop) => unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread(),
+            Some(event_loop) => event_loop.core().check_thread(),
             None => Ok(()),
         }
     }
@@ -171,11 +164,10 @@ impl TransportBase {
     /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
     /// `connection_lost()` there.
     pub fn check_thread_in_debug(&self) -> FfiResult<()> {
-        let Some(event_loop) = self.event_loop.get() else {
-            return Ok(());
-        };
-        // SAFETY: the loop of a transport is a LoopCore.
-        unsafe { LoopCore::of(event_loop.as_ptr()) }.check_thread_in_debug()
+        match self.event_loop.get() {
+            Some(event_loop) => event_loop.core().check_thread_in_debug(),
+            None => Ok(()),
+        }
     }
 
     /// The descriptor's entry in the loop's table.
@@ -209,10 +201,13 @@ impl TransportBase {
     /// Takes the transport out of the descriptor table.
     pub fn deregister(&self) {
         if let (Some(token), Some(event_loop)) = (self.token.replace(None), self.event_loop.get()) {
-            // SAFETY: the loop of a transport is a LoopCore.
-            let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
             let fd = self.fd.get();
-            drop(core.descriptors.with(|all| all.remove(fd, token)));
+            drop(
+                event_loop
+                    .core()
+                    .descriptors
+                    .with(|all| all.remove(fd, token)),
+            );
         }
     }
 
@@ -313,13 +308,12 @@ impl TransportBase {
 
     /// The objects held here, for the collector; null for what is not there.
     pub fn objects(&self) -> [*mut PyObject; 4] {
-        [
-            &self.event_loop,
-            &self.protocol,
-            &self.socket,
-            &self.context,
-        ]
-        .map(|slot| slot.with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr)))
+        let event_loop = self
+            .event_loop
+            .with(|slot| slot.as_ref().map_or(ptr::null_mut(), LoopRef::as_ptr));
+        let [protocol, socket, context] = [&self.protocol, &self.socket, &self.context]
+            .map(|slot| slot.with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr)));
+        [event_loop, protocol, socket, context]
     }
 
     /// Breaks cycles for the collector. The loop and the descriptor stay until the object dies, which needs them.
@@ -418,10 +412,10 @@ pub trait Transport: Deref<Target = TransportBase> {
         let Some(event_loop) = self.event_loop.get() else {
             return Ok(());
         };
-        // SAFETY: the loop of a transport is a LoopCore; all objects are live.
+        let core = event_loop.core();
+        // SAFETY: all objects are live.
         unsafe {
             let py = Python::assume_attached();
-            let core = LoopCore::of(event_loop.as_ptr());
             let callback = Bound::from_borrowed_ptr(py, me).getattr("_call_connection_lost")?;
             if core.is_closed() {
                 // Nothing will run the callback; the descriptor must not stay open for that.
@@ -463,9 +457,9 @@ pub trait Transport: Deref<Target = TransportBase> {
     fn abandon(&self, me: *mut PyObject) -> FfiResult<()> {
         if cfg!(Py_GIL_DISABLED) {
             if let Some(event_loop) = self.event_loop.get() {
-                // SAFETY: the loop of a transport is a LoopCore; the caller's object is live.
+                let core = event_loop.core();
+                // SAFETY: the caller's object is live.
                 unsafe {
-                    let core = LoopCore::of(event_loop.as_ptr());
                     if !core.is_owner() {
                         let py = Python::assume_attached();
                         let again = Bound::from_borrowed_ptr(py, me).getattr("_abandon")?;
@@ -529,10 +523,10 @@ pub fn count_lost_write(it: &TransportBase) -> FfiResult<Ref> {
 /// # Safety
 /// `me` is the live object of `it`.
 pub unsafe fn debug_log(me: *mut PyObject, it: &TransportBase, message: &str) -> FfiResult<()> {
-    // SAFETY: the loop of a transport is a LoopCore; `me` is live.
+    let event_loop = it.event_loop.get();
+    // SAFETY: `me` is live.
     unsafe {
-        let event_loop = it.event_loop.get();
-        if event_loop.is_some_and(|event_loop| LoopCore::of(event_loop.as_ptr()).is_debug()) {
+        if event_loop.is_some_and(|event_loop| event_loop.core().is_debug()) {
             let py = Python::assume_attached();
             Stdlib::get()
                 .logger

@@ -240,10 +240,7 @@ pub unsafe fn send(it: &Datagram, object: *mut PyObject, data: &[u8], target: &T
         Ok(()) => {
             it.event_loop.with(|event_loop| {
                 if let Some(event_loop) = event_loop {
-                    // SAFETY: the loop of a transport is a LoopCore.
-                    unsafe { LoopCore::of(event_loop.as_ptr()) }
-                        .stats
-                        .sent(data.len());
+                    event_loop.core().stats.sent(data.len());
                 }
             });
             Sent::Done

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::LoopCore;
+use crate::event_loop::LoopRef;
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, missing, unexpected};
@@ -125,7 +125,7 @@ unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         }
         // What is queued must not change.
         let data = exact_bytes(data)?;
-        let core = LoopCore::of(event_loop.as_ptr());
+        let core = event_loop.core();
         let datagram = Queued { data, target };
         enqueue(core, event_loop.as_ptr(), &me, it, datagram)?;
     }
@@ -272,7 +272,7 @@ unsafe fn pause_or_resume(slf: *mut PyObject, pause: bool) -> FfiResult<Ref> {
         it.set(PAUSED, pause);
         it.update_hold(slf);
         if let Some(event_loop) = it.event_loop.get() {
-            it.rearm(LoopCore::of(event_loop.as_ptr()))?;
+            it.rearm(event_loop.core())?;
         }
         let what = if pause { "pauses" } else { "resumes" };
         debug_log(slf, it, &format!("%r {what} reading"))?;
@@ -297,7 +297,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> FfiResult<Ref> {
         let it = Datagram::of(slf);
         let me = Ref::borrowed(slf);
         if let Some(event_loop) = it.event_loop.get() {
-            if it.start(LoopCore::of(event_loop.as_ptr()), slf).is_err() {
+            if it.start(event_loop.core(), slf).is_err() {
                 Datagram::fatal_error(&me, "Fatal error: the socket cannot be watched")?;
             }
         }
@@ -407,7 +407,14 @@ fn number(value: usize) -> FfiResult<Ref> {
     unsafe { Ref::new(ffi::PyLong_FromSize_t(value)) }
 }
 
-getter!(get_loop, |it| object(&it.event_loop));
+/// The loop of the transport, or `None`.
+fn loop_object(slot: &LoopCell<Option<LoopRef>>) -> FfiResult<Ref> {
+    Ok(slot
+        .get()
+        .map_or_else(Ref::none, |event_loop| event_loop.object().clone()))
+}
+
+getter!(get_loop, |it| loop_object(&it.event_loop));
 getter!(get_protocol_attribute, |it| object(&it.protocol));
 getter!(get_socket, |it| if it.has(LOST) {
     Ok(Ref::none())

@@ -19,7 +19,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::{
-    exceptions, file_descriptor, install, LoopContext, LoopCore, SourceVTable,
+    exceptions, file_descriptor, install, LoopContext, LoopCore, LoopRef, SourceVTable,
 };
 use crate::fastcall;
 use crate::python::typespec::Slots;
@@ -151,8 +151,7 @@ impl Datagram {
     /// As [`Datagram::rearm`], where a failure means that the descriptor is gone or belongs to another process.
     pub fn rearm_or_forget(&self) {
         if let Some(event_loop) = self.event_loop.get() {
-            // SAFETY: the loop of a transport is a LoopCore.
-            let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
+            let core = event_loop.core();
             if self.rearm(core).is_err() {
                 // SAFETY: attached.
                 unsafe { ffi::PyErr_Clear() };
@@ -241,7 +240,12 @@ unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref>
             return Err(PyTypeError::new_err("transports cannot be allocated").into());
         };
         let context = context::copy_current()?;
-        let base = TransportBase::new(fd, slf, Some(Ref::from(&socket)), context.clone());
+        let base = TransportBase::new(
+            fd,
+            LoopRef::borrowed(slf),
+            Some(Ref::from(&socket)),
+            context.clone(),
+        );
         let me = Ref::new(alloc(ty, 0))?;
         let none = ffi::Py_None();
         let state = &raw mut (*me.as_ptr().cast::<DatagramObject>()).datagram;

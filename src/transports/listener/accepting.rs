@@ -10,7 +10,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::event_loop::{LoopContext, LoopCore};
+use crate::event_loop::{LoopContext, LoopRef};
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
 use crate::python::{Cell, FfiResult, Ref};
@@ -27,7 +27,7 @@ impl Accepted {
         unsafe {
             let streams = Ref::new(ffi::PyList_New(0))?;
             let operation = Accepting {
-                event_loop: Ref::borrowed(cx.event_loop),
+                event_loop: cx.loop_ref(),
                 streams: streams.clone(),
                 lasts: Cell::new(true),
             };
@@ -65,7 +65,7 @@ impl Accepted {
 
 /// The body of the task.
 struct Accepting {
-    event_loop: Ref,
+    event_loop: LoopRef,
     streams: Ref,
     /// The task is in front of what `connection_made()` schedules, so it lasts for another iteration.
     lasts: Cell<bool>,
@@ -86,12 +86,9 @@ impl Operation for Accepting {
     }
 
     fn abandon(&self) {
-        // SAFETY: attached. The loop of a listener is a LoopCore.
-        let (py, core) = unsafe {
-            let core = LoopCore::of(self.event_loop.as_ptr());
-            (Python::assume_attached(), core)
-        };
-        if core.is_closed() {
+        // SAFETY: attached.
+        let py = unsafe { Python::assume_attached() };
+        if self.event_loop.core().is_closed() {
             return;
         }
         // SAFETY: `Accepted::new` has made a list.
@@ -107,7 +104,7 @@ impl Operation for Accepting {
     }
 
     fn traverse(&self, visit: Visit<'_>) -> c_int {
-        match visit(&self.event_loop) {
+        match visit(self.event_loop.object()) {
             0 => visit(&self.streams),
             stop => stop,
         }

@@ -17,7 +17,7 @@ use pyo3::PyTraverseError;
 use socket2::SockAddr;
 
 use crate::event_loop::{
-    exceptions, file_descriptor, install, IoRef, IoSource, LoopContext, LoopCore, Source,
+    exceptions, file_descriptor, install, IoRef, IoSource, LoopContext, LoopCore, LoopRef, Source,
     SourceVTable,
 };
 use crate::fastcall;
@@ -36,7 +36,7 @@ const CREATION_FAILED: &str = "Error on transport creation for incoming connecti
 pub struct Listener {
     fd: RawFd,
     backlog: u32,
-    event_loop: LoopCell<Option<Ref>>,
+    event_loop: LoopCell<Option<LoopRef>>,
     factory: LoopCell<Option<Ref>>,
     server: LoopCell<Option<Ref>>,
     socket: LoopCell<Option<Ref>>,
@@ -50,14 +50,8 @@ pub struct Listener {
 unsafe impl Sync for Listener {}
 
 impl Listener {
-    fn slots(&self) -> [&LoopCell<Option<Ref>>; 5] {
-        [
-            &self.event_loop,
-            &self.factory,
-            &self.server,
-            &self.socket,
-            &self.context,
-        ]
+    fn slots(&self) -> [&LoopCell<Option<Ref>>; 4] {
+        [&self.factory, &self.server, &self.socket, &self.context]
     }
 
     fn stop(&self) {
@@ -76,7 +70,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        nested_drop::drop_content(self.slots().map(LoopCell::take));
+        nested_drop::drop_content((self.event_loop.take(), self.slots().map(LoopCell::take)));
     }
 }
 
@@ -87,13 +81,18 @@ impl Listener {
         let it = slf.get();
         it.resting.set(false);
         if let Some(event_loop) = it.event_loop.get().filter(|_| !it.stopped.get()) {
-            // SAFETY: the loop of a listener is a LoopCore.
-            let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
-            go_on_later(core, &slf.into());
+            go_on_later(event_loop.core(), &slf.into());
         }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(event_loop) = self
+            .event_loop
+            .with(|slot| slot.as_ref().map(std::ptr::from_ref))
+        {
+            // SAFETY: nothing changes the slot while the collector looks.
+            unsafe { &*event_loop }.object().visit(&visit)?;
+        }
         for slot in self.slots() {
             if let Some(object) = slot.with(|slot| slot.as_ref().map(std::ptr::from_ref)) {
                 // SAFETY: nothing changes the slot while the collector looks.
@@ -105,6 +104,7 @@ impl Listener {
 
     fn __clear__(&self) {
         self.stop();
+        drop(self.event_loop.take());
         for slot in self.slots() {
             drop(slot.take());
         }
@@ -132,7 +132,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             Listener {
                 fd,
                 backlog: u32::try_from(backlog.max(1)).unwrap_or(u32::MAX),
-                event_loop: some(slf),
+                event_loop: LoopCell::new(Some(LoopRef::borrowed(slf))),
                 factory: some(factory),
                 server: some(server),
                 socket: some(socket),
@@ -374,11 +374,7 @@ fn make_transport(
     fd: RawFd,
     peer: Address,
 ) -> PyResult<Ref> {
-    let LoopContext {
-        py,
-        core,
-        event_loop,
-    } = cx;
+    let LoopContext { py, .. } = cx;
     let guard = FdGuard::new(fd, true);
     let accepted = match accepted {
         Some(accepted) => accepted,
@@ -399,8 +395,7 @@ fn make_transport(
     guard.release();
     let me = create(
         py,
-        core,
-        event_loop,
+        cx.loop_ref(),
         Parts {
             fd,
             socket: None,
@@ -437,8 +432,7 @@ unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         let context = context::given_or_copy(context)?;
         let me = create(
             py,
-            core,
-            slf,
+            LoopRef::borrowed(slf),
             Parts {
                 fd,
                 socket: some(socket),

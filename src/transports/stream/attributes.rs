@@ -7,7 +7,7 @@ use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::LoopCore;
+use crate::event_loop::LoopRef;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, guard_int};
 use crate::python::{FfiResult, LoopCell, Ref};
@@ -30,7 +30,14 @@ fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 
-getter!(get_loop, |it| object(&it.event_loop));
+/// The loop of the transport, or `None`.
+fn loop_object(slot: &LoopCell<Option<LoopRef>>) -> FfiResult<Ref> {
+    Ok(slot
+        .get()
+        .map_or_else(Ref::none, |event_loop| event_loop.object().clone()))
+}
+
+getter!(get_loop, |it| loop_object(&it.event_loop));
 getter!(get_protocol_attribute, |it| object(&it.protocol));
 getter!(get_server, |it| object(&it.server));
 getter!(get_socket, |it| object(&it.socket));
@@ -102,7 +109,7 @@ unsafe extern "C" fn set_cork_interval(
                 Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
             it.cork.set(seconds_to_ticks(value));
             match it.event_loop.get() {
-                Some(event_loop) if !it.gathers(LoopCore::of(event_loop.as_ptr())) => {
+                Some(event_loop) if !it.gathers(event_loop.core()) => {
                     methods::flush_now(&Ref::borrowed(slf), it)
                 }
                 _ => Ok(()),

@@ -7,7 +7,6 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::allocator::out_of_memory;
-use crate::event_loop::LoopCore;
 use crate::python::stdlib::Stdlib;
 use crate::python::{future, Args, FfiResult, Ref};
 use crate::transports::address::Side;
@@ -77,7 +76,7 @@ pub unsafe fn write_data(slf: *mut PyObject, data: *mut PyObject) -> FfiResult<R
         };
         // The caller holds it, so it is not counted here.
         let me = ManuallyDrop::new(Ref::unowned(slf));
-        let core = LoopCore::of(event_loop.as_ptr());
+        let core = event_loop.core();
         write::write(core, event_loop.as_ptr(), &me, it, data)?;
     }
     Ok(Ref::none())
@@ -129,7 +128,7 @@ unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             .with(|queue| queue.push_all(pieces).map(|()| queue.size()))
             .map_err(out_of_memory)?;
         let me = Ref::borrowed(slf);
-        let core = LoopCore::of(event_loop.as_ptr());
+        let core = event_loop.core();
         write::settle(core, event_loop.as_ptr(), &me, it, size)?;
     }
     Ok(Ref::none())
@@ -262,7 +261,7 @@ unsafe fn resume_reading(slf: *mut PyObject) -> FfiResult<Ref> {
         it.update_hold(slf);
         debug_log(slf, it, "%r resumes reading")?;
         if let Some(event_loop) = it.event_loop.get() {
-            let core = LoopCore::of(event_loop.as_ptr());
+            let core = event_loop.core();
             if it.has(READABLE) && it.has(STARTED) && !it.has(EOF_READ) {
                 it.read_later(core, slf);
                 core.wake_from_elsewhere();
@@ -282,7 +281,7 @@ unsafe fn start(slf: *mut PyObject, waiter: *mut PyObject) -> FfiResult<Ref> {
         let it = Stream::of(slf);
         let me = Ref::borrowed(slf);
         if let Some(event_loop) = it.event_loop.get() {
-            if it.start(LoopCore::of(event_loop.as_ptr()), slf).is_err() {
+            if it.start(event_loop.core(), slf).is_err() {
                 Stream::fatal_error(&me, "Fatal error: the socket cannot be watched")?;
             }
         }

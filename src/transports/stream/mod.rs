@@ -27,7 +27,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::event_loop::{exceptions, IoRef, LoopContext, LoopCore, SourceVTable};
+use crate::event_loop::{exceptions, IoRef, LoopContext, LoopCore, LoopRef, SourceVTable};
 use crate::python::package;
 use crate::python::stdlib::Stdlib;
 use crate::python::typespec::Slots;
@@ -302,12 +302,8 @@ fn detach(py: Python<'_>, server: &Ref, me: *mut PyObject) -> PyResult<()> {
 /// Makes a transport for a connected, non-blocking socket. It starts with [`Stream::start`].
 ///
 /// The descriptor belongs to the transport from here on: when this fails, it is closed.
-pub fn create(
-    py: Python<'_>,
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    parts: Parts,
-) -> PyResult<Ref> {
+pub fn create(py: Python<'_>, event_loop: LoopRef, parts: Parts) -> PyResult<Ref> {
+    let core = event_loop.core();
     let guard = FdGuard::new(parts.fd, parts.socket.is_none());
     let class = match core.transport_class.get() {
         Some(class) => class,
@@ -333,7 +329,7 @@ pub fn create(
         guard.release();
         let state = &raw mut (*me.as_ptr().cast::<StreamObject>()).stream;
         state.write(Stream {
-            base: TransportBase::new(parts.fd, event_loop, parts.socket, parts.context),
+            base: TransportBase::new(parts.fd, event_loop.clone(), parts.socket, parts.context),
             native_protocol: Cell::new(None),
             server: LoopCell::new(parts.server),
             empty_waiter: LoopCell::default(),

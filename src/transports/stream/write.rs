@@ -231,10 +231,7 @@ pub fn send_last(it: &Stream) {
             Ok((sent, done)) => {
                 drop(done);
                 if let Some(event_loop) = it.event_loop.get() {
-                    // SAFETY: the loop of a transport is a LoopCore.
-                    unsafe { LoopCore::of(event_loop.as_ptr()) }
-                        .stats
-                        .sent(sent.bytes);
+                    event_loop.core().stats.sent(sent.bytes);
                 }
                 if !sent.all {
                     return;

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::allocator::out_of_memory;
-use crate::event_loop::{install, LoopCore};
+use crate::event_loop::install;
 use crate::fastcall;
 use crate::python::bytes::to_bytes;
 use crate::python::unstable::slot_offset::Slot;
@@ -70,10 +70,10 @@ pub fn process(me: &Ref, it: &TlsCore) -> FfiResult<()> {
 /// Whether the stream holds back what it is given.
 fn gathers(it: &TlsCore) -> bool {
     let gathers = with_stream(it, |_, stream| {
-        stream.event_loop.get().is_some_and(|event_loop| {
-            // SAFETY: the loop of a transport is a LoopCore.
-            stream.gathers(unsafe { LoopCore::of(event_loop.as_ptr()) })
-        })
+        stream
+            .event_loop
+            .get()
+            .is_some_and(|event_loop| stream.gathers(event_loop.core()))
     });
     gathers == Some(true)
 }
@@ -126,8 +126,7 @@ fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> FfiResult<bool> {
     if !write::takes_writes(stream) {
         return Ok(false);
     }
-    // SAFETY: the loop of a transport is a LoopCore.
-    let core = unsafe { LoopCore::of(event_loop.as_ptr()) };
+    let core = event_loop.core();
     let now =
         stream.has(STREAM_CORKED) || data.len() > stream.high_water.get() || !stream.gathers(core);
     if now && write::send_now(event_loop.as_ptr(), transport, stream, data)? {

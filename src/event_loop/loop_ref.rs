@@ -1,0 +1,74 @@
+//! References that are known to be loops, so that their `LoopCore` is found without a check.
+
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+
+use crate::event_loop::{LoopContext, LoopCore};
+use crate::python::Ref;
+
+/// A reference to a loop object: an instance of [`LoopCore`] or of a subclass.
+#[derive(Clone)]
+#[repr(transparent)]
+pub struct LoopRef(Ref);
+
+impl LoopRef {
+    /// A new reference to a borrowed loop.
+    ///
+    /// # Safety
+    /// `event_loop` is a live instance of [`LoopCore`] or of a subclass.
+    #[inline]
+    pub unsafe fn borrowed(event_loop: *mut PyObject) -> Self {
+        // SAFETY: the caller guarantees that `event_loop` is live.
+        Self(unsafe { Ref::borrowed(event_loop) })
+    }
+
+    #[inline]
+    pub fn core(&self) -> &LoopCore {
+        // SAFETY: `borrowed` accepts nothing but a `LoopCore`, and the reference keeps it alive.
+        unsafe { LoopCore::of(self.0.as_ptr()) }
+    }
+
+    /// The context for calls in this thread.
+    #[inline]
+    pub fn cx<'a>(&'a self, py: Python<'a>) -> LoopContext<'a> {
+        LoopContext {
+            py,
+            core: self.core(),
+            event_loop: self.0.as_ptr(),
+        }
+    }
+
+    #[inline]
+    pub fn as_ptr(&self) -> *mut PyObject {
+        self.0.as_ptr()
+    }
+
+    /// The loop as an object of any class.
+    #[inline]
+    pub fn object(&self) -> &Ref {
+        &self.0
+    }
+}
+
+impl<'a> LoopContext<'a> {
+    /// The context of a method of the loop.
+    ///
+    /// # Safety
+    /// `event_loop` is an instance of [`LoopCore`] or of a subclass that is live for `'a`.
+    #[inline]
+    pub unsafe fn new(py: Python<'a>, event_loop: *mut PyObject) -> Self {
+        Self {
+            py,
+            // SAFETY: the caller guarantees that `event_loop` is a live `LoopCore`.
+            core: unsafe { LoopCore::of(event_loop) },
+            event_loop,
+        }
+    }
+
+    /// A reference to the loop.
+    #[inline]
+    pub fn loop_ref(self) -> LoopRef {
+        // SAFETY: a context is made of a live loop, and lives no longer than that.
+        unsafe { LoopRef::borrowed(self.event_loop) }
+    }
+}
