@@ -214,7 +214,7 @@ class FallbackProtocol(_SSLProtocolBase):
     def _send_gathered(self) -> None:
         transport: Any = self._transport
         if transport is not None:
-            transport._send_gathered()
+            transport._flush()
 
 
 def make_protocol(

@@ -4,7 +4,7 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use crate::event_loop::{LoopContext, LoopCore};
-use crate::python::Ref;
+use crate::python::{FfiResult, Ref};
 
 /// A reference to a loop object: an instance of [`LoopCore`] or of a subclass.
 #[derive(Clone)]
@@ -63,6 +63,23 @@ impl<'a> LoopContext<'a> {
             core: unsafe { LoopCore::of(event_loop) },
             event_loop,
         }
+    }
+
+    /// `loop.call_soon(callback, *args, context=context)`
+    pub fn call_soon<const N: usize>(
+        self,
+        callback: &Ref,
+        args: [&Ref; N],
+        context: Option<Ref>,
+    ) -> FfiResult<()> {
+        let args = args.map(Ref::as_ptr);
+        // SAFETY: a context is made of a live loop; the references keep the other objects alive.
+        let handle = unsafe {
+            self.core
+                .soon(self.event_loop, callback.as_ptr(), &args, context)?
+        };
+        drop(handle);
+        Ok(())
     }
 
     /// A reference to the loop.

@@ -52,6 +52,16 @@ impl Ref {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
+    /// A pointer seen as a reference, which is neither counted nor dropped.
+    ///
+    /// # Safety
+    /// `*ptr` is an object that is live as long as the result is used.
+    #[inline]
+    pub unsafe fn from_ptr_ref(ptr: &*mut PyObject) -> &Self {
+        // SAFETY: `Ref` is a transparent wrapper of one non-null pointer, as the pointer of a live object is.
+        unsafe { &*std::ptr::from_ref(ptr).cast::<Self>() }
+    }
+
     /// `None`, the object.
     #[inline]
     pub fn none() -> Self {

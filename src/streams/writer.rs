@@ -205,7 +205,8 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let transport = unsafe { StreamWriterCore::of(slf) }.transport();
     // SAFETY: as above.
-    if let Some(written) = unsafe { fast_path::write(&transport, data) } {
+    if let Some(written) = unsafe { fast_path::write(Python::assume_attached(), &transport, data) }
+    {
         return written;
     }
     call(&Stdlib::get().names.write, [transport.as_ptr(), data])?;

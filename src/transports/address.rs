@@ -1,4 +1,4 @@
-//! Socket addresses in a few bytes, and as Python shows them.
+//! Socket addresses: in the system's form, in a compact form, and as the `socket` module shows them.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,20 +10,21 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use socket2::SockAddr;
 
-/// Which end of a connection.
+/// One end of a connection.
 #[derive(Clone, Copy)]
 pub enum Side {
     Local,
     Peer,
 }
 
-/// An address, or that it is not known (yet).
+/// The address of one end of a connection.
 #[derive(Default)]
 pub enum Address {
+    /// Not queried yet, or of a family that only Python knows.
     #[default]
     Unknown,
     Inet(SocketAddr),
-    /// A path, or a name after a zero byte in Linux's abstract space.
+    /// A path, or a zero byte and a name in Linux's abstract namespace.
     Unix(Box<[u8]>),
 }
 
@@ -46,16 +47,16 @@ impl Address {
         Self::Unix(path.unwrap_or_default())
     }
 
-    /// Asks the system, unless the address is known.
-    pub fn fill(&mut self, fd: RawFd, side: Side) {
+    /// Queries the address of a socket, unless it is known.
+    pub fn query(&mut self, fd: RawFd, side: Side) {
         if fd >= 0 && matches!(self, Self::Unknown) {
-            if let Ok(address) = ask(fd, side) {
+            if let Ok(address) = query(fd, side) {
                 *self = Self::new(&address);
             }
         }
     }
 
-    /// As Python's `socket` module gives it; `None` if it is not known.
+    /// What `getsockname()` returns in Python; `None` for an unknown address.
     pub fn to_python(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(match self {
             Self::Unknown => py.None(),
@@ -66,7 +67,7 @@ impl Address {
             Self::Inet(SocketAddr::V6(v6)) => (
                 numeric_host(v6.ip()),
                 v6.port(),
-                // Rust's type keeps it as the system does, in network order.
+                // Rust keeps the flow label in network byte order, as the system does.
                 u32::from_be(v6.flowinfo()),
                 v6.scope_id(),
             )
@@ -84,7 +85,7 @@ impl Address {
         })
     }
 
-    /// Family, type and protocol for a Python socket on a stream of this address.
+    /// Family, type and protocol of a stream socket with this address.
     pub fn socket_kind(&self) -> Option<(i32, i32, i32)> {
         match self {
             Self::Unknown => None,
@@ -99,12 +100,12 @@ impl Address {
     }
 }
 
-/// An address of the system's, copied.
+/// A copy of an address in the system's form.
 pub fn from_bytes(raw: &[u8]) -> Option<SockAddr> {
     if raw.len() > size_of::<libc::sockaddr_storage>() {
         return None;
     }
-    // SAFETY: the bytes fit into the zeroed storage.
+    // SAFETY: `raw` is not longer than the storage, as was just checked.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             std::ptr::copy_nonoverlapping(raw.as_ptr(), storage.cast::<u8>(), raw.len());
@@ -116,8 +117,8 @@ pub fn from_bytes(raw: &[u8]) -> Option<SockAddr> {
     Some(address)
 }
 
-fn ask(fd: RawFd, side: Side) -> io::Result<SockAddr> {
-    // SAFETY: the system writes an address of at most the given length into the storage.
+fn query(fd: RawFd, side: Side) -> io::Result<SockAddr> {
+    // SAFETY: the system writes at most `*length` bytes, and `try_init` sets that to the size of the storage.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let status = match side {
@@ -134,12 +135,12 @@ fn ask(fd: RawFd, side: Side) -> io::Result<SockAddr> {
     Ok(address)
 }
 
-/// The address as the C library writes it, and so Python; without a zone, which has its own place.
+/// The address as the C library, and so Python, writes it; without the scope, which is an item of its own.
 fn numeric_host(address: &Ipv6Addr) -> String {
     let raw = SockAddr::from(SocketAddrV6::new(*address, 0, 0, 0));
     // NI_MAXHOST of the C library.
     let mut host = [0; 1025];
-    // SAFETY: the address is valid, and the host buffer has the length given.
+    // SAFETY: `raw` is an address of the length given, and `host` has 1025 bytes.
     let status = unsafe {
         libc::getnameinfo(
             raw.as_ptr().cast(),
@@ -154,36 +155,39 @@ fn numeric_host(address: &Ipv6Addr) -> String {
     if status != 0 {
         return address.to_string();
     }
-    // SAFETY: on success the buffer holds a terminated string.
+    // SAFETY: `getnameinfo` has succeeded, so `host` holds a string with a zero byte at its end.
     unsafe { CStr::from_ptr(host.as_ptr()) }
         .to_string_lossy()
         .into_owned()
 }
 
-/// The system's form of an address that a program gives for a socket of `family`, if that takes no resolving and leaves
-/// no doubt. What this does not know is Python's to look at, with its errors.
+/// The system's form of an address for a socket of `family`, if the address is valid and numeric. The `socket` module resolves
+/// the others, or raises its errors.
 ///
 /// # Safety
 /// `address` is a live object.
 pub unsafe fn from_python(family: i32, address: *mut PyObject) -> Option<SockAddr> {
-    // SAFETY: the object is live.
+    // SAFETY: the caller guarantees a live object, and `name` is used while it is live.
     unsafe {
         match family {
             libc::AF_INET | libc::AF_INET6 => inet_from_python(family, address),
             libc::AF_UNIX if ffi::PyBytes_CheckExact(address) != 0 => {
                 let name = ffi::PyBytes_AS_STRING(address).cast();
                 let size = ffi::Py_SIZE(address).unsigned_abs();
-                unix(std::slice::from_raw_parts(name, size))
+                unix_address(std::slice::from_raw_parts(name, size))
             }
-            libc::AF_UNIX => unix(text(address)?.as_bytes()),
+            libc::AF_UNIX => unix_address(ascii(address)?.as_bytes()),
             _ => None,
         }
     }
 }
 
-/// The characters of an exact `str` of ASCII: others depend on how the file system writes names.
-unsafe fn text<'a>(object: *mut PyObject) -> Option<&'a str> {
-    // SAFETY: checked to be an exact str; its UTF-8 form lives as long as it does.
+/// The characters of an exact `str` of ASCII characters. Others depend on the file system's encoding.
+///
+/// # Safety
+/// `object` is live as long as the result is used.
+unsafe fn ascii<'a>(object: *mut PyObject) -> Option<&'a str> {
+    // SAFETY: the caller guarantees a live object. It is an exact `str`, which keeps its UTF-8 form as long as it lives.
     unsafe {
         if ffi::PyUnicode_CheckExact(object) == 0 {
             return None;
@@ -201,9 +205,12 @@ unsafe fn text<'a>(object: *mut PyObject) -> Option<&'a str> {
     }
 }
 
-/// A whole number from 0 to `max`.
-unsafe fn number(object: *mut PyObject, max: u32) -> Option<u32> {
-    // SAFETY: checked to be an exact int.
+/// An exact `int` from 0 to `max`.
+///
+/// # Safety
+/// `object` is live.
+unsafe fn integer(object: *mut PyObject, max: u32) -> Option<u32> {
+    // SAFETY: the caller guarantees a live object, which is an exact `int` where it is read.
     unsafe {
         if ffi::PyLong_CheckExact(object) == 0 {
             return None;
@@ -216,8 +223,11 @@ unsafe fn number(object: *mut PyObject, max: u32) -> Option<u32> {
     }
 }
 
+/// # Safety
+/// `address` is live.
 unsafe fn inet_from_python(family: i32, address: *mut PyObject) -> Option<SockAddr> {
-    // SAFETY: checked to be an exact tuple with that many items, which are live as long as it is.
+    // SAFETY: the caller guarantees a live object. It is an exact tuple with at least as many items as are read, which it keeps
+    // alive.
     unsafe {
         if ffi::PyTuple_CheckExact(address) == 0 {
             return None;
@@ -227,25 +237,25 @@ unsafe fn inet_from_python(family: i32, address: *mut PyObject) -> Option<SockAd
             return None;
         }
         let item = |index| ffi::PyTuple_GET_ITEM(address, index);
-        let host = text(item(0))?;
-        let port = u16::try_from(number(item(1), u16::MAX.into())?).ok()?;
+        let host = ascii(item(0))?;
+        let port = u16::try_from(integer(item(1), u16::MAX.into())?).ok()?;
         if family == libc::AF_INET {
             return Some(SocketAddrV4::new(host.parse().ok()?, port).into());
         }
-        let more = |index, max| {
+        let optional = |index, max| {
             if index < count {
-                number(item(index), max)
+                integer(item(index), max)
             } else {
                 Some(0)
             }
         };
-        let (flowinfo, scope) = (more(2, 0xF_FFFF)?, more(3, u32::MAX)?);
+        let (flowinfo, scope) = (optional(2, 0xF_FFFF)?, optional(3, u32::MAX)?);
         Some(SocketAddrV6::new(host.parse().ok()?, port, flowinfo.to_be(), scope).into())
     }
 }
 
-/// The address of a path or, after a zero byte, of a name in Linux's abstract space.
-fn unix(name: &[u8]) -> Option<SockAddr> {
+/// The address of a path or, after a zero byte, of a name in Linux's abstract namespace.
+fn unix_address(name: &[u8]) -> Option<SockAddr> {
     let is_path = *name.first()? != 0;
     if is_path && name.contains(&0) || !is_path && cfg!(not(target_os = "linux")) {
         return None;
@@ -254,7 +264,7 @@ fn unix(name: &[u8]) -> Option<SockAddr> {
     if start + name.len() + usize::from(is_path) > size_of::<libc::sockaddr_un>() {
         return None;
     }
-    // SAFETY: the name fits into the zeroed storage, behind the family and before its terminating zero byte.
+    // SAFETY: the name fits behind the family, with a zero byte behind a path, as was just checked; the storage is zeroed.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let storage = storage.cast::<libc::sockaddr_un>();

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use crate::python::vectorcall::{missing, unexpected};
 use crate::python::{Args, ErrSet, FfiResult, Ref};
 
-/// The one argument of a method, which may be named.
+/// The only argument of a method, by position or by `name`. It is live during the call.
 #[inline]
 pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
     match (args.positional, args.keyword_count()) {
@@ -26,7 +26,7 @@ fn named_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut
     let Some((key, value)) = args.keywords().next() else {
         return Err(missing(function, name));
     };
-    // SAFETY: attached; keyword names are live strings.
+    // SAFETY: this is called from a method, so the thread is attached; keyword names are strings that live during the call.
     if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
         Ok(value)
     } else {
@@ -34,12 +34,27 @@ fn named_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut
     }
 }
 
-/// An exact `bytes` object with the contents of a bytes-like one: what changes later is not what was written.
+/// Whether `data` is of a class that asyncio's transports accept: `bytes`, `bytearray` or `memoryview`.
+///
+/// # Safety
+/// `data` is a live object.
+#[inline]
+pub unsafe fn is_bytes_like(data: *mut PyObject) -> bool {
+    // SAFETY: the caller guarantees a live object.
+    unsafe {
+        ffi::PyBytes_Check(data) != 0
+            || ffi::PyByteArray_Check(data) != 0
+            || ffi::PyMemoryView_Check(data) != 0
+    }
+}
+
+/// A `bytes` object with the contents of a bytes-like one, copied unless that is exactly `bytes`: the data that was written
+/// does not change later.
 ///
 /// # Safety
 /// `data` is a live object.
 pub unsafe fn exact_bytes(data: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: attached; the argument is live.
+    // SAFETY: the caller guarantees a live object.
     unsafe {
         if ffi::PyBytes_CheckExact(data) != 0 {
             Ok(Ref::borrowed(data))
@@ -49,20 +64,27 @@ pub unsafe fn exact_bytes(data: *mut PyObject) -> FfiResult<Ref> {
     }
 }
 
-/// What asyncio raises for data that is not bytes-like, in the words of its own `method`, which checks the data first.
+/// The error that asyncio's own `method` raises for data that is not bytes-like. It checks the data before anything else.
 ///
 /// # Safety
 /// `data` is a live object.
 #[cold]
-pub unsafe fn not_bytes(method: &Ref, data: *mut PyObject) -> ErrSet {
-    // SAFETY: attached; the argument is live.
-    let (py, data) = unsafe {
-        let py = Python::assume_attached();
-        (py, Bound::from_borrowed_ptr(py, data))
-    };
+pub unsafe fn not_bytes(py: Python<'_>, method: &Ref, data: *mut PyObject) -> ErrSet {
+    // SAFETY: the caller guarantees a live object.
+    let data = unsafe { Bound::from_borrowed_ptr(py, data) };
     match method.bind(py).call1((py.None(), &data)) {
         Err(error) if error.is_instance_of::<PyTypeError>(py) => error.into(),
-        // It takes more than bytes, bytearrays and memoryviews.
+        // This method accepts more than bytes, bytearrays and memoryviews.
         _ => PyTypeError::new_err("data argument must be bytes, bytearray or memoryview").into(),
     }
+}
+
+/// Two sizes, the arguments of `_set_limits(low, high)`.
+pub fn two_sizes(py: Python<'_>, args: &Args<'_>) -> FfiResult<(usize, usize)> {
+    let &[low, high] = args.positional else {
+        return Err(PyTypeError::new_err("_set_limits() takes two numbers").into());
+    };
+    // SAFETY: arguments are live during the call.
+    let size = |object| unsafe { Bound::from_borrowed_ptr(py, object) }.extract::<usize>();
+    Ok((size(low)?, size(high)?))
 }

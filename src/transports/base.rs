@@ -1,6 +1,5 @@
-//! What every transport has: a descriptor, a protocol, a context, flow control, and an end.
+//! What every transport has: a descriptor, a protocol, a context and flow control.
 
-use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -9,77 +8,64 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::{
-    closed_error, exceptions, IoSource, LoopCore, LoopRef, Source, SourceVTable,
+    exceptions, IoRef, IoSource, LoopContext, LoopCore, LoopRef, Source, SourceVTable,
 };
 use crate::python::stdlib::Stdlib;
 use crate::python::unstable::socket_fd::still_open;
 use crate::python::{context, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
 
-/// As `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
+/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
 const LOST_WRITES_BEFORE_WARNING: u32 = 5;
 
-/// `connection_made()` is over: the socket may be read.
+/// `connection_made()` has returned, so the socket may be read.
 pub const STARTED: u32 = 1;
+/// `pause_reading()` was called.
 pub const PAUSED: u32 = 1 << 1;
+/// `close()` or `abort()` was called, or the connection has failed.
 pub const CLOSING: u32 = 1 << 2;
-/// The socket took less than it was given: writes wait for an event.
+/// The socket took less than it was given: queued writes wait for an event.
 pub const BLOCKED: u32 = 1 << 3;
-/// The descriptor table's pointer counts as a reference.
-const HELD: u32 = 1 << 4;
+/// The descriptor table keeps the transport alive: its pointer is a counted reference.
+pub const HELD: u32 = 1 << 4;
 /// `pause_writing()` was called and `resume_writing()` was not.
 pub const PROTOCOL_PAUSED: u32 = 1 << 5;
-/// `connection_lost()` was called; the descriptor is closed.
+/// `connection_lost()` was called, and the descriptor is closed.
 pub const LOST: u32 = 1 << 6;
-/// There is a Python socket, which owns the descriptor and may be closed by anybody.
+/// A Python socket owns the descriptor, and the program may close it.
 pub const HAS_SOCKET: u32 = 1 << 7;
-/// From here on flags belong to the kinds of transports.
+/// The first flag that a type of transports defines for itself.
 pub const FIRST_SUBTYPE_FLAG: u32 = 1 << 8;
 
 /// asyncio's default high-water mark, in bytes.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// Closes a descriptor when it is dropped, unless an owner has taken it over.
-pub struct FdGuard(Option<RawFd>);
-
-impl FdGuard {
-    /// `owned`: no Python socket owns the descriptor.
-    pub fn new(fd: RawFd, owned: bool) -> Self {
-        Self(owned.then_some(fd))
-    }
-
-    /// Leaves the descriptor to its new owner.
-    pub fn release(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for FdGuard {
-    fn drop(&mut self) {
-        if let Some(fd) = self.0 {
-            // SAFETY: owned by this value.
-            unsafe { libc::close(fd) };
-        }
-    }
-}
-
 /// The state that all transports share.
 pub struct TransportBase {
     pub fd: Cell<RawFd>,
     flags: AtomicFlags,
-    /// As in asyncio: not 0 once `connection_lost()` is on its way; counts writes that came after.
+    /// asyncio's `_conn_lost`: not 0 once `connection_lost()` is scheduled; counts the writes after that.
     pub lost_writes: Cell<u32>,
     token: Cell<Option<Token>>,
+    vtable: &'static SourceVTable,
     pub event_loop: LoopCell<Option<LoopRef>>,
     pub protocol: LoopCell<Option<Ref>>,
     /// The Python socket, which owns the descriptor once it exists.
     pub socket: LoopCell<Option<Ref>>,
-    context: LoopCell<Option<Ref>>,
+    /// The context in which protocol methods run.
+    pub context: LoopCell<Option<Ref>>,
     pub high_water: Cell<usize>,
     pub low_water: Cell<usize>,
 }
 
 impl TransportBase {
-    pub fn new(fd: RawFd, event_loop: LoopRef, socket: Option<Ref>, context: Ref) -> Self {
+    /// `vtable` is that of the transport's class.
+    pub fn new(
+        fd: RawFd,
+        event_loop: LoopRef,
+        socket: Option<Ref>,
+        context: Ref,
+        vtable: &'static SourceVTable,
+    ) -> Self {
         let flags = AtomicFlags::default();
         flags.set(HAS_SOCKET, socket.is_some());
         Self {
@@ -87,6 +73,7 @@ impl TransportBase {
             flags,
             lost_writes: Cell::new(0),
             token: Cell::new(None),
+            vtable,
             event_loop: LoopCell::new(Some(event_loop)),
             protocol: LoopCell::default(),
             socket: LoopCell::new(socket),
@@ -96,6 +83,7 @@ impl TransportBase {
         }
     }
 
+    /// Whether any of `flags` is set.
     #[inline]
     pub fn has(&self, flags: u32) -> bool {
         self.flags.get() & flags != 0
@@ -106,14 +94,20 @@ impl TransportBase {
         self.flags.set(flags, on);
     }
 
-    /// Whether of the flags in `mask` exactly those of `flags` are set.
+    /// Sets or clears a flag; whether that has changed it.
+    #[inline]
+    pub fn change(&self, flag: u32, on: bool) -> bool {
+        self.flags.change(flag, on)
+    }
+
+    /// Whether exactly `flags` are set, of those in `mask`.
     #[inline]
     pub fn is(&self, mask: u32, flags: u32) -> bool {
         self.flags.get() & mask == flags
     }
 
-    /// The descriptor while it is open, −1 afterwards: its number may belong to somebody else by then. It is closed with the
-    /// transport, and whenever somebody closes the Python socket that owns it. To find that out may run Python.
+    /// The descriptor while it is open, −1 afterwards, because the system may have given its number to another file. The
+    /// transport closes it, and so may the program through the Python socket that owns it. The check may run Python.
     #[inline]
     pub fn open_fd(&self) -> RawFd {
         if self.has(LOST | HAS_SOCKET) {
@@ -130,13 +124,14 @@ impl TransportBase {
             return -1;
         }
         match self.socket.with(|socket| socket.as_ref().map(Ref::as_ptr)) {
-            // SAFETY: a transport keeps its socket until it dies.
+            // SAFETY: the socket is live: a transport that has one keeps it until it is deallocated.
             Some(socket) => unsafe { still_open(socket, fd) },
             None => fd,
         }
     }
 
-    /// Whether nobody else may watch the descriptor: the transport is not closing, and the descriptor is still its own.
+    /// Whether `add_reader()` and related methods must refuse the descriptor: the transport is not closing, and the descriptor
+    /// is open.
     pub fn is_exclusive(&self) -> bool {
         !self.is_closing() && self.open_fd() >= 0
     }
@@ -149,7 +144,7 @@ impl TransportBase {
         self.has(HELD)
     }
 
-    /// As [`LoopCore::confined`], of the loop that the transport is on.
+    /// [`LoopCore::check_thread`] of the transport's loop.
     #[inline]
     pub fn check_thread(&self) -> FfiResult<()> {
         if !cfg!(Py_GIL_DISABLED) {
@@ -161,8 +156,8 @@ impl TransportBase {
         }
     }
 
-    /// In debug mode ending a transport is refused in other threads than that of its loop, as asyncio refuses to schedule
-    /// `connection_lost()` there.
+    /// In debug mode, a transport is closed only in the thread of its loop: asyncio refuses to schedule `connection_lost()` in
+    /// another one.
     pub fn check_thread_in_debug(&self) -> FfiResult<()> {
         match self.event_loop.get() {
             Some(event_loop) => event_loop.core().check_thread_in_debug(),
@@ -170,27 +165,22 @@ impl TransportBase {
         }
     }
 
-    /// The descriptor's entry in the loop's table.
+    /// The entry of the descriptor table, while the transport is in it.
     pub fn token(&self) -> Option<Token> {
         self.token.get()
     }
 
-    /// Puts the transport into the loop's table of descriptors.
+    /// Puts the transport into the loop's descriptor table.
     ///
     /// # Safety
-    /// Attached; `me` is the live object of this state, and of that kind.
-    pub unsafe fn register(
-        &self,
-        core: &LoopCore,
-        me: *mut PyObject,
-        vtable: &'static SourceVTable,
-    ) -> FfiResult<()> {
-        // SAFETY: the caller's promise.
-        let native = unsafe { IoSource::new(me, vtable)? };
+    /// `slf` is the object of this state.
+    pub unsafe fn register(&self, core: &LoopCore, slf: &Ref) -> FfiResult<()> {
+        // SAFETY: `slf` is live, and the vtable is for its class.
+        let source = unsafe { IoSource::new(slf.as_ptr(), self.vtable)? };
         core.keep_places()?;
         let (token, replaced) = core
             .descriptors
-            .with(|all| all.insert(self.fd.get(), Source::IoSource(native)));
+            .with(|all| all.insert(self.fd.get(), Source::IoSource(source)));
         if let Some(replaced) = replaced {
             replaced.forget();
         }
@@ -211,11 +201,24 @@ impl TransportBase {
         }
     }
 
-    /// Runs protocol code in the transport's own context.
+    /// The descriptor table has dropped its pointer.
+    pub fn forget_token(&self) {
+        self.token.set(None);
+    }
+
+    /// The transport as an entry of the loop's lists. `slf` is the object of this state.
+    pub fn io_ref(&self, slf: &Ref) -> IoRef {
+        IoRef {
+            object: slf.clone(),
+            vtable: self.vtable,
+        }
+    }
+
+    /// Runs protocol code in the transport's context.
     #[inline]
-    pub fn in_context<T>(&self, body: impl FnOnce() -> FfiResult<T>) -> FfiResult<T> {
+    pub fn run_in_context<T>(&self, body: impl FnOnce() -> FfiResult<T>) -> FfiResult<T> {
         match self.context.get() {
-            // SAFETY: the clone keeps the context alive.
+            // SAFETY: the clone keeps the context alive during the call.
             Some(context) => unsafe { context::run_in(context.as_ptr(), body) },
             None => body(),
         }
@@ -228,23 +231,24 @@ impl TransportBase {
         name: &Ref,
         args: [*mut PyObject; N],
     ) -> FfiResult<Ref> {
-        self.in_context(|| self.call_protocol_here(name, args))
+        self.run_in_context(|| self.call_protocol_in_current_context(name, args))
     }
 
-    /// Calls a method of the protocol in the current context.
+    /// Calls a method of the protocol in the context of the caller. The arguments are live.
     #[inline]
-    pub fn call_protocol_here<const N: usize>(
+    pub fn call_protocol_in_current_context<const N: usize>(
         &self,
         name: &Ref,
         args: [*mut PyObject; N],
     ) -> FfiResult<Ref> {
-        const MAX: usize = 2;
+        const MAX_ARGS: usize = 2;
         let protocol = self.protocol.get().unwrap_or_else(Ref::none);
         // One free slot, the protocol, the arguments.
-        let mut values = [ptr::null_mut(); MAX + 2];
+        let mut values = [ptr::null_mut(); MAX_ARGS + 2];
         values[1] = protocol.as_ptr();
         values[2..2 + N].copy_from_slice(&args);
-        // SAFETY: attached; the arguments are live.
+        // SAFETY: the protocol and the caller's arguments are live. The slot in front of the protocol is free for CPython, as
+        // the flag says.
         unsafe {
             Ref::new(ffi::PyObject_VectorcallMethod(
                 name.as_ptr(),
@@ -255,58 +259,74 @@ impl TransportBase {
         }
     }
 
-    /// `pause_writing()` when more is queued than the high-water mark.
-    pub fn pause_protocol(
-        &self,
-        event_loop: *mut PyObject,
-        me: &Ref,
-        queued: usize,
-    ) -> FfiResult<()> {
+    /// Calls `pause_writing()` when more bytes are queued than the high-water mark.
+    pub fn pause_protocol(&self, cx: LoopContext<'_>, slf: &Ref, queued: usize) -> FfiResult<()> {
         if queued <= self.high_water.get() || self.has(PROTOCOL_PAUSED) {
             return Ok(());
         }
         self.set(PROTOCOL_PAUSED, true);
         let name = &Stdlib::get().names.pause_writing;
-        self.notify_protocol(event_loop, me, name, "protocol.pause_writing() failed")
+        self.notify_protocol(cx, slf, name, "protocol.pause_writing() failed")
     }
 
-    /// `resume_writing()` when no more is queued than the low-water mark.
-    pub fn resume_protocol(
-        &self,
-        event_loop: *mut PyObject,
-        me: &Ref,
-        queued: usize,
-    ) -> FfiResult<()> {
+    /// Calls `resume_writing()` when no more bytes are queued than the low-water mark.
+    pub fn resume_protocol(&self, cx: LoopContext<'_>, slf: &Ref, queued: usize) -> FfiResult<()> {
         if queued > self.low_water.get() || !self.has(PROTOCOL_PAUSED) {
             return Ok(());
         }
         self.set(PROTOCOL_PAUSED, false);
         let name = &Stdlib::get().names.resume_writing;
-        self.notify_protocol(event_loop, me, name, "protocol.resume_writing() failed")
+        self.notify_protocol(cx, slf, name, "protocol.resume_writing() failed")
     }
 
     fn notify_protocol(
         &self,
-        event_loop: *mut PyObject,
-        me: &Ref,
+        cx: LoopContext<'_>,
+        slf: &Ref,
         name: &Ref,
         failure: &str,
     ) -> FfiResult<()> {
         let Some(protocol) = self.protocol.get() else {
             return Ok(());
         };
-        // Like asyncio, this runs in the writer's context.
-        match self.call_protocol_here(name, []) {
+        // Like asyncio, this runs in the context of whoever writes.
+        match self.call_protocol_in_current_context(name, []) {
             Ok(_) => Ok(()),
             Err(_) => exceptions::report(
-                event_loop,
+                cx.event_loop,
                 failure,
-                &[("transport", me), ("protocol", &protocol)],
+                &[("transport", slf), ("protocol", &protocol)],
             ),
         }
     }
 
-    /// The objects held here, for the collector; null for what is not there.
+    /// Counts a write after the connection was lost; asyncio logs a warning from the sixth on.
+    #[cold]
+    pub fn count_lost_write(&self, py: Python<'_>) -> FfiResult<Ref> {
+        let count = self.lost_writes.get();
+        if count >= LOST_WRITES_BEFORE_WARNING {
+            Stdlib::get()
+                .logger
+                .bind(py)
+                .call_method1("warning", ("socket.send() raised exception.",))?;
+        }
+        self.lost_writes.set(count.saturating_add(1));
+        Ok(Ref::none())
+    }
+
+    /// Writes a line about the transport to asyncio's log, in debug mode only.
+    pub fn log_debug(&self, py: Python<'_>, slf: &Ref, message: &str) -> FfiResult<()> {
+        let event_loop = self.event_loop.get();
+        if event_loop.is_some_and(|event_loop| event_loop.core().is_debug()) {
+            Stdlib::get()
+                .logger
+                .bind(py)
+                .call_method1("debug", (message, slf.bind(py)))?;
+        }
+        Ok(())
+    }
+
+    /// The objects that this state refers to, for the collector; null stands for none.
     pub fn objects(&self) -> [*mut PyObject; 4] {
         let event_loop = self
             .event_loop
@@ -316,223 +336,23 @@ impl TransportBase {
         [event_loop, protocol, socket, context]
     }
 
-    /// Breaks cycles for the collector. The loop and the descriptor stay until the object dies, which needs them.
-    pub fn clear(&self) {
+    /// Breaks reference cycles. The loop and the socket stay until the object is deallocated, because [`finalize`] needs them.
+    ///
+    /// [`finalize`]: TransportBase::finalize
+    pub fn clear_references(&self) {
         drop(self.protocol.take());
         drop(self.context.take());
     }
 
-    /// The last reference is gone. `__del__` closes what was left open; without it, or if it failed, the descriptor is
-    /// closed here. This runs no Python; what does comes after it, when the loop no longer knows the transport.
+    /// Takes the transport out of the loop when its last reference is gone, and closes the descriptor if `__del__` did not.
+    /// This runs no Python.
     pub fn finalize(&self) {
         let fd = self.fd.get();
         self.deregister();
-        let owned_here = self.socket.with(|socket| socket.is_none());
-        if owned_here && !self.has(LOST) && self.event_loop.with(|l| l.is_some()) {
-            // SAFETY: the transport owns the descriptor.
+        let owned = self.socket.with(|socket| socket.is_none());
+        if owned && !self.has(LOST) && self.event_loop.with(|event_loop| event_loop.is_some()) {
+            // SAFETY: no Python socket owns the descriptor, and it is open as long as `LOST` is not set.
             unsafe { libc::close(fd) };
         }
     }
-}
-
-/// What differs between kinds of transports in how they live and end.
-pub trait Transport: Deref<Target = TransportBase> {
-    /// Whether the transport reads, or has something to send.
-    fn is_active(&self) -> bool;
-
-    /// Drops what was to be sent.
-    fn discard(&self);
-
-    /// Sends what was gathered, as far as the socket takes it at once; whether it does is all the same now.
-    fn send_gathered(&self) {}
-
-    /// The descriptor is about to be closed.
-    fn before_close(&self) {}
-
-    /// The descriptor is closed, the protocol knows.
-    fn after_close(&self, _me: *mut PyObject) -> FfiResult<()> {
-        Ok(())
-    }
-
-    /// Lets the loop keep the transport alive while it reads or has bytes to send, as asyncio's selector does.
-    fn update_hold(&self, me: *mut PyObject) {
-        let wanted =
-            self.token.get().is_some() && self.has(STARTED) && !self.has(LOST) && self.is_active();
-        if wanted != self.has(HELD) && self.flags.change(HELD, wanted) {
-            // SAFETY: the caller holds the object, so taking back this reference does not end it.
-            unsafe {
-                if wanted {
-                    ffi::Py_INCREF(me);
-                } else {
-                    ffi::Py_DECREF(me);
-                }
-            }
-        }
-    }
-
-    /// Takes note that the descriptor table has dropped its pointer, with the reference if it was one.
-    fn dropped_by_table(&self, me: *mut PyObject) {
-        self.token.set(None);
-        self.update_hold(me);
-    }
-
-    /// Reports the exception that is set and ends the connection, by the transport's `_fatal_error()`.
-    #[cold]
-    fn fatal_error(me: &Ref, message: &str) -> FfiResult<()> {
-        // SAFETY: called from the loop or a method, attached.
-        let py = unsafe { Python::assume_attached() };
-        let error = exceptions::take(py)?;
-        let name = &Stdlib::get().names._fatal_error;
-        let name = name
-            .bind(py)
-            .cast::<pyo3::types::PyString>()
-            .map_err(PyErr::from)?;
-        me.bind(py)
-            .call_method1(name, (error.into_value(py), message))?;
-        Ok(())
-    }
-
-    /// Ends the connection without sending what is left; `connection_lost(error)` follows.
-    fn force_close(&self, me: *mut PyObject, error: &Ref) -> FfiResult<()> {
-        if self.lost_writes.get() > 0 {
-            return Ok(());
-        }
-        self.check_thread_in_debug()?;
-        // What was written before and merely gathered counts as sent.
-        self.send_gathered();
-        self.discard();
-        self.set(CLOSING, true);
-        self.set(BLOCKED, false);
-        self.lost_writes.set(1);
-        self.schedule_connection_lost(me, error)
-    }
-
-    /// Has the loop call `connection_lost(error)`, in the transport's context.
-    fn schedule_connection_lost(&self, me: *mut PyObject, error: &Ref) -> FfiResult<()> {
-        let Some(event_loop) = self.event_loop.get() else {
-            return Ok(());
-        };
-        let core = event_loop.core();
-        // SAFETY: all objects are live.
-        unsafe {
-            let py = Python::assume_attached();
-            let callback = Bound::from_borrowed_ptr(py, me).getattr("_call_connection_lost")?;
-            if core.is_closed() {
-                // Nothing will run the callback; the descriptor must not stay open for that.
-                self.close_descriptor(me)?;
-                return Err(closed_error());
-            }
-            core.soon(
-                event_loop.as_ptr(),
-                callback.as_ptr(),
-                &[error.as_ptr()],
-                self.context.get(),
-            )?;
-            core.wake_from_elsewhere();
-        }
-        self.update_hold(me);
-        Ok(())
-    }
-
-    /// Calls `connection_lost(error)` and closes the descriptor, whatever the protocol does.
-    fn connection_lost(&self, me: *mut PyObject, error: *mut PyObject) -> FfiResult<()> {
-        if self.has(LOST) {
-            return Ok(());
-        }
-        // The handle that runs this is in the transport's context already.
-        let called = self.call_protocol_here(&Stdlib::get().names.connection_lost, [error]);
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let raised = called.err().map(|_| PyErr::fetch(py));
-        let closed = self.close_descriptor(me);
-        if let Some(error) = raised {
-            return Err(error.into());
-        }
-        closed
-    }
-
-    /// Closes the descriptor and tells nobody, as `__del__` does in whatever thread has dropped the last reference. What no
-    /// interpreter lock keeps apart from a loop that runs elsewhere is left to that loop: it may have an event for the
-    /// transport.
-    fn abandon(&self, me: *mut PyObject) -> FfiResult<()> {
-        if cfg!(Py_GIL_DISABLED) {
-            if let Some(event_loop) = self.event_loop.get() {
-                let core = event_loop.core();
-                // SAFETY: the caller's object is live.
-                unsafe {
-                    if !core.is_owner() {
-                        let py = Python::assume_attached();
-                        let again = Bound::from_borrowed_ptr(py, me).getattr("_abandon")?;
-                        core.soon(event_loop.as_ptr(), again.as_ptr(), &[], None)?;
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        self.close_descriptor(me)
-    }
-
-    /// Closes the descriptor and lets go of everything.
-    fn close_descriptor(&self, me: *mut PyObject) -> FfiResult<()> {
-        if self.has(LOST) {
-            return Ok(());
-        }
-        self.before_close();
-        self.set(LOST | CLOSING, true);
-        // SAFETY: the caller holds the object; this keeps it while references are dropped.
-        let _alive = unsafe { Ref::borrowed(me) };
-        self.deregister();
-        self.update_hold(me);
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let mut closed = Ok(());
-        if let Some(socket) = self.socket.get() {
-            closed = socket.bind(py).call_method0("close").map(drop);
-        } else {
-            // SAFETY: the transport owns the descriptor, and LOST says that it no longer does.
-            unsafe { libc::close(self.fd.get()) };
-        }
-        self.discard();
-        drop(self.protocol.take());
-        drop(self.event_loop.take());
-        drop(self.context.take());
-        self.after_close(me)?;
-        closed?;
-        Ok(())
-    }
-}
-
-/// A write after the connection was lost: asyncio warns of the sixth.
-#[cold]
-pub fn count_lost_write(it: &TransportBase) -> FfiResult<Ref> {
-    let count = it.lost_writes.get();
-    if count >= LOST_WRITES_BEFORE_WARNING {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        Stdlib::get()
-            .logger
-            .bind(py)
-            .call_method1("warning", ("socket.send() raised exception.",))?;
-    }
-    it.lost_writes.set(count.saturating_add(1));
-    Ok(Ref::none())
-}
-
-/// Writes a line to asyncio's log in debug mode, as asyncio does.
-///
-/// # Safety
-/// `me` is the live object of `it`.
-pub unsafe fn debug_log(me: *mut PyObject, it: &TransportBase, message: &str) -> FfiResult<()> {
-    let event_loop = it.event_loop.get();
-    // SAFETY: `me` is live.
-    unsafe {
-        if event_loop.is_some_and(|event_loop| event_loop.core().is_debug()) {
-            let py = Python::assume_attached();
-            Stdlib::get()
-                .logger
-                .bind(py)
-                .call_method1("debug", (message, Bound::from_borrowed_ptr(py, me)))?;
-        }
-    }
-    Ok(())
 }

@@ -1,19 +1,22 @@
-//! Transports over sockets, and the listener that makes streams of connections.
+//! Transports over sockets, and the listening sockets that make them.
 //!
-//! * [`base`] — what every transport has: descriptor, protocol, context, flow control, end.
-//! * [`object`] — the layout that the objects of all transports begin with.
-//! * [`address`] — socket addresses and `get_extra_info()`; [`args`] — arguments of methods of all kinds of transports.
-//! * [`stream`] — stream transports: state, methods, read, write.
-//! * [`datagram`] — datagram transports, in the same files.
+//! * [`base`] — what every transport has: descriptor, protocol, context, flow control.
+//! * [`lifecycle`] — how transports end: fatal errors, `connection_lost()`, closing the descriptor.
+//! * [`object`] — the layout that the objects of all transport classes begin with.
+//! * [`address`] — socket addresses; [`args`] — arguments of methods; [`socket`] — descriptors before they get a transport.
+//! * [`stream`] — stream transports: state, queue, read, write, close, methods, attributes, class.
+//! * [`datagram`] — datagram transports, in files of the same names.
 //! * [`listener`] — accepting connections.
-//! * [`tls`] — TLS on top of streams.
+//! * [`tls`] — TLS on top of stream transports.
 
 mod address;
 mod args;
 mod base;
 mod datagram;
+mod lifecycle;
 mod listener;
 mod object;
+mod socket;
 pub mod stream;
 pub mod tls;
 
@@ -21,9 +24,9 @@ use pyo3::prelude::*;
 
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    stream::register(module)?;
-    datagram::register(module)?;
+    stream::class::register(module)?;
+    datagram::class::register(module)?;
     listener::register(module)?;
-    listener::accepting::register(module.py())?;
+    listener::accept_task::register(module.py())?;
     tls::register(module)
 }

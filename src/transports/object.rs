@@ -1,4 +1,4 @@
-//! What the objects of all transports begin with.
+//! The layout that the objects of all transport classes begin with.
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
@@ -13,57 +13,58 @@ use pyo3::types::PyType;
 use crate::python::typespec::{getset_end, method_end, Slots};
 use crate::python::Ref;
 
-/// The first words of a transport. The state of a kind of transports comes behind them.
+/// The first fields of a transport object. The native state of its class follows.
 #[repr(C)]
 pub struct Header {
     object: PyObject,
-    /// `_extra` of `asyncio.BaseTransport`, the dictionary behind `get_extra_info()`.
+    /// `_extra` of `asyncio.BaseTransport`: the dictionary behind `get_extra_info()`.
     extra: *mut PyObject,
-    /// `_loop`, `_protocol_paused` and the water marks of `asyncio.transports._FlowControlMixin`. The classes of transports
-    /// answer for these attributes themselves; what somebody puts here by the descriptors of the base is kept, and no more.
+    /// `_loop`, `_protocol_paused` and the water marks of `asyncio.transports._FlowControlMixin`. The transport classes define
+    /// these attributes themselves. What a program stores here through the descriptors of the base is only kept.
     flow_control: [*mut PyObject; 4],
-    weak_references: *mut PyObject,
-    /// The dictionary of the instance, made by Python when something is first put into it.
-    attributes: AtomicPtr<PyObject>,
+    weakrefs: *mut PyObject,
+    /// `__dict__` of the instance, which Python creates when an attribute is first set.
+    dict: AtomicPtr<PyObject>,
 }
 
-/// Whether the instance has a dictionary, which may have functions in the place of methods.
+/// Whether the instance has a `__dict__`, in which functions may stand in for methods.
 ///
 /// # Safety
 /// `object` is a live transport.
 #[inline]
 pub unsafe fn has_instance_dict(object: *mut PyObject) -> bool {
-    // SAFETY: the caller's promise; the word is null or a dictionary.
+    // SAFETY: the caller guarantees a live transport, which begins with a `Header`.
     unsafe {
-        let attributes = &(*object.cast::<Header>()).attributes;
-        !attributes.load(Ordering::Relaxed).is_null()
+        let dict = &(*object.cast::<Header>()).dict;
+        !dict.load(Ordering::Relaxed).is_null()
     }
 }
 
 /// Sets `_extra`.
 ///
 /// # Safety
-/// `object` is a transport that was just made and that nobody else has seen.
+/// `object` is a transport that was just allocated, and that no other code has seen.
 pub unsafe fn set_extra(object: *mut PyObject, extra: Ref) {
-    // SAFETY: the caller's promise: the word is null still.
+    // SAFETY: the caller guarantees that nobody else uses the object. Its memory is zeroed, so there is nothing to drop.
     unsafe { (*object.cast::<Header>()).extra = extra.into_ptr() };
 }
 
-/// Shows the collector the objects of the header, the class, and `more`; null stands for none.
+/// `tp_traverse`: visits the objects of the header, the class, and `more`, where null stands for none.
 ///
 /// # Safety
-/// The collector's arguments.
+/// `object` is a live transport, and `visit` and `arg` are the arguments of `tp_traverse`.
 pub unsafe fn traverse(
     object: *mut PyObject,
     visit: ffi::visitproc,
     arg: *mut c_void,
     more: impl IntoIterator<Item = *mut PyObject>,
 ) -> c_int {
-    // SAFETY: the collector passes a live transport, and nothing changes it meanwhile.
+    // SAFETY: the caller guarantees a live transport, which begins with a `Header`; the collector stops the threads that could
+    // change it.
     unsafe {
         let header = object.cast::<Header>();
-        let attributes = (*header).attributes.load(Ordering::Relaxed);
-        let own = [(*header).extra, attributes, ffi::Py_TYPE(object).cast()];
+        let dict = (*header).dict.load(Ordering::Relaxed);
+        let own = [(*header).extra, dict, ffi::Py_TYPE(object).cast()];
         let flow_control = (*header).flow_control;
         for field in own.into_iter().chain(flow_control).chain(more) {
             if !field.is_null() {
@@ -77,42 +78,42 @@ pub unsafe fn traverse(
     0
 }
 
-/// Lets go of the objects of the header.
+/// `tp_clear`: drops the references of the header.
 ///
 /// # Safety
-/// `object` is a transport that is dying, or that the collector has found to be garbage.
+/// `object` is a transport that is being deallocated, or that the collector has found to be garbage.
 pub unsafe fn clear(object: *mut PyObject) {
-    // SAFETY: each word is null or a reference of its own, and null before its object may run Python.
+    // SAFETY: each field is null or an owned reference, and is set to null before the reference is dropped, which may run
+    // Python.
     unsafe {
         let header = object.cast::<Header>();
-        let attributes = (*header)
-            .attributes
-            .swap(ptr::null_mut(), Ordering::Relaxed);
-        ffi::Py_XDECREF(attributes);
+        let dict = (*header).dict.swap(ptr::null_mut(), Ordering::Relaxed);
+        ffi::Py_XDECREF(dict);
         ffi::Py_XDECREF(ptr::replace(&raw mut (*header).extra, ptr::null_mut()));
         for index in 0..(*header).flow_control.len() {
-            let word = &raw mut (*header).flow_control[index];
-            ffi::Py_XDECREF(ptr::replace(word, ptr::null_mut()));
+            let field = &raw mut (*header).flow_control[index];
+            ffi::Py_XDECREF(ptr::replace(field, ptr::null_mut()));
         }
     }
 }
 
-/// Calls back weak references, and lets go of the objects of the header. This runs Python.
+/// The part of `tp_dealloc` that runs Python: calls back weak references, and drops the references of the header.
 ///
 /// # Safety
-/// `object` is a transport whose last reference is gone, which nothing can find any longer.
-pub unsafe fn end(object: *mut PyObject) {
-    // SAFETY: the caller's promise.
+/// `object` is a transport without references, which the loop and the collector cannot find any more.
+pub unsafe fn dealloc(object: *mut PyObject) {
+    // SAFETY: the caller guarantees that the object is being deallocated. The offset of its weak references is that of the
+    // type.
     unsafe {
         ffi::PyObject_ClearWeakRefs(object);
         clear(object);
     }
 }
 
-/// Makes a class of transports.
+/// Makes a transport class, a subclass of `asyncio.transports._FlowControlMixin`.
 ///
 /// # Safety
-/// `size` and the functions in `slots` are for objects that begin with a [`Header`].
+/// The objects are `size` bytes long and begin with a [`Header`], and the functions in `slots` are for them.
 pub unsafe fn make_class(
     py: Python<'_>,
     name: &'static std::ffi::CStr,
@@ -137,16 +138,16 @@ pub unsafe fn make_class(
         doc: ptr::null(),
     };
     let members = vec![
-        member(c"__weaklistoffset__", offset_of!(Header, weak_references)),
-        member(c"__dictoffset__", offset_of!(Header, attributes)),
+        member(c"__weaklistoffset__", offset_of!(Header, weakrefs)),
+        member(c"__dictoffset__", offset_of!(Header, dict)),
     ];
-    // SAFETY: all-zero ends a table of members.
+    // SAFETY: all zeros are a valid `PyMemberDef`, the one that ends a table.
     let members_end = unsafe { std::mem::zeroed() };
     let slots = slots
         .table(ffi::Py_tp_methods, methods, method_end())
         .table(ffi::Py_tp_getset, attributes, getset_end())
         .table(ffi::Py_tp_members, members, members_end);
-    // SAFETY: the header begins with the words of the base, as `base_class` has checked; the caller's promise.
+    // SAFETY: the header begins with the fields of the base, as `base_class` checks; the caller guarantees size and slots.
     unsafe { slots.build(py, name, size, ffi::Py_TPFLAGS_BASETYPE, Some(&base)) }
 }
 
@@ -157,10 +158,10 @@ fn base_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
         .getattr("_FlowControlMixin")?
         .cast_into::<PyType>()?;
     let size: usize = base.getattr("__basicsize__")?.extract()?;
-    if size != offset_of!(Header, weak_references) {
+    if size != offset_of!(Header, weakrefs) {
         return Err(PyImportError::new_err(format!(
-            "asyncio's transport of this Python is laid out in a way that hybridloop does not know ({size} bytes); please \
-             upgrade hybridloop"
+            "unsupported object layout: asyncio.transports._FlowControlMixin has {size} bytes on this Python; please upgrade \
+             hybridloop"
         )));
     }
     Ok(base)

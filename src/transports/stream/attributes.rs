@@ -1,4 +1,4 @@
-//! The attributes of `StreamTransport` that Python reads.
+//! The attributes of `StreamTransport`.
 
 use std::ffi::{c_int, c_void};
 
@@ -7,113 +7,123 @@ use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::event_loop::LoopRef;
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, guard_int};
 use crate::python::{FfiResult, LoopCell, Ref};
 use crate::transports::base::{BLOCKED, LOST, PAUSED, PROTOCOL_PAUSED};
-use crate::transports::stream::methods;
-use crate::transports::stream::{Stream, EOF_WRITTEN};
+use crate::transports::stream::state::{StreamTransport, EOF_WRITTEN};
+use crate::transports::stream::write::flush_now;
 
 macro_rules! getter {
-    ($name:ident, |$it:ident| $body:expr) => {
+    ($name:ident, |$transport:ident| $body:expr) => {
         unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-            // SAFETY: the descriptor has checked `self`.
-            let $it = unsafe { Stream::of(slf) };
+            // SAFETY: `slf` is a live `StreamTransport`: the attribute's descriptor checks the class.
+            let $transport = unsafe { StreamTransport::of(slf) };
             guard(|| $body)
         }
     };
 }
 
-/// An object of the stream, or `None`.
+/// The object in a slot, or `None`.
 fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 
-/// The loop of the transport, or `None`.
-fn loop_object(slot: &LoopCell<Option<LoopRef>>) -> FfiResult<Ref> {
-    Ok(slot
-        .get()
-        .map_or_else(Ref::none, |event_loop| event_loop.object().clone()))
+fn size(value: usize) -> FfiResult<Ref> {
+    // SAFETY: makes a new reference, or raises.
+    unsafe { Ref::new(ffi::PyLong_FromSize_t(value)) }
 }
 
-getter!(get_loop, |it| loop_object(&it.event_loop));
-getter!(get_protocol_attribute, |it| object(&it.protocol));
-getter!(get_server, |it| object(&it.server));
-getter!(get_socket, |it| object(&it.socket));
-getter!(get_empty_waiter, |it| object(&it.empty_waiter));
-getter!(get_conn_lost, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromLong(it.lost_writes.get().into())) }
+getter!(get_loop, |transport| Ok(transport
+    .event_loop
+    .get()
+    .map_or_else(Ref::none, |event_loop| event_loop
+        .object()
+        .clone())));
+getter!(get_protocol_attribute, |transport| object(
+    &transport.protocol
+));
+getter!(get_server, |transport| object(&transport.server));
+getter!(get_socket, |transport| object(&transport.socket));
+getter!(get_empty_waiter, |transport| object(
+    &transport.empty_waiter
+));
+getter!(get_conn_lost, |transport| size(
+    transport.lost_writes.get() as usize
+));
+getter!(get_high_water, |transport| size(transport.high_water.get()));
+getter!(get_low_water, |transport| size(transport.low_water.get()));
+getter!(get_fd, |transport| {
+    // SAFETY: makes a new reference, or raises.
+    unsafe { Ref::new(ffi::PyLong_FromLong(transport.fd.get().into())) }
 });
-getter!(get_high_water, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.high_water.get())) }
-});
-getter!(get_low_water, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromSize_t(it.low_water.get())) }
-});
-getter!(get_fd, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyLong_FromLong(it.fd.get().into())) }
-});
-getter!(get_closing, |it| Ok(Ref::bool(it.is_closing())));
-getter!(get_paused, |it| Ok(Ref::bool(it.has(PAUSED))));
-getter!(get_eof, |it| Ok(Ref::bool(it.has(EOF_WRITTEN))));
-getter!(get_lost, |it| Ok(Ref::bool(it.has(LOST))));
-getter!(get_blocked, |it| Ok(Ref::bool(it.has(BLOCKED))));
-getter!(get_protocol_paused, |it| Ok(Ref::bool(
-    it.has(PROTOCOL_PAUSED)
+getter!(get_closing, |transport| Ok(Ref::bool(
+    transport.is_closing()
 )));
-
-unsafe fn set_slot(slot: &LoopCell<Option<Ref>>, value: *mut PyObject) -> c_int {
-    guard_int(|| {
-        // SAFETY: the setter passes a live object or null for a deletion.
-        let value =
-            unsafe { (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value)) };
-        drop(slot.replace(value));
-        Ok(())
-    })
-}
+getter!(get_paused, |transport| Ok(Ref::bool(transport.has(PAUSED))));
+getter!(get_eof, |transport| Ok(Ref::bool(
+    transport.has(EOF_WRITTEN)
+)));
+getter!(get_lost, |transport| Ok(Ref::bool(transport.has(LOST))));
+getter!(get_blocked, |transport| Ok(Ref::bool(
+    transport.has(BLOCKED)
+)));
+getter!(get_protocol_paused, |transport| Ok(Ref::bool(
+    transport.has(PROTOCOL_PAUSED)
+)));
+getter!(get_cork_interval, |transport| {
+    // SAFETY: makes a new reference, or raises.
+    unsafe {
+        Ref::new(ffi::PyFloat_FromDouble(ticks_to_seconds(
+            transport.cork_ticks.get(),
+        )))
+    }
+});
 
 unsafe extern "C" fn set_empty_waiter(
     slf: *mut PyObject,
     value: *mut PyObject,
     _: *mut c_void,
 ) -> c_int {
-    // SAFETY: the descriptor has checked `self`.
-    unsafe { set_slot(&Stream::of(slf).empty_waiter, value) }
+    guard_int(|| {
+        // SAFETY: `slf` is a live `StreamTransport`: the attribute's descriptor checks the class. `value` is a live object, or
+        // null for a deletion.
+        unsafe {
+            let value = (!value.is_null() && value != ffi::Py_None()).then(|| Ref::borrowed(value));
+            drop(StreamTransport::of(slf).empty_waiter.replace(value));
+        }
+        Ok(())
+    })
 }
 
-getter!(get_cork_interval, |it| {
-    // SAFETY: attached; returns a new reference or raises.
-    unsafe { Ref::new(ffi::PyFloat_FromDouble(ticks_to_seconds(it.cork.get()))) }
-});
-
-/// What was written and may no longer be held back is sent.
+/// Sends what is queued if the new interval does not defer it.
 unsafe extern "C" fn set_cork_interval(
     slf: *mut PyObject,
     value: *mut PyObject,
     _: *mut c_void,
 ) -> c_int {
     guard_int(|| {
-        // SAFETY: the descriptor has checked `self`; the setter passes a live object, or null for a deletion.
-        unsafe {
-            if value.is_null() {
-                return Err(PyAttributeError::new_err("cork_interval cannot be deleted").into());
+        if value.is_null() {
+            return Err(PyAttributeError::new_err("cork_interval cannot be deleted").into());
+        }
+        // SAFETY: CPython calls a setter in an attached thread. `slf` is a live `StreamTransport`: the attribute's descriptor
+        // checks the class. `value` is a live object.
+        let (py, transport, slf, value) = unsafe {
+            (
+                Python::assume_attached(),
+                StreamTransport::of(slf),
+                Ref::from_ptr_ref(&slf),
+                Ref::from_ptr_ref(&value),
+            )
+        };
+        transport.check_thread()?;
+        let seconds: f64 = value.bind(py).extract()?;
+        transport.cork_ticks.set(seconds_to_ticks(seconds));
+        match transport.event_loop.get() {
+            Some(event_loop) if !transport.defers_writes(event_loop.core()) => {
+                flush_now(py, slf, transport)
             }
-            let it = Stream::of(slf);
-            it.check_thread()?;
-            let value: f64 =
-                Bound::from_borrowed_ptr(Python::assume_attached(), value).extract()?;
-            it.cork.set(seconds_to_ticks(value));
-            match it.event_loop.get() {
-                Some(event_loop) if !it.gathers(event_loop.core()) => {
-                    methods::flush_now(&Ref::borrowed(slf), it)
-                }
-                _ => Ok(()),
-            }
+            _ => Ok(()),
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Calling a stream of ours without asking Python for its methods.
+//! Calls of stream transports from native code, without looking up their Python methods.
 
 use std::sync::atomic::Ordering;
 
@@ -7,42 +7,44 @@ use pyo3::prelude::*;
 
 use crate::python::{FfiResult, Ref};
 use crate::transports::object;
-use crate::transports::stream::methods;
-use crate::transports::stream::{Stream, STREAM_TYPE};
+use crate::transports::stream::state::{StreamTransport, STREAM_TYPE};
+use crate::transports::stream::{close, write};
 
-/// The stream of a transport whose methods are this package's: nobody has overridden one in a class, or replaced one on the
-/// instance.
+/// The state of a stream transport whose methods are native: the class overrides none, and the instance has no attributes.
 #[inline]
-pub fn stream(transport: &Ref) -> Option<&Stream> {
+pub fn stream(transport: &Ref) -> Option<&StreamTransport> {
     let object = transport.as_ptr();
-    // SAFETY: the object is live, and a stream if its class says so.
+    // SAFETY: `transport` keeps its object alive. Only direct subclasses of `StreamTransport` pass the test of the base, so the
+    // object has the header and the state of one. The result borrows the reference.
     unsafe {
         let base = (*ffi::Py_TYPE(object)).tp_base;
-        let is_ours = !base.is_null()
+        let is_native = !base.is_null()
             && base == STREAM_TYPE.load(Ordering::Relaxed)
             && !object::has_instance_dict(object);
-        is_ours.then(|| Stream::of(object))
+        is_native.then(|| StreamTransport::of(object))
     }
 }
 
-/// `transport.write(data)`, if that is a stream's of ours.
+/// `transport.write(data)`, if that is native.
 ///
 /// # Safety
-/// `data` is live.
+/// `data` is a live object.
 #[inline]
-pub unsafe fn write(transport: &Ref, data: *mut PyObject) -> Option<FfiResult<Ref>> {
+pub unsafe fn write(
+    py: Python<'_>,
+    transport: &Ref,
+    data: *mut PyObject,
+) -> Option<FfiResult<Ref>> {
     stream(transport)?;
-    // SAFETY: a stream, as just seen, and the caller's promise.
-    Some(unsafe { methods::write_data(transport.as_ptr(), data) })
+    // SAFETY: `stream` has found a `StreamTransport`, and the caller guarantees that `data` is live.
+    Some(unsafe { write::write_object(py, transport, data) })
 }
 
-/// `transport.close()` of a stream.
-pub fn close(transport: &Ref, it: &Stream) -> FfiResult<()> {
-    if stream(transport).is_some() {
-        return methods::close_stream(transport, it);
+/// `transport.close()`
+pub fn close(py: Python<'_>, transport: &Ref) -> FfiResult<()> {
+    if let Some(stream) = stream(transport) {
+        return close::close(py, transport, stream);
     }
-    // SAFETY: attached.
-    let py = unsafe { Python::assume_attached() };
     transport.bind(py).call_method0("close")?;
     Ok(())
 }

@@ -3,93 +3,93 @@
 use std::io;
 
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::event_loop::io::receive::{fill_up, receive, receive_bytes, READ_SIZE};
-use crate::event_loop::{exceptions, LoopContext, LoopCore};
+use crate::event_loop::{exceptions, LoopContext};
+use crate::python::buffer::BufferGuard;
 use crate::python::stdlib::Stdlib;
 use crate::python::{ErrSet, FfiResult, Ref};
-use crate::transports::base::{debug_log, Transport, LOST};
+use crate::transports::base::{BLOCKED, LOST};
+use crate::transports::lifecycle::{fatal_error, Transport};
 use crate::transports::stream::native_protocol::NativeProtocol;
+use crate::transports::stream::state::{
+    StreamTransport, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE,
+};
 use crate::transports::stream::{fast_path, write};
-use crate::transports::stream::{Stream, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE};
 
-/// Reads for one event, so that one busy stream does not keep the others waiting.
+/// The most reads for one event, so that one busy stream does not starve the others.
 const READS_PER_EVENT: usize = 16;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
 
-/// What a read found.
-enum Outcome {
-    /// Data for the protocol; `true` when the socket may hold more.
+/// What one read came to.
+enum ReadOutcome {
+    /// The protocol got data.
     Data {
+        /// The socket may hold more.
         more: bool,
     },
-    Nothing,
-    End,
-    /// The connection is being closed for an error that was reported.
+    WouldBlock,
+    Eof,
+    /// An error was reported, and the connection ends.
     Failed,
 }
 
-/// Reads and hands over until the socket is empty or the budget is used.
-pub fn read(cx: LoopContext<'_>, me: &Ref, it: &Stream) -> FfiResult<()> {
-    let LoopContext {
-        py,
-        core,
-        event_loop,
-    } = cx;
+/// Reads and calls the protocol until the socket is drained or the limit is reached.
+pub fn read(cx: LoopContext<'_>, slf: &Ref, transport: &StreamTransport) -> FfiResult<()> {
     for _ in 0..READS_PER_EVENT {
-        let outcome = if let Some(native) = it.native_protocol() {
-            read_into_native(cx, me, it, native)?
-        } else if it.has(BUFFERED) {
-            read_into_protocol(event_loop, me, it)?
+        let outcome = if let Some(native) = transport.native_protocol() {
+            read_for_native(cx, slf, transport, native)?
+        } else if transport.has(BUFFERED) {
+            read_for_buffered(cx, slf, transport)?
         } else {
-            read_bytes(core, event_loop, me, it)?
+            read_bytes(cx, slf, transport)?
         };
         match outcome {
-            Outcome::Data { more } => {
+            ReadOutcome::Data { more } => {
                 if !more {
-                    it.set(READABLE, false);
+                    transport.set(READABLE, false);
                     return Ok(());
                 }
-                if !it.wants_to_read() {
+                if !transport.wants_to_read() {
                     return Ok(());
                 }
             }
-            Outcome::Nothing => {
-                it.set(READABLE, false);
+            ReadOutcome::WouldBlock => {
+                transport.set(READABLE, false);
                 return Ok(());
             }
-            Outcome::End => {
-                it.set(READABLE, false);
-                return end_of_file(py, me, it);
+            ReadOutcome::Eof => {
+                transport.set(READABLE, false);
+                return on_eof(cx.py, slf, transport);
             }
-            Outcome::Failed => return Ok(()),
+            ReadOutcome::Failed => return Ok(()),
         }
     }
-    it.read_later(core, me.as_ptr());
+    transport.schedule_read(cx.core, slf);
     Ok(())
 }
 
-/// Whether the socket may hold more after `n` of `size` bytes came. A short read has emptied it: more would raise
-/// another edge. Only an end or an error that was told of before still waits behind the data.
+/// Whether the socket may hold more after a read of `n` bytes into room for `size`. A short read has drained it, and more data
+/// raises another edge. Only EOF or an error that an event has reported may still be behind the data.
 #[inline]
-fn may_hold_more(it: &Stream, n: usize, size: usize) -> bool {
-    n == size || it.has(HANGUP)
+fn may_hold_more(transport: &StreamTransport, n: usize, size: usize) -> bool {
+    n == size || transport.has(HANGUP)
 }
 
-/// Hands the standing buffer to a native protocol.
-fn read_into_native(
+/// Reads into the loop's buffer, and hands that to a native protocol.
+fn read_for_native(
     cx: LoopContext<'_>,
-    me: &Ref,
-    it: &Stream,
+    slf: &Ref,
+    transport: &StreamTransport,
     native: &'static NativeProtocol,
-) -> FfiResult<Outcome> {
-    // The protocol may run Python, and with it anything: the buffer is out of its cell meanwhile.
+) -> FfiResult<ReadOutcome> {
+    // The protocol may run Python and so anything else: the buffer is out of its cell meanwhile.
     let mut scratch = cx.core.scratch.take();
     let received = fill_up(&mut scratch, READ_SIZE)
-        .and_then(|()| receive(it.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0));
+        .and_then(|()| receive(transport.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0));
     let n = match received {
         Ok(n @ 1..) => {
             cx.core.stats.received(n);
@@ -98,162 +98,127 @@ fn read_into_native(
         end => {
             drop(cx.core.scratch.replace(scratch));
             return match end {
-                Ok(_) => Ok(Outcome::End),
-                Err(error) => read_failed(me, error),
+                Ok(_) => Ok(ReadOutcome::Eof),
+                Err(error) => read_failed(cx.py, slf, &error),
             };
         }
     };
-    let protocol = it.protocol.get().unwrap_or_else(Ref::none);
-    it.set(CORKED, true);
-    // SAFETY: `native` is what the lookup returned for this protocol when it was set.
-    let called = it.in_context(|| unsafe { (native.data_received)(cx, &protocol, &scratch[..n]) });
+    let protocol = transport.protocol.get().unwrap_or_else(Ref::none);
+    transport.set(CORKED, true);
+    // SAFETY: `set_protocol` has stored `native` together with the protocol, for which the lookup returned it.
+    let called = transport
+        .run_in_context(|| unsafe { (native.data_received)(cx, &protocol, &scratch[..n]) });
     drop(cx.core.scratch.replace(scratch));
-    after_call(cx.event_loop, me, it, called, native.error_message)?;
-    Ok(Outcome::Data {
-        more: may_hold_more(it, n, READ_SIZE),
+    after_call(cx, slf, transport, called, native.error_message)?;
+    Ok(ReadOutcome::Data {
+        more: may_hold_more(transport, n, READ_SIZE),
     })
 }
 
+/// Reads a `bytes` object for `data_received()`.
 fn read_bytes(
-    core: &LoopCore,
-    event_loop: *mut PyObject,
-    me: &Ref,
-    it: &Stream,
-) -> FfiResult<Outcome> {
+    cx: LoopContext<'_>,
+    slf: &Ref,
+    transport: &StreamTransport,
+) -> FfiResult<ReadOutcome> {
+    let core = cx.core;
     let Ok(room) = core.spare_bytes.room(READ_SIZE) else {
-        return no_object(me);
+        return out_of_memory(cx.py, slf);
     };
-    let read = receive_bytes(core, it.open_fd(), READ_SIZE, 0, room, |data| {
+    let read = receive_bytes(core, transport.open_fd(), READ_SIZE, 0, room, |data| {
         core.spare_bytes.make(data)
     });
     let (n, data) = match read {
-        Ok((0, _)) => return Ok(Outcome::End),
+        Ok((0, _)) => return Ok(ReadOutcome::Eof),
         Ok((n, data)) => {
             core.stats.received(n);
             match data {
                 Ok(data) => (n, data),
-                Err(ErrSet) => return no_object(me),
+                Err(ErrSet) => return out_of_memory(cx.py, slf),
             }
         }
-        Err(error) => return read_failed(me, error),
+        Err(error) => return read_failed(cx.py, slf, &error),
     };
-    it.set(CORKED, true);
-    let called = it.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
+    transport.set(CORKED, true);
+    let called = transport.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
     after_call(
-        event_loop,
-        me,
-        it,
+        cx,
+        slf,
+        transport,
         called.map(drop),
         "Fatal error: protocol.data_received() call failed.",
     )?;
     core.spare_bytes.keep(data);
-    Ok(Outcome::Data {
-        more: may_hold_more(it, n, READ_SIZE),
+    Ok(ReadOutcome::Data {
+        more: may_hold_more(transport, n, READ_SIZE),
     })
 }
 
-/// Sends what the protocol wrote, then reports what it raised.
-#[inline]
-fn after_call(
-    event_loop: *mut PyObject,
-    me: &Ref,
-    it: &Stream,
-    result: FfiResult<()>,
-    message: &str,
-) -> FfiResult<()> {
-    it.set(CORKED, false);
-    match result {
-        Ok(()) => {
-            if it.has_blocked_writes() {
-                return Ok(());
-            }
-            write::flush(event_loop, me, it)
-        }
-        Err(ErrSet) => {
-            // SAFETY: attached.
-            let py = unsafe { Python::assume_attached() };
-            let error = PyErr::fetch(py);
-            let flushed = if it.has_blocked_writes() {
-                Ok(())
-            } else {
-                write::flush(event_loop, me, it)
-            };
-            let _ = ErrSet::from(error);
-            let reported = Stream::fatal_error(me, message);
-            flushed.and(reported)
-        }
-    }
-}
-
-/// The buffer of a `BufferedProtocol`, given back when it goes out of scope.
-struct Buffer(ffi::Py_buffer);
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: filled by PyObject_GetBuffer and released once.
-        unsafe { ffi::PyBuffer_Release(&raw mut self.0) };
-    }
-}
-
-fn read_into_protocol(event_loop: *mut PyObject, me: &Ref, it: &Stream) -> FfiResult<Outcome> {
-    let buffer = match get_buffer(it) {
+/// Reads into the buffer of a `BufferedProtocol`.
+fn read_for_buffered(
+    cx: LoopContext<'_>,
+    slf: &Ref,
+    transport: &StreamTransport,
+) -> FfiResult<ReadOutcome> {
+    let buffer = match get_buffer(cx.py, transport) {
         Ok(buffer) => buffer,
         Err(ErrSet) => {
-            Stream::fatal_error(me, "Fatal error: protocol.get_buffer() call failed.")?;
-            return Ok(Outcome::Failed);
+            fatal_error(
+                cx.py,
+                slf,
+                "Fatal error: protocol.get_buffer() call failed.",
+            )?;
+            return Ok(ReadOutcome::Failed);
         }
     };
-    if it.has(LOST) || it.is_closing() {
-        return Ok(Outcome::Failed);
+    if transport.has(LOST) || transport.is_closing() {
+        return Ok(ReadOutcome::Failed);
     }
-    let size = buffer.0.len.unsigned_abs();
-    let read = receive(it.open_fd(), buffer.0.buf.cast(), size, 0);
+    let size = buffer.len();
+    let read = receive(transport.open_fd(), buffer.as_mut_ptr(), size, 0);
     drop(buffer);
     let n = match read {
-        Ok(0) => return Ok(Outcome::End),
+        Ok(0) => return Ok(ReadOutcome::Eof),
         Ok(n) => {
-            // SAFETY: the loop of a transport is a LoopCore.
-            unsafe { LoopCore::of(event_loop) }.stats.received(n);
+            cx.core.stats.received(n);
             n
         }
-        Err(error) => return read_failed(me, error),
+        Err(error) => return read_failed(cx.py, slf, &error),
     };
-    it.set(CORKED, true);
-    // SAFETY: attached; a size fits.
-    let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }
-        .and_then(|count| it.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()]));
+    transport.set(CORKED, true);
+    // SAFETY: makes a new reference, or raises.
+    let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
+        transport.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()])
+    });
     after_call(
-        event_loop,
-        me,
-        it,
+        cx,
+        slf,
+        transport,
         called.map(drop),
         "Fatal error: protocol.buffer_updated() call failed.",
     )?;
-    Ok(Outcome::Data {
-        more: may_hold_more(it, n, size),
+    Ok(ReadOutcome::Data {
+        more: may_hold_more(transport, n, size),
     })
 }
 
-fn get_buffer(it: &Stream) -> FfiResult<Buffer> {
-    // SAFETY: attached; -1 means that the protocol chooses the size.
-    unsafe {
-        let hint = Ref::new(ffi::PyLong_FromLong(-1))?;
-        let object = it.call_protocol(&Stdlib::get().names.get_buffer, [hint.as_ptr()])?;
-        let mut view = std::mem::zeroed::<ffi::Py_buffer>();
-        if ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, ffi::PyBUF_WRITABLE) != 0 {
-            // Being empty comes before being read-only, as in asyncio.
-            let py = Python::assume_attached();
+/// `protocol.get_buffer(-1)`, as a writable buffer that is not empty.
+fn get_buffer(py: Python<'_>, transport: &StreamTransport) -> FfiResult<BufferGuard> {
+    // SAFETY: makes a new reference, or raises.
+    let hint = unsafe { Ref::new(ffi::PyLong_FromLong(-1))? };
+    let object = transport.call_protocol(&Stdlib::get().names.get_buffer, [hint.as_ptr()])?;
+    // SAFETY: `object` keeps the object alive.
+    match unsafe { BufferGuard::writable(object.as_ptr()) } {
+        Ok(buffer) if buffer.len() > 0 => Ok(buffer),
+        Ok(_) => Err(empty_buffer()),
+        Err(ErrSet) => {
+            // Like asyncio, this complains of an empty buffer rather than of one that is read-only.
             let error = PyErr::fetch(py);
             if object.bind(py).len().is_ok_and(|length| length == 0) {
                 return Err(empty_buffer());
             }
-            return Err(error.into());
+            Err(error.into())
         }
-        let buffer = Buffer(view);
-        if buffer.0.len == 0 {
-            return Err(empty_buffer());
-        }
-        Ok(buffer)
     }
 }
 
@@ -262,36 +227,69 @@ fn empty_buffer() -> ErrSet {
     PyRuntimeError::new_err("get_buffer() returned an empty buffer").into()
 }
 
-#[cold]
-fn read_failed(me: &Ref, error: io::Error) -> FfiResult<Outcome> {
-    if error.kind() == io::ErrorKind::WouldBlock {
-        return Ok(Outcome::Nothing);
+/// Sends what the protocol has written, then reports what it has raised.
+#[inline]
+fn after_call(
+    cx: LoopContext<'_>,
+    slf: &Ref,
+    transport: &StreamTransport,
+    result: FfiResult<()>,
+    message: &str,
+) -> FfiResult<()> {
+    transport.set(CORKED, false);
+    match result {
+        Ok(()) => flush_unless_blocked(cx, slf, transport),
+        Err(ErrSet) => {
+            let error = PyErr::fetch(cx.py);
+            let flushed = flush_unless_blocked(cx, slf, transport);
+            let _ = ErrSet::from(error);
+            let reported = fatal_error(cx.py, slf, message);
+            flushed.and(reported)
+        }
     }
-    let _ = ErrSet::from(exceptions::os_error(&error));
-    Stream::fatal_error(me, READ_FAILED)?;
-    Ok(Outcome::Failed)
 }
 
-/// There is no memory for the object of what was read, which is lost: the exception that is set ends the connection.
+#[inline]
+fn flush_unless_blocked(
+    cx: LoopContext<'_>,
+    slf: &Ref,
+    transport: &StreamTransport,
+) -> FfiResult<()> {
+    if transport.has(BLOCKED) {
+        return Ok(());
+    }
+    write::flush(cx, slf, transport)
+}
+
 #[cold]
-fn no_object(me: &Ref) -> FfiResult<Outcome> {
-    Stream::fatal_error(me, READ_FAILED)?;
-    Ok(Outcome::Failed)
+fn read_failed(py: Python<'_>, slf: &Ref, error: &io::Error) -> FfiResult<ReadOutcome> {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return Ok(ReadOutcome::WouldBlock);
+    }
+    let _ = ErrSet::from(exceptions::os_error(error));
+    fatal_error(py, slf, READ_FAILED)?;
+    Ok(ReadOutcome::Failed)
 }
 
-fn end_of_file(py: Python<'_>, me: &Ref, it: &Stream) -> FfiResult<()> {
-    // SAFETY: `me` is the object of `it`.
-    unsafe { debug_log(me.as_ptr(), it, "%r received EOF")? };
-    let keep_open = it
+/// There is no memory for an object with the data, which is lost: the exception that is set ends the connection.
+#[cold]
+fn out_of_memory(py: Python<'_>, slf: &Ref) -> FfiResult<ReadOutcome> {
+    fatal_error(py, slf, READ_FAILED)?;
+    Ok(ReadOutcome::Failed)
+}
+
+fn on_eof(py: Python<'_>, slf: &Ref, transport: &StreamTransport) -> FfiResult<()> {
+    transport.log_debug(py, slf, "%r received EOF")?;
+    let keep_open = transport
         .call_protocol(&Stdlib::get().names.eof_received, [])
         .and_then(|answer| Ok(answer.bind(py).is_truthy()?));
     match keep_open {
         Ok(true) => {
-            it.set(EOF_READ, true);
-            it.update_hold(me.as_ptr());
+            transport.set(EOF_READ, true);
+            transport.update_hold(slf);
             Ok(())
         }
-        Ok(false) => fast_path::close(me, it),
-        Err(ErrSet) => Stream::fatal_error(me, "Fatal error: protocol.eof_received() call failed."),
+        Ok(false) => fast_path::close(py, slf),
+        Err(ErrSet) => fatal_error(py, slf, "Fatal error: protocol.eof_received() call failed."),
     }
 }

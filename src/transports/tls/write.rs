@@ -14,8 +14,8 @@ use crate::python::bytes::to_bytes;
 use crate::python::unstable::slot_offset::Slot;
 use crate::python::{Args, ErrSet, FfiResult, Ref};
 use crate::transports::args::one_argument;
+use crate::transports::stream::state::{StreamTransport, CORKED as STREAM_CORKED};
 use crate::transports::stream::{fast_path, write};
-use crate::transports::stream::{Stream, CORKED as STREAM_CORKED};
 use crate::transports::tls::protocol::{
     call, is_tls, raise, TlsCore, APP_PAUSED, CORKED, STREAM_PAUSED, WRAPPED,
 };
@@ -52,7 +52,7 @@ fn recycle(mut buffer: Vec<u8>) {
 
 /// Runs `body` with the stream below, if it is one of ours whose methods nobody has replaced.
 #[inline]
-pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &Stream) -> T) -> Option<T> {
+pub fn with_stream<T>(it: &TlsCore, body: impl FnOnce(&Ref, &StreamTransport) -> T) -> Option<T> {
     let transport = it.transport.get()?;
     let stream = fast_path::stream(&transport)?;
     Some(body(&transport, stream))
@@ -73,7 +73,7 @@ fn gathers(it: &TlsCore) -> bool {
         stream
             .event_loop
             .get()
-            .is_some_and(|event_loop| stream.gathers(event_loop.core()))
+            .is_some_and(|event_loop| stream.defers_writes(event_loop.core()))
     });
     gathers == Some(true)
 }
@@ -119,21 +119,24 @@ fn hand_over(it: &TlsCore) -> FfiResult<()> {
 
 /// Gives ciphertext to a stream. What would leave at once anyway is sent from where it is. False if the stream takes no
 /// writes now, or wants to say something about them.
-fn send(transport: &Ref, stream: &Stream, data: &[u8]) -> FfiResult<bool> {
+fn send(transport: &Ref, stream: &StreamTransport, data: &[u8]) -> FfiResult<bool> {
     let Some(event_loop) = stream.event_loop.get() else {
         return Ok(false);
     };
-    if !write::takes_writes(stream) {
+    if !write::accepts_writes(stream) {
         return Ok(false);
     }
-    let core = event_loop.core();
-    let now =
-        stream.has(STREAM_CORKED) || data.len() > stream.high_water.get() || !stream.gathers(core);
-    if now && write::send_now(event_loop.as_ptr(), transport, stream, data)? {
+    // SAFETY: attached.
+    let cx = event_loop.cx(unsafe { Python::assume_attached() });
+    let core = cx.core;
+    let now = stream.has(STREAM_CORKED)
+        || data.len() > stream.high_water.get()
+        || !stream.defers_writes(core);
+    if now && write::send_now(cx, transport, stream, data)? {
         return Ok(true);
     }
     let data = to_bytes(data)?;
-    write::write(core, event_loop.as_ptr(), transport, stream, data)?;
+    write::write(cx, transport, stream, data)?;
     Ok(true)
 }
 
@@ -150,7 +153,7 @@ pub fn send_gathered(it: &TlsCore) -> FfiResult<()> {
     let piece = to_bytes(&data)?;
     recycle(data);
     match fast_path::stream(&transport) {
-        Some(stream) if write::takes_writes(stream) => {
+        Some(stream) if write::accepts_writes(stream) => {
             let queued = stream.queue.with(|queue| queue.push(piece));
             queued.map_err(out_of_memory)
         }
