@@ -506,7 +506,7 @@ class NativeEngine:
 
 @disjoint_base
 class NativeAwaitable(Generic[_T]):
-    """What `NativeJob` and `NativeBatch` have in common: a future of whichever loop looks at it."""
+    """The common base of `NativeJob` and `NativeBatch`: a future that belongs to no loop."""
 
     _asyncio_future_blocking: bool
 
@@ -533,8 +533,8 @@ class NativeAwaitable(Generic[_T]):
 class NativeJob(NativeAwaitable[_T]):
     """One call of a native kernel.
 
-    `await` it, from any event loop and as often as you like; cancelling a task that awaits it
-    cancels it, as is so with futures.
+    It can be awaited from any event loop, any number of times. As with futures, cancelling a task
+    that awaits it cancels it.
     """
 
     @property
@@ -556,7 +556,7 @@ class NativeStream(Generic[_T]):
 class NativeBatch(NativeAwaitable[list[_T]]):
     """Many calls of one kernel.
 
-    `await` gives their results in the order of the calls, when the last one has ended. If one has
+    `await` gives their results in the order of the calls, when the last one is done. If one has
     failed, the first one's exception is raised, unless `return_exceptions` was given.
     """
 
@@ -575,7 +575,7 @@ def _unstable() -> dict[str, bool]: ...
 
 @final
 class Kernel:
-    """A function in native code that workers run: see `hybridloop.kernels`."""
+    """A native function that workers run: see `hybridloop.kernels`."""
 
     @property
     def name(self) -> str: ...
@@ -587,10 +587,10 @@ class Kernel:
 
 @final
 class NativeBuffer:
-    """Immutable memory that a kernel or the bus has given.
+    """Immutable memory of a kernel or the bus.
 
     It exports a read-only buffer without a copy, to `memoryview`, numpy and others, and counts
-    against the limits of its engine until the last view of it is gone.
+    against the limits of its engine until the last view of it is released.
     """
 
     @property
@@ -615,9 +615,9 @@ class NativeBuffer:
 class Bus:
     """Immutable blocks of bytes under keys, shared with native kernels.
 
-    Kernels create, overwrite, read and take away. Python creates what is not there and reads what
-    is not being written, and never changes or removes anything. A key is a str or bytes of 1 to
-    255 bytes; a str is its UTF-8.
+    Kernels create, overwrite, read and remove keys. Python creates new keys and reads keys that no
+    kernel is writing; it never overwrites or removes any. A key is a str or bytes of 1 to 255
+    bytes; a str is encoded as UTF-8.
     """
 
     def push(self, /, key: str | bytes, data: Buffer, size: int | None = None) -> None: ...
@@ -630,16 +630,14 @@ class Bus:
     def stats(self, /) -> dict[str, int]: ...
     def __contains__(self, key: str | bytes, /) -> bool: ...
     def __len__(self) -> int: ...
-    def _add_waiter(
-        self, /, key: str | bytes, future: asyncio.Future[Any]
-    ) -> Waiter: ...
+    def _add_waiter(self, /, key: str | bytes, future: asyncio.Future[Any]) -> Waiter: ...
 
 @final
 class Channel:
-    """A list that any thread pushes to and takes from, kernels among them.
+    """A queue that any thread can use, kernels among them.
 
-    It copies what is pushed and owns the copy: None, bool, int of 64 bits, float, str, and whatever
-    has bytes, which come out as a `NativeBuffer`. With order "lifo" what came last leaves first.
+    It copies the values: None, bool, int of 64 bits, float, str and bytes-like objects, which are
+    popped as a `NativeBuffer`. With order "lifo" the newest value is popped first.
     """
 
     def __new__(cls, order: str = "fifo", limit: int | None = None) -> Self: ...

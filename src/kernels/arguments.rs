@@ -13,7 +13,7 @@ use crate::allocator::out_of_memory;
 use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::channel::Channel;
-use crate::kernels::convert::copy;
+use crate::kernels::convert::copy_str;
 use crate::kernels::exceptions::bus_error;
 use crate::python::buffer::BufferGuard;
 
@@ -122,7 +122,7 @@ impl ArgumentSite<'_> {
             return self.key(object);
         }
         if let Ok(text) = object.cast::<PyString>() {
-            return Ok(Arg::Str(copy(text.to_str()?).map_err(out_of_memory)?));
+            return Ok(Arg::Str(copy_str(text.to_str()?).map_err(out_of_memory)?));
         }
         if let Ok(buffer) = object.cast::<NativeBuffer>() {
             return Ok(Arg::View(buffer.get().view().clone()));
@@ -135,11 +135,11 @@ impl ArgumentSite<'_> {
         if let Some(Type::Scalar(scalar)) = ty {
             return self.number(object, scalar);
         }
-        // SAFETY: the thread is attached, and a bound object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } != 0 {
             return self.buffer(object, guards);
         }
-        // SAFETY: the thread is attached, and a bound object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyIndex_Check(object.as_ptr()) } != 0 {
             return self.number(object, Scalar::I64);
         }
@@ -170,7 +170,7 @@ impl ArgumentSite<'_> {
 
     /// A number that is neither an int nor a float, converted by its `__index__()` or `__float__()`.
     fn number(&self, object: &Bound<'_, PyAny>, scalar: Scalar) -> PyResult<Arg> {
-        // SAFETY: the thread is attached, and a bound object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         unsafe {
             if ffi::PyIndex_Check(object.as_ptr()) != 0 {
                 let py = object.py();
@@ -207,7 +207,7 @@ impl ArgumentSite<'_> {
 
     /// A buffer of any shape; its guard is added to `guards`.
     fn buffer(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
-        // SAFETY: the thread is attached, and a bound object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(PyTypeError::new_err(format!(
                 "{}: expected a buffer, got {}",
@@ -216,7 +216,7 @@ impl ArgumentSite<'_> {
             )));
         }
         let flags = ffi::PyBUF_STRIDES | ffi::PyBUF_FORMAT;
-        // SAFETY: the thread is attached, and a bound object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         let acquired = unsafe { BufferGuard::acquire(object.as_ptr(), flags, describe) };
         let (guard, buffer) = acquired.map_err(|error| {
             let error = PyErr::from(error);

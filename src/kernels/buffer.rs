@@ -1,4 +1,4 @@
-//! `NativeBuffer`: memory that a kernel or the bus has given, read without a copy.
+//! `NativeBuffer`: immutable memory of a kernel or the bus, read without a copy.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -11,13 +11,13 @@ use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 
-/// From this many bytes on, other threads of Python run while they are copied. Giving the interpreter away costs more than to
-/// copy a few.
+/// Copies of at least this size run detached, so that other Python threads run meanwhile. Detaching costs more than a smaller
+/// copy.
 const LARGE: usize = 64 << 10;
 
-/// Copies so many bytes.
+/// Runs `copy`, which copies that many bytes; detached if they are many.
 #[inline]
-pub fn copying<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T + Send) -> T {
+pub fn copy_bytes<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T + Send) -> T {
     if bytes < LARGE {
         copy()
     } else {
@@ -25,15 +25,15 @@ pub fn copying<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T +
     }
 }
 
-/// Immutable memory that a kernel or the bus has given. It exports a read-only buffer without a copy, to `memoryview`, numpy
-/// and others, and counts against the limits of its engine until the last view of it is gone.
+/// Immutable memory of a kernel or the bus. It exports a read-only buffer without a copy, to `memoryview`, numpy and others,
+/// and counts against the limits of its engine until the last view of it is released.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct NativeBuffer {
     view: View,
     dims: Dims,
 }
 
-/// Elements along each dimension, and bytes from one to the next: what a `Py_buffer` points to.
+/// The shape and the strides that a `Py_buffer` points to.
 enum Dims {
     Flat([isize; 2]),
     Shaped { ndim: usize, both: Box<[isize]> },
@@ -45,7 +45,7 @@ impl Dims {
         let Some(shape) = view.shape() else {
             return Self::Flat([view.len().cast_signed() / itemsize.max(1), itemsize]);
         };
-        // What is in memory fits an isize.
+        // The shape describes memory of this process, so it fits an isize.
         #[allow(clippy::cast_possible_truncation)]
         let mut both: Vec<isize> = shape.iter().map(|&n| n as isize).collect();
         let mut stride = itemsize;
@@ -130,24 +130,24 @@ impl NativeBuffer {
         if from.len() < LARGE {
             return Ok(PyBytes::new(py, from));
         }
-        // SAFETY: attached.
+        // SAFETY: `py` proves attachment. The result is a new reference or null.
         let bytes = unsafe {
             let new = ffi::PyBytes_FromStringAndSize(ptr::null(), from.len().cast_signed());
             Bound::from_owned_ptr_or_err(py, new)?
         };
-        // SAFETY: that many bytes, of an object that nobody else knows yet.
+        // SAFETY: the object has `from.len()` bytes, and no other reference to it exists yet.
         let to = unsafe {
             let start = ffi::PyBytes_AS_STRING(bytes.as_ptr()).cast_mut();
             std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), from.len())
         };
-        copying(py, from.len(), || {
-            // SAFETY: two places of that size.
+        copy_bytes(py, from.len(), || {
+            // SAFETY: both have `from.len()` bytes, and a new object does not overlap with the view.
             unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) }
         });
         Ok(bytes.cast_into()?)
     }
 
-    /// Its elements as a list, or as lists of lists.
+    /// Its elements as a list; nested lists for several dimensions.
     fn tolist<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         memoryview(slf)?.call_method0("tolist")
     }
@@ -160,7 +160,7 @@ impl NativeBuffer {
         self.dims.shape().first().map_or(1, |n| n.unsigned_abs())
     }
 
-    /// An element, or a memoryview of some.
+    /// An element, or a memoryview of a slice.
     fn __getitem__<'py>(
         slf: &Bound<'py, Self>,
         key: &Bound<'py, PyAny>,
@@ -193,7 +193,7 @@ impl NativeBuffer {
             let equal = *bytes.as_bytes() == *this.view;
             return Ok((equal != negated).into_pyobject(py)?.to_owned().into_any());
         }
-        // SAFETY: attached; the object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyObject_CheckBuffer(other.as_ptr()) } == 0 {
             return Ok(py.NotImplemented().into_bound(py));
         }
@@ -201,7 +201,8 @@ impl NativeBuffer {
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        // A memoryview asks its object, so it cannot be asked. Numbers of other formats are equal without having equal bytes.
+        // `hash(memoryview)` calls this method, so it cannot be used here. With other formats, equal elements can have
+        // different bytes.
         if !matches!(self.view.format().to_bytes(), b"B" | b"b" | b"c") {
             return Err(PyValueError::new_err(
                 "hashing is restricted to formats 'B', 'b' or 'c', as it is for a memoryview",
@@ -228,7 +229,7 @@ impl NativeBuffer {
     ) -> PyResult<()> {
         let this = slf.get();
         let fail = |reason| {
-            // SAFETY: CPython passes a place for a view; on failure its object is to be null.
+            // SAFETY: CPython passes a pointer to a `Py_buffer` that can be written; on failure `obj` has to be null.
             unsafe { (*view).obj = ptr::null_mut() };
             Err(PyBufferError::new_err(reason))
         };
@@ -244,8 +245,8 @@ impl NativeBuffer {
             return fail("a NativeBuffer is not Fortran contiguous");
         }
         let with = |flag| flags & flag == flag;
-        // SAFETY: CPython passes a place for a view. What it points to lies in the object, which does not change and which the
-        // view holds.
+        // SAFETY: CPython passes a pointer to a `Py_buffer` that can be written. The pointers lead into `this`, which is
+        // immutable and lives as long as `obj`, the reference that the view owns.
         unsafe {
             (*view).obj = slf.clone().into_ptr();
             (*view).buf = this.view.as_ptr().cast_mut().cast::<c_void>();
@@ -257,7 +258,7 @@ impl NativeBuffer {
             } else {
                 ptr::null_mut()
             };
-            // Without a shape it is so many bytes.
+            // A consumer that requests no shape gets one dimension of bytes.
             let has_shape = with(ffi::PyBUF_ND);
             (*view).ndim = if has_shape {
                 c_int::try_from(shape.len()).unwrap_or(0)

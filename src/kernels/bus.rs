@@ -1,4 +1,4 @@
-//! `Bus`: Python's side of the memory bus, which creates and reads, and never changes or removes.
+//! `Bus`: the memory bus for Python, which creates and reads keys, and never overwrites or removes them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-use crate::kernels::buffer::{copying, NativeBuffer};
+use crate::kernels::buffer::{copy_bytes, NativeBuffer};
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::waiters::Waiter;
 use crate::python::buffer::BufferGuard;
@@ -17,8 +17,8 @@ use crate::python::package;
 
 /// Immutable blocks of bytes under keys, shared with native kernels.
 ///
-/// Kernels create, overwrite, read and take away. Python creates what is not there and reads what is not being written, and
-/// never changes or removes anything. A key is a str or bytes of 1 to 255 bytes; a str is its UTF-8.
+/// Kernels create, overwrite, read and remove keys. Python creates new keys and reads keys that no kernel is writing; it never
+/// overwrites or removes any. A key is a str or bytes of 1 to 255 bytes; a str is encoded as UTF-8.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Bus {
     engine: Arc<Engine>,
@@ -57,7 +57,7 @@ impl Bus {
         Self { engine }
     }
 
-    /// The bus, if this process has made it: else threads that are not here may hold its locks for ever.
+    /// The bus, if this process created it. After a fork its locks may be held by threads that exist in the parent only.
     fn bus(&self) -> Result<&Arc<hybridloop_kernels::Bus>, BusError> {
         if self.engine.is_current_process() {
             Ok(self.engine.bus())
@@ -75,7 +75,7 @@ impl Bus {
         hang_at_exit();
         let py = key.py();
         let bytes = KeyBytes::of(key)?;
-        // SAFETY: the object is live.
+        // SAFETY: a `Bound` proves attachment and is live.
         let buffer = unsafe { BufferGuard::readable(data.as_ptr()) }?;
         let data = buffer.as_slice();
         let size = size.unwrap_or(data.len());
@@ -87,7 +87,7 @@ impl Bus {
         };
         Ok(self.bus().and_then(|bus| {
             let key = Key::new(bytes.as_slice())?;
-            copying(py, data.len(), || bus.put_new(&key, data))
+            copy_bytes(py, data.len(), || bus.put_new(&key, data))
         }))
     }
 }
@@ -97,8 +97,8 @@ impl Bus {
     /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied;
     /// they must not write to `data` meanwhile.
     ///
-    /// Raises `BusKeyExistsError` if the key is there, and changes nothing then; `BusBusyError` while a kernel writes it;
-    /// `BusFullError` if there is no room.
+    /// Raises `BusKeyExistsError` if the key exists, and changes nothing then; `BusBusyError` while a kernel writes it;
+    /// `BusFullError` if the bus has no room.
     #[pyo3(signature = (key, data, size=None))]
     fn push(
         &self,
@@ -110,7 +110,7 @@ impl Bus {
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
 
-    /// As `push()`, but False, instead of an exception, if the key is there or is being written.
+    /// Like `push()`, but return False if the key exists or is being written, instead of raising an exception.
     #[pyo3(signature = (key, data, size=None))]
     fn try_push(
         &self,
@@ -125,9 +125,9 @@ impl Bus {
         }
     }
 
-    /// What is under `key`, without a copy. It stays as it is, whatever happens to the key.
+    /// Return the block under `key`, without a copy. It does not change when the key is overwritten or removed.
     ///
-    /// Raises `KeyError` if the key is not there, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is
+    /// Raises `KeyError` if the key does not exist, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is
     /// closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         hang_at_exit();
@@ -138,13 +138,13 @@ impl Bus {
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
 
-    /// Another name of `get()`: Python never removes anything.
+    /// An alias of `get()`: Python never removes a key.
     fn pop(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         self.get(key)
     }
 
-    /// Wait until `key` is sealed and nobody writes it, and return what is under it. Raises `TimeoutError` after `timeout`
-    /// seconds, `BusClosedError` if the bus is closed.
+    /// Wait until `key` is sealed and no kernel writes it, and return its block. Raises `TimeoutError` after `timeout` seconds,
+    /// `BusClosedError` if the bus is closed.
     #[pyo3(signature = (key, timeout=None))]
     fn wait<'py>(
         slf: &Bound<'py, Self>,
@@ -186,7 +186,7 @@ impl Bus {
         self.bus().map_or(0, |bus| bus.len())
     }
 
-    /// The keys, in no order: str where they are UTF-8, else bytes.
+    /// The keys, in no particular order: str if they are UTF-8, else bytes.
     fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let keys = self.bus().map(|bus| bus.keys()).unwrap_or_default();
         let list = new_list(py)?;
@@ -199,8 +199,8 @@ impl Bus {
         Ok(list)
     }
 
-    /// What is there and what has happened: `keys`, `bytes` and `capacity`; `writes`, `reads`, `pops`, `evictions`, and `busy`,
-    /// how often Python was refused because of a native write.
+    /// Statistics: `keys`, `bytes` and `capacity`; how many `writes`, `reads`, `pops` and `evictions`; and `busy`, how often
+    /// Python could not use a key because a kernel was writing it.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.bus().map(|bus| bus.stats()).unwrap_or_default();
         bus_stats(py, stats)
@@ -220,7 +220,7 @@ impl Bus {
     }
 }
 
-/// The statistics of a bus by name.
+/// The statistics of a bus as a dict.
 pub fn bus_stats(py: Python<'_>, stats: BusStats) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("keys", stats.keys)?;

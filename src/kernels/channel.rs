@@ -1,4 +1,4 @@
-//! `Channel`: a list that kernels and Python push to and take from, which copies what is pushed.
+//! `Channel`: a queue between kernels and Python. It copies the values.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
-use crate::kernels::exceptions::{forked, raise};
+use crate::kernels::exceptions::{forked, new_error};
 use crate::kernels::waiters::{ChannelWaiters, Waiter};
 use crate::python::bytes::new_list;
 use crate::python::finalization::hang_at_exit;
 use crate::python::package;
 
-/// A list that any thread pushes to and takes from: kernels, through `chan_push()` and `chan_pop()`, and Python.
+/// A queue that any thread can use: kernels, through `chan_push()` and `chan_pop()`, and Python.
 ///
-/// It copies what is pushed and owns the copy: None, bool, int of 64 bits, float, str, and whatever has bytes, which come out
-/// as a `NativeBuffer`. With order "lifo" what came last leaves first.
+/// It copies the values: None, bool, int of 64 bits, float, str and bytes-like objects, which are popped as a `NativeBuffer`.
+/// With order "lifo" the newest value is popped first.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Channel {
     inner: Arc<hybridloop_kernels::Channel>,
@@ -29,8 +29,8 @@ pub struct Channel {
 
 fn error(py: Python<'_>, error: ChannelError) -> PyErr {
     match error {
-        ChannelError::Closed => raise(py, |c| &c.channel_closed, "the channel is closed"),
-        ChannelError::Full => raise(
+        ChannelError::Closed => new_error(py, |c| &c.channel_closed, "the channel is closed"),
+        ChannelError::Full => new_error(
             py,
             |c| &c.channel_full,
             "the channel is full; take from it first, or make its limit larger",
@@ -41,12 +41,12 @@ fn error(py: Python<'_>, error: ChannelError) -> PyErr {
 }
 
 impl Channel {
-    /// What an argument of a kernel refers to.
+    /// The channel that a kernel gets as an argument.
     pub fn channel(&self) -> &Arc<hybridloop_kernels::Channel> {
         &self.inner
     }
 
-    /// Refuses in the child of a fork.
+    /// Fails in the child of a fork.
     pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
         if self.inner.is_current_process() {
             Ok(())
@@ -55,7 +55,7 @@ impl Channel {
         }
     }
 
-    /// Everything that is in it, in the order in which it leaves; what comes meanwhile stays.
+    /// Pops as many values as there are now.
     fn take_all(&self) -> Vec<Value> {
         let count = self.inner.len();
         std::iter::from_fn(|| self.inner.pop().ok().flatten())
@@ -93,10 +93,10 @@ impl Channel {
         })
     }
 
-    /// Add a copy of `value`. Other threads run while 64 KiB or more are copied; they must not write to `value` meanwhile.
+    /// Push a copy of `value`. Other threads run while 64 KiB or more are copied; they must not write to `value` meanwhile.
     ///
-    /// Raises `TypeError`, which names the type, for what it cannot copy; `OverflowError` for an int of more than 64 bits;
-    /// `ChannelFullError` if it holds as many values as it may; `ChannelClosedError` if it is closed.
+    /// Raises `TypeError` for a type that cannot be copied, `OverflowError` for an int of more than 64 bits, `ChannelFullError`
+    /// if the channel is at its limit, `ChannelClosedError` if it is closed.
     fn push(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         hang_at_exit();
         let copy = from_python(value, &self.budget)?;
@@ -105,7 +105,7 @@ impl Channel {
             .map_err(|reason| error(value.py(), reason))
     }
 
-    /// Take a value; `default` if there is none now. Raises `ChannelClosedError` if there is none and none will come.
+    /// Pop a value; return `default` if the channel is empty. Raises `ChannelClosedError` if it is empty and closed.
     #[pyo3(signature = (default=None))]
     fn pop<'py>(
         &self,
@@ -120,7 +120,7 @@ impl Channel {
         }
     }
 
-    /// Take all values that are in it now, in the order in which they leave.
+    /// Pop all values that are in the channel now; return them in the order in which they are popped.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.check_process(py)?;
         let list = new_list(py)?;
@@ -130,40 +130,41 @@ impl Channel {
         Ok(list)
     }
 
-    /// Drop all values that are in it now; return how many these were.
+    /// Drop all values that are in the channel now; return how many.
     fn flush(&self, py: Python<'_>) -> PyResult<usize> {
         self.check_process(py)?;
         Ok(py.detach(|| self.take_all().len()))
     }
 
-    /// Wait until there is something in it, or it is closed; at most `timeout` seconds, then raise `TimeoutError`. Somebody
-    /// else may have taken it when this returns.
+    /// Wait until the channel has a value or is closed. Raises `TimeoutError` after `timeout` seconds. Another consumer may
+    /// have popped the value when this returns.
     #[pyo3(signature = (timeout=None))]
     fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
         package::wait_for_arrival(slf.py())?.call1((slf, timeout))
     }
 
-    /// Take a value as soon as there is one; wait at most `timeout` seconds, then raise `TimeoutError`. Raises
-    /// `ChannelClosedError` if there is none and none will come.
+    /// Wait for a value and pop it. Raises `TimeoutError` after `timeout` seconds, `ChannelClosedError` if the channel is empty
+    /// and closed.
     #[pyo3(signature = (timeout=None))]
     fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
         package::take_from(slf.py())?.call1((slf, timeout))
     }
 
-    /// Refuse what comes later. What is in it can still be taken. In the child of a fork this does nothing.
+    /// Close the channel: nothing can be pushed any more, and what is in it can still be popped. Does nothing in the child of a
+    /// fork.
     fn close(&self) {
         self.inner.close();
     }
 
-    /// Resolve `future`, which belongs to the running loop, when there is something to take.
+    /// Resolve `future`, which belongs to the running loop, when the channel has a value or is closed.
     fn _add_waiter(&self, future: &Bound<'_, PyAny>) -> PyResult<Waiter> {
         self.check_process(future.py())?;
         Waiter::of_channel(future, &self.waiters)
     }
 
-    /// Whether nothing can be pushed any more; so it is in the child of a fork.
+    /// Whether it is closed. In the child of a fork it is.
     #[getter]
     fn closed(&self) -> bool {
         self.inner.is_closed()
@@ -178,7 +179,7 @@ impl Channel {
         }
     }
 
-    /// How many values it may hold; None for as many as there is memory for.
+    /// The largest number of values; None for no limit.
     #[getter]
     fn limit(&self) -> Option<usize> {
         self.limit
@@ -189,7 +190,7 @@ impl Channel {
         Ok(self.inner.len())
     }
 
-    /// A channel is something even if nothing is in it.
+    /// An empty channel is true as well.
     #[allow(clippy::unused_self)]
     fn __bool__(&self) -> bool {
         true

@@ -1,4 +1,4 @@
-//! Results, and what channels carry, as Python objects.
+//! Conversion between Python objects and the values of kernels and channels.
 
 use std::collections::TryReserveError;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
-use crate::kernels::buffer::{copying, NativeBuffer};
+use crate::kernels::buffer::{copy_bytes, NativeBuffer};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::new_str;
 
-/// The object that Python gets for a value.
+/// The Python object of a value.
 pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
     Ok(match value {
         Value::None => py.None().into_bound(py),
@@ -25,18 +25,19 @@ pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
     })
 }
 
-/// A copy of a text, which may be of any size.
-pub fn copy(text: &str) -> Result<Box<str>, TryReserveError> {
+/// Copies a string; fails if there is no memory.
+pub fn copy_str(text: &str) -> Result<Box<str>, TryReserveError> {
     let mut copy = String::new();
     copy.try_reserve_exact(text.len())?;
     copy.push_str(text);
     Ok(copy.into())
 }
 
-/// A copy of an object that owns what it shows; bytes are charged to `budget`.
+/// A copy of a Python object as a value; bytes are charged to `budget`.
 ///
 /// # Errors
-/// `TypeError` for what no value can be, `OverflowError` for an int of more than 64 bits, `MemoryError` if there is no room.
+/// `TypeError` for a type that has no native form, `OverflowError` for an int of more than 64 bits, `MemoryError` if there is
+/// no memory.
 pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<Value> {
     if object.is_none() {
         return Ok(Value::None);
@@ -57,25 +58,25 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
     }
     if let Ok(text) = object.cast::<PyString>() {
         let (py, text) = (text.py(), text.to_str()?);
-        return copying(py, text.len(), || copy(text))
+        return copy_bytes(py, text.len(), || copy_str(text))
             .map(Value::Str)
             .map_err(|_| PyMemoryError::new_err(()));
     }
     if let Ok(buffer) = object.cast::<NativeBuffer>() {
-        // Immutable already: shared, not copied.
+        // Immutable, so it is shared.
         return Ok(Value::Buffer(buffer.get().view().clone()));
     }
-    // SAFETY: attached; the object is live.
+    // SAFETY: a `Bound` proves attachment and is live.
     if unsafe { pyo3::ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
         return Err(PyTypeError::new_err(format!(
             "expected None, bool, int, float, str or bytes, not {}",
             object.get_type().name()?
         )));
     }
-    // SAFETY: the object is live.
+    // SAFETY: a `Bound` proves attachment and is live.
     let data = unsafe { BufferGuard::readable(object.as_ptr()) }?;
     let data = data.as_slice();
-    let draft = copying(object.py(), data.len(), || Draft::copy(data, budget))
+    let draft = copy_bytes(object.py(), data.len(), || Draft::copy(data, budget))
         .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;
     Ok(Value::Buffer(View::new(draft.seal())))
 }

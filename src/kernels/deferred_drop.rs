@@ -1,5 +1,5 @@
-//! `DeferredDrop`: a Python object that any thread may drop. The last job of a kernel may end on a worker, which is not attached
-//! to the interpreter, so it cannot drop what the kernel keeps alive.
+//! `DeferredDrop`: a Python object that any thread may drop. The last job of a kernel may end on a worker, which is not
+//! attached to the interpreter, so it cannot drop what the kernel keeps alive.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;

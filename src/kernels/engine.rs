@@ -15,26 +15,25 @@ use crate::kernels::sync::lock;
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
 ///
 /// The arguments are those of `hybridloop.configure()`; `bus_capacity`, `memory` and `job_memory` are numbers of bytes. A loop
-/// whose `native_engine` it is runs its kernels there.
+/// runs its kernels on the engine that is its `native_engine`.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct NativeEngine {
     engine: Arc<Engine>,
     config: Config,
-    /// One object for the bus, so that it is the same whenever it is asked for.
+    /// One object for the bus, so that `engine.bus is engine.bus`.
     bus: PyOnceLock<Py<Bus>>,
 }
 
-/// The engine of loops that have none of their own.
-#[derive(Default)]
-struct Slot {
+/// The engine of loops without an engine of their own.
+struct DefaultEngine {
     engine: Option<Py<NativeEngine>>,
-    /// Somebody has it, so that it cannot be given other sizes any more.
-    used: bool,
+    /// Whether it was handed out. From then on it cannot be replaced.
+    in_use: bool,
 }
 
-static DEFAULT: Mutex<Slot> = Mutex::new(Slot {
+static DEFAULT: Mutex<DefaultEngine> = Mutex::new(DefaultEngine {
     engine: None,
-    used: false,
+    in_use: false,
 });
 
 impl NativeEngine {
@@ -46,21 +45,17 @@ impl NativeEngine {
         }
     }
 
-    /// What runs the jobs.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// The process-wide engine, made on first use. The child of a fork gets one of its own, of the same sizes.
+    /// The default engine, created on first use. The child of a fork gets one of its own, with the same configuration.
     pub fn default(py: Python<'_>) -> PyResult<Py<Self>> {
-        // Held for a few instructions: nothing in there waits or runs Python.
-        let take = || {
-            let mut slot = lock(&DEFAULT);
-            let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
-            slot.used |= engine.is_some();
-            engine
-        };
-        let old = take();
+        // While it is locked, nothing blocks and no Python code runs.
+        let mut slot = lock(&DEFAULT);
+        let old = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
+        slot.in_use |= old.is_some();
+        drop(slot);
         if let Some(engine) = &old {
             if engine.get().engine.is_current_process() {
                 return Ok(engine.clone_ref(py));
@@ -71,8 +66,8 @@ impl NativeEngine {
             .map_or_else(Config::default, |engine| engine.get().config.clone());
         let new = Py::new(py, Self::with_config(config))?;
         let mut slot = lock(&DEFAULT);
-        slot.used = true;
-        // Another thread may have been faster.
+        slot.in_use = true;
+        // Another thread may have created one meanwhile.
         let dropped = match &slot.engine {
             Some(engine) if engine.get().engine.is_current_process() => {
                 let engine = engine.clone_ref(py);
@@ -82,7 +77,7 @@ impl NativeEngine {
             _ => slot.engine.replace(new.clone_ref(py)),
         };
         drop(slot);
-        // The parent's engine: its locks may be held by threads that are not here, so nothing of it is taken down.
+        // After a fork: the parent's engine is leaked, because its locks may be held by threads that exist in the parent only.
         std::mem::forget(dropped);
         Ok(new)
     }
@@ -125,7 +120,7 @@ impl NativeEngine {
         let config = Config {
             threads: at_least("native_threads", threads, 1)?,
             order: match native_queue {
-                // Priorities come first in either order.
+                // The queue orders by priority first in any case.
                 "fifo" | "priority" => Order::Fifo,
                 "lifo" => Order::Lifo,
                 other => {
@@ -164,14 +159,14 @@ impl NativeEngine {
         Ok(bus.clone_ref(py))
     }
 
-    /// Whether this process has made it. In the child of a fork neither it nor its bus can be used.
+    /// Whether this process created it. In the child of a fork neither the engine nor its bus can be used.
     #[getter]
     fn is_current_process(&self) -> bool {
         self.engine.is_current_process()
     }
 
-    /// What it is doing: `threads`; jobs that are `queued` and `running`, that have run (`completed`), and that have ended, as
-    /// `done`, `failed` or `cancelled`; bytes of `memory`; and the `bus`.
+    /// Statistics: `threads`; the jobs that are `queued` and `running`; how many have run (`completed`), and how many are
+    /// `done`, `failed` and `cancelled`; bytes of `memory`; and those of the `bus`.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         if !self.engine.is_current_process() {
@@ -190,8 +185,8 @@ impl NativeEngine {
         Ok(dict)
     }
 
-    /// End jobs that wait, ask those that run to end, wait for them at most `timeout` seconds, and empty the bus. Return the
-    /// names of the kernels that have not ended: they go on by themselves, and their buffers stay in use.
+    /// End queued jobs, request running kernels to return, wait for them at most `timeout` seconds, and empty the bus. Return
+    /// the names of the kernels that still run: they continue by themselves, and their buffers stay in use.
     #[pyo3(signature = (timeout=5.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<String>> {
         let timeout = seconds(timeout)?;
@@ -203,25 +198,25 @@ impl NativeEngine {
     }
 }
 
-/// The engine of loops that have none of their own, made on first use.
+/// The engine of loops without an engine of their own, created on first use.
 #[pyfunction]
 fn _default_engine(py: Python<'_>) -> PyResult<Py<NativeEngine>> {
     NativeEngine::default(py)
 }
 
-/// The engine of loops that have none of their own, if there is one and it is in use.
+/// The engine of loops without an engine of their own, if it is in use.
 #[pyfunction]
 fn _used_default_engine(py: Python<'_>) -> Option<Py<NativeEngine>> {
     let slot = lock(&DEFAULT);
-    let engine = slot.engine.as_ref().filter(|_| slot.used);
+    let engine = slot.engine.as_ref().filter(|_| slot.in_use);
     engine.map(|engine| engine.clone_ref(py))
 }
 
-/// Make `engine` the engine of loops that have none of their own, unless there is one in use.
+/// Make `engine` the engine of loops without an engine of their own, unless one is in use.
 #[pyfunction]
 fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
     let mut slot = lock(&DEFAULT);
-    if slot.used {
+    if slot.in_use {
         drop(slot);
         return Err(PyRuntimeError::new_err(
             "the engine of native kernels is in use already; call configure() before the first kernel runs",
@@ -233,7 +228,7 @@ fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
     Ok(())
 }
 
-/// At the end of the interpreter: a kernel that runs on while the process takes itself down could crash it.
+/// Called when the interpreter exits: a kernel that runs while the process is torn down could crash it.
 #[pyfunction]
 fn _close_default_engine(py: Python<'_>) {
     let slot = lock(&DEFAULT);

@@ -1,8 +1,5 @@
-//! The exceptions of `hybridloop.native.errors`, and which of them what goes wrong before a kernel runs becomes.
+//! The exception classes of `hybridloop.native.errors`, and conversion of the errors of `hybridloop-kernels`.
 
-#![allow(dead_code, reason = "for jobs")]
-
-use crate::python::package;
 use hybridloop_kernels::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
@@ -11,9 +8,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::python::package;
+
 macro_rules! exceptions {
     ($($field:ident: $name:literal),* $(,)?) => {
-        /// Classes that are plain Python.
+        /// The classes, which are plain Python.
         pub struct Exceptions { $(pub $field: Py<PyType>),* }
 
         impl Exceptions {
@@ -54,8 +53,8 @@ impl Exceptions {
     }
 }
 
-/// An exception of one of the classes with a message.
-pub fn raise(
+/// Creates an exception of one of the classes, with a message.
+pub fn new_error(
     py: Python<'_>,
     class: impl FnOnce(&'static Exceptions) -> &'static Py<PyType>,
     message: impl std::fmt::Display,
@@ -66,22 +65,22 @@ pub fn raise(
     }
 }
 
-/// What was made before a fork cannot be used here.
+/// The error for an object that was created before a fork.
 pub fn forked(py: Python<'_>, what: &str) -> PyErr {
-    raise(
+    new_error(
         py,
         |classes| &classes.closed,
         format!("this {what} was made before a fork and belongs to the parent process"),
     )
 }
 
-/// Why a kernel cannot be registered.
+/// Converts the error of a registration.
 pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
     if let RegistryError::Exists(_) = error {
         let message = format!("{error}; replace=True puts this one in its place");
-        return raise(py, |classes| &classes.exists, message);
+        return new_error(py, |classes| &classes.exists, message);
     }
-    raise(
+    new_error(
         py,
         |classes| match error {
             RegistryError::Signature { .. } => &classes.signature,
@@ -94,7 +93,7 @@ pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
     )
 }
 
-/// Why a job is not taken. `key` is the key that its result was to have.
+/// Converts the error of a submission. `key` is the one for the result.
 pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
     match error {
         SubmitError::Argument(argument) => {
@@ -106,20 +105,22 @@ pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, 
             }
         }
         SubmitError::BufferInUse { .. } | SubmitError::BufferRead(_) => {
-            raise(py, |classes| &classes.buffer_in_use, error)
+            new_error(py, |classes| &classes.buffer_in_use, error)
         }
-        SubmitError::QueueFull(_) => raise(
+        SubmitError::QueueFull(_) => new_error(
             py,
             |classes| &classes.queue_full,
             format!("{error}; await some of them first, or raise max_native_queue"),
         ),
         SubmitError::Key(reason) => bus_error(py, reason, key),
-        SubmitError::Closed | SubmitError::Forked => raise(py, |classes| &classes.closed, error),
+        SubmitError::Closed | SubmitError::Forked => {
+            new_error(py, |classes| &classes.closed, error)
+        }
         _ => PyRuntimeError::new_err(error.to_string()),
     }
 }
 
-/// Why the bus refuses, with the key as the caller has given it.
+/// Converts an error of the bus. `key` is the one that the caller has passed.
 pub fn bus_error(py: Python<'_>, error: &BusError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
     let key = || key.map_or_else(|| py.None(), |key| key.clone().unbind());
     let about_key =
@@ -132,13 +133,15 @@ pub fn bus_error(py: Python<'_>, error: &BusError, key: Option<&Bound<'_, PyAny>
         BusError::Exists => about_key(|classes| &classes.bus_key_exists),
         BusError::Busy => about_key(|classes| &classes.bus_busy),
         BusError::Memory => PyMemoryError::new_err(error.to_string()),
-        BusError::BadKey(_) | BusError::ReservedKey => raise(py, |classes| &classes.bus_key, error),
-        BusError::Capacity { .. } => raise(
+        BusError::BadKey(_) | BusError::ReservedKey => {
+            new_error(py, |classes| &classes.bus_key, error)
+        }
+        BusError::Capacity { .. } => new_error(
             py,
             |classes| &classes.bus_full,
             format!("{error}; a larger bus_capacity or bus_policy='evict' makes room"),
         ),
-        BusError::Closed => raise(py, |classes| &classes.bus_closed, error),
-        _ => raise(py, |classes| &classes.bus, error),
+        BusError::Closed => new_error(py, |classes| &classes.bus_closed, error),
+        _ => new_error(py, |classes| &classes.bus, error),
     }
 }

@@ -3,18 +3,19 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use crate::python::package;
 use hybridloop_kernels::Registry;
 use pyo3::exceptions::{PyLookupError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-/// A function in native code that workers run: see `hybridloop.kernels` and `register_kernel()`.
+use crate::python::package;
+
+/// A native function that workers run: see `hybridloop.kernels` and `register_kernel()`.
 #[pyclass(frozen, eq, hash, module = "hybridloop._core")]
 #[derive(Clone)]
 pub struct Kernel(Arc<hybridloop_kernels::Kernel>);
 
-/// Kernels of this process. Built-in ones are there from the beginning.
+/// The kernels of this process, at first the built-in ones.
 pub fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     REGISTRY.get_or_init(Registry::with_builtins)
@@ -25,10 +26,10 @@ impl Kernel {
         Self(kernel)
     }
 
-    /// The kernel that `target` is or names.
+    /// The kernel of a `Kernel` or of a name.
     ///
     /// # Errors
-    /// `LookupError` if there is none of that name, `TypeError` if it is neither.
+    /// `LookupError` if no kernel has that name, `TypeError` for any other object.
     pub fn find(target: &Bound<'_, PyAny>) -> PyResult<Arc<hybridloop_kernels::Kernel>> {
         if let Ok(kernel) = target.cast::<Self>() {
             return Ok(kernel.get().0.clone());
@@ -43,7 +44,7 @@ impl Kernel {
         if let Some(kernel) = registry().get(name) {
             return Ok(kernel);
         }
-        // It may be one of an installed package that nobody has asked for yet.
+        // Kernels of installed packages are discovered on first use.
         package::discover_kernels(target.py())?.call0()?;
         registry().get(name).ok_or_else(|| {
             PyLookupError::new_err(format!(
@@ -73,13 +74,13 @@ impl Kernel {
         self.0.name()
     }
 
-    /// What it takes and gives, as it was registered; None if it checks its arguments itself.
+    /// The signature it was registered with; None if it checks its arguments itself.
     #[getter]
     fn signature(&self) -> Option<&str> {
         self.0.signature_text()
     }
 
-    /// What it does; empty if nobody has said so.
+    /// Its documentation; empty if it has none.
     #[getter]
     fn doc(&self) -> &str {
         self.0.doc()
@@ -93,7 +94,7 @@ impl Kernel {
     }
 }
 
-/// The kernel of that name, or None.
+/// The kernel with that name, or None.
 #[pyfunction]
 fn _get_kernel(name: &str) -> Option<Kernel> {
     registry().get(name).map(Kernel)

@@ -26,9 +26,9 @@ pub struct LoopHandle {
 
 impl LoopHandle {
     /// The handle of an event loop; creates its queue on first use.
-    pub fn of(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(core) = event_loop.cast::<LoopCore>() {
-            return Self::of_core(event_loop, core.get());
+            return Self::from_core(event_loop, core.get());
         }
         Ok(Self {
             event_loop: event_loop.into(),
@@ -37,7 +37,7 @@ impl LoopHandle {
         })
     }
 
-    fn of_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
+    fn from_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
         core.check_open()?;
         let installed = || {
             let source = core.completions()?.as_any();
@@ -64,13 +64,13 @@ impl LoopHandle {
     /// The handle of the loop that runs in this thread.
     pub fn running(py: Python<'_>) -> PyResult<Option<Self>> {
         match running_loop(py)? {
-            Some(event_loop) => Self::of(&event_loop).map(Some),
+            Some(event_loop) => Self::new(&event_loop).map(Some),
             None => Ok(None),
         }
     }
 
     fn core(&self) -> Option<&LoopCore> {
-        // SAFETY: the loop object is held, and was seen to be a LoopCore.
+        // SAFETY: `is_core` is set only for a `LoopCore`, and this handle owns a reference to it.
         self.is_core
             .then(|| unsafe { LoopCore::of(self.event_loop.as_ptr()) })
     }
@@ -93,7 +93,7 @@ impl LoopHandle {
         }
     }
 
-    /// `loop.call_soon(callback, argument, …, context=context)`, from the thread of the loop.
+    /// `loop.call_soon(callback, *args, context=context)`, from the loop's thread. The pointers in `args` are live objects.
     pub fn call_soon(
         &self,
         py: Python<'_>,
@@ -103,7 +103,8 @@ impl LoopHandle {
     ) -> PyResult<()> {
         match self.core() {
             Some(core) if !core.is_closed() => {
-                // SAFETY: the loop and everything else is held by the caller.
+                // SAFETY: `py` proves attachment; this handle owns a reference to the loop, and the caller to the callback and
+                // the arguments.
                 unsafe {
                     core.soon(
                         self.event_loop.as_ptr(),
@@ -142,9 +143,9 @@ impl LoopHandle {
     ) -> PyResult<()> {
         let keywords = pyo3::types::PyDict::new(py);
         keywords.set_item("context", context.bind(py))?;
-        // SAFETY: the caller's arguments are live.
         let args = args
             .iter()
+            // SAFETY: `py` proves attachment, and the caller owns references to the arguments.
             .map(|arg| unsafe { Bound::from_borrowed_ptr(py, *arg) });
         let all: Vec<_> = std::iter::once(callback.bind(py).clone())
             .chain(args)
@@ -159,7 +160,7 @@ impl LoopHandle {
     /// `loop.create_future()`
     pub fn create_future(&self, py: Python<'_>) -> PyResult<Ref> {
         if let Some(core) = self.core() {
-            // SAFETY: the loop is held.
+            // SAFETY: `py` proves attachment, and this handle owns a reference to the loop.
             return Ok(unsafe { core.new_future(self.event_loop.as_ptr()) }?);
         }
         Ok(self
@@ -172,21 +173,21 @@ impl LoopHandle {
     /// Calls `future.set_result(None)` unless the future is done. The future belongs to this loop; `here` is the queue of the
     /// loop that runs in this thread.
     pub fn resolve(&self, py: Python<'_>, future: &Ref, here: &CompletionQueue) -> PyResult<()> {
-        static WAKE: PyOnceLock<Ref> = PyOnceLock::new();
+        static RESOLVE: PyOnceLock<Ref> = PyOnceLock::new();
         if std::ptr::eq(&raw const *self.queue, here) {
             return Ok(resolve(future)?);
         }
-        let wake = WAKE.get_or_try_init(py, || {
-            wrap_pyfunction!(_wake, py).map(|function| Ref::from(function.into_any()))
+        let function = RESOLVE.get_or_try_init(py, || {
+            wrap_pyfunction!(_resolve, py).map(|function| Ref::from(function.into_any()))
         })?;
         let context = current_context(py)?;
-        self.call_soon_threadsafe(py, wake, &[future.as_ptr()], &context)
+        self.call_soon_threadsafe(py, function, &[future.as_ptr()], &context)
     }
 }
 
-/// The context of the caller.
+/// A copy of the current context.
 pub fn current_context(_py: Python<'_>) -> PyResult<Ref> {
-    // SAFETY: attached.
+    // SAFETY: `_py` proves attachment. The result is a new reference or null.
     Ok(unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }?)
 }
 
@@ -196,8 +197,8 @@ pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok((!event_loop.is_none()).then_some(event_loop))
 }
 
-/// Resolve a future that may be done.
+/// Resolve a future unless it is done.
 #[pyfunction]
-pub fn _wake(future: &Bound<'_, PyAny>) -> PyResult<()> {
+pub fn _resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(resolve(&Ref::from(future))?)
 }

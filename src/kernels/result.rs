@@ -7,7 +7,7 @@ use pyo3::exceptions::{
 use pyo3::prelude::*;
 
 use crate::kernels::convert::to_python;
-use crate::kernels::exceptions::{raise, Exceptions};
+use crate::kernels::exceptions::{new_error, Exceptions};
 use crate::python::Ref;
 
 /// The result of a future.
@@ -43,7 +43,7 @@ impl FutureResult {
             Some(Outcome::TimedOut) => Self::timed_out(py, kernel),
             Some(Outcome::Closed) => Self::error(
                 py,
-                raise(
+                new_error(
                     py,
                     |classes| &classes.closed,
                     format!("the engine was closed before kernel '{kernel}' ran"),

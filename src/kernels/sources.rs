@@ -1,4 +1,4 @@
-//! What a registration accepts: addresses, capsules, libraries. `hybridloop/native/sources.py` finds out which of these an
+//! Registration of kernels from addresses, capsules and libraries. `hybridloop/native/sources.py` finds out which of these an
 //! object is.
 
 use std::any::Any;
@@ -12,13 +12,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use crate::kernels::deferred_drop::{drop_deferred, DeferredDrop};
-use crate::kernels::exceptions::{raise, registry_error};
+use crate::kernels::exceptions::{new_error, registry_error};
 use crate::kernels::kernel::{registry, Kernel};
 
-/// The name of a capsule that holds the entry of a kernel.
+/// The name of a capsule that holds a kernel entry.
 const ENTRY: &CStr = c"hybridloop.kernel.v1";
 
-/// The capsule's name, pointer and context.
+/// The name, pointer and context of a capsule.
 fn parts(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<CString>, *mut c_void, *mut c_void)> {
     if !capsule.is_exact_instance_of::<PyCapsule>() {
         return Err(PyTypeError::new_err(format!(
@@ -27,7 +27,8 @@ fn parts(capsule: &Bound<'_, PyAny>) -> PyResult<(Option<CString>, *mut c_void, 
         )));
     }
     let object = capsule.as_ptr();
-    // SAFETY: a capsule; its name is a C string or null, and is asked for before anything else can change it.
+    // SAFETY: a `Bound` proves attachment, and the object is a capsule. Its name is null or a C string, which lives as long as
+    // nothing renames the capsule; no Python code runs in between.
     unsafe {
         let name = ffi::PyCapsule_GetName(object);
         let pointer = ffi::PyCapsule_GetPointer(object, name);
@@ -68,15 +69,16 @@ fn from_capsule(capsule: &Bound<'_, PyAny>, overrides: &Overrides<'_>) -> PyResu
             "a capsule named {name:?} is not a kernel for interface {}",
             abi::ABI
         );
-        return Err(raise(py, |classes| &classes.abi, message));
+        return Err(new_error(py, |classes| &classes.abi, message));
     }
     let owner = DeferredDrop::new(capsule);
-    // SAFETY: what a capsule of that name holds, and keeps as long as it lives.
+    // SAFETY: by the contract of `hybridloop.h`, a capsule with that name points to a kernel entry that is valid while the
+    // capsule lives, and `owner` keeps it alive as long as the kernel.
     unsafe { Native::from_entry_as(pointer.cast(), overrides, Some(Box::new(owner))) }
         .map_err(|error| registry_error(py, &error))
 }
 
-/// Register the kernel in a capsule, under another name perhaps.
+/// Register the kernel in a capsule.
 #[pyfunction]
 fn _register_capsule(
     capsule: &Bound<'_, PyAny>,
@@ -95,7 +97,7 @@ fn _register_capsule(
     Ok(Kernel::new(kernel))
 }
 
-/// Register the kernels in capsules, all or none.
+/// Register the kernels in capsules; either all of them, or none.
 #[pyfunction]
 fn _register_capsules(
     py: Python<'_>,
@@ -110,9 +112,9 @@ fn _register_capsules(
 }
 
 /// Register the plain C function at an address; `owner` lives as long as the kernel does. If `data` is not 0, the function gets
-/// that address by its last parameter.
+/// that address as its last argument.
 #[pyfunction]
-#[allow(clippy::too_many_arguments, reason = "what a kernel is made of")]
+#[allow(clippy::too_many_arguments, reason = "the parts of a kernel")]
 fn _register_address(
     name: &str,
     address: usize,
@@ -127,8 +129,8 @@ fn _register_address(
     let pointer = std::ptr::with_exposed_provenance::<c_void>(address);
     let data = (data != 0).then(|| std::ptr::with_exposed_provenance::<c_void>(data));
     let owner: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(owner));
-    // SAFETY: whoever registers an address promises that it is a function of that signature, and that it can do with its data
-    // what it does.
+    // SAFETY: the documentation of `register_kernel()` requires that the address is that of a function with this signature, and
+    // that its data may be used by any thread; the caller upholds it, as with `ctypes`.
     let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, owner) }
         .map_err(|error| registry_error(py, &error))?;
     add(py, std::slice::from_ref(&kernel), replace)?;
@@ -138,16 +140,16 @@ fn _register_address(
 /// The address of a function in a library, or in the process itself. The library is never unloaded.
 #[pyfunction]
 fn _find_symbol(py: Python<'_>, path: Option<OsString>, name: &str) -> PyResult<usize> {
-    // SAFETY: loading a library runs its initialisers, as importing an extension does.
+    // SAFETY: loading a library runs its initializers; the caller chose to trust it, as with an import of an extension module.
     unsafe { symbol(path.as_deref(), name) }
         .map(<*const c_void>::expose_provenance)
         .map_err(|error| registry_error(py, &error))
 }
 
-/// Register the kernels of a library that exports a module, all or none. It is never unloaded.
+/// Register the kernels of a library that exports a module; either all of them, or none. The library is never unloaded.
 #[pyfunction]
 fn _load_library(py: Python<'_>, path: OsString, replace: bool) -> PyResult<Vec<Kernel>> {
-    // SAFETY: as above.
+    // SAFETY: loading a library runs its initializers; the caller chose to trust it, as with an import of an extension module.
     let kernels = unsafe { load(&path) }.map_err(|error| registry_error(py, &error))?;
     add(py, &kernels, replace)
 }

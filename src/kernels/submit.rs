@@ -330,7 +330,7 @@ unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiRe
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, slf);
-        let owner = LoopHandle::of(&event_loop)?;
+        let owner = LoopHandle::new(&event_loop)?;
         let engine = engine_of(&event_loop)?;
         submit(py, engine.get(), Some(owner), &args)
     }

@@ -1,5 +1,5 @@
-//! `NativeAwaitable`: the common base of jobs and batches. It is a future as `asyncio.Future` is one, but it belongs to no loop:
-//! tasks of several loops can wait for the same job.
+//! `NativeAwaitable`: the common base of jobs and batches. It is a future as `asyncio.Future` is one, but it belongs to no
+//! loop: tasks of several loops can wait for the same job.
 //!
 //! asyncio takes any object with `_asyncio_future_blocking` for a future. It calls `get_loop()`, `add_done_callback()` and
 //! `cancel()`. Here the loop of the future is the one that runs in the calling thread. The completion queue of each loop that

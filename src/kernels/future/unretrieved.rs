@@ -59,8 +59,8 @@ impl Drop for NativeAwaitable {
     }
 }
 
-/// `tp_finalize`: the collector calls it before it clears any object of the garbage. When it drops the future, the exception may
-/// have been cleared already.
+/// `tp_finalize`: the collector calls it before it clears any object of the garbage. When it drops the future, the exception
+/// may have been cleared already.
 unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
     let status = guard_int(|| {
         // SAFETY: CPython calls `tp_finalize` attached, with a live object.
