@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -21,35 +20,39 @@ _REMOVED = (
     "asyncio.Runner(loop_factory=hybridloop.new_event_loop)"
 )
 
+_policy_class: type[Any] | None = None
 
-@functools.cache
+
 def policy_class() -> type[Any]:
     """The class `hybridloop.EventLoopPolicy`; `AttributeError` from Python 3.16 on.
 
-    Policies are deprecated since Python 3.14. The class is made on first use, so that the import of
-    hybridloop does not warn.
+    It is made on first use: policies are deprecated since Python 3.14, and the import of hybridloop
+    must not warn.
     """
+    global _policy_class
     if sys.version_info >= (3, 16):
         raise AttributeError(_REMOVED)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        base: type[Any] = asyncio.DefaultEventLoopPolicy
-    return type(
-        "EventLoopPolicy",
-        (base,),
-        {
-            "__module__": "hybridloop",
-            "__doc__": "asyncio's default policy with `hybridloop.Loop` as the loop it makes.",
-            "_loop_factory": Loop,
-        },
-    )
+    if _policy_class is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            base: type[Any] = asyncio.DefaultEventLoopPolicy
+        _policy_class = type(
+            "EventLoopPolicy",
+            (base,),
+            {
+                "__module__": "hybridloop",
+                "__doc__": "asyncio's default policy with `hybridloop.Loop` as the loop it makes.",
+                "_loop_factory": Loop,
+            },
+        )
+    return _policy_class
 
 
 def install() -> None:
     """Make hybridloop the loop of `asyncio.run()` and `asyncio.new_event_loop()` in this process.
 
     Prefer `hybridloop.run()` or a `loop_factory`: policies are deprecated since Python 3.14, where
-    this warns, and gone in 3.16, where it raises `RuntimeError`.
+    this warns, and removed in 3.16, where it raises `RuntimeError`.
     """
     if sys.version_info >= (3, 16):
         raise RuntimeError(_REMOVED)
