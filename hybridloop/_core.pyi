@@ -100,7 +100,7 @@ class LoopCore:
     _current_handle: asyncio.Handle | None
     slow_callback_duration: float
     poll_skip_interval: float
-    poll_skip_turns: int
+    poll_skip_iterations: int
     cork_interval: float
 
     def run_native(

@@ -173,6 +173,15 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         finally:
             self._unlock_run(before)
 
+    @property
+    def poll_skip_turns(self) -> int:
+        """The former name of `poll_skip_iterations`."""
+        return self.poll_skip_iterations
+
+    @poll_skip_turns.setter
+    def poll_skip_turns(self, iterations: int) -> None:
+        self.poll_skip_iterations = iterations
+
     def stats(self) -> LoopStats:
         """What the loop has done so far, and what is open now. Cheap; works in any state."""
         return LoopStats(*self._stats())

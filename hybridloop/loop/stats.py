@@ -1,4 +1,4 @@
-"""What a loop has done and has to do."""
+"""Statistics of a loop."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoopStats:
-    """A snapshot of a loop's counters, as `loop.stats()` takes it.
+    """A snapshot of a loop's counters, as returned by `loop.stats()`.
 
-    The counters begin with the loop, are always on, and never go back; subtract two snapshots for
-    what happened in between. `dataclasses.asdict()` makes a dictionary of one.
+    Counters start with the loop and only grow; subtract two snapshots to see what happened between
+    them. `dataclasses.asdict()` makes a dictionary of a snapshot.
     """
 
-    turns: int
-    """Turns of the loop, each of which runs what was ready when it began."""
+    iterations: int
+    """Iterations of the loop. Each one runs the callbacks that were ready when it began."""
 
     callbacks: int
-    """Callbacks run: of `call_soon()` and timers, steps of tasks among them, and one for each
-    descriptor that became ready."""
+    """Callbacks that were run: those of `call_soon()` and of timers, which include the steps of
+    tasks, and one for each descriptor that became ready."""
 
     polls: int
-    """How often the loop has asked the system for I/O."""
+    """How often the loop polled the system for I/O."""
 
     polls_skipped: int
-    """How often a busy loop has put that off; see `poll_skip_interval`."""
+    """How often a busy loop skipped a poll; see `poll_skip_interval`."""
 
     ready: int
-    """Callbacks that wait for their turn now."""
+    """Callbacks that are ready to run now."""
 
     timers: int
-    """Timers scheduled now, without those that were cancelled."""
+    """Timers that are scheduled now and not cancelled."""
 
     transports: int
-    """Open socket transports now, listening sockets not among them. A TLS connection is one. Pipes
-    are not counted."""
+    """Socket transports that are open now. Listening sockets and pipes are not counted; a TLS
+    connection counts once."""
 
     bytes_in: int
     """Bytes received by socket transports, before decryption, and by `sock_recv()` and
@@ -43,21 +43,31 @@ class LoopStats:
     bytes_out: int
     """Bytes sent by socket transports, after encryption, and by `sock_sendall()`."""
 
-    longest_turn: float
-    """Seconds of the longest turn so far, waiting for I/O left out: no callback has been later
-    than that."""
+    longest_iteration: float
+    """Seconds of the longest iteration, without the time spent waiting for I/O. No callback was
+    delayed longer than that."""
 
     longest_callback: float
-    """Seconds of the longest callback so far. When a turn runs many callbacks of about a
-    microsecond, up to eight are timed together: one that is longer is told with its neighbours."""
+    """Seconds of the longest callback. In an iteration that runs many callbacks of about a
+    microsecond, up to eight are timed together: a longer one then counts with the others."""
 
     running_seconds: float
-    """Seconds that the loop has run, waiting for I/O included."""
+    """Seconds that the loop has run, including the time spent waiting for I/O."""
 
     busy_seconds: float
-    """Seconds of these in which it did not wait for I/O."""
+    """Seconds that the loop has run, without the time spent waiting for I/O."""
 
     @property
     def busy(self) -> float:
-        """The share of the time it has run that the loop did not wait for I/O, from 0.0 to 1.0."""
+        """`busy_seconds` as a share of `running_seconds`, from 0.0 to 1.0."""
         return self.busy_seconds / self.running_seconds if self.running_seconds else 0.0
+
+    @property
+    def turns(self) -> int:
+        """The former name of `iterations`."""
+        return self.iterations
+
+    @property
+    def longest_turn(self) -> float:
+        """The former name of `longest_iteration`."""
+        return self.longest_iteration

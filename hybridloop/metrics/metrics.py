@@ -34,7 +34,7 @@ class Metric:
 
 
 LOOP = (
-    Metric("turns", "hybridloop_loop_turns", "Turns of the loop.", True),
+    Metric("iterations", "hybridloop_loop_iterations", "Iterations of the loop.", True),
     Metric("callbacks", "hybridloop_loop_callbacks", "Callbacks run.", True),
     Metric("polls", "hybridloop_loop_polls", "How often the system was asked for I/O.", True),
     Metric(
@@ -43,7 +43,7 @@ LOOP = (
         "How often a busy loop has put asking for I/O off.",
         True,
     ),
-    Metric("ready", "hybridloop_loop_ready_callbacks", "Callbacks that wait for their turn."),
+    Metric("ready", "hybridloop_loop_ready_callbacks", "Callbacks that are ready to run."),
     Metric("timers", "hybridloop_loop_timers", "Timers scheduled."),
     Metric("transports", "hybridloop_loop_transports", "Open socket transports."),
     Metric(
@@ -59,9 +59,9 @@ LOOP = (
         True,
     ),
     Metric(
-        "longest_turn",
-        "hybridloop_loop_longest_turn_seconds",
-        "The longest turn so far, waiting for I/O left out.",
+        "longest_iteration",
+        "hybridloop_loop_longest_iteration_seconds",
+        "The longest iteration, without the time spent waiting for I/O.",
     ),
     Metric(
         "longest_callback",

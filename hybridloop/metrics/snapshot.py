@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     _D = TypeVar("_D", bound=DataclassInstance)
 
-FORMAT = 1
+FORMAT = 2
 """Changes when programs that read `ProcessStats.as_dict()` have to; more keys are no change."""
 
 

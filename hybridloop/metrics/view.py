@@ -95,7 +95,7 @@ def _loop(loop: LoopInfo, before: LoopStats | None, seconds: float) -> list[Text
         _rate(rate("bytes_in"), 1024),
         _rate(rate("bytes_out"), 1024),
         _NONE if busy is None else _share(min(busy, 1.0)),
-        Text(_duration(stats.longest_turn)),
+        Text(_duration(stats.longest_iteration)),
     ]
 
 

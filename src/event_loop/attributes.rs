@@ -197,13 +197,13 @@ impl LoopCore {
 
     /// Iterations for which a busy loop may put off looking for I/O.
     #[getter]
-    fn get_poll_skip_turns(&self) -> u32 {
-        self.poll_skip_turns.get()
+    fn get_poll_skip_iterations(&self) -> u32 {
+        self.poll_skip_iterations.get()
     }
 
     #[setter]
-    fn set_poll_skip_turns(&self, value: u32) {
-        self.poll_skip_turns.set(value);
+    fn set_poll_skip_iterations(&self, value: u32) {
+        self.poll_skip_iterations.set(value);
     }
 
     /// Seconds for which a callback that runs on may hold back what it writes to a connection; connections that are made from

@@ -108,7 +108,7 @@ pub struct LoopCore {
     /// `poll_skip_interval` in ticks of the processor's counter.
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
-    poll_skip_turns: Cell<u32>,
+    poll_skip_iterations: Cell<u32>,
     /// How long new streams hold back what is written; see [`LoopCore::callback_ticks`].
     pub cork: Cell<u64>,
     slow_callback_duration: LoopCell<Option<Ref>>,
@@ -164,7 +164,7 @@ impl LoopCore {
             thread_id: RelaxedU64::default(),
             poll_skip_ticks: Cell::new(ns_to_ticks(run_once::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(ns_to_seconds(run_once::POLL_SKIP_NS)),
-            poll_skip_turns: Cell::new(run_once::POLL_SKIP_ITERATIONS),
+            poll_skip_iterations: Cell::new(run_once::POLL_SKIP_ITERATIONS),
             cork: Cell::new(ns_to_ticks(run_once::CORK_NS)),
             slow_callback_duration: LoopCell::default(),
             task_factory: LoopCell::default(),

@@ -286,7 +286,7 @@ impl LoopCore {
     #[inline]
     fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let skipped = self.polls_skipped.get() + 1;
-        if skipped < self.poll_skip_turns.get() {
+        if skipped < self.poll_skip_iterations.get() {
             let now = ticks();
             if now.wrapping_sub(self.last_poll.get()) < self.poll_skip_ticks.get() {
                 self.polls_skipped.set(skipped);

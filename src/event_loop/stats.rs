@@ -31,7 +31,7 @@ impl CallbackTimer {
 
 #[derive(Default)]
 pub struct Stats {
-    turns: RelaxedU64,
+    iterations: RelaxedU64,
     callbacks: RelaxedU64,
     polls: RelaxedU64,
     polls_skipped: RelaxedU64,
@@ -61,7 +61,7 @@ fn add(counter: &RelaxedU64, n: u64) {
 impl Stats {
     #[inline]
     pub fn iteration(&self) {
-        add(&self.turns, 1);
+        add(&self.iterations, 1);
     }
 
     #[inline]
@@ -235,9 +235,9 @@ impl LoopCore {
             .with(|all| all.natives().filter(|native| is_transport(native)).count());
         let it = &self.stats;
         let (running_seconds, busy_seconds) = it.times();
-        let (longest_turn, longest_callback) = it.longest();
+        let (longest_iteration, longest_callback) = it.longest();
         let counts = (
-            it.turns.get(),
+            it.iterations.get(),
             it.callbacks.get(),
             it.polls.get(),
             it.polls_skipped.get(),
@@ -248,7 +248,7 @@ impl LoopCore {
             it.bytes_out.get(),
         );
         let seconds = (
-            longest_turn,
+            longest_iteration,
             longest_callback,
             running_seconds,
             busy_seconds,

@@ -26,7 +26,7 @@ def test_before_start_and_after_close() -> None:
     stats = engine.stats()
     assert (stats.running, stats.pending, stats.spawned) == (0, 0, 1)
     assert [thread.name for thread in stats.threads] == ["hybridloop-gil-0", "hybridloop-gil-1"]
-    assert stats.threads[0].loop.turns > 0
+    assert stats.threads[0].loop.iterations > 0
     assert stats == engine.stats(), "nothing counts on after the end"
 
 
@@ -97,7 +97,7 @@ def test_is_plain_data() -> None:
         engine.spawn(asyncio.sleep(0)).result()
         stats = engine.stats()
     data = json.loads(json.dumps(dataclasses.asdict(stats)))
-    assert data["threads"][0]["loop"]["turns"] == stats.threads[0].loop.turns
+    assert data["threads"][0]["loop"]["iterations"] == stats.threads[0].loop.iterations
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.pending = 5  # type: ignore[misc]
 

@@ -264,7 +264,7 @@ def test_methods_of_the_loop(run):
                 loop.stats(), loop.is_running(), loop.is_closed(), loop.get_debug(), repr(loop)
                 wrongly(loop.run_until_complete, loop.create_future())
                 wrongly(loop.close)
-                loop.poll_skip_turns = loop.poll_skip_turns
+                loop.poll_skip_iterations = loop.poll_skip_iterations
                 loop.poll_skip_interval = loop.poll_skip_interval
 
             async with working():

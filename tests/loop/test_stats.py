@@ -16,7 +16,7 @@ pytestmark = [
 def test_a_new_loop_has_done_nothing(loop):
     stats = loop.stats()
     assert dataclasses.asdict(stats) == {
-        "turns": 0,
+        "iterations": 0,
         "callbacks": 0,
         "polls": 0,
         "polls_skipped": 0,
@@ -25,7 +25,7 @@ def test_a_new_loop_has_done_nothing(loop):
         "transports": 0,
         "bytes_in": 0,
         "bytes_out": 0,
-        "longest_turn": 0.0,
+        "longest_iteration": 0.0,
         "longest_callback": 0.0,
         "running_seconds": 0.0,
         "busy_seconds": 0.0,
@@ -35,38 +35,47 @@ def test_a_new_loop_has_done_nothing(loop):
 
 def test_is_immutable(loop):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        loop.stats().turns = 5
+        loop.stats().iterations = 5
 
 
-def test_counts_callbacks_and_turns(loop):
+def test_counts_callbacks_and_iterations(loop):
     for _ in range(100):
         loop.call_soon(int)
     loop.call_soon(loop.stop)
     loop.run_forever()
     stats = loop.stats()
     assert stats.callbacks == 101
-    assert stats.turns == 1
+    assert stats.iterations == 1
     loop.call_later(0.001, loop.stop)
     loop.run_forever()
     assert loop.stats().callbacks == 102
-    assert loop.stats().turns >= 2
+    assert loop.stats().iterations >= 2
+
+
+def test_former_names(loop):
+    loop.poll_skip_turns = 3
+    assert loop.poll_skip_iterations == loop.poll_skip_turns == 3
+    spin(loop, 4)
+    stats = loop.stats()
+    assert stats.turns == stats.iterations == 4
+    assert stats.longest_turn == stats.longest_iteration > 0
 
 
 def test_counts_polls_and_those_left_out(loop):
-    loop.poll_skip_turns = 1
+    loop.poll_skip_iterations = 1
     spin(loop, 100)
     assert (loop.stats().polls, loop.stats().polls_skipped) == (100, 0)
-    loop.poll_skip_turns = 10
+    loop.poll_skip_iterations = 10
     loop.poll_skip_interval = 3600
     spin(loop, 100)
     stats = loop.stats()
     assert stats.polls - 100 == 10
     assert stats.polls_skipped == 90
-    assert stats.turns == 200
+    assert stats.iterations == 200
 
 
-def spin(loop, turns):
-    """Run so many turns."""
+def spin(loop, iterations):
+    """Run so many iterations."""
 
     def callback(left):
         if left:
@@ -74,7 +83,7 @@ def spin(loop, turns):
         else:
             loop.stop()
 
-    loop.call_soon(callback, turns - 1)
+    loop.call_soon(callback, iterations - 1)
     loop.run_forever()
 
 
@@ -196,21 +205,21 @@ async def test_counts_bytes_of_datagrams(loop):
     await asyncio.sleep(0)
 
 
-def test_the_longest_turn(loop):
+def test_the_longest_iteration(loop):
     def block():
         time.sleep(0.05)
 
     loop.run_until_complete(asyncio.sleep(0.2))
-    assert loop.stats().longest_turn < 0.2, "waiting does not count"
+    assert loop.stats().longest_iteration < 0.2, "waiting does not count"
     loop.call_soon(block)
     loop.run_until_complete(asyncio.sleep(0))
-    assert 0.049 < loop.stats().longest_turn < 10
+    assert 0.049 < loop.stats().longest_iteration < 10
 
 
-def test_a_turn_under_way_counts(loop):
+def test_an_iteration_under_way_counts(loop):
     def look():
         time.sleep(0.05)
-        seen.append(loop.stats().longest_turn)
+        seen.append(loop.stats().longest_iteration)
 
     seen = []
     loop.call_soon(look)
@@ -219,7 +228,7 @@ def test_a_turn_under_way_counts(loop):
 
 
 def test_the_longest_callback(loop):
-    """Callbacks of one turn count one by one, whatever makes them run."""
+    """Callbacks of one iteration count one by one, whatever makes them run."""
 
     def block():
         time.sleep(0.05)
@@ -233,8 +242,8 @@ def test_the_longest_callback(loop):
             loop.call_later(0, block)
         loop.run_until_complete(asyncio.sleep(0.2))
     stats = loop.stats()
-    assert stats.longest_turn > 0.54
-    assert 0.049 < stats.longest_callback < stats.longest_turn / 2
+    assert stats.longest_iteration > 0.54
+    assert 0.049 < stats.longest_callback < stats.longest_iteration / 2
 
 
 def test_a_long_callback_among_short_ones(loop):
@@ -252,8 +261,8 @@ def test_a_long_callback_among_short_ones(loop):
         loop.call_soon(spin, 0.001)
     loop.run_until_complete(asyncio.sleep(0))
     stats = loop.stats()
-    assert 0.01 <= stats.longest_callback < stats.longest_turn
-    assert stats.longest_turn > 0.1
+    assert 0.01 <= stats.longest_callback < stats.longest_iteration
+    assert stats.longest_iteration > 0.1
 
 
 def test_a_callback_under_way_counts(loop):
@@ -287,11 +296,11 @@ def test_a_closed_loop_tells_what_it_has_done(loop):
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     stats = loop.stats()
-    assert stats.turns > 0
+    assert stats.iterations > 0
     assert stats.timers == stats.transports == 0
 
 
-def test_turns_that_end_in_an_exception_count(loop):
+def test_iterations_that_end_in_an_exception_count(loop):
     def leave():
         raise SystemExit
 
@@ -299,4 +308,4 @@ def test_turns_that_end_in_an_exception_count(loop):
     with pytest.raises(SystemExit):
         loop.run_forever()
     assert loop.stats().callbacks == 1
-    assert loop.stats().longest_turn > 0
+    assert loop.stats().longest_iteration > 0

@@ -63,7 +63,7 @@ def worked(loop: Loop) -> Loop:
 def test_a_loop(worked: Loop) -> None:
     samples = parsed(exposed(worked))
     stats = worked.stats()
-    ((_, labels),) = (key for key in samples if key[0] == "hybridloop_loop_turns_total")
+    ((_, labels),) = (key for key in samples if key[0] == "hybridloop_loop_iterations_total")
     assert dict(labels).keys() == {"loop", "thread"}
     assert dict(labels)["thread"] in ("", "MainThread")
     for metric in metrics.LOOP:
@@ -87,7 +87,11 @@ def test_openmetrics(worked: Loop) -> None:
     registry.register(prometheus.Collector(worked))
     text = openmetrics.exposition.generate_latest(registry).decode()
     families = {it.name for it in openmetrics_parser.text_string_to_metric_families(text)}
-    assert {"hybridloop", "hybridloop_loop_turns", "hybridloop_loop_received_bytes"} <= families
+    assert {
+        "hybridloop",
+        "hybridloop_loop_iterations",
+        "hybridloop_loop_received_bytes",
+    } <= families
 
 
 def test_every_field_of_the_statistics_is_exported() -> None:
@@ -130,11 +134,11 @@ def test_an_engine_and_not_others(worked: Loop) -> None:
         assert samples["hybridloop_engine_spawned_tasks_total", whole] == 8
         assert samples["hybridloop_engine_pending_tasks", whole] == 2
         assert samples["hybridloop_engine_thread_task_limit", whole] == 3
-        assert len([key for key in samples if key[0] == "hybridloop_loop_turns_total"]) == 2
+        assert len([key for key in samples if key[0] == "hybridloop_loop_iterations_total"]) == 2
         both = parsed(exposed([engine, worked]))
-        assert len([key for key in both if key[0] == "hybridloop_loop_turns_total"]) == 3
+        assert len([key for key in both if key[0] == "hybridloop_loop_iterations_total"]) == 3
         everything = parsed(exposed())
-        assert len([key for key in everything if key[0] == "hybridloop_loop_turns_total"]) >= 4
+        assert len([key for key in everything if key[0] == "hybridloop_loop_iterations_total"]) >= 4
         assert len([key for key in everything if key[0] == "hybridloop_engine_pending_tasks"]) >= 2
         for handle in handles:
             handle.cancel()

@@ -224,7 +224,7 @@ def test_answers_while_the_loop_is_stuck(start: Start) -> None:
     assert isinstance(observed, ProcessSource)
     (loop,) = observed.read().loops
     assert loop.running
-    until(lambda: observed.read().loops[0].stats.longest_turn > 0.05)
+    until(lambda: observed.read().loops[0].stats.longest_iteration > 0.05)
 
 
 def test_many_readers_at_a_time(runtime: Path) -> None:

@@ -18,7 +18,7 @@ from hybridloop import Engine, metrics
 from hybridloop.engine.engine import _engines, open_engines
 from hybridloop.loop.loop import _loops, open_loops
 from hybridloop.metrics import ProcessStats
-from hybridloop.metrics.snapshot import EngineInfo
+from hybridloop.metrics.snapshot import FORMAT, EngineInfo
 
 # Other tests may have left loops and engines, which go whenever they are collected: each test looks
 # at its own.
@@ -198,7 +198,7 @@ def test_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [None, [], {}, {"format": 0}, {"format": 1}, {"format": 1, "loops": 5}]
+    "data", [None, [], {}, {"format": 1}, {"format": FORMAT}, {"format": FORMAT, "loops": 5}]
 )
 def test_other_data_is_refused(data: object) -> None:
     with pytest.raises(ValueError):

@@ -64,8 +64,10 @@ def test_json_goes_on_until_the_process_ends(start: Start, runtime: Path) -> Non
     command = [sys.executable, "-m", "hybridloop", "top", "--json", "--interval", "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
         assert top.stdout is not None
-        turns = [json.loads(top.stdout.readline())["loops"][0]["stats"]["turns"] for _ in range(3)]
-        assert turns == sorted(set(turns))
+        iterations = [
+            json.loads(top.stdout.readline())["loops"][0]["stats"]["iterations"] for _ in range(3)
+        ]
+        assert iterations == sorted(set(iterations))
         process.kill()
         process.wait()
         assert top.wait(20) == 0

@@ -103,12 +103,12 @@ def test_task_of_the_protocol(loop, listener):
     peer.close()
 
 
-@pytest.mark.parametrize("turns", range(6))
-def test_at_each_turn(loop, listener, turn, turns):
-    """After any number of turns the connection is closed by one or the other."""
+@pytest.mark.parametrize("iterations", range(6))
+def test_at_each_iteration(loop, listener, turn, iterations):
+    """After any number of iterations the connection is closed by one or the other."""
 
     def factory():
-        count_down(turns)
+        count_down(iterations)
         return Handling(loop)
 
     def count_down(left):
