@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from typing import TypedDict
 
-from . import _core
+from ._core import TlsCore, __version__, _unstable
 
 
 class BuildInfo(TypedDict):
@@ -46,13 +46,13 @@ def build_info() -> BuildInfo:
     else:
         openssl = ssl.OPENSSL_VERSION
         # Otherwise probed at the first TLS connection.
-        _core.TlsCore._is_available()
+        TlsCore._is_available()
     return {
-        "hybridloop": _core.__version__,
+        "hybridloop": __version__,
         "python": platform.python_version(),
         "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         "platform": f"{sys.platform}-{platform.machine()}",
         "openssl": openssl,
         "safe": os.environ.get("HYBRIDLOOP_SAFE", ""),
-        "unstable": _core._unstable(),
+        "unstable": _unstable(),
     }
