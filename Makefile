@@ -159,17 +159,28 @@ test-debug-python: $(BUILT) $(VENV)/.extra-test ## Run the same tests on a debug
 	$(PY) -m pytest $(MEMORY_TESTS) $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint | check-lint-tools ## Check format, lints and types of the Rust and Python code
+lint: lint-rust lint-python lint-spelling ## Check format, lints, types, import rules and spelling
+
+.PHONY: lint-rust
+lint-rust: $(PY) | check-lint-tools ## Check the Rust code: rustfmt, clippy, layers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-sync -p hybridloop-kernels --test loom \
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
+	$(PY) tests/lint/rust_layers.py
+
+.PHONY: lint-python
+lint-python: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-bench $(VENV)/.extra-lint ## Check the Python code: ruff, import rules, mypy, stubs
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest hybridloop \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+
+.PHONY: lint-spelling
+lint-spelling: $(VENV)/.extra-lint ## Check the spelling of code, comments and documents
+	$(VENV)/bin/codespell
 
 # Free-threaded Pythons need not be here to see whether the code for them compiles: PyO3 is told about one.
 .PHONY: lint-free-threaded
@@ -187,6 +198,45 @@ format: $(VENV)/.extra-lint | check-lint-tools ## Format the Rust and Python cod
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
+##### Continuous integration: what the workflows in .github run, step by step
+
+.PHONY: ci-lint
+ci-lint: lint lint-free-threaded ci-rustdoc ## All lints
+
+.PHONY: ci-test
+ci-test: test demo ## The tests and the demo on PYTHON
+
+.PHONY: ci-rustdoc
+ci-rustdoc: $(PY) | check-tools ## Build the Rust documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --target-dir "$(TARGET_DIR)/doc"
+
+.PHONY: ci-msrv
+ci-msrv: $(PY) ## Check that the oldest supported Rust compiles everything
+	rustup toolchain install 1.$(MIN_RUST) --profile minimal
+	$(CARGO) +1.$(MIN_RUST) check --workspace --target-dir "$(TARGET_DIR)/msrv"
+
+# Works on a copy, because it writes Cargo.lock.
+.PHONY: ci-minimal-versions
+ci-minimal-versions: $(PY) ## Check that the oldest versions of the Rust dependencies do that the manifests allow
+	rustup toolchain install nightly --profile minimal
+	rm -rf "$(TARGET_DIR)/minimal" && mkdir -p "$(TARGET_DIR)/minimal"
+	git ls-files -z | xargs -0 cp --parents -P -t "$(TARGET_DIR)/minimal"
+	cd "$(TARGET_DIR)/minimal" && $(CARGO) +nightly update -Z direct-minimal-versions && $(CARGO) +nightly check --workspace
+
+.PHONY: ci-deny
+ci-deny: ## Check licences, advisories and duplicates of the Rust dependencies
+	@cargo deny --version >/dev/null 2>&1 || { \
+		echo "cargo-deny is not there: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny check
+
+.PHONY: ci-coverage
+ci-coverage: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-coverage ## Measure which lines of the Python package the tests run
+	$(PY) -m coverage run --source=hybridloop -m pytest tests $(PYTEST_ARGS)
+	$(PY) -m coverage report
+
+.PHONY: ci-wheel
+ci-wheel: wheel sdist ## Build what is released
+
 ##### Measure
 
 .PHONY: bench
@@ -201,7 +251,7 @@ bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short be
 
 .PHONY: clean
 clean: ## Remove everything that was built, and the virtual environment
-	rm -rf "$(TARGET_DIR)" "$(VENV)" .venv-suites-* dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf "$(TARGET_DIR)" "$(VENV)" .venv-suites-* dist .coverage .pytest_cache .mypy_cache .ruff_cache
 	rm -f hybridloop/*.so
 	find hybridloop tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -68,7 +68,10 @@ unsafe impl Sync for Reserve {}
 static RESERVE: Reserve = Reserve::new();
 
 impl Reserve {
-    #[allow(clippy::large_stack_arrays, reason = "only statics are made of it")]
+    #[allow(
+        clippy::large_stack_arrays,
+        reason = "only static variables are made of it"
+    )]
     const fn new() -> Self {
         Self {
             slots: Slots(UnsafeCell::new([[0; SLOT]; SLOTS])),

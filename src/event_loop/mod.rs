@@ -62,7 +62,7 @@ pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 ///
 /// It belongs to the thread that runs the loop; other threads come in through `call_soon_threadsafe`, and see a state that
 /// is whole in what they may look at. On free-threaded builds methods that would change the rest refuse other threads
-/// (see [`LoopCore::confined`]).
+/// (see [`LoopCore::check_thread`]).
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
     pub ready: LoopCell<VecDeque<HandleRef>>,

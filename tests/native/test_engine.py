@@ -165,7 +165,7 @@ def test_a_child_gets_an_engine_of_its_own(run_script):
             assert engine.stats() == {}
             assert len(engine.bus) == 0 and "parents" not in engine.bus
             try:
-                engine.bus.push("childs", b"1")
+                engine.bus.push("of the child", b"1")
             except hybridloop.BusClosedError:
                 pass
             else:

@@ -4,7 +4,7 @@
 //! * [`bio`] — the memory BIO that an `SSL` reads from and writes to.
 //! * [`protocol`] — `TlsCore`: the attributes that asyncio's protocol and the core share.
 //! * [`read`] — from the stream to the application's protocol.
-//! * [`write`] — from the application to the stream.
+//! * [mod@write] — from the application to the stream.
 
 mod bio;
 mod openssl;
