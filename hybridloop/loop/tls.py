@@ -73,7 +73,7 @@ class CorkedTransport(sslproto._SSLProtocolTransport):
     def cork_interval(self, seconds: float) -> None:
         stream = getattr(self._ssl_protocol, "_transport", None)
         if stream is not None:
-            self._ssl_protocol._send_gathered()
+            self._ssl_protocol._flush()
             stream.cork_interval = seconds
 
 
@@ -120,18 +120,18 @@ class TlsProtocol(TlsCore, _SSLProtocolBase):
 
     def _abort(self, *args: Any) -> None:
         if self._corked:
-            self._send_gathered()
+            self._flush()
         super()._abort(*args)
 
     def _fatal_error(self, exc: BaseException, *args: Any) -> None:
         if self._corked:
-            self._send_gathered()
+            self._flush()
         super()._fatal_error(exc, *args)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The stream is gone."""
         super().connection_lost(exc)
-        self._discard()
+        self._clear_bio()
 
 
 async def start_tls(
@@ -193,7 +193,7 @@ def _move_buffered_data(
     if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
         received = reader._buffer
         if received:
-            ssl_protocol._receive(received)
+            ssl_protocol._store_incoming(received)
             received.clear()
 
 
@@ -201,17 +201,17 @@ class FallbackProtocol(_SSLProtocolBase):
     """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
 
     def _abort(self, *args: Any) -> None:
-        self._send_gathered()
+        self._flush()
         super()._abort(*args)
 
     def _fatal_error(self, exc: BaseException, *args: Any) -> None:
-        self._send_gathered()
+        self._flush()
         super()._fatal_error(exc, *args)
 
-    def _receive(self, data: bytearray) -> None:
+    def _store_incoming(self, data: bytearray) -> None:
         self._incoming.write(data)  # type: ignore[attr-defined]
 
-    def _send_gathered(self) -> None:
+    def _flush(self) -> None:
         transport: Any = self._transport
         if transport is not None:
             transport._flush()

@@ -3,7 +3,7 @@
 //! * [`state`] — the state of a transport, and what the others use to look at it and change it.
 //! * [`queue`] — bytes that wait to be sent.
 //! * [`read`] — from the socket to the protocol.
-//! * [mod@write] — from the protocol to the socket, in one system call an iteration of the loop.
+//! * [`write`](mod@write) — from the protocol to the socket, in one system call an iteration of the loop.
 //! * [`close`] — `close()` and `abort()`.
 //! * [`server`] — the server that counts its connections.
 //! * [`methods`], [`attributes`] — what Python calls and reads.

@@ -1,30 +1,32 @@
-//! Where an `SSL` reads from and writes to: memory, through a BIO of our own.
+//! The memory BIO that an `SSL` reads from and writes to.
 //!
-//! OpenSSL reads straight from what `recv` has brought, and writes to one vector that is sent as it is. `MemoryBIO`, which
-//! asyncio uses, copies both once more and keeps the room for its largest message.
+//! OpenSSL reads straight from the buffer that `recv` has filled, and writes into one vector that is sent as it is. Python's
+//! `ssl.MemoryBIO`, which asyncio uses, copies both once more and never frees the room of its largest message.
 
 use std::collections::TryReserveError;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::transports::tls::openssl::{Bio, BioMethod, OpenSsl, Ssl};
+use crate::python::unstable::ssl_object::Ssl;
+use crate::transports::tls::openssl::{Bio, BioMethod, OpenSsl};
 
 /// Both directions of one connection.
 #[derive(Default)]
-pub struct Wire {
-    /// Bytes lent for the length of a call; they come behind the stored ones.
-    lent: Option<(*const u8, usize)>,
-    stored: Vec<u8>,
-    /// How much of `stored` is read.
+pub struct MemoryBio {
+    /// Bytes of a caller, which are read in place after those in `incoming`.
+    borrowed: Option<(*const u8, usize)>,
+    incoming: Vec<u8>,
+    /// How many bytes of `incoming` are read.
     read: usize,
-    /// What is to be sent.
-    pub out: Vec<u8>,
+    /// What OpenSSL has written.
+    pub outgoing: Vec<u8>,
 }
 
-impl Wire {
-    /// Bytes that are there to be read.
+impl MemoryBio {
+    /// How many bytes can be read.
     pub fn pending(&self) -> usize {
-        self.stored.len() - self.read + self.lent.map_or(0, |(_, length)| length)
+        self.incoming.len() - self.read + self.borrowed.map_or(0, |(_, length)| length)
     }
 
     #[inline]
@@ -32,33 +34,36 @@ impl Wire {
         self.pending() == 0
     }
 
-    /// Adds received bytes.
+    /// Adds a copy of received bytes.
     pub fn store(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
         if self.read > 0 {
-            self.stored.drain(..self.read);
+            self.incoming.drain(..self.read);
             self.read = 0;
         }
-        self.stored.try_reserve(data.len())?;
-        self.stored.extend_from_slice(data);
+        self.incoming.try_reserve(data.len())?;
+        self.incoming.extend_from_slice(data);
         Ok(())
     }
 
-    /// Lets OpenSSL read bytes where they are, until [`Wire::take_back`].
+    /// Lets OpenSSL read received bytes in place.
+    ///
+    /// # Safety
+    /// `data` stays valid and unchanged until [`MemoryBio::end_borrow`] or [`MemoryBio::clear`] is called.
     #[inline]
-    pub fn lend(&mut self, data: &[u8]) {
-        self.lent = Some((data.as_ptr(), data.len()));
+    pub unsafe fn borrow(&mut self, data: &[u8]) {
+        self.borrowed = Some((data.as_ptr(), data.len()));
     }
 
-    /// Ends the loan; what was not read is stored.
+    /// Ends [`MemoryBio::borrow`]: a copy of what was not read is stored. If there is no memory for that, it is lost.
     #[inline]
-    pub fn take_back(&mut self) -> Result<(), TryReserveError> {
-        if let Some((data, length)) = self.lent.take() {
-            if length > 0 {
-                // SAFETY: the lender keeps the bytes until now.
-                self.store(unsafe { std::slice::from_raw_parts(data, length) })?;
+    pub fn end_borrow(&mut self) -> Result<(), TryReserveError> {
+        match self.borrowed.take() {
+            Some((data, length)) if length > 0 => {
+                // SAFETY: the caller of `borrow` guarantees that the bytes are valid until now.
+                self.store(unsafe { std::slice::from_raw_parts(data, length) })
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Drops everything.
@@ -67,27 +72,34 @@ impl Wire {
     }
 
     fn read(&mut self, into: &mut [u8]) -> usize {
-        if self.read < self.stored.len() {
-            let from = &self.stored[self.read..];
+        if self.read < self.incoming.len() {
+            let from = &self.incoming[self.read..];
             let n = from.len().min(into.len());
             into[..n].copy_from_slice(&from[..n]);
             self.read += n;
-            if self.read == self.stored.len() {
-                self.stored = Vec::new();
+            if self.read == self.incoming.len() {
+                self.incoming = Vec::new();
                 self.read = 0;
             }
             return n;
         }
-        let Some((data, length)) = self.lent else {
+        let Some((data, length)) = self.borrowed else {
             return 0;
         };
         let n = length.min(into.len());
-        // SAFETY: the lender keeps the bytes; `into` is elsewhere.
+        // SAFETY: the caller of `borrow` guarantees that `length` bytes are valid, and that they do not change, so that `into`
+        // is elsewhere.
         unsafe {
             ptr::copy_nonoverlapping(data, into.as_mut_ptr(), n);
-            self.lent = Some((data.add(n), length - n));
+            self.borrowed = Some((data.add(n), length - n));
         }
         n
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
+        self.outgoing.try_reserve(data.len())?;
+        self.outgoing.extend_from_slice(data);
+        Ok(())
     }
 }
 
@@ -95,66 +107,76 @@ const BIO_FLAGS_READ: c_int = 1;
 const BIO_FLAGS_SHOULD_RETRY: c_int = 8;
 const BIO_CTRL_DUP: c_int = 12;
 const BIO_CTRL_FLUSH: c_int = 11;
-/// `BIO_TYPE_SOURCE_SINK`
-const SOURCE_SINK: c_int = 0x0400;
+const BIO_TYPE_SOURCE_SINK: c_int = 0x0400;
 
-/// The functions of the BIO; null when OpenSSL is out of memory or of indices.
-pub fn method(openssl: &OpenSsl) -> *mut BioMethod {
-    // SAFETY: plain calls with a method that was just made.
+/// The functions of the BIO, for OpenSSL; null until [`init`] has succeeded.
+static METHOD: AtomicPtr<BioMethod> = AtomicPtr::new(ptr::null_mut());
+
+/// Makes the table of the BIO's functions; false if OpenSSL is out of memory or of indices.
+pub fn init(openssl: &OpenSsl) -> bool {
+    // SAFETY: `method` was just made, and nobody else uses it until it is complete. The name is static.
     unsafe {
         let index = (openssl.BIO_get_new_index)();
         if index < 0 {
-            return ptr::null_mut();
+            return false;
         }
-        let method = (openssl.BIO_meth_new)(index | SOURCE_SINK, c"hybridloop".as_ptr());
-        if !method.is_null() {
-            (openssl.BIO_meth_set_read_ex)(method, read);
-            (openssl.BIO_meth_set_write_ex)(method, write);
-            (openssl.BIO_meth_set_ctrl)(method, control);
-            (openssl.BIO_meth_set_destroy)(method, destroy);
+        let method = (openssl.BIO_meth_new)(index | BIO_TYPE_SOURCE_SINK, c"hybridloop".as_ptr());
+        if method.is_null() {
+            return false;
         }
-        method
+        (openssl.BIO_meth_set_read_ex)(method, read);
+        (openssl.BIO_meth_set_write_ex)(method, write);
+        (openssl.BIO_meth_set_ctrl)(method, control);
+        (openssl.BIO_meth_set_destroy)(method, destroy);
+        METHOD.store(method, Ordering::Release);
     }
+    true
 }
 
-/// Gives `ssl` a wire, which lives until the BIO that comes with it is freed by both the `SSL` and the caller.
+/// Gives `ssl` a new BIO. The caller gets a reference to it, and has to give that back by `BIO_free`. The `MemoryBio` is valid
+/// until then; the `SSL` has a reference as well.
 ///
 /// # Safety
-/// `ssl` is live and has not begun its handshake.
-pub unsafe fn connect(openssl: &OpenSsl, ssl: *mut Ssl) -> Option<(*mut Bio, *mut Wire)> {
-    // SAFETY: the new BIO is filled before anybody sees it.
+/// `ssl` is live and has not begun its handshake, and [`init`] has succeeded.
+pub unsafe fn connect(openssl: &OpenSsl, ssl: *mut Ssl) -> Option<(*mut Bio, *mut MemoryBio)> {
+    // SAFETY: the caller guarantees the method and `ssl`. The new BIO is complete before `ssl` gets it.
     unsafe {
-        let bio = (openssl.BIO_new)(openssl.method);
+        let bio = (openssl.BIO_new)(METHOD.load(Ordering::Acquire));
         if bio.is_null() {
             return None;
         }
-        let wire = Box::into_raw(Box::<Wire>::default());
-        (openssl.BIO_set_data)(bio, wire.cast());
+        let memory = Box::into_raw(Box::<MemoryBio>::default());
+        (openssl.BIO_set_data)(bio, memory.cast());
         (openssl.BIO_set_init)(bio, 1);
-        // A read that finds nothing is to be tried again; nothing else ever fails.
+        // A read that finds nothing may be retried. Nothing else fails.
         (openssl.BIO_set_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
         (openssl.BIO_up_ref)(bio);
-        // One reference for both directions.
+        // `SSL_set_bio` takes one reference for both directions.
         (openssl.SSL_set_bio)(ssl, bio, bio);
-        Some((bio, wire))
+        Some((bio, memory))
     }
 }
 
-/// The wire of a BIO. Python may run between two of these, with the interpreter lock given away meanwhile, but no other
-/// thread uses the connection.
-unsafe fn wire<'a>(bio: *mut Bio) -> Option<&'a mut Wire> {
-    // SAFETY: BIOs are made by `connect`, which sets the data.
+/// The memory of a BIO.
+///
+/// # Safety
+/// `bio` was made by [`connect`], and nobody else uses its memory as long as the result is used. OpenSSL calls the functions of
+/// the BIO while it works on the `SSL`, which one thread does at a time; `TlsCore::with_bio` runs no OpenSSL.
+unsafe fn memory<'a>(bio: *mut Bio) -> Option<&'a mut MemoryBio> {
+    // SAFETY: the caller guarantees a BIO of `connect`, whose data is null or a `MemoryBio`, and exclusive use.
     unsafe {
         let data = (OpenSsl::get()?.BIO_get_data)(bio);
-        data.cast::<Wire>().as_mut()
+        data.cast::<MemoryBio>().as_mut()
     }
 }
 
 unsafe extern "C" fn read(bio: *mut Bio, into: *mut c_char, size: usize, n: *mut usize) -> c_int {
-    // SAFETY: OpenSSL's buffer has `size` bytes.
+    // SAFETY: OpenSSL passes a BIO with this method, a buffer of `size` bytes, and where to put the result.
     unsafe {
-        *n = match wire(bio) {
-            Some(wire) if size > 0 => wire.read(std::slice::from_raw_parts_mut(into.cast(), size)),
+        *n = match memory(bio) {
+            Some(memory) if size > 0 => {
+                memory.read(std::slice::from_raw_parts_mut(into.cast(), size))
+            }
             _ => 0,
         };
         c_int::from(*n > 0)
@@ -167,17 +189,16 @@ unsafe extern "C" fn write(
     size: usize,
     n: *mut usize,
 ) -> c_int {
-    // SAFETY: OpenSSL passes `size` bytes.
+    // SAFETY: OpenSSL passes a BIO with this method, `size` bytes, and where to put the result.
     unsafe {
         *n = 0;
-        let Some(wire) = wire(bio) else { return 0 };
+        let Some(memory) = memory(bio) else { return 0 };
         if size > 0 {
-            if wire.out.try_reserve(size).is_err() {
-                // To be tried again, as the flags say.
+            let data = std::slice::from_raw_parts(from.cast(), size);
+            if memory.write(data).is_err() {
+                // The flags say that this may be retried.
                 return 0;
             }
-            wire.out
-                .extend_from_slice(std::slice::from_raw_parts(from.cast(), size));
         }
         *n = size;
         1
@@ -189,10 +210,11 @@ unsafe extern "C" fn control(_: *mut Bio, command: c_int, _: c_long, _: *mut c_v
 }
 
 unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
-    // SAFETY: the last reference to the BIO is gone, and the wire was its own.
+    // SAFETY: OpenSSL calls this when the last reference to the BIO is gone, so nobody uses its memory any more. The data is
+    // null, or was made by `Box::into_raw` in `connect`.
     unsafe {
         if let Some(openssl) = OpenSsl::get() {
-            let data = (openssl.BIO_get_data)(bio).cast::<Wire>();
+            let data = (openssl.BIO_get_data)(bio).cast::<MemoryBio>();
             (openssl.BIO_set_data)(bio, ptr::null_mut());
             if !data.is_null() {
                 drop(Box::from_raw(data));
@@ -200,4 +222,30 @@ unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
         }
     }
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MemoryBio;
+
+    #[test]
+    fn borrowed_data_is_read_in_place_and_the_rest_stored() {
+        let mut bio = MemoryBio::default();
+        assert!(bio.store(b"ab").is_ok());
+        let data = b"cdef".to_vec();
+        // SAFETY: the vector lives unchanged until the end of the borrow.
+        unsafe { bio.borrow(&data) };
+        assert_eq!(bio.pending(), 6);
+        let mut into = [0; 3];
+        assert_eq!(bio.read(&mut into), 2);
+        assert_eq!(&into[..2], b"ab");
+        assert_eq!(bio.read(&mut into[..1]), 1);
+        assert_eq!(into[0], b'c');
+        assert!(bio.end_borrow().is_ok());
+        drop(data);
+        assert_eq!(bio.pending(), 3);
+        assert_eq!(bio.read(&mut into), 3);
+        assert_eq!(&into, b"def");
+        assert!(bio.is_drained());
+    }
 }

@@ -1,20 +1,27 @@
-//! TLS: what runs per record. The rest is asyncio's own `SSLProtocol`, which `hybridloop.loop.tls` puts on top.
+//! TLS: what runs for each record. The rest is asyncio's `SSLProtocol`, the other base of `hybridloop.loop.tls.TlsProtocol`.
 //!
-//! * [`openssl`] — the functions of the OpenSSL that Python uses, found at run time.
-//! * [`bio`] — the memory BIO that an `SSL` reads from and writes to.
-//! * [`protocol`] — `TlsCore`: the attributes that asyncio's protocol and the core share.
-//! * [`read`] — from the stream to the application's protocol.
-//! * [mod@write] — from the application to the stream.
+//! * [`state`] — `TlsCore`: the state of a connection.
+//! * [`read`] — from the stream transport to the application: `SSL_read`.
+//! * [`write`](mod@write) — from the application to the stream transport: `SSL_write`.
+//! * [`class`] — the Python class `TlsCore`: methods, and the attributes that asyncio's protocol uses.
+//! * [`transport`] — the native `write()` of the application's transport.
+//! * [`session`] — the OpenSSL calls on one `SSL`; [`bio`] — the memory that it reads from and writes to.
+//! * [`openssl`] — OpenSSL's functions. The `SSL*` inside of Python's objects is found by [`crate::python::unstable`].
+//! * [`buffers`] — buffers that the connections of a thread share.
 
 mod bio;
+mod buffers;
+mod class;
 mod openssl;
-mod protocol;
 mod read;
+mod session;
+mod state;
+mod transport;
 mod write;
 
 use pyo3::prelude::*;
 
-/// Adds the class to the module, and makes TLS protocols known to streams.
+/// Adds the class to the module, and the lookup of TLS protocols to stream transports.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    protocol::register(module)
+    class::register(module)
 }

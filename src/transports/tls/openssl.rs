@@ -1,20 +1,16 @@
-//! The OpenSSL that Python's own `_ssl` uses.
+//! The functions of the OpenSSL that Python's `_ssl` module uses.
 //!
-//! Nothing is linked: the functions are looked up in `_ssl` and what it depends on, at the first TLS connection. If one is
-//! missing, as in a Python with `_ssl` built in, or if the `SSL*` cannot be
-//! had ([`ssl_object`]), TLS is left to asyncio.
+//! Nothing is linked: they are looked up in `_ssl` and the libraries that it depends on, at the first TLS connection. If one is
+//! missing, as in a Python that has `_ssl` built in, TLS is left to asyncio.
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void, CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::ptr;
 use std::sync::OnceLock;
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-pub use crate::python::unstable::ssl_object::Ssl;
-use crate::python::unstable::ssl_object::{self, SslCtx};
+use crate::python::unstable::ssl_object::{Ssl, SslCtx};
 
 macro_rules! opaque {
     ($($name:ident),*) => { $(
@@ -32,28 +28,27 @@ pub type BioDestroy = unsafe extern "C" fn(*mut Bio) -> c_int;
 
 macro_rules! functions {
     ($($name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
-        /// OpenSSL's functions, by their own names.
+        /// OpenSSL's functions, by their C names.
         #[allow(non_snake_case)]
         pub struct OpenSsl {
-            /// Where data of an `SSL` comes from and goes to.
-            pub method: *mut BioMethod,
             $(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?),*
         }
 
         impl OpenSsl {
+            /// Looks up the functions in a library and what it depends on.
+            ///
             /// # Safety
-            /// `library` is a handle of `dlopen`, of a library that depends on OpenSSL.
+            /// `library` is an open handle of `dlopen`.
             unsafe fn look_up(library: *mut c_void) -> Option<Self> {
                 Some(Self {
-                    method: ptr::null_mut(),
                     $($name: {
                         let name = concat!(stringify!($name), "\0");
-                        // SAFETY: the handle is open, the name ends in a zero byte.
+                        // SAFETY: the caller guarantees an open handle, and the name ends in a zero byte.
                         let found = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
                         if found.is_null() {
                             return None;
                         }
-                        // SAFETY: this is the signature in OpenSSL's headers since 1.1.1.
+                        // SAFETY: the function of this name has this signature in OpenSSL's headers since 1.1.1.
                         unsafe {
                             std::mem::transmute::<
                                 *mut c_void,
@@ -96,12 +91,7 @@ functions! {
     OpenSSL_version_num: fn() -> c_ulong;
 }
 
-// SAFETY: pointers to functions, and to a table of functions that is complete before it is shared.
-unsafe impl Send for OpenSsl {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for OpenSsl {}
-
-/// What `SSL_want` says when more has to come in, or to go out, first.
+/// What `SSL_want` returns when more has to be received, or sent, first.
 pub const SSL_READING: c_int = 3;
 pub const SSL_WRITING: c_int = 2;
 /// The peer has sent `close_notify`.
@@ -112,57 +102,53 @@ const SSL_R_CERTIFICATE_VERIFY_FAILED: c_uint = 134;
 static OPENSSL: OnceLock<Option<OpenSsl>> = OnceLock::new();
 
 impl OpenSsl {
-    /// The functions, once [`probe`] has found them.
+    /// The functions, if [`OpenSsl::set`] was called with them.
     #[inline]
     pub fn get() -> Option<&'static Self> {
         OPENSSL.get().and_then(Option::as_ref)
     }
+
+    /// Whether [`OpenSsl::set`] was called.
+    pub fn is_set() -> bool {
+        OPENSSL.get().is_some()
+    }
+
+    /// Sets the functions that are used from now on, or that there are none. The first call counts.
+    pub fn set(openssl: Option<Self>) {
+        let _ = OPENSSL.set(openssl);
+    }
 }
 
-/// Whether TLS can be native in this Python. The first call finds out.
-pub fn probe(py: Python<'_>) -> bool {
-    if OPENSSL.get().is_none() {
-        // Whatever is not as expected leaves TLS to asyncio.
-        let found = find(py).unwrap_or_default();
-        // Another thread has found the same.
-        let _ = OPENSSL.set(found);
-    }
-    OpenSsl::get().is_some()
-}
-
-fn find(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
-    if !ssl_object::is_allowed(py)? {
-        return Ok(None);
-    }
+/// Looks up the functions in the library that this Python's `_ssl` uses.
+pub fn load(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     let module = py.import("_ssl")?;
     let path: PathBuf = module.getattr("__file__")?.extract()?;
     let path = CString::new(path.into_os_string().into_vec())?;
-    // SAFETY: the path ends in a zero byte. The library is loaded already and stays so.
+    // SAFETY: the path ends in a zero byte. No code is run: the library is loaded already, and Python never unloads it.
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     if library.is_null() {
         return Ok(None);
     }
-    // SAFETY: just opened.
-    let Some(mut openssl) = (unsafe { OpenSsl::look_up(library) }) else {
+    // SAFETY: the handle was just opened, and is not closed.
+    let Some(openssl) = (unsafe { OpenSsl::look_up(library) }) else {
         return Ok(None);
     };
-    // SAFETY: returns a string constant.
+    // SAFETY: `OpenSSL_version` returns a constant C string.
     let version = unsafe { CStr::from_ptr((openssl.OpenSSL_version)(0)) };
     let expected: String = module.getattr("OPENSSL_VERSION")?.extract()?;
-    if version.to_str() != Ok(expected.as_str()) {
-        return Ok(None);
-    }
-    if !ssl_object::probe(py, openssl.SSL_get_SSL_CTX)? {
-        return Ok(None);
-    }
-    openssl.method = crate::transports::tls::bio::method(&openssl);
-    Ok((!openssl.method.is_null()).then_some(openssl))
+    Ok((version.to_str() == Ok(expected.as_str())).then_some(openssl))
 }
 
-/// Takes the last error of this thread off OpenSSL's queue, and gives what `hybridloop.loop.tls` makes an exception of:
-/// library, reason, text, result of the verification and its text.
-pub fn take_error(openssl: &OpenSsl, ssl: *mut Ssl) -> (c_uint, c_uint, String, c_long, String) {
-    // SAFETY: plain calls; strings are constants of OpenSSL or null.
+/// Clears this thread's error queue and returns its last error: library, reason, text, result of the verification and its text.
+/// `hybridloop.loop.tls` makes an exception of that.
+///
+/// # Safety
+/// `ssl` is live.
+pub unsafe fn take_error(
+    openssl: &OpenSsl,
+    ssl: *mut Ssl,
+) -> (c_uint, c_uint, String, c_long, String) {
+    // SAFETY: the caller guarantees that `ssl` is live. OpenSSL's texts are constant C strings, or null.
     unsafe {
         let text = |text: *const c_char| {
             if text.is_null() {
@@ -174,8 +160,7 @@ pub fn take_error(openssl: &OpenSsl, ssl: *mut Ssl) -> (c_uint, c_uint, String, 
         let code = (openssl.ERR_peek_last_error)();
         let reason_text = text((openssl.ERR_reason_error_string)(code));
         (openssl.ERR_clear_error)();
-        // The code fits 32 bits.
-        #[allow(clippy::cast_possible_truncation)]
+        #[allow(clippy::cast_possible_truncation)] // Error codes have 32 bits.
         let code = code as c_uint;
         let (library, reason) = if (openssl.OpenSSL_version_num)() >= 0x3000_0000 {
             ((code >> 23) & 0xFF, code & 0x7F_FFFF)
@@ -190,10 +175,4 @@ pub fn take_error(openssl: &OpenSsl, ssl: *mut Ssl) -> (c_uint, c_uint, String, 
         let verified_text = text((openssl.X509_verify_cert_error_string)(verified));
         (library, reason, reason_text, verified, verified_text)
     }
-}
-
-/// An error that only a defect could raise.
-#[cold]
-pub fn not_attached() -> PyErr {
-    PyRuntimeError::new_err("this TLS connection has no SSL object")
 }

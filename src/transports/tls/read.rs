@@ -1,275 +1,195 @@
-//! From the stream to the application: ciphertext in, `SSL_read`, the application's protocol.
+//! From the stream transport to the application: ciphertext in, `SSL_read`, the application's protocol.
 
-use std::cell::RefCell;
 use std::collections::TryReserveError;
 use std::ptr;
 
-use pyo3::exceptions::{PyException, PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::allocator::out_of_memory;
 use crate::event_loop::LoopContext;
+use crate::python::buffer::BufferGuard;
 use crate::python::bytes::to_bytes;
 use crate::python::stdlib::Stdlib;
-use crate::python::{ErrSet, FfiResult, Ref};
-use crate::transports::tls::openssl::{SSL_READING, SSL_RECEIVED_SHUTDOWN, SSL_WRITING};
-use crate::transports::tls::protocol::{
-    call, raise, Session, TlsCore, BUFFERED, CORKED, READING_PAUSED, WRAPPED,
+use crate::python::{FfiResult, Ref};
+use crate::transports::tls::buffers::PLAINTEXT;
+use crate::transports::tls::session::{no_session, Session, Stop};
+use crate::transports::tls::state::{
+    call_method, fatal_error, TlsCore, APP_BUFFERED, APP_READING_PAUSED, WRAPPED,
 };
-use crate::transports::tls::write;
+use crate::transports::tls::write::{ensure_output_buffer, flush_to_stream, process_outgoing};
 
 /// The largest record, decrypted.
 const RECORD: usize = 16 * 1024;
-/// What the buffer for decrypted data keeps of its size between uses.
-const KEEP: usize = 288 * 1024;
 
-thread_local! {
-    /// Where connections of this thread decrypt to.
-    static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// How reading has ended.
-pub enum End {
-    /// More has to come in first.
-    Wait,
-    /// The peer has closed its side.
-    Closed,
-    Failed,
-}
-
-/// OpenSSL's queue of errors may hold some of others, which must not be taken for one of the call that follows.
-#[inline]
-pub fn forget_errors(session: Session) {
-    // SAFETY: plain calls.
-    unsafe {
-        if (session.openssl.ERR_peek_last_error)() != 0 {
-            (session.openssl.ERR_clear_error)();
-        }
-    }
-}
-
-/// Why `SSL_read` or `SSL_write` has not done what it was asked to.
-#[cold]
-pub fn why(session: Session) -> End {
-    // SAFETY: the session's SSL is live.
-    unsafe {
-        match (session.openssl.SSL_want)(session.ssl) {
-            SSL_READING | SSL_WRITING => End::Wait,
-            // A fatal alert shuts down, too.
-            _ if (session.openssl.ERR_peek_last_error)() != 0 => End::Failed,
-            _ if (session.openssl.SSL_get_shutdown)(session.ssl) & SSL_RECEIVED_SHUTDOWN != 0 => {
-                End::Closed
-            }
-            _ => End::Failed,
-        }
-    }
-}
-
-/// Takes ciphertext that the stream has received.
+/// Takes ciphertext that the stream transport has received.
 ///
 /// # Safety
-/// `me` is a live `TlsCore`.
-pub unsafe fn ciphertext_received(cx: LoopContext<'_>, me: &Ref, data: &[u8]) -> FfiResult<()> {
-    // SAFETY: `protocol` is a live `TlsCore`: the lookup returns this function for no other class.
-    let it = unsafe { TlsCore::of(me.as_ptr()) };
-    let ready = it.is(WRAPPED | READING_PAUSED, WRAPPED) && it.backlog.get() == 0;
-    if !ready || it.with_wire(|wire| !wire.is_drained()) {
-        // The handshake, the shutdown and whatever else is rare are asyncio's.
-        if it
-            .with_wire(|wire| Some(wire.store(data)))
-            .is_some_and(|it| it.is_err())
-        {
-            return failed(cx.py, me, PyMemoryError::new_err(()));
-        }
-        // SAFETY: attached; a small number.
-        let none = unsafe { Ref::new(ffi::PyLong_FromLong(0))? };
-        return call(me, "buffer_updated", [&none]).map(drop);
+/// `slf` is a `TlsCore`.
+pub unsafe fn ciphertext_received(cx: LoopContext<'_>, slf: &Ref, data: &[u8]) -> FfiResult<()> {
+    let py = cx.py;
+    // SAFETY: the caller guarantees the class, and has a token of this thread.
+    let tls = unsafe { TlsCore::of(slf.as_ptr()) };
+    let is_reading = tls.is(WRAPPED | APP_READING_PAUSED, WRAPPED) && tls.backlog_size.get() == 0;
+    if !is_reading || tls.with_bio(py, |bio| !bio.is_drained()) {
+        return buffer_updated(py, slf, tls, data);
     }
-    it.with_wire(|wire| wire.lend(data));
-    write::prepare(it);
-    it.set(CORKED, true);
-    let read = if it.has(BUFFERED) {
-        read_buffered(cx.py, me, it)
-    } else {
-        read_copied(me, it, Some(cx))
-    };
-    let stored = it.with_wire(|wire| Some(wire.take_back()));
-    it.set(CORKED, false);
-    let read = read.and_then(|()| stored.unwrap_or(Ok(())).map_err(out_of_memory));
-    match read.err().map(|_| PyErr::fetch(cx.py)) {
+    let (read, stored) = tls.receiving(py, data, || {
+        ensure_output_buffer(py, tls);
+        if tls.has(APP_BUFFERED) {
+            read_buffered(py, slf, tls)
+        } else {
+            read_copied(py, slf, tls, Some(cx))
+        }
+    });
+    let read = read.and_then(|()| stored.map_err(out_of_memory));
+    match read.err().map(|_| PyErr::fetch(py)) {
         None => {
-            let sent = write::process(me, it);
-            sent.or_else(|_| failed(cx.py, me, PyErr::fetch(cx.py)))
+            let sent = process_outgoing(py, slf, tls);
+            sent.or_else(|_| fatal_error(py, slf, PyErr::fetch(py)))
         }
-        // What the application has written, and what OpenSSL has to say, still leaves; but it is for this that the
-        // connection ends, also if the peer is gone.
+        // What the application and OpenSSL have written is sent as well. But the connection ends with this error, also if that
+        // fails.
         Some(error) => {
-            write::send_gathered(it)?;
-            failed(cx.py, me, error)
+            flush_to_stream(py, tls)?;
+            fatal_error(py, slf, error)
         }
     }
 }
 
-/// Ends the connection for an exception, as asyncio does where it reads and where it writes.
-#[cold]
-pub fn failed(py: Python<'_>, me: &Ref, error: PyErr) -> FfiResult<()> {
-    if !error.is_instance_of::<PyException>(py) {
-        return Err(error.into());
+/// Stores the data for asyncio's own code: the handshake, the shutdown, and other rare states.
+fn buffer_updated(py: Python<'_>, slf: &Ref, tls: &TlsCore, data: &[u8]) -> FfiResult<()> {
+    let stored = tls.with_bio(py, |bio| Some(bio.store(data)));
+    if stored.is_some_and(|stored| stored.is_err()) {
+        return fatal_error(py, slf, PyMemoryError::new_err(()));
     }
-    let message = "Fatal error on SSL protocol";
-    me.bind(py)
-        .call_method1("_fatal_error", (error.into_value(py), message))?;
-    Ok(())
+    // SAFETY: makes a new reference, or raises.
+    let none = unsafe { Ref::new(ffi::PyLong_FromLong(0))? };
+    call_method(py, slf, "buffer_updated", [&none]).map(drop)
 }
 
-/// Decrypts all that is there, and hands it over in one piece.
-pub fn read_copied(me: &Ref, it: &TlsCore, cx: Option<LoopContext<'_>>) -> FfiResult<()> {
-    let session = it
-        .session()
-        .ok_or_else(crate::transports::tls::openssl::not_attached)?;
-    let mut plain = PLAIN.take();
-    plain.clear();
-    let end = it
-        .locked(|| decrypt(session, &mut plain))
+/// Decrypts what was received, and calls the application's protocol once with all of it. `cx` is given in a call of the loop.
+pub fn read_copied(
+    py: Python<'_>,
+    slf: &Ref,
+    tls: &TlsCore,
+    cx: Option<LoopContext<'_>>,
+) -> FfiResult<()> {
+    let session = tls.session().ok_or_else(no_session)?;
+    let mut plaintext = PLAINTEXT.take();
+    let stop = tls
+        .locked(py, || decrypt(session, &mut plaintext))
         .map_err(out_of_memory)?;
-    let result = match end {
-        // As in asyncio, what came with a record that cannot be decrypted is not handed over.
-        End::Failed => Err(raise(session)),
-        _ if plain.is_empty() => Ok(()),
-        _ => hand_over(it, cx, &plain),
-    };
-    if plain.capacity() <= KEEP {
-        PLAIN.set(plain);
+    match stop {
+        // As in asyncio, data before a record that cannot be decrypted is lost.
+        Stop::Failed => return Err(session.error(py)),
+        _ if plaintext.is_empty() => {}
+        _ => deliver(tls, cx, &plaintext)?,
     }
-    result?;
-    match end {
-        End::Closed => close_notified(me),
+    drop(plaintext);
+    match stop {
+        Stop::CloseNotify => on_close_notify(py, slf),
         _ => Ok(()),
     }
 }
 
-/// Gives decrypted data to the application's protocol: as it is if that is native, as `bytes` if not.
-fn hand_over(it: &TlsCore, cx: Option<LoopContext<'_>>, plain: &[u8]) -> FfiResult<()> {
-    let application = it.application.get().unwrap_or_else(Ref::none);
+/// Gives decrypted data to the application's protocol: in place if that is native, as `bytes` if not.
+fn deliver(tls: &TlsCore, cx: Option<LoopContext<'_>>, plaintext: &[u8]) -> FfiResult<()> {
+    let protocol = tls.app_protocol.get().unwrap_or_else(Ref::none);
     let Some(cx) = cx else {
-        return data_received(&application, &to_bytes(plain)?).map(drop);
+        return data_received(&protocol, &to_bytes(plaintext)?).map(drop);
     };
-    if let Some(native) = it.native_protocol() {
-        // SAFETY: `native` is what the lookup returned for this protocol when it was set.
-        return unsafe { (native.data_received)(cx, &application, plain) };
+    if let Some(native) = tls.native_protocol() {
+        // SAFETY: `set_app_protocol` has stored `native` together with the protocol, for which the lookup returned it.
+        return unsafe { (native.data_received)(cx, &protocol, plaintext) };
     }
-    let data = cx.core.spare_bytes.make(plain)?;
-    data_received(&application, &data)?;
+    let data = cx.core.spare_bytes.make(plaintext)?;
+    data_received(&protocol, &data)?;
     cx.core.spare_bytes.keep(data);
     Ok(())
 }
 
-/// Appends decrypted data until no more is there.
-fn decrypt(session: Session, plain: &mut Vec<u8>) -> Result<End, TryReserveError> {
-    forget_errors(session);
+/// Appends decrypted data until there is no more. The session is locked.
+fn decrypt(session: Session<'_>, plaintext: &mut Vec<u8>) -> Result<Stop, TryReserveError> {
+    session.clear_errors();
     loop {
-        // SAFETY: nothing else uses the wire now.
-        let pending = unsafe { (*session.wire).pending() };
-        plain.try_reserve(pending.max(plain.len()) + RECORD)?;
-        let room = plain.capacity() - plain.len();
-        let mut n = 0;
-        // SAFETY: the buffer has `room` bytes behind its length, of which `n` are written.
+        let pending = session.pending();
+        plaintext.try_reserve(pending.max(plaintext.len()) + RECORD)?;
+        let room = plaintext.capacity() - plaintext.len();
+        // SAFETY: the vector has `room` bytes behind its length, of which `read` has written `n`.
         let read = unsafe {
-            let into = plain.as_mut_ptr().add(plain.len());
-            let read = (session.openssl.SSL_read_ex)(session.ssl, into.cast(), room, &raw mut n);
-            plain.set_len(plain.len() + n);
+            let read = session.read(plaintext.as_mut_ptr().add(plaintext.len()), room);
+            if let Ok(n) = read {
+                plaintext.set_len(plaintext.len() + n);
+            }
             read
         };
-        if read != 1 {
-            return Ok(why(session));
-        }
-        // A record that came out whole, with nothing behind it: the next read would only say so.
-        // SAFETY: as above.
-        if n < room && unsafe { (*session.wire).is_drained() } {
-            return Ok(End::Wait);
+        match read {
+            // The last record was decrypted, so the next read would only say that it has to wait.
+            Ok(n) if n < room && session.pending() == 0 => return Ok(Stop::WouldBlock),
+            Ok(_) => {}
+            Err(stop) => return Ok(stop),
         }
     }
 }
 
-/// A writable view of a `BufferedProtocol`'s buffer, given back when it goes out of scope.
-struct Buffer(ffi::Py_buffer);
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: filled by PyObject_GetBuffer and released once.
-        unsafe { ffi::PyBuffer_Release(&raw mut self.0) };
-    }
-}
-
-/// Decrypts into the application's own buffer, until it is full or no more is there.
-pub fn read_buffered(py: Python<'_>, me: &Ref, it: &TlsCore) -> FfiResult<()> {
-    let session = it
-        .session()
-        .ok_or_else(crate::transports::tls::openssl::not_attached)?;
-    let protocol = me.bind(py);
-    let hint = it.with_wire(|wire| wire.pending());
+/// Decrypts into the buffer of the application's protocol, until it is full or there is no more.
+pub fn read_buffered(py: Python<'_>, slf: &Ref, tls: &TlsCore) -> FfiResult<()> {
+    let session = tls.session().ok_or_else(no_session)?;
+    let protocol = slf.bind(py);
+    let hint = tls.with_bio(py, |bio| bio.pending());
     let object = protocol.call_method1("_app_protocol_get_buffer", (hint,))?;
-    // SAFETY: attached; the view is filled or an exception is set.
-    let buffer = unsafe {
-        let mut view = std::mem::zeroed::<ffi::Py_buffer>();
-        if ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut view, ffi::PyBUF_WRITABLE) != 0 {
-            return Err(ErrSet);
-        }
-        Buffer(view)
-    };
-    forget_errors(session);
-    let size = buffer.0.len.unsigned_abs();
+    // SAFETY: `object` keeps the object alive.
+    let buffer = unsafe { BufferGuard::writable(object.as_ptr())? };
+    session.clear_errors();
+    let size = buffer.len();
     if size == 0 {
         return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer").into());
     }
     let mut filled = 0;
-    let mut end = None;
-    while filled < size {
-        let mut n = 0;
-        // SAFETY: the view has `size` bytes.
-        end = it.locked(|| unsafe {
-            let into = buffer.0.buf.cast::<u8>().add(filled);
-            let room = size - filled;
-            let read = (session.openssl.SSL_read_ex)(session.ssl, into.cast(), room, &raw mut n);
-            (read != 1).then(|| why(session))
+    let mut stop = None;
+    while filled < size && stop.is_none() {
+        // SAFETY: the buffer is writable and has `size` bytes, more than `filled`.
+        let read = tls.locked(py, || unsafe {
+            session.read(buffer.as_mut_ptr().add(filled), size - filled)
         });
-        if end.is_some() {
-            break;
+        match read {
+            Ok(n) => filled += n,
+            Err(reason) => stop = Some(reason),
         }
-        filled += n;
     }
     drop(buffer);
-    if matches!(end, Some(End::Failed)) {
-        return Err(raise(session));
+    if matches!(stop, Some(Stop::Failed)) {
+        return Err(session.error(py));
     }
-    if end.is_none() && filled > 0 {
-        // The buffer is full: the rest comes later, so that one busy stream does not keep the others waiting.
-        let again = protocol.getattr("_do_read")?;
+    if stop.is_none() && filled > 0 {
+        // The buffer is full. The rest is read later, so that one busy connection does not starve the others.
+        let do_read = protocol.getattr("_do_read")?;
         protocol
             .getattr("_loop")?
-            .call_method1("call_soon", (again,))?;
+            .call_method1("call_soon", (do_read,))?;
     }
     if filled > 0 {
         protocol.call_method1("_app_protocol_buffer_updated", (filled,))?;
     }
-    match end {
-        Some(End::Closed) => close_notified(me),
+    match stop {
+        Some(Stop::CloseNotify) => on_close_notify(py, slf),
         _ => Ok(()),
     }
 }
 
-/// The peer has said that it sends no more: the application hears of it, and the connection is shut down.
-fn close_notified(me: &Ref) -> FfiResult<()> {
-    call(me, "_call_eof_received", [])?;
-    call(me, "_start_shutdown", []).map(drop)
+/// The peer has ended its side: notifies the application, and shuts the connection down.
+fn on_close_notify(py: Python<'_>, slf: &Ref) -> FfiResult<()> {
+    call_method(py, slf, "_call_eof_received", [])?;
+    call_method(py, slf, "_start_shutdown", []).map(drop)
 }
 
-/// Calls `data_received()`, which is looked up each time.
+/// `protocol.data_received(data)`. The method is looked up each time: it may change.
 #[inline]
-fn data_received(application: &Ref, data: &Ref) -> FfiResult<Ref> {
-    let mut values: [*mut PyObject; 3] = [ptr::null_mut(), application.as_ptr(), data.as_ptr()];
-    // SAFETY: attached; the arguments are live, and there is a free slot in front of them.
+fn data_received(protocol: &Ref, data: &Ref) -> FfiResult<Ref> {
+    let mut values: [*mut PyObject; 3] = [ptr::null_mut(), protocol.as_ptr(), data.as_ptr()];
+    // SAFETY: the references keep the objects alive. The slot in front of them is free for CPython, as the flag says.
     unsafe {
         Ref::new(ffi::PyObject_VectorcallMethod(
             Stdlib::get().names.data_received.as_ptr(),
