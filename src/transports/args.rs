@@ -4,35 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::python::vectorcall::{missing, unexpected};
 use crate::python::{Args, ErrSet, FfiResult, Ref};
-
-/// The only argument of a method, by position or by `name`. It is live during the call.
-#[inline]
-pub fn one_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
-    match (args.positional, args.keyword_count()) {
-        (&[value], 0) => Ok(value),
-        ([], 1) => named_argument(args, function, name),
-        _ => Err(PyTypeError::new_err(format!(
-            "{function}() takes exactly one argument ({} given)",
-            args.positional.len() + args.keyword_count()
-        ))
-        .into()),
-    }
-}
-
-#[cold]
-fn named_argument(args: &Args<'_>, function: &str, name: &str) -> FfiResult<*mut PyObject> {
-    let Some((key, value)) = args.keywords().next() else {
-        return Err(missing(function, name));
-    };
-    // SAFETY: this is called from a method, so the thread is attached; keyword names are strings that live during the call.
-    if unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) }.eq(name)? {
-        Ok(value)
-    } else {
-        Err(unexpected(function, key))
-    }
-}
 
 /// Whether `data` is of a class that asyncio's transports accept: `bytes`, `bytearray` or `memoryview`.
 ///

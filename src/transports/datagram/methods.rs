@@ -1,68 +1,16 @@
 //! The methods of `DatagramTransport`. Those that run at most once a transport are in `hybridloop.loop.transports`, in Python.
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::python::vectorcall::{missing, unexpected};
+use crate::python::args::{bind, Parameter};
 use crate::python::{future, Args, FfiResult, Ref};
-use crate::transports::args::{one_argument, two_sizes};
+use crate::transports::args::two_sizes;
 use crate::transports::base::{CLOSING, PAUSED};
 use crate::transports::datagram::state::DatagramTransport;
 use crate::transports::datagram::{close, write};
 use crate::transports::lifecycle::{fatal_error, Transport};
 use crate::{fastcall, noargs, onearg};
-
-/// The arguments of `sendto(data, addr=None)`.
-#[inline]
-fn data_and_address(args: &Args<'_>) -> FfiResult<(*mut PyObject, *mut PyObject)> {
-    // SAFETY: `None` is always live.
-    let none = unsafe { ffi::Py_None() };
-    match (args.positional, args.keyword_count()) {
-        (&[data, address], 0) => Ok((data, address)),
-        (&[data], 0) => Ok((data, none)),
-        _ => named_arguments(args, none),
-    }
-}
-
-#[cold]
-fn named_arguments(
-    args: &Args<'_>,
-    none: *mut PyObject,
-) -> FfiResult<(*mut PyObject, *mut PyObject)> {
-    let mut values = [None; 2];
-    if args.positional.len() > values.len() {
-        return Err(PyTypeError::new_err(format!(
-            "sendto() takes from 2 to 3 positional arguments but {} were given",
-            args.positional.len() + 1
-        ))
-        .into());
-    }
-    for (slot, value) in values.iter_mut().zip(args.positional) {
-        *slot = Some(*value);
-    }
-    for (key, value) in args.keywords() {
-        // SAFETY: this is called from a method, so the thread is attached; keyword names are strings that live during the call.
-        let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), key) };
-        let slot = if name.eq("data")? {
-            &mut values[0]
-        } else if name.eq("addr")? {
-            &mut values[1]
-        } else {
-            return Err(unexpected("sendto", key));
-        };
-        if slot.replace(value).is_some() {
-            return Err(PyTypeError::new_err(format!(
-                "sendto() got multiple values for argument '{name}'"
-            ))
-            .into());
-        }
-    }
-    match values {
-        [Some(data), address] => Ok((data, address.unwrap_or(none))),
-        _ => Err(missing("sendto", "data")),
-    }
-}
 
 /// The receiver of a method: the token of the thread, the object, and its state.
 ///
@@ -88,9 +36,15 @@ unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
 }
 
 unsafe fn sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let (data, address) = data_and_address(&args)?;
-    // SAFETY: `slf` is the receiver of a method, and arguments are live during the call.
+    const DATA: Parameter = Parameter::required(c"data");
+    const ADDRESS: Parameter = Parameter::optional(c"addr");
+    // SAFETY: `slf` is the receiver of a method, and `args` are its arguments, which are live during the call, as `None` always
+    // is.
     unsafe {
+        let [data, mut address] = bind(c"sendto", [DATA, ADDRESS], &args)?;
+        if address.is_null() {
+            address = ffi::Py_None();
+        }
         let (py, slf, transport) = receiver(&slf);
         write::send_object(py, slf, transport, data, address)?;
     }
@@ -197,7 +151,9 @@ unsafe fn get_protocol(slf: *mut PyObject) -> FfiResult<Ref> {
 }
 
 unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let protocol = one_argument(&args, "set_protocol", "protocol")?;
+    const PROTOCOL: Parameter = Parameter::required(c"protocol");
+    // SAFETY: `args` are the arguments of this call.
+    let [protocol] = unsafe { bind(c"set_protocol", [PROTOCOL], &args)? };
     // SAFETY: `slf` is the receiver of a method, and `protocol` is live during the call.
     let ((_, _, transport), protocol) = unsafe { (receiver(&slf), Ref::from_ptr_ref(&protocol)) };
     drop(transport.protocol.replace(Some(protocol.clone())));

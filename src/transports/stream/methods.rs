@@ -3,9 +3,10 @@
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
+use crate::python::args::{bind, Parameter};
 use crate::python::{future, Args, FfiResult, Ref};
 use crate::transports::address::Side;
-use crate::transports::args::{one_argument, two_sizes};
+use crate::transports::args::two_sizes;
 use crate::transports::base::{CLOSING, HAS_SOCKET, LOST, PAUSED, STARTED};
 use crate::transports::lifecycle::{fatal_error, Transport};
 use crate::transports::stream::state::{StreamTransport, EOF_READ, READABLE};
@@ -36,16 +37,18 @@ unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
 }
 
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let data = one_argument(&args, "write", "data")?;
-    // SAFETY: `slf` is the receiver of a method, and arguments are live during the call.
+    // SAFETY: `slf` is the receiver of a method, and `args` are its arguments, which are live during the call.
     unsafe {
+        let [data] = bind(c"write", [Parameter::required(c"data")], &args)?;
         let (py, slf, _) = receiver(&slf);
         write::write_object(py, slf, data)
     }
 }
 
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let lines = one_argument(&args, "writelines", "list_of_data")?;
+    const LINES: Parameter = Parameter::required(c"list_of_data");
+    // SAFETY: `args` are the arguments of this call.
+    let [lines] = unsafe { bind(c"writelines", [LINES], &args)? };
     // SAFETY: `slf` is the receiver of a method, and `lines` is live during the call.
     let ((py, slf, transport), lines) = unsafe { (receiver(&slf), Ref::from_ptr_ref(&lines)) };
     write::write_lines(py, slf, transport, lines.bind(py))?;
@@ -172,7 +175,9 @@ unsafe fn get_protocol(slf: *mut PyObject) -> FfiResult<Ref> {
 }
 
 unsafe fn set_protocol(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let protocol = one_argument(&args, "set_protocol", "protocol")?;
+    const PROTOCOL: Parameter = Parameter::required(c"protocol");
+    // SAFETY: `args` are the arguments of this call.
+    let [protocol] = unsafe { bind(c"set_protocol", [PROTOCOL], &args)? };
     // SAFETY: `slf` is the receiver of a method, and `protocol` is live during the call.
     let ((_, _, transport), protocol) = unsafe { (receiver(&slf), Ref::from_ptr_ref(&protocol)) };
     transport.set_protocol(protocol)?;

@@ -6,11 +6,12 @@ use pyo3::types::PyType;
 
 use crate::event_loop::install;
 use crate::fastcall;
+use crate::python::args::{bind, Parameter};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{contents, to_bytes};
 use crate::python::unstable::slot_offset::Slot;
 use crate::python::{Args, FfiResult, Ref};
-use crate::transports::args::{is_bytes_like, one_argument};
+use crate::transports::args::is_bytes_like;
 use crate::transports::tls::state::{is_tls, TlsCore};
 use crate::transports::tls::write::write_and_send;
 
@@ -19,7 +20,8 @@ static PROTOCOL: Slot = Slot::new("_ssl_protocol");
 
 /// `SSLTransport.write(data)`
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let data = one_argument(&args, "write", "data")?;
+    // SAFETY: `args` are the arguments of this call.
+    let [data] = unsafe { bind(c"write", [Parameter::required(c"data")], &args)? };
     // SAFETY: CPython calls a method of the `SSLTransport` `slf` in an attached thread; arguments are live during the call.
     let (py, protocol, transport, data) = unsafe {
         let py = Python::assume_attached();
