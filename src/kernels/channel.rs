@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hybridloop_kernels::{Budget, ChannelError, Order, Value};
+use hybridloop_kernels::{ChannelError, MemoryLimit, Order, Value};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -24,7 +24,7 @@ pub struct Channel {
     waiters: Arc<ChannelWaiters>,
     order: Order,
     limit: Option<usize>,
-    budget: Arc<Budget>,
+    memory: Arc<MemoryLimit>,
 }
 
 fn error(py: Python<'_>, error: ChannelError) -> PyErr {
@@ -83,13 +83,13 @@ impl Channel {
         }
         let channel = hybridloop_kernels::Channel::new(order, limit.unwrap_or(usize::MAX));
         let waiters = ChannelWaiters::new();
-        channel.on_arrival(Some(waiters.clone()));
+        channel.set_listener(Some(waiters.clone()));
         Ok(Self {
             inner: channel,
             waiters,
             order,
             limit,
-            budget: Budget::new(usize::MAX),
+            memory: MemoryLimit::new(usize::MAX),
         })
     }
 
@@ -99,7 +99,7 @@ impl Channel {
     /// if the channel is at its limit, `ChannelClosedError` if it is closed.
     fn push(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         hang_at_exit();
-        let copy = from_python(value, &self.budget)?;
+        let copy = from_python(value, &self.memory)?;
         self.inner
             .push(copy)
             .map_err(|reason| error(value.py(), reason))

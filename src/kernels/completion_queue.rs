@@ -225,7 +225,7 @@ impl CompletionQueue {
                 let error = bus_error(py, &BusError::Closed, None);
                 future.call_method1("set_exception", (error,)).map(drop)
             }),
-            Event::Arrived(token) => match self.deregister_waiter(token) {
+            Event::Readable(token) => match self.deregister_waiter(token) {
                 Some(future) => Ok(resolve(&future)?),
                 None => Ok(()),
             },

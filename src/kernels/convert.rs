@@ -3,7 +3,7 @@
 use std::collections::TryReserveError;
 use std::sync::Arc;
 
-use hybridloop_kernels::{Budget, Draft, Value, View};
+use hybridloop_kernels::{BlockBuilder, MemoryLimit, Value, View};
 use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -33,12 +33,12 @@ pub fn copy_str(text: &str) -> Result<Box<str>, TryReserveError> {
     Ok(copy.into())
 }
 
-/// A copy of a Python object as a value; bytes are charged to `budget`.
+/// A copy of a Python object as a value; bytes are charged to `memory`.
 ///
 /// # Errors
 /// `TypeError` for a type that has no native form, `OverflowError` for an int of more than 64 bits, `MemoryError` if there is
 /// no memory.
-pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<Value> {
+pub fn from_python(object: &Bound<'_, PyAny>, memory: &Arc<MemoryLimit>) -> PyResult<Value> {
     if object.is_none() {
         return Ok(Value::None);
     }
@@ -76,7 +76,7 @@ pub fn from_python(object: &Bound<'_, PyAny>, budget: &Arc<Budget>) -> PyResult<
     // SAFETY: a `Bound` proves attachment and is live.
     let data = unsafe { BufferGuard::readable(object.as_ptr()) }?;
     let data = data.as_slice();
-    let draft = copy_bytes(object.py(), data.len(), || Draft::copy(data, budget))
+    let builder = copy_bytes(object.py(), data.len(), || BlockBuilder::copy(data, memory))
         .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;
-    Ok(Value::Buffer(View::new(draft.seal())))
+    Ok(Value::Buffer(View::new(builder.seal())))
 }

@@ -57,7 +57,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<foreign_loop::CompletionReader>()?;
     submit::register(module)?;
     // A kernel is called detached from the interpreter, and has to return detached.
-    hybridloop_kernels::check_calls(|| {
+    hybridloop_kernels::set_call_check(|| {
         // SAFETY: both functions can be called by any thread, the second one only while Python is initialized.
         unsafe { pyo3::ffi::Py_IsInitialized() == 0 || pyo3::ffi::PyGILState_Check() == 0 }
     });

@@ -1,6 +1,6 @@
 //! `FutureResult`: the result of a job or batch as Python objects.
 
-use hybridloop_kernels::{Code, Job, KernelError, Outcome};
+use hybridloop_kernels::{Code, Job, JobResult, KernelError};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyTimeoutError, PyTypeError, PyValueError,
 };
@@ -31,17 +31,17 @@ impl FutureResult {
     /// The result of a job that is done; of any other job, `Cancelled`.
     pub fn of(py: Python<'_>, job: &Job) -> Self {
         let kernel = job.kernel().name();
-        match job.outcome() {
-            Some(Outcome::Value(value)) => match to_python(py, value.clone()) {
+        match job.result() {
+            Some(JobResult::Value(value)) => match to_python(py, value.clone()) {
                 Ok(object) => Self::Value(object.into()),
                 Err(error) => Self::error(py, error),
             },
-            Some(Outcome::Error(error)) => match error.code {
+            Some(JobResult::Error(error)) => match error.code {
                 Code::Cancelled => Self::Cancelled,
                 _ => Self::error(py, kernel_error(py, kernel, error)),
             },
-            Some(Outcome::TimedOut) => Self::timed_out(py, kernel),
-            Some(Outcome::Closed) => Self::error(
+            Some(JobResult::TimedOut) => Self::timed_out(py, kernel),
+            Some(JobResult::Closed) => Self::error(
                 py,
                 new_error(
                     py,
@@ -49,7 +49,7 @@ impl FutureResult {
                     format!("the engine was closed before kernel '{kernel}' ran"),
                 ),
             ),
-            Some(Outcome::Cancelled) | None => Self::Cancelled,
+            Some(JobResult::Cancelled) | None => Self::Cancelled,
         }
     }
 

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ffi::{c_void, CStr, CString, OsString};
 use std::sync::Arc;
 
-use hybridloop_kernels::{abi, load, symbol, Kernel as Native, Overrides};
+use hybridloop_kernels::{abi, find_symbol, load, Kernel as Native, Overrides};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -131,8 +131,9 @@ fn _register_address(
     let owner: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(owner));
     // SAFETY: the documentation of `register_kernel()` requires that the address is that of a function with this signature, and
     // that its data may be used by any thread; the caller upholds it, as with `ctypes`.
-    let kernel = unsafe { Native::from_address_with(name, pointer, data, signature, doc, owner) }
-        .map_err(|error| registry_error(py, &error))?;
+    let kernel =
+        unsafe { Native::from_address_with_data(name, pointer, data, signature, doc, owner) }
+            .map_err(|error| registry_error(py, &error))?;
     add(py, std::slice::from_ref(&kernel), replace)?;
     Ok(Kernel::new(kernel))
 }
@@ -141,7 +142,7 @@ fn _register_address(
 #[pyfunction]
 fn _find_symbol(py: Python<'_>, path: Option<OsString>, name: &str) -> PyResult<usize> {
     // SAFETY: loading a library runs its initializers; the caller chose to trust it, as with an import of an extension module.
-    unsafe { symbol(path.as_deref(), name) }
+    unsafe { find_symbol(path.as_deref(), name) }
         .map(<*const c_void>::expose_provenance)
         .map_err(|error| registry_error(py, &error))
 }

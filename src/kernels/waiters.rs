@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{Arrival, Event, EventQueue, Watch as KeyWatch};
+use hybridloop_kernels::{ChannelListener, Event, EventQueue, Watch as KeyWatch};
 use hybridloop_sync::Process;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -51,11 +51,11 @@ impl ChannelWaiters {
     }
 }
 
-impl Arrival for ChannelWaiters {
-    fn arrived(&self, _channel: u64) {
+impl ChannelListener for ChannelWaiters {
+    fn readable(&self, _channel: u64) {
         let tokens = std::mem::take(&mut *lock(&self.tokens));
         for (token, events) in tokens {
-            events.push(Event::Arrived(token));
+            events.push(Event::Readable(token));
         }
     }
 }

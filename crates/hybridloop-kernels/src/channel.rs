@@ -1,4 +1,4 @@
-//! Channels between kernels and Python, which copy what is pushed.
+//! Channels between kernels and Python.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,44 +7,35 @@ use std::sync::Arc;
 use hybridloop_sync::fork::Process;
 use hybridloop_sync::primitives::{lock, Mutex};
 
+use crate::order::Order;
 use crate::value::Value;
 
-/// In which order values leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// What came first.
-    #[default]
-    Fifo,
-    /// What came last.
-    Lifo,
-}
-
-/// Why a channel refuses.
+/// Why an operation on a channel fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelError {
-    /// It is closed.
+    /// The channel is closed.
     Closed,
-    /// It holds as many values as it may.
+    /// The channel holds as many values as it may.
     Full,
-    /// There is no memory for the list.
+    /// The list cannot grow: out of memory.
     Memory,
-    /// It was made before a fork, and belongs to the parent of this process.
+    /// The channel was made before a fork and belongs to the parent of this process.
     Forked,
 }
 
-/// Whom to tell that a channel has something.
-pub trait Arrival: Send + Sync {
-    /// The channel with that number was empty and is not any more, or it was closed. Must not wait.
-    fn arrived(&self, channel: u64);
+/// Is notified when a channel becomes readable.
+pub trait ChannelListener: Send + Sync {
+    /// The channel with this number was empty and is no longer, or it was closed. Called by any thread; must not block.
+    fn readable(&self, channel: u64);
 }
 
 struct Inner {
     values: VecDeque<Value>,
-    arrival: Option<Arc<dyn Arrival>>,
+    listener: Option<Arc<dyn ChannelListener>>,
     closed: bool,
 }
 
-/// A list that any thread pushes to and takes from, without a lock in user code.
+/// A list that any thread pushes to and pops from.
 pub struct Channel {
     id: u64,
     order: Order,
@@ -64,14 +55,14 @@ impl Channel {
             limit,
             inner: Mutex::new(Inner {
                 values: VecDeque::new(),
-                arrival: None,
+                listener: None,
                 closed: false,
             }),
             process: Process::current(),
         })
     }
 
-    /// Whether this process has made it. In the child of a fork nothing can be put into it or taken from it.
+    /// Whether this process made it. In the child of a fork it cannot be used.
     #[inline]
     pub fn is_current_process(&self) -> bool {
         self.process.is_current()
@@ -107,22 +98,22 @@ impl Channel {
             return Err(ChannelError::Memory);
         }
         inner.values.push_back(value);
-        let arrival = if inner.values.len() == 1 {
-            inner.arrival.clone()
+        let listener = if inner.values.len() == 1 {
+            inner.listener.clone()
         } else {
             None
         };
         drop(inner);
-        if let Some(arrival) = arrival {
-            arrival.arrived(self.id);
+        if let Some(listener) = listener {
+            listener.readable(self.id);
         }
         Ok(())
     }
 
-    /// Takes a value; `None` if there is none now.
+    /// Removes a value; `None` if there is none now.
     ///
     /// # Errors
-    /// [`ChannelError::Closed`] if there is none and none will come; [`ChannelError::Forked`]
+    /// [`ChannelError::Closed`] if it is empty and closed; [`ChannelError::Forked`]
     pub fn pop(&self) -> Result<Option<Value>, ChannelError> {
         self.check_process()?;
         let mut inner = lock(&self.inner);
@@ -136,7 +127,7 @@ impl Channel {
         Ok(value)
     }
 
-    /// How many values are in it.
+    /// The number of values.
     pub fn len(&self) -> usize {
         if self.is_current_process() {
             lock(&self.inner).values.len()
@@ -145,44 +136,44 @@ impl Channel {
         }
     }
 
-    /// Whether nothing is in it.
+    /// Whether it has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether it refuses what comes.
+    /// Whether nothing can be pushed any more.
     pub fn is_closed(&self) -> bool {
         !self.is_current_process() || lock(&self.inner).closed
     }
 
-    /// Whom to tell when there is something, at once if there is; `None` for nobody any more.
-    pub fn on_arrival(&self, arrival: Option<Arc<dyn Arrival>>) {
+    /// Sets the listener, and notifies it at once if the channel is readable. `None` removes the listener.
+    pub fn set_listener(&self, listener: Option<Arc<dyn ChannelListener>>) {
         if !self.is_current_process() {
             return;
         }
         let mut inner = lock(&self.inner);
-        let now = arrival
+        let now = listener
             .clone()
             .filter(|_| !inner.values.is_empty() || inner.closed);
-        let old = std::mem::replace(&mut inner.arrival, arrival);
+        let old = std::mem::replace(&mut inner.listener, listener);
         drop(inner);
         drop(old);
         if let Some(now) = now {
-            now.arrived(self.id);
+            now.readable(self.id);
         }
     }
 
-    /// Refuses what comes later; what is in it can still be taken.
+    /// Refuses later pushes. The values in the channel can still be popped.
     pub fn close(&self) {
         if !self.is_current_process() {
             return;
         }
         let mut inner = lock(&self.inner);
         inner.closed = true;
-        let arrival = inner.arrival.clone();
+        let listener = inner.listener.clone();
         drop(inner);
-        if let Some(arrival) = arrival {
-            arrival.arrived(self.id);
+        if let Some(listener) = listener {
+            listener.readable(self.id);
         }
     }
 }
@@ -195,7 +186,8 @@ impl std::fmt::Debug for Channel {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Channel, ChannelError, Order};
+    use super::{Channel, ChannelError};
+    use crate::order::Order;
     use crate::value::Value;
 
     fn ints(channel: &Channel) -> Vec<i64> {

@@ -1,10 +1,10 @@
-//! What can go wrong before a kernel runs.
+//! Errors before a kernel runs.
 
 use std::fmt;
 
 use crate::bus::BusError;
 
-/// Which exception an argument's error becomes.
+/// The exception for a bad argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgumentErrorKind {
     /// `TypeError`
@@ -18,36 +18,36 @@ pub enum ArgumentErrorKind {
 /// An argument that does not fit its parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgumentError {
-    /// Which exception it becomes.
+    /// The exception.
     pub kind: ArgumentErrorKind,
-    /// What to say, with the argument's name.
+    /// The message, with the name of the argument.
     pub message: String,
 }
 
-/// Why a job is not taken; nothing has run and nothing is kept.
+/// Why a job is not submitted. The kernel has not run, and no argument is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitError {
     /// An argument does not fit.
     Argument(ArgumentError),
-    /// A buffer is written to by another job, or by another argument of this one.
+    /// Another job writes to the buffer, or the same job uses it twice and writes to it.
     BufferInUse {
         /// The parameter's name.
         name: String,
-        /// The other job, if it is not the same.
+        /// The other job; `None` for the same job.
         job: Option<u64>,
     },
-    /// The parameter of that name is to be written to, and another job reads the buffer.
+    /// The parameter with this name is written, and another job reads the buffer.
     BufferRead(String),
-    /// As many jobs wait as may.
+    /// This many jobs are queued, which is the limit.
     QueueFull(usize),
-    /// The bus refuses the key under which the result is to go.
+    /// The key for the result is not valid.
     Key(BusError),
     /// The engine is closed.
     Closed,
-    /// The engine belongs to the parent of this process.
+    /// The engine was made before a fork and belongs to the parent of this process.
     Forked,
-    /// The system gives no thread.
+    /// The system starts no thread.
     Thread(String),
 }
 
@@ -81,7 +81,7 @@ impl From<ArgumentError> for SubmitError {
     }
 }
 
-/// Why a kernel cannot be registered or a library not be loaded.
+/// Why a kernel cannot be registered or a library cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryError {
@@ -89,27 +89,27 @@ pub enum RegistryError {
     Exists(String),
     /// The name is empty, or not text.
     Name(String),
-    /// The signature cannot be read.
+    /// The signature cannot be parsed.
     Signature {
-        /// What was given.
+        /// The signature.
         signature: String,
         /// What is wrong with it.
         reason: String,
     },
     /// The library cannot be opened.
     Library(String),
-    /// The library does not export what a module exports.
+    /// The library does not export the symbol.
     Symbol(String),
-    /// The library was made for another interface.
+    /// The library was built for another version of the interface.
     Abi {
         /// The library.
         library: String,
-        /// What it was made for.
+        /// The version that it was built for.
         theirs: u32,
-        /// What this is.
+        /// The version of this crate.
         ours: u32,
     },
-    /// What the library exports is not a module.
+    /// What the library exports is not a valid module of kernels.
     Module(String),
 }
 

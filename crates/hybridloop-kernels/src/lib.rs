@@ -1,13 +1,14 @@
-//! Where native kernels run, without Python.
+//! The kernel engine of hybridloop, without Python.
 //!
-//! All but the built-in kernels builds with `--cfg loom`, for `tests/loom`.
+//! All modules but the built-in kernels can be built with `--cfg loom`, for `tests/loom`.
 //!
 //! * `Engine` — workers that run kernels, and a bus.
-//! * `Job`, `Event`, `Outcome` — a call from the queue to its end, and what is told of it on the way.
-//! * `Registry`, `Kernel`, `load`, `Signature` — kernels by name, from libraries or addresses, and what they take.
-//! * `Arg`, `Buffer`, `Value`, `Channel` — what goes in and what comes out.
+//! * `Job`, `JobResult`, `Batch` — a call of a kernel from the queue to its result; calls that were submitted together.
+//! * `Event`, `EventQueue` — what native threads report to an event loop.
+//! * `Registry`, `Kernel`, `load`, `Signature` — kernels by name, from libraries or addresses, and their parameters.
+//! * `Arg`, `Buffer`, `Value`, `Channel` — arguments, results, and lists that kernels and Python share.
 //! * [`bus`] — immutable blocks under keys, with rights that depend on the caller.
-//! * [`Block`], [`View`] — memory that is shared by counting and charged to a [`Budget`].
+//! * [`Block`], [`View`] — memory with a reference count, which counts towards a [`MemoryLimit`].
 
 #![allow(
     clippy::must_use_candidate,
@@ -15,37 +16,38 @@
 )]
 #![cfg_attr(all(test, not(loom)), allow(clippy::unwrap_used))]
 
-pub mod bus;
-mod memory;
-mod scheduler;
-
+mod arg;
 #[cfg(not(loom))]
 mod builtin;
+pub mod bus;
 mod call;
 mod channel;
 mod engine;
 mod error;
 mod job;
+mod memory;
+mod order;
 mod registry;
+mod scheduler;
 mod value;
 
-pub use bus::{Bus, BusError, BusStats, Key, Policy, Watch};
-pub use memory::block::{Block, Draft, Format, View, ALIGN};
-pub use memory::limit::{Budget, Charge};
+pub use arg::{Arg, Buffer};
+pub use bus::{Bus, BusError, BusStats, Key, KeyListener, Policy, Watch};
+pub use call::set_call_check;
+pub use channel::{Channel, ChannelError, ChannelListener};
+pub use engine::{Config, Engine, Stats};
+pub use error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError};
+pub use hybridloop_kernel::{abi, Code};
+pub use job::batch::{Batch, BatchListener};
+pub use job::event::{Event, EventQueue};
+pub use job::result::{JobResult, KernelError};
+pub use job::{Job, JobListener, Options, State};
+pub use memory::block::{Block, BlockBuilder, Format, View, ALIGN};
+pub use memory::limit::{MemoryLimit, Reservation};
+pub use order::Order;
+pub use registry::kernel::{Kernel, Overrides};
+pub use registry::loader::{find_symbol, load};
+pub use registry::signature::{Param, Scalar, Signature, Type};
+pub use registry::Registry;
 pub use scheduler::idle::Idle;
-
-pub use {
-    call::check_calls,
-    channel::{Arrival, Channel, ChannelError, Order},
-    engine::{Config, Engine, Stats},
-    error::{ArgumentError, ArgumentErrorKind, RegistryError, SubmitError},
-    hybridloop_kernel::{abi, Code},
-    job::batch::Batch,
-    job::event::{Event, EventQueue},
-    job::result::{KernelError, Outcome},
-    job::{Job, Options, State},
-    registry::loader::{load, symbol},
-    registry::signature::{Param, Scalar, Signature, Type},
-    registry::{Kernel, Overrides, Registry},
-    value::{Arg, Buffer, Value},
-};
+pub use value::Value;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{engine, int, kernel, outcome, plain, run};
+use common::{engine, int, kernel, plain, result, run};
 use hybridloop_kernels::{Arg, Options, SubmitError};
 
 #[test]
@@ -31,8 +31,8 @@ fn a_buffer_is_written_by_one_job_at_a_time() {
     };
     assert_eq!(submit().unwrap_err(), in_use);
     blocker.cancel();
-    outcome(&first);
-    outcome(&submit().unwrap());
+    result(&first);
+    result(&submit().unwrap());
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_buffer_that_a_job_reads_is_not_written() {
     assert_eq!(write().unwrap_err(), refused);
     blocker.cancel();
     assert_eq!(int(&readers[1]), 28);
-    outcome(&write().unwrap());
+    result(&write().unwrap());
 }
 
 #[test]
@@ -84,5 +84,5 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
     ));
     // And what was refused has left nothing behind.
     let (_, jobs) = many(vec![call()]).unwrap();
-    outcome(&jobs[0]);
+    result(&jobs[0]);
 }

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{buffer, soon};
-use hybridloop_kernels::{Arg, Code, Config, Engine, Options, Outcome, Registry, Value};
+use hybridloop_kernels::{Arg, Code, Config, Engine, JobResult, Options, Registry, Value};
 
 fn call(name: &str, args: Vec<Arg>) -> Result<Value, (Code, String)> {
     let engine = Engine::new(&Config {
@@ -19,8 +19,8 @@ fn call(name: &str, args: Vec<Arg>) -> Result<Value, (Code, String)> {
         .submit(&kernel, args, None, Options::default())
         .unwrap();
     match job.wait(soon()).unwrap() {
-        Outcome::Value(value) => Ok(value.clone()),
-        Outcome::Error(error) => Err((error.code, error.message.clone())),
+        JobResult::Value(value) => Ok(value.clone()),
+        JobResult::Error(error) => Err((error.code, error.message.clone())),
         other => panic!("{other:?}"),
     }
 }
@@ -310,7 +310,7 @@ fn time_and_the_bus() {
             .unwrap();
         std::thread::yield_now();
         job.cancel();
-        assert!(matches!(job.wait(soon()), Some(Outcome::Cancelled)));
+        assert!(matches!(job.wait(soon()), Some(JobResult::Cancelled)));
     }
     let engine = Engine::new(&Config {
         threads: 1,
@@ -329,7 +329,7 @@ fn time_and_the_bus() {
             )
             .unwrap();
         assert!(
-            matches!(job.wait(soon()), Some(Outcome::Value(Value::Bool(was))) if *was == expected)
+            matches!(job.wait(soon()), Some(JobResult::Value(Value::Bool(was))) if *was == expected)
         );
     }
     assert!(engine.bus().is_empty());

@@ -9,11 +9,11 @@ use std::sync::{mpsc, Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hybridloop_kernels::bus::Notify;
-use hybridloop_kernels::{Budget, Bus, BusError, Key, Policy, View};
+use hybridloop_kernels::KeyListener;
+use hybridloop_kernels::{Bus, BusError, Key, MemoryLimit, Policy, View};
 
-fn bus(capacity: usize, policy: Policy) -> (Arc<Bus>, Arc<Budget>) {
-    let memory = Budget::new(usize::MAX);
+fn bus(capacity: usize, policy: Policy) -> (Arc<Bus>, Arc<MemoryLimit>) {
+    let memory = MemoryLimit::new(usize::MAX);
     (Bus::new(capacity, policy, memory.clone()), memory)
 }
 
@@ -174,7 +174,7 @@ fn a_full_bus_refuses_and_leaks_nothing() {
 
 #[test]
 fn memory_of_the_engine_is_a_limit_too() {
-    let bus = Bus::new(100, Policy::Error, Budget::new(10));
+    let bus = Bus::new(100, Policy::Error, MemoryLimit::new(10));
     assert_eq!(bus.push(key("a"), &[0; 11]), Err(BusError::Memory));
     assert_eq!(bus.put_new(&key("a"), &[0; 11]), Err(BusError::Memory));
     assert_eq!(bus.open(key("a"), 11).unwrap_err(), BusError::Memory);
@@ -205,7 +205,7 @@ fn eviction_takes_what_was_used_longest_ago_and_nothing_in_use() {
 }
 
 struct Told(Mutex<mpsc::Sender<(u64, Vec<u8>)>>);
-impl Notify for Told {
+impl KeyListener for Told {
     fn sealed(&self, token: u64, view: &View) {
         self.0.lock().unwrap().send((token, view.to_vec())).unwrap();
     }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use common::{engine, event_queue, events, int, ints, kernel, outcome, run, soon};
+use common::{engine, event_queue, events, int, ints, kernel, result, run, soon};
 use hybridloop_kernels::{
-    symbol, Arg, Config, Engine, Event, Kernel, Options, Order, Outcome, State, SubmitError, Value,
+    find_symbol, Arg, Config, Engine, Event, JobResult, Kernel, Options, Order, State, SubmitError,
+    Value,
 };
 
 #[test]
@@ -97,8 +98,8 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     }
     let waiting = run(&engine, &kernel("c.sum"), vec![ints(&[1])]);
     assert!(engine.close(Duration::from_secs(30)).is_empty());
-    assert!(matches!(running.outcome(), Some(Outcome::Cancelled)));
-    assert!(matches!(waiting.outcome(), Some(Outcome::Closed)));
+    assert!(matches!(running.result(), Some(JobResult::Cancelled)));
+    assert!(matches!(waiting.result(), Some(JobResult::Closed)));
     let refused = engine.submit(&kernel("c.sum"), vec![ints(&[])], None, Options::default());
     assert_eq!(refused.unwrap_err(), SubmitError::Closed);
 
@@ -106,7 +107,7 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     let engine = common::engine(1);
     // SAFETY: usleep() of the C library.
     let sleep = unsafe {
-        let address = symbol(None, "usleep").unwrap();
+        let address = find_symbol(None, "usleep").unwrap();
         Kernel::from_address("libc.usleep", address, "int(unsigned)", "", None).unwrap()
     };
     let stubborn = run(&engine, &sleep, vec![Arg::Int(400_000)]);
@@ -116,9 +117,9 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     let began = Instant::now();
     assert_eq!(engine.close(Duration::from_millis(20)), ["libc.usleep"]);
     assert!(began.elapsed() < Duration::from_millis(300));
-    assert!(stubborn.outcome().is_none());
+    assert!(stubborn.result().is_none());
     assert!(
-        matches!(outcome(&stubborn), Outcome::Cancelled),
+        matches!(result(&stubborn), JobResult::Cancelled),
         "its end comes when it ends"
     );
 }
@@ -139,7 +140,7 @@ fn a_forked_child_has_to_make_its_own() {
             });
             let job = own.submit(&sum, vec![ints(&[2])], None, Options::default());
             let works = job
-                .is_ok_and(|job| matches!(job.wait(soon()), Some(Outcome::Value(Value::Int(2)))));
+                .is_ok_and(|job| matches!(job.wait(soon()), Some(JobResult::Value(Value::Int(2)))));
             libc::_exit(i32::from(
                 !(matches!(refused, Err(SubmitError::Forked)) && works),
             ));
@@ -165,9 +166,9 @@ fn many_threads_submit_and_cancel() {
                     if (i + id) % 3 == 0 {
                         job.cancel();
                     }
-                    match outcome(&job) {
-                        Outcome::Value(Value::Int(3)) => done.fetch_add(1, Ordering::Relaxed),
-                        Outcome::Cancelled => 0,
+                    match result(&job) {
+                        JobResult::Value(Value::Int(3)) => done.fetch_add(1, Ordering::Relaxed),
+                        JobResult::Cancelled => 0,
                         other => panic!("{other:?}"),
                     };
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{buffer, compile, event_queue, events, soon};
 use hybridloop_kernels::{
-    load, Arg, Channel, Config, Engine, Event, Kernel, Key, Options, Order, Outcome, Value,
+    load, Arg, Channel, Config, Engine, Event, JobResult, Kernel, Key, Options, Order, Value,
 };
 
 fn kernels() -> Vec<Arc<Kernel>> {
@@ -62,7 +62,7 @@ fn everything_of_interface_1_works() {
     let all = events(&queue, &wake, |event| matches!(event, Event::Done(_)));
     let expected = format!("some text:{}", job.id());
     match job.wait(soon()).unwrap() {
-        Outcome::Value(Value::Str(text)) => assert_eq!(**text, *expected),
+        JobResult::Value(Value::Str(text)) => assert_eq!(**text, *expected),
         other => panic!("{other:?}"),
     }
     assert!(all.iter().any(
@@ -84,7 +84,7 @@ fn channels_and_arrays_of_interface_1_work() {
         .unwrap();
     assert!(matches!(
         job.wait(soon()),
-        Some(Outcome::Value(Value::UInt(3)))
+        Some(JobResult::Value(Value::UInt(3)))
     ));
     let doubled: Vec<_> = std::iter::from_fn(|| match channel.pop() {
         Ok(Some(Value::Int(i))) => Some(i),
@@ -103,7 +103,7 @@ fn channels_and_arrays_of_interface_1_work() {
         .submit(&kernel("v1.arrays"), vec![], out, Options::default())
         .unwrap();
     match job.wait(soon()).unwrap() {
-        Outcome::Value(Value::Buffer(view)) => {
+        JobResult::Value(Value::Buffer(view)) => {
             assert_eq!((view.shape(), view.itemsize()), (Some(&[2, 3][..]), 4));
             assert_eq!((view.len(), view[0], view[20]), (24, 1, 6));
         }

@@ -1,4 +1,4 @@
-//! Jobs from their submission to their outcome, with kernels in C.
+//! Jobs from their submission to their result, with kernels in C.
 #![cfg(all(not(loom), not(miri)))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{
-    buffer, bytes, engine, error, event_queue, events, int, ints, kernel, outcome, run, soon,
+    buffer, bytes, engine, error, event_queue, events, int, ints, kernel, result, run, soon,
 };
-use hybridloop_kernels::{Arg, Code, Config, Engine, Event, Key, Options, Outcome, State, Value};
+use hybridloop_kernels::{Arg, Code, Config, Engine, Event, JobResult, Key, Options, State, Value};
 
 #[test]
 fn items_and_progress_come_in_order_and_before_the_end() {
@@ -88,7 +88,7 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
     let waiting = engine.submit(&forever, vec![], None, options).unwrap();
     assert!(waiting.cancel());
     assert!(
-        matches!(waiting.outcome(), Some(Outcome::Cancelled)),
+        matches!(waiting.result(), Some(JobResult::Cancelled)),
         "at once: it has never run"
     );
     events(&queue, &wake, |event| matches!(event, Event::Done(_)));
@@ -97,7 +97,7 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
     }
     assert_eq!(engine.stats().queued, 0);
     assert!(running.cancel());
-    assert!(matches!(outcome(&running), Outcome::Cancelled));
+    assert!(matches!(result(&running), JobResult::Cancelled));
     assert!(!running.cancel());
 }
 
@@ -110,15 +110,15 @@ fn deadlines_count_while_waiting_and_while_running() {
     };
     let running = engine.submit(&forever, vec![], None, late(150)).unwrap();
     let waiting = engine.submit(&forever, vec![], None, late(20)).unwrap();
-    assert!(matches!(outcome(&waiting), Outcome::TimedOut));
+    assert!(matches!(result(&waiting), JobResult::TimedOut));
     assert!(
-        running.outcome().is_none(),
+        running.result().is_none(),
         "the worker is still busy with the other"
     );
     assert!(running
         .wait(Some(Instant::now() + Duration::from_millis(1)))
         .is_none());
-    assert!(matches!(outcome(&running), Outcome::TimedOut));
+    assert!(matches!(result(&running), JobResult::TimedOut));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn errors_have_the_kernels_code_and_words() {
         .contains("memory that is not the host's"));
     assert_eq!(&bytes(&garbage(6, 4))[..], b"own");
     assert!(
-        matches!(outcome(&garbage(5, 4)), Outcome::Value(Value::Str(text)) if &**text == "own")
+        matches!(result(&garbage(5, 4)), JobResult::Value(Value::Str(text)) if &**text == "own")
     );
 }
 
@@ -179,7 +179,7 @@ fn memory_of_the_host_becomes_the_result_and_keys_go_with_the_job() {
     let own = format!("job:{}:half", job.id());
     assert_eq!(&engine.bus().snapshot(own.as_bytes()).unwrap()[..], b"abc");
     assert_eq!(engine.bus().keys().len(), 2);
-    // The worker lets go of its handle right after it has told of the outcome.
+    // The worker lets go of its handle right after it has told of the result.
     let weak = Arc::downgrade(&job);
     drop(job);
     let until = soon().unwrap();

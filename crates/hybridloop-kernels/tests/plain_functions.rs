@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{buffer, engine, int, outcome, plain, run};
-use hybridloop_kernels::{Arg, ArgumentErrorKind, Kernel, Options, Outcome, SubmitError, Value};
+use common::{buffer, engine, int, plain, result, run};
+use hybridloop_kernels::{Arg, ArgumentErrorKind, JobResult, Kernel, Options, SubmitError, Value};
 
 #[test]
 fn plain_functions_are_called_with_their_types() {
@@ -27,7 +27,7 @@ fn plain_functions_are_called_with_their_types() {
         ],
     );
     assert!(
-        matches!(outcome(&job), Outcome::Value(Value::Float(value)) if value.to_bits() == 21_f64.to_bits())
+        matches!(result(&job), JobResult::Value(Value::Float(value)) if value.to_bits() == 21_f64.to_bits())
     );
     let small = plain("plain_small", "i8(u16, i32)");
     assert_eq!(
@@ -58,7 +58,7 @@ fn plain_functions_are_called_with_their_types() {
     let job = engine
         .submit(&fill, args(), Some(Arg::Buffer(target)), Options::default())
         .unwrap();
-    assert!(matches!(outcome(&job), Outcome::Value(Value::None)));
+    assert!(matches!(result(&job), JobResult::Value(Value::None)));
     // SAFETY: the job is done.
     assert_eq!(unsafe { *address.cast::<[i32; 3]>() }, [7; 3]);
 }
@@ -93,7 +93,7 @@ fn plain_functions_have_more_parameters_than_registers() {
         .sum();
     let job = run(&engine, &many, args);
     assert!(
-        matches!(outcome(&job), Outcome::Value(Value::Float(value)) if value.to_bits() == expected.to_bits())
+        matches!(result(&job), JobResult::Value(Value::Float(value)) if value.to_bits() == expected.to_bits())
     );
 }
 
@@ -102,18 +102,18 @@ fn plain_functions_give_results_of_every_size() {
     let engine = engine(1);
     let call = |name, signature, arg| run(&engine, &plain(name, signature), vec![arg]);
     assert!(
-        matches!(outcome(&call("plain_float", "f32(f32)", Arg::Float(0.5))), Outcome::Value(Value::Float(value)) if value.to_bits() == 0.25_f64.to_bits())
+        matches!(result(&call("plain_float", "f32(f32)", Arg::Float(0.5))), JobResult::Value(Value::Float(value)) if value.to_bits() == 0.25_f64.to_bits())
     );
     for (arg, odd) in [(u64::MAX, true), (1 << 32, false)] {
         assert!(
-            matches!(outcome(&call("plain_is_odd", "bool(u64)", Arg::UInt(arg))), Outcome::Value(Value::Bool(value)) if *value == odd)
+            matches!(result(&call("plain_is_odd", "bool(u64)", Arg::UInt(arg))), JobResult::Value(Value::Bool(value)) if *value == odd)
         );
         assert!(
-            matches!(outcome(&call("plain_same", "u64(u64)", Arg::UInt(arg))), Outcome::Value(Value::UInt(value)) if *value == arg)
+            matches!(result(&call("plain_same", "u64(u64)", Arg::UInt(arg))), JobResult::Value(Value::UInt(value)) if *value == arg)
         );
     }
     assert!(
-        matches!(outcome(&call("plain_negative", "i64(i64)", Arg::Int(i64::MAX))), Outcome::Value(Value::Int(value)) if *value == -i64::MAX)
+        matches!(result(&call("plain_negative", "i64(i64)", Arg::Int(i64::MAX))), JobResult::Value(Value::Int(value)) if *value == -i64::MAX)
     );
 }
 

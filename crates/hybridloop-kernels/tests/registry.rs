@@ -5,7 +5,7 @@
 mod common;
 
 use common::{kernel, library};
-use hybridloop_kernels::{load, symbol, Kernel, Registry, RegistryError};
+use hybridloop_kernels::{find_symbol, load, Kernel, Registry, RegistryError};
 
 #[test]
 fn libraries_are_refused_by_name() {
@@ -30,7 +30,7 @@ fn libraries_are_refused_by_name() {
             Err(RegistryError::Library(_))
         ));
         assert!(matches!(
-            symbol(Some(path.as_os_str()), "nothing"),
+            find_symbol(Some(path.as_os_str()), "nothing"),
             Err(RegistryError::Symbol(_))
         ));
         assert!(matches!(load("libc.so.6"), Err(RegistryError::Symbol(_))));

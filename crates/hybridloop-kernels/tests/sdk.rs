@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
 use hybridloop_kernels::{
-    Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, Kernel, Options, Order,
-    Outcome, Value,
+    Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, JobResult, Kernel, Options,
+    Order, Value,
 };
 
 /// The bytes, backwards.
@@ -81,15 +81,15 @@ fn engine() -> Engine {
     })
 }
 
-fn outcome(job: &Arc<Job>) -> Outcome {
+fn result(job: &Arc<Job>) -> JobResult {
     let limit = Instant::now() + Duration::from_secs(60);
     job.wait(Some(limit)).unwrap().clone()
 }
 
 fn value(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Value {
     let job = engine.submit(kernel, args, None, Options::default());
-    match outcome(&job.unwrap()) {
-        Outcome::Value(value) => value,
+    match result(&job.unwrap()) {
+        JobResult::Value(value) => value,
         other => panic!("{other:?}"),
     }
 }
@@ -169,7 +169,7 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
             }
         }
     }
-    assert!(matches!(outcome(&job), Outcome::Value(Value::Int(14))));
+    assert!(matches!(result(&job), JobResult::Value(Value::Int(14))));
     assert_eq!((&items[..], memory), (&[1, 4, 9][..], [1, 4, 9]));
 }
 
@@ -229,8 +229,8 @@ fn a_panic_is_an_error_of_the_job() {
     let job = engine
         .submit(&kernel_of::<panics>(), vec![text], None, Options::default())
         .unwrap();
-    match outcome(&job) {
-        Outcome::Error(error) => {
+    match result(&job) {
+        JobResult::Error(error) => {
             assert_eq!(error.code, Code::Panic);
             assert!(error.message.contains("on purpose: really"), "{error}");
         }

@@ -39,7 +39,7 @@ impl Work {
     /// Whether every kernel has returned or will not run.
     pub fn is_done(&self) -> bool {
         match self {
-            Self::Job(job) => job.outcome().is_some(),
+            Self::Job(job) => job.result().is_some(),
             Self::Batch { batch, .. } => batch.remaining() == 0,
         }
     }

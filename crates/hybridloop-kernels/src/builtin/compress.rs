@@ -7,7 +7,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::Compression;
 use hybridloop_kernel::{abi, kernel, Ctx, Error, Memory};
 
-use crate::builtin::{codec_error, entry, Sink, CHUNK};
+use crate::builtin::common::{codec_error, entry, MemoryWriter, CHUNK};
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<zstd_compress>(),
@@ -37,9 +37,9 @@ fn drain<R: Read>(
     expected: usize,
     limit: u64,
 ) -> Result<Memory<'_, u8>, Error> {
-    let mut sink = Sink::new(ctx, expected.max(64), limit)?;
-    std::io::copy(&mut decoder, &mut sink).map_err(codec_error)?;
-    sink.finish()
+    let mut writer = MemoryWriter::new(ctx, expected.max(64), limit)?;
+    std::io::copy(&mut decoder, &mut writer).map_err(codec_error)?;
+    writer.finish()
 }
 
 fn deflate_level(level: u32) -> Result<Compression, Error> {
@@ -59,8 +59,8 @@ fn zstd_compress<'a>(
     if !(-7..=22).contains(&level) {
         return Err(Error::invalid("level: expected -7 to 22"));
     }
-    let sink = Sink::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = zstd::Encoder::new(sink, level).map_err(codec_error)?;
+    let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
+    let mut encoder = zstd::Encoder::new(writer, level).map_err(codec_error)?;
     encoder
         .set_pledged_src_size(Some(data.len() as u64))
         .map_err(codec_error)?;
@@ -87,8 +87,8 @@ fn gzip_compress<'a>(
     data: &[u8],
     #[default(6)] level: u32,
 ) -> Result<Memory<'a, u8>, Error> {
-    let sink = Sink::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = GzEncoder::new(sink, deflate_level(level)?);
+    let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
+    let mut encoder = GzEncoder::new(writer, deflate_level(level)?);
     feed(ctx, data, &mut encoder)?;
     encoder.finish().map_err(codec_error)?.finish()
 }
@@ -111,8 +111,8 @@ fn zlib_compress<'a>(
     data: &[u8],
     #[default(6)] level: u32,
 ) -> Result<Memory<'a, u8>, Error> {
-    let sink = Sink::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = ZlibEncoder::new(sink, deflate_level(level)?);
+    let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
+    let mut encoder = ZlibEncoder::new(writer, deflate_level(level)?);
     feed(ctx, data, &mut encoder)?;
     encoder.finish().map_err(codec_error)?.finish()
 }
@@ -131,8 +131,8 @@ fn zlib_decompress<'a>(
 /// An LZ4 frame of `data`.
 #[kernel(name = "hl.lz4.compress")]
 fn lz4_compress<'a>(ctx: &'a Ctx, data: &[u8]) -> Result<Memory<'a, u8>, Error> {
-    let sink = Sink::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = lz4_flex::frame::FrameEncoder::new(sink);
+    let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(writer);
     feed(ctx, data, &mut encoder)?;
     let finished = encoder.finish();
     finished

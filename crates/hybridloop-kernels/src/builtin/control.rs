@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernel::{abi, kernel, Code, Ctx, Error, Key};
 
-use crate::builtin::entry;
+use crate::builtin::common::entry;
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<discard>(),

@@ -3,7 +3,7 @@
 use hybridloop_kernel::{abi, kernel, Ctx, Error};
 use sha2::Digest;
 
-use crate::builtin::{entry, CHUNK};
+use crate::builtin::common::{entry, CHUNK};
 
 pub(super) const TABLE: &[abi::Kernel] = &[entry::<sha256>(), entry::<blake3>(), entry::<crc32>()];
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use hybridloop_kernel::{abi, kernel, Buf, Ctx, Element, Error, IntoResult, Memory};
 
-use crate::builtin::{entry, CHUNK};
+use crate::builtin::common::{entry, CHUNK};
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<sum>(),

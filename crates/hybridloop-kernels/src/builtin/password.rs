@@ -6,7 +6,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use hybridloop_kernel::{abi, kernel, Error};
 use subtle::ConstantTimeEq;
 
-use crate::builtin::entry;
+use crate::builtin::common::entry;
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<argon2id_hash>(),

@@ -4,7 +4,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use base64::Engine;
 use hybridloop_kernel::{abi, kernel, Ctx, Error, Memory};
 
-use crate::builtin::entry;
+use crate::builtin::common::entry;
 
 pub(super) const TABLE: &[abi::Kernel] = &[entry::<encode>(), entry::<decode>()];
 

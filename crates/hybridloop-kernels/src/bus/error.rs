@@ -1,33 +1,34 @@
-//! Why the bus refuses.
+//! Errors of the bus.
 
 use std::fmt;
 
-use crate::bus::Key;
+/// The greatest length of a key.
+pub(super) const MAX_KEY_LENGTH: usize = 255;
 
-/// Why the bus refuses.
+/// Why an operation on the bus fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BusError {
-    /// A key is empty or longer than [`Key::MAX`].
+    /// A key has this length: it is empty or too long.
     BadKey(usize),
-    /// Keys that begin with `job:` belong to jobs.
+    /// The key begins with `job:`, which only kernels may write.
     ReservedKey,
-    /// The key is there, and the foreign side does not overwrite.
+    /// The key exists, and Python does not overwrite.
     Exists,
-    /// A native write of the key is open.
+    /// A kernel is writing the key.
     Busy,
-    /// There is nothing under the key.
+    /// The key does not exist.
     NotFound,
-    /// More bytes than the bus has left.
+    /// The bus has fewer bytes left.
     Capacity {
-        /// Bytes that were asked for.
+        /// Bytes of the write.
         wanted: usize,
-        /// Bytes that are taken.
+        /// Bytes in use.
         used: usize,
         /// Bytes in all.
         capacity: usize,
     },
-    /// The system, or the engine's budget, has no memory left.
+    /// The system or the memory limit of the engine has no memory left.
     Memory,
     /// The bus is closed.
     Closed,
@@ -37,7 +38,9 @@ impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadKey(0) => f.write_str("a key must not be empty"),
-            Self::BadKey(len) => write!(f, "a key has at most {} bytes, not {len}", Key::MAX),
+            Self::BadKey(len) => {
+                write!(f, "a key has at most {MAX_KEY_LENGTH} bytes, not {len}")
+            }
             Self::ReservedKey => f.write_str("keys that begin with 'job:' belong to jobs"),
             Self::Exists => f.write_str("the key exists"),
             Self::Busy => f.write_str("the key is being written"),

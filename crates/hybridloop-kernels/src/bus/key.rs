@@ -1,18 +1,18 @@
-//! Names of blocks on the bus.
+//! Keys of the bus.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::bus::BusError;
+use crate::bus::error::{BusError, MAX_KEY_LENGTH};
 
-/// A key: 1 to 255 bytes.
+/// The name of a block: 1 to 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<[u8]>);
 
 impl Key {
     /// The greatest length.
-    pub const MAX: usize = 255;
+    pub const MAX: usize = MAX_KEY_LENGTH;
 
     /// # Errors
     /// [`BusError::BadKey`] for a key that is empty or too long.
@@ -26,7 +26,7 @@ impl Key {
     /// The key of a job's own entry: `job:<id>:<name>`.
     ///
     /// # Errors
-    /// As for [`Key::new`].
+    /// [`BusError::BadKey`] if `name` is empty or the key too long.
     pub fn of_job(job: u64, name: &[u8]) -> Result<Self, BusError> {
         let mut key = Self::job_prefix(job);
         if name.is_empty() {

@@ -1,26 +1,27 @@
-//! A part of the bus's map. Everything here runs under the part's lock: no copy of data, no call, no drop of a block.
+//! A part of the bus's map. Everything here runs under the shard's lock: it copies no data, notifies nobody and drops no block.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bus::key::Key;
-use crate::bus::watch::{Notify, Watcher};
+use crate::bus::listener::{KeyListener, Watcher};
 use crate::memory::block::View;
 
 #[cfg(not(loom))]
 pub(super) type Hasher = std::hash::RandomState;
-/// Loom has to see the same on every run.
+/// Deterministic, as loom requires.
 #[cfg(loom)]
 pub(super) type Hasher = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
 
-/// What a change has taken out of the map.
+/// What was removed from the map, for the caller to drop after the lock is released.
 pub(super) type Removed = Option<View>;
 
 #[derive(Default)]
 struct Entry {
     sealed: Option<View>,
-    /// When it was last read or written.
+    /// The bus's clock when it was read or written last.
     used: u64,
+    /// Open writes.
     writers: u32,
 }
 
@@ -37,13 +38,13 @@ impl Shard {
         self.entries.entry(key.clone()).or_default()
     }
 
-    /// A native write begins.
-    pub fn begin(&mut self, key: &Key) {
+    /// Opens a write.
+    pub fn begin_write(&mut self, key: &Key) {
         self.entry(key).writers += 1;
     }
 
-    /// A native write ends without a result; gives what is there, and who waited for it, if that was the last.
-    pub fn end(&mut self, key: &Key) -> Option<(View, Vec<Watcher>)> {
+    /// Ends an open write without a result. If it was the last one, returns what is sealed and the watchers that wait for it.
+    pub fn end_write(&mut self, key: &Key) -> Option<(View, Vec<Watcher>)> {
         let entry = self.entries.get_mut(key)?;
         entry.writers = entry.writers.saturating_sub(1);
         if entry.writers != 0 {
@@ -58,7 +59,7 @@ impl Shard {
         }
     }
 
-    /// Takes the key's place; gives what was there and who waited for it.
+    /// Seals `view` under the key; returns what was sealed before and the watchers.
     pub fn publish(
         &mut self,
         key: &Key,
@@ -99,7 +100,7 @@ impl Shard {
         Some(view)
     }
 
-    /// Removes the entry unless it is in use, or was used since `age`.
+    /// Removes the key unless it is in use, or was used after `age`.
     pub fn remove_idle(&mut self, key: &Key, age: u64) -> Removed {
         let entry = self.entries.get(key)?;
         (entry.is_idle() && entry.used == age).then(|| self.remove(key.as_bytes()))?
@@ -115,7 +116,7 @@ impl Shard {
         into.extend(sealed.map(|(key, _)| key.clone()));
     }
 
-    pub fn has(&self, key: &[u8]) -> bool {
+    pub fn contains(&self, key: &[u8]) -> bool {
         self.entries
             .get(key)
             .is_some_and(|entry| entry.sealed.is_some())
@@ -125,15 +126,19 @@ impl Shard {
         self.entries.get(key).is_some_and(|entry| entry.writers > 0)
     }
 
-    pub fn sealed(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.sealed
     }
 
-    pub fn watch(&mut self, key: &Key, notify: Arc<dyn Notify>, token: u64) -> u64 {
+    pub fn watch(&mut self, key: &Key, listener: Arc<dyn KeyListener>, token: u64) -> u64 {
         let id = self.next_watch;
         self.next_watch += 1;
         let watchers = self.watchers.entry(key.clone()).or_default();
-        watchers.push(Watcher { id, notify, token });
+        watchers.push(Watcher {
+            id,
+            listener,
+            token,
+        });
         id
     }
 
@@ -147,7 +152,7 @@ impl Shard {
         Some(watcher)
     }
 
-    /// Takes everything out but the open writers.
+    /// Removes everything but the open writes.
     pub fn clear(&mut self) -> (Vec<View>, Vec<Watcher>) {
         let views = self
             .entries
@@ -162,8 +167,8 @@ impl Shard {
 }
 
 impl Entry {
-    /// Whether nobody writes it, and nobody but the bus holds its block. Only who holds a block can share it, and the bus
-    /// does so under the lock: the answer stays true as long as the lock is held.
+    /// Whether nobody writes the key, and nobody but the bus holds its block. The bus shares a block only under the lock, so
+    /// the answer holds as long as the lock is held.
     fn is_idle(&self) -> bool {
         let held = |view: &View| Arc::strong_count(view.block()) > 1;
         self.writers == 0 && self.sealed.as_ref().is_some_and(|view| !held(view))

@@ -1,8 +1,8 @@
-//! What a bus counts.
+//! Counters of a bus.
 
 use hybridloop_sync::primitives::AtomicU64;
 
-/// What has happened on a bus, and what is there.
+/// Counters and sizes of a bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct BusStats {
@@ -13,7 +13,7 @@ pub struct BusStats {
     pub reads: u64,
     pub pops: u64,
     pub evictions: u64,
-    /// Foreign calls that were refused because of a native write.
+    /// Calls of Python that were refused because a kernel was writing.
     pub busy: u64,
 }
 

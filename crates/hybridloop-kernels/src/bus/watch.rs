@@ -1,53 +1,67 @@
-//! Waiting for a key.
+//! Watching a key.
 
 use std::sync::Arc;
 
-use crate::bus::{Bus, Key};
-use crate::memory::block::View;
+use hybridloop_sync::primitives::lock;
 
-/// Whom to tell that a key was sealed.
-pub trait Notify: Send + Sync {
-    /// `view` was sealed under the key of the watch with that token. Called by the thread that seals; must not wait.
-    fn sealed(&self, token: u64, view: &View);
+use crate::bus::key::Key;
+use crate::bus::listener::KeyListener;
+use crate::bus::store::Bus;
 
-    /// The bus was closed, and nothing will be sealed under the key of that watch. Must not wait either.
-    fn closed(&self, _token: u64) {}
-}
-
-pub(super) struct Watcher {
-    pub id: u64,
-    pub notify: Arc<dyn Notify>,
-    pub token: u64,
-}
-
-impl Watcher {
-    pub fn notify(&self, view: &View) {
-        self.notify.sealed(self.token, view);
-    }
-
-    pub fn close(&self) {
-        self.notify.closed(self.token);
-    }
-}
-
-/// A watch on a key; dropping it takes it back. A notice that is on its way then still comes.
+/// A watch on a key; dropping it ends the watch. A notification that is under way is still delivered.
 #[derive(Debug)]
 pub struct Watch {
     bus: Arc<Bus>,
     key: Key,
+    /// `None` if the listener was notified at once.
     id: Option<u64>,
 }
 
-impl Watch {
-    pub(super) fn new(bus: Arc<Bus>, key: Key, id: Option<u64>) -> Self {
-        Self { bus, key, id }
+impl Bus {
+    /// Notifies `listener` once: at once if `key` is sealed and no kernel writes it, else when it is sealed next, or when the
+    /// open write is aborted and leaves what was sealed before. If the bus is closed, the listener is notified of that.
+    pub fn watch(self: &Arc<Self>, key: Key, listener: Arc<dyn KeyListener>, token: u64) -> Watch {
+        let now = self.tick();
+        let mut shard = lock(self.shard(key.as_bytes()));
+        // Under the lock: `close` sets the flag before it empties the shards.
+        if self.is_closed() {
+            drop(shard);
+            listener.closed(token);
+            return Watch {
+                bus: self.clone(),
+                key,
+                id: None,
+            };
+        }
+        let ready = if shard.is_busy(key.as_bytes()) {
+            None
+        } else {
+            shard.read(key.as_bytes(), now)
+        };
+        let id = match ready {
+            None => Some(shard.watch(&key, listener.clone(), token)),
+            Some(_) => None,
+        };
+        drop(shard);
+        if let Some(view) = &ready {
+            listener.sealed(token, view);
+        }
+        Watch {
+            bus: self.clone(),
+            key,
+            id,
+        }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.bus.unwatch(&self.key, id);
+        let Some(id) = self.id else { return };
+        if !self.bus.is_current_process() {
+            return;
         }
+        // Removed under the lock and dropped after it.
+        let watcher = lock(self.bus.shard(self.key.as_bytes())).unwatch(&self.key, id);
+        drop(watcher);
     }
 }

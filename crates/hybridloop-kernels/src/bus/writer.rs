@@ -2,22 +2,49 @@
 
 use std::sync::Arc;
 
-use crate::bus::{Bus, BusError, Key};
-use crate::memory::block::{Draft, View};
+use hybridloop_sync::primitives::lock;
 
-/// A key that is being written; aborted unless sealed.
+use crate::bus::error::BusError;
+use crate::bus::key::Key;
+use crate::bus::store::Bus;
+use crate::memory::block::{BlockBuilder, View};
+
+/// An open write of a key; aborted unless it is sealed.
 #[derive(Debug)]
 pub struct Writer {
-    pub(super) bus: Arc<Bus>,
-    pub(super) key: Key,
-    pub(super) draft: Option<Draft>,
-    pub(super) reserved: usize,
+    bus: Arc<Bus>,
+    key: Key,
+    /// `None` once it is sealed.
+    builder: Option<BlockBuilder>,
+    reserved: usize,
+}
+
+impl Bus {
+    /// Opens `key` for writing `len` bytes. The key is busy until the writer is sealed or dropped.
+    ///
+    /// # Errors
+    /// [`BusError::Capacity`], [`BusError::Memory`], [`BusError::Closed`]
+    pub fn open(self: &Arc<Self>, key: Key, len: usize) -> Result<Writer, BusError> {
+        self.check_open()?;
+        self.reserve(len)?;
+        let Some(builder) = BlockBuilder::new(len, self.memory()) else {
+            self.release(len);
+            return Err(BusError::Memory);
+        };
+        lock(self.shard(key.as_bytes())).begin_write(&key);
+        Ok(Writer {
+            bus: self.clone(),
+            key,
+            builder: Some(builder),
+            reserved: len,
+        })
+    }
 }
 
 impl Writer {
-    /// What is written; zero at first.
+    /// The bytes to write; zero at first.
     pub fn data(&mut self) -> &mut [u8] {
-        self.draft.as_deref_mut().unwrap_or_default()
+        self.builder.as_deref_mut().unwrap_or_default()
     }
 
     /// Publishes the first `len` bytes, or all if there are fewer.
@@ -25,14 +52,14 @@ impl Writer {
     /// # Errors
     /// [`BusError::Closed`]
     pub fn seal(mut self, len: usize) -> Result<(), BusError> {
-        let Some(mut draft) = self.draft.take() else {
+        let Some(mut builder) = self.builder.take() else {
             return Err(BusError::Closed);
         };
-        let len = len.min(draft.len());
-        // Should shrinking fail, which it has no reason to, the view below is still that short.
-        draft.resize(len);
-        self.bus.space.release(self.reserved - len);
-        let view = View::new(draft.seal());
+        let len = len.min(builder.len());
+        // If the block cannot be made shorter, the view below is.
+        builder.resize(len);
+        self.bus.release(self.reserved - len);
+        let view = View::new(builder.seal());
         let view = view.clone().part(0, len).unwrap_or(view);
         self.bus.publish(&self.key, view, true)
     }
@@ -40,10 +67,10 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(draft) = self.draft.take() {
-            drop(draft);
-            self.bus.abort(&self.key);
-            self.bus.space.release(self.reserved);
+        if let Some(builder) = self.builder.take() {
+            drop(builder);
+            self.bus.abort_write(&self.key);
+            self.bus.release(self.reserved);
         }
     }
 }

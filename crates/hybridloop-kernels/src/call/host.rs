@@ -1,4 +1,7 @@
-//! What the host does for a kernel: the functions of [`Host`].
+//! The functions of the host for kernels: those of [`Host`].
+//!
+//! Each gets the context of the kernel that calls it. `hybridloop.h` demands that a kernel passes the context that it was called
+//! with, from any thread but only until it returns, and pointers that are valid during the call.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -6,92 +9,92 @@ use std::ptr;
 use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
 use hybridloop_sync::primitives::lock;
 
+use crate::arg::Arg;
 use crate::bus::Writer;
-use crate::call::convert::convert;
-use crate::call::{bytes, call, Call};
-use crate::channel::ChannelError;
-use crate::job::result::Outcome;
-use crate::memory::block::Draft;
-use crate::value::{Arg, Value};
+use crate::call::context::{bytes, CallContext};
+use crate::call::results::val_to_value;
+use crate::channel::{Channel, ChannelError};
+use crate::job::result::JobResult;
+use crate::memory::block::{BlockBuilder, ALIGN};
+use crate::value::Value;
 
 unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {
-    // SAFETY: as the header says.
-    match unsafe { call(ctx) }.job.interruption() {
+    // SAFETY: the kernel passes its own context and has not returned.
+    match unsafe { CallContext::from_raw(ctx) }.job.stop_reason() {
         None => code::OK,
-        Some(Outcome::TimedOut) => code::ETIMEDOUT,
+        Some(JobResult::TimedOut) => code::ETIMEDOUT,
         Some(_) => code::ECANCELED,
     }
 }
 
 unsafe extern "C" fn progress(ctx: *mut RawCtx, done: u64, total: u64) {
-    // SAFETY: as the header says.
-    unsafe { call(ctx) }.job.progress(done, total);
+    // SAFETY: the kernel passes its own context and has not returned.
+    unsafe { CallContext::from_raw(ctx) }
+        .job
+        .set_progress(done, total);
 }
 
 unsafe extern "C" fn alloc(ctx: *mut RawCtx, n: usize, align: usize) -> *mut c_void {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
-    let shared = &call.job.shared;
-    let mut held = lock(&call.held);
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
+    let resources = &call.job.resources;
+    let mut state = lock(&call.state);
     if !align.is_power_of_two()
-        || align > crate::ALIGN
-        || n > shared.job_memory.saturating_sub(held.used)
+        || align > ALIGN
+        || n > resources.job_memory.saturating_sub(state.allocated)
     {
         return ptr::null_mut();
     }
-    // No less than a byte, so that every draft has an address of its own.
-    let align = if n >= crate::ALIGN {
-        crate::ALIGN
-    } else {
-        align
-    };
-    let Some(mut draft) = Draft::aligned(n.max(1), align, &shared.memory) else {
+    // At least one byte, so that every allocation has an address of its own.
+    let align = if n >= ALIGN { ALIGN } else { align };
+    let Some(mut builder) = BlockBuilder::aligned(n.max(1), align, &resources.memory) else {
         return ptr::null_mut();
     };
-    let data = draft.as_mut_ptr();
-    held.used += draft.len();
-    held.drafts.push(draft);
+    let data = builder.as_mut_ptr();
+    state.allocated += builder.len();
+    state.builders.push(builder);
     data.cast()
 }
 
 unsafe extern "C" fn resize(ctx: *mut RawCtx, data: *mut c_void, n: usize) -> *mut c_void {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
-    let mut held = lock(&call.held);
-    let Some(at) = held
-        .drafts
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
+    let mut state = lock(&call.state);
+    let Some(at) = state
+        .builders
         .iter()
-        .position(|draft| draft.as_ptr() == data.cast())
+        .position(|builder| builder.as_ptr() == data.cast())
     else {
         return ptr::null_mut();
     };
-    let (old, new) = (held.drafts[at].len(), n.max(1));
-    let others = held.used - old;
-    if new > call.job.shared.job_memory.saturating_sub(others) || !held.drafts[at].resize(new) {
+    let (old, new) = (state.builders[at].len(), n.max(1));
+    let others = state.allocated - old;
+    if new > call.job.resources.job_memory.saturating_sub(others) || !state.builders[at].resize(new)
+    {
         return ptr::null_mut();
     }
-    held.used = others + new;
-    held.drafts[at].as_mut_ptr().cast()
+    state.allocated = others + new;
+    state.builders[at].as_mut_ptr().cast()
 }
 
 unsafe extern "C" fn free(ctx: *mut RawCtx, data: *mut c_void) {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
-    let mut held = lock(&call.held);
-    if let Some(at) = held
-        .drafts
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
+    let mut state = lock(&call.state);
+    if let Some(at) = state
+        .builders
         .iter()
-        .position(|draft| draft.as_ptr() == data.cast())
+        .position(|builder| builder.as_ptr() == data.cast())
     {
-        let draft = held.drafts.swap_remove(at);
-        held.used -= draft.len();
+        let builder = state.builders.swap_remove(at);
+        state.allocated -= builder.len();
     }
 }
 
 unsafe extern "C" fn fail(ctx: *mut RawCtx, code: i32, text: *const c_char, n: usize) -> i32 {
-    // SAFETY: as the header says.
-    let (call, text) = unsafe { (call(ctx), bytes(text.cast(), n)) };
-    lock(&call.held).message = Some((code, String::from_utf8_lossy(text).into_owned()));
+    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    let (call, text) = unsafe { (CallContext::from_raw(ctx), bytes(text.cast(), n)) };
+    lock(&call.state).message = Some((code, String::from_utf8_lossy(text).into_owned()));
     code
 }
 
@@ -103,10 +106,16 @@ unsafe extern "C" fn bus_push(
     n: usize,
     flags: u32,
 ) -> i32 {
-    // SAFETY: as the header says.
-    let (call, name, data) = unsafe { (call(ctx), bytes(key, key_len), bytes(data, n)) };
+    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    let (call, name, data) = unsafe {
+        (
+            CallContext::from_raw(ctx),
+            bytes(key, key_len),
+            bytes(data, n),
+        )
+    };
     let key = call.key(name, flags);
-    call.report(key.and_then(|key| call.job.shared.bus.push(key, data)))
+    call.report(key.and_then(|key| call.job.resources.bus.push(key, data)))
 }
 
 unsafe extern "C" fn bus_open(
@@ -117,31 +126,31 @@ unsafe extern "C" fn bus_open(
     flags: u32,
     data: *mut *mut c_void,
 ) -> i32 {
-    // SAFETY: as the header says.
-    let (call, name) = unsafe { (call(ctx), bytes(key, key_len)) };
+    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    let (call, name) = unsafe { (CallContext::from_raw(ctx), bytes(key, key_len)) };
     let opened = call
         .key(name, flags)
-        .and_then(|key| call.job.shared.bus.open(key, n));
+        .and_then(|key| call.job.resources.bus.open(key, n));
     call.report(opened.map(|mut writer| {
-        // SAFETY: the caller's variable.
+        // SAFETY: `data` points to a variable of the kernel.
         unsafe { data.write(writer.data().as_mut_ptr().cast()) };
-        lock(&call.held).writers.push(writer);
+        lock(&call.state).writers.push(writer);
     }))
 }
 
-/// Takes the writer whose memory begins there.
-fn take_writer(call: &Call<'_>, data: *mut c_void) -> Option<Writer> {
-    let mut held = lock(&call.held);
-    let at = held
+/// Removes the open write whose memory begins at `data`.
+fn take_writer(call: &CallContext<'_>, data: *mut c_void) -> Option<Writer> {
+    let mut state = lock(&call.state);
+    let at = state
         .writers
         .iter_mut()
         .position(|writer| writer.data().as_ptr() == data.cast_const().cast())?;
-    Some(held.writers.swap_remove(at))
+    Some(state.writers.swap_remove(at))
 }
 
 unsafe extern "C" fn bus_seal(ctx: *mut RawCtx, data: *mut c_void, len: usize) -> i32 {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
     let Some(mut writer) = take_writer(call, data) else {
         return code::EINVAL;
     };
@@ -152,15 +161,17 @@ unsafe extern "C" fn bus_seal(ctx: *mut RawCtx, data: *mut c_void, len: usize) -
 }
 
 unsafe extern "C" fn bus_abort(ctx: *mut RawCtx, data: *mut c_void) -> i32 {
-    // SAFETY: as the header says.
-    match take_writer(unsafe { call(ctx) }, data) {
+    // SAFETY: the kernel passes its own context and has not returned.
+    match take_writer(unsafe { CallContext::from_raw(ctx) }, data) {
         Some(_) => code::OK,
         None => code::EINVAL,
     }
 }
 
+/// Reads a key into `out`, and removes it if `pop` is true.
+///
 /// # Safety
-/// As for [`bus_get`].
+/// `ctx` is the context of a kernel that has not returned; `len` bytes at `key` and a variable at `out` are valid.
 unsafe fn read(
     ctx: *mut RawCtx,
     key: *const c_void,
@@ -168,14 +179,14 @@ unsafe fn read(
     out: *mut abi::Buf,
     pop: bool,
 ) -> i32 {
-    // SAFETY: as the header says.
-    let (call, key) = unsafe { (call(ctx), bytes(key, len)) };
-    let bus = &call.job.shared.bus;
+    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    let (call, key) = unsafe { (CallContext::from_raw(ctx), bytes(key, len)) };
+    let bus = &call.job.resources.bus;
     let view = if pop { bus.pop(key) } else { bus.get(key) };
     match view {
         Some(view) => {
-            // SAFETY: the caller's variable.
-            unsafe { out.write(call.pin(view)) };
+            // SAFETY: `out` points to a variable of the kernel.
+            unsafe { out.write(call.keep_view(view)) };
             code::OK
         }
         None => code::ENOTFOUND,
@@ -188,7 +199,7 @@ unsafe extern "C" fn bus_get(
     len: usize,
     out: *mut abi::Buf,
 ) -> i32 {
-    // SAFETY: as the header says.
+    // SAFETY: the kernel passes what `read` demands.
     unsafe { read(ctx, key, len, out, false) }
 }
 
@@ -198,29 +209,29 @@ unsafe extern "C" fn bus_pop(
     len: usize,
     out: *mut abi::Buf,
 ) -> i32 {
-    // SAFETY: as the header says.
+    // SAFETY: the kernel passes what `read` demands.
     unsafe { read(ctx, key, len, out, true) }
 }
 
-/// A copy of a value, which nothing else depends on.
+/// A copy of a value, which does not refer to memory of the kernel.
 ///
 /// # Safety
-/// A value as the header describes it.
-unsafe fn copy(call: &Call<'_>, val: *const Val) -> Result<Value, i32> {
-    // SAFETY: as the caller promises.
+/// `val` points to a value that is valid as `hybridloop.h` describes it.
+unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Value, i32> {
+    // SAFETY: the caller passes a pointer to a value.
     let mut val = unsafe { val.read() };
     if matches!(val.kind, kind::BUF | kind::STR) {
-        // SAFETY: the kind says which field it is.
+        // SAFETY: values of these kinds have the field `b`.
         unsafe { val.u.b.flags |= abi::COPY };
     }
-    // SAFETY: as the caller promises.
-    unsafe { convert(call, &val, false) }.map_err(|error| error.code.status())
+    // SAFETY: the caller passes a valid value; with the flag it is still valid.
+    unsafe { val_to_value(call, &val, false) }.map_err(|error| error.code.status())
 }
 
 unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
-    // SAFETY: as the header says.
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
+    // SAFETY: the kernel passes a valid value.
     match unsafe { copy(call, val) } {
         Ok(value) => {
             call.job.emit(value);
@@ -230,7 +241,7 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     }
 }
 
-fn channel<'a>(call: &'a Call<'_>, id: u64) -> Option<&'a crate::channel::Channel> {
+fn channel<'a>(call: &'a CallContext<'_>, id: u64) -> Option<&'a Channel> {
     call.args.iter().find_map(|arg| match arg {
         Arg::Channel(channel) if channel.id() == id => Some(&**channel),
         _ => None,
@@ -238,12 +249,12 @@ fn channel<'a>(call: &'a Call<'_>, id: u64) -> Option<&'a crate::channel::Channe
 }
 
 unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i32 {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
     let Some(channel) = channel(call, id) else {
         return code::EINVAL;
     };
-    // SAFETY: as the header says.
+    // SAFETY: the kernel passes a valid value.
     match unsafe { copy(call, val) }.map(|value| channel.push(value)) {
         Ok(Ok(())) => code::OK,
         Ok(Err(ChannelError::Closed | ChannelError::Forked)) => code::ECLOSED,
@@ -253,8 +264,8 @@ unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i3
 }
 
 unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
-    // SAFETY: as the header says.
-    let call = unsafe { call(ctx) };
+    // SAFETY: the kernel passes its own context and has not returned.
+    let call = unsafe { CallContext::from_raw(ctx) };
     let Some(channel) = channel(call, id) else {
         return code::EINVAL;
     };
@@ -265,25 +276,25 @@ unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
         Ok(Some(Value::UInt(value))) => Val::u64(value),
         Ok(Some(Value::Float(value))) => Val::f64(value),
         Ok(Some(Value::Str(text))) => {
-            let mut held = lock(&call.held);
-            held.texts.push(text);
-            // As in `pin`.
-            let text: &str = held.texts.last().map_or("", |text| text);
+            let mut state = lock(&call.state);
+            state.texts.push(text);
+            // Borrowed from where it stays, as in `keep_view`.
+            let text: &str = state.texts.last().map_or("", |text| text);
             let buf = abi::Buf::bytes(text.as_ptr().cast(), text.len(), abi::CONTIGUOUS);
             Val::buf(kind::STR, buf)
         }
-        Ok(Some(Value::Buffer(view))) => Val::buf(kind::BUF, call.pin(view)),
+        Ok(Some(Value::Buffer(view))) => Val::buf(kind::BUF, call.keep_view(view)),
         Ok(None) => return code::EEMPTY,
         Err(_) => return code::ECLOSED,
     };
-    // SAFETY: the caller's variable.
+    // SAFETY: `out` points to a variable of the kernel.
     unsafe { out.write(val) };
     code::OK
 }
 
 unsafe extern "C" fn job_id(ctx: *const RawCtx) -> u64 {
-    // SAFETY: as the header says.
-    unsafe { call(ctx) }.job.id()
+    // SAFETY: the kernel passes its own context and has not returned.
+    unsafe { CallContext::from_raw(ctx) }.job.id()
 }
 
 pub(super) static HOST: Host = Host {

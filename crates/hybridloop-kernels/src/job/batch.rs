@@ -3,21 +3,25 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hybridloop_sync::fork::Process;
 use hybridloop_sync::primitives::{lock, AtomicUsize, Mutex, Ordering};
+use hybridloop_sync::Process;
 
-use crate::job::event::{Event, EventQueue};
+/// Is notified about batches. The method is called by any thread and must not block.
+pub trait BatchListener: Send + Sync {
+    /// All jobs of the batch with this number are done.
+    fn batch_done(&self, batch: u64);
+}
 
-/// Jobs that were submitted together.
+/// Counts the jobs that were submitted together.
 pub struct Batch {
     id: u64,
     remaining: AtomicUsize,
-    listeners: Mutex<Vec<Arc<EventQueue>>>,
+    listeners: Mutex<Vec<Arc<dyn BatchListener>>>,
     process: Process,
 }
 
 impl Batch {
-    pub(crate) fn new(jobs: usize, listener: Option<Arc<EventQueue>>) -> Arc<Self> {
+    pub(crate) fn new(jobs: usize, listener: Option<Arc<dyn BatchListener>>) -> Arc<Self> {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -32,24 +36,24 @@ impl Batch {
         self.id
     }
 
-    /// How many of its jobs are not done.
+    /// The number of its jobs that are not done.
     pub fn remaining(&self) -> usize {
         self.remaining.load(Ordering::Acquire)
     }
 
-    /// Posts [`Event::Batch`] to another queue; at once if all jobs are done. In the child of a fork it never does.
-    pub fn subscribe(&self, listener: Arc<EventQueue>) {
+    /// Notifies another listener when all jobs are done; at once if they are. In the child of a fork it never does.
+    pub fn subscribe(&self, listener: Arc<dyn BatchListener>) {
         if !self.process.is_current() {
             return;
         }
         let mut listeners = lock(&self.listeners);
-        // Whoever takes the last job down to nothing empties the list afterwards.
+        // The thread that ends the last job empties the list after it has counted to 0.
         if self.remaining() > 0 {
             listeners.push(listener);
             return;
         }
         drop(listeners);
-        listener.push(Event::Batch(self.id));
+        listener.batch_done(self.id);
     }
 
     pub(crate) fn job_done(&self) {
@@ -58,13 +62,13 @@ impl Batch {
         }
         let listeners = std::mem::take(&mut *lock(&self.listeners));
         for listener in listeners {
-            listener.push(Event::Batch(self.id));
+            listener.batch_done(self.id);
         }
     }
 }
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({}, {} to come)", self.id, self.remaining())
+        write!(f, "Batch({}, {} remaining)", self.id, self.remaining())
     }
 }

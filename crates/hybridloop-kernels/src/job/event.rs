@@ -1,36 +1,59 @@
-//! What native threads tell to whoever waits.
+//! Events of native threads on their way to an event loop.
 
 use std::sync::Arc;
 
 use hybridloop_sync::WakingQueue;
 
-use crate::job::Job;
+use crate::bus::KeyListener;
+use crate::channel::ChannelListener;
+use crate::job::batch::BatchListener;
+use crate::job::{Job, JobListener};
 use crate::memory::block::View;
 use crate::value::Value;
 
-/// What an [`EventQueue`] carries.
+/// An event in an [`EventQueue`].
 #[derive(Debug)]
 pub enum Event {
-    /// [`Job::take_progress`] has news.
+    /// [`Job::take_progress`] has changed.
     Progress(Arc<Job>),
     /// The kernel has emitted a value.
     Item(Arc<Job>, Value),
-    /// The job has an outcome, and its buffers are no longer used. Comes after everything else of the job.
+    /// The job has a result and no longer uses its buffers. It is the last event of the job.
     Done(Arc<Job>),
-    /// Every job of the batch with that number is done.
+    /// All jobs of the batch with this number are done.
     Batch(u64),
-    /// The key of a watch was sealed.
+    /// The key of the watch with this token was sealed.
     Sealed(u64, View),
-    /// The bus of a watch was closed.
+    /// The bus of the watch with this token was closed.
     Closed(u64),
-    /// A channel has something.
-    Arrived(u64),
+    /// The channel with this number is readable.
+    Readable(u64),
 }
 
-/// Events from native threads to a loop, in order, with one wake-up for many.
+/// The events for one event loop, in order, with one wake-up for many.
 pub type EventQueue = WakingQueue<Event>;
 
-impl crate::bus::Notify for EventQueue {
+impl JobListener for EventQueue {
+    fn progress(&self, job: &Arc<Job>) {
+        self.push(Event::Progress(job.clone()));
+    }
+
+    fn item(&self, job: &Arc<Job>, value: Value) {
+        self.push(Event::Item(job.clone(), value));
+    }
+
+    fn done(&self, job: &Arc<Job>) {
+        self.push(Event::Done(job.clone()));
+    }
+}
+
+impl BatchListener for EventQueue {
+    fn batch_done(&self, batch: u64) {
+        self.push(Event::Batch(batch));
+    }
+}
+
+impl KeyListener for EventQueue {
     fn sealed(&self, token: u64, view: &View) {
         self.push(Event::Sealed(token, view.clone()));
     }
@@ -40,8 +63,8 @@ impl crate::bus::Notify for EventQueue {
     }
 }
 
-impl crate::channel::Arrival for EventQueue {
-    fn arrived(&self, channel: u64) {
-        self.push(Event::Arrived(channel));
+impl ChannelListener for EventQueue {
+    fn readable(&self, channel: u64) {
+        self.push(Event::Readable(channel));
     }
 }

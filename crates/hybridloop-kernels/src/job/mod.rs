@@ -1,7 +1,9 @@
-//! One call of a kernel, from the queue to its outcome.
+//! One call of a kernel, from the queue to its result.
 
 pub mod batch;
 pub mod event;
+pub mod inputs;
+pub mod resources;
 pub mod result;
 
 use std::fmt;
@@ -9,68 +11,73 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use hybridloop_sync::primitives::{
-    lock, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering,
+    lock, wait, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering,
 };
 
-use crate::bus::{Bus, Key};
+use crate::arg::Arg;
+use crate::bus::Key;
 use crate::job::batch::Batch;
-use crate::job::event::{Event, EventQueue};
-use crate::job::result::Outcome;
-use crate::memory::borrows::Loan;
-use crate::registry::Kernel;
-use crate::scheduler::worker::Shared;
-use crate::value::{Arg, Value};
+use crate::job::inputs::Inputs;
+use crate::job::resources::Resources;
+use crate::job::result::JobResult;
+use crate::registry::kernel::Kernel;
+use crate::value::Value;
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
-/// It runs, and somebody was promised that it ends as cancelled.
-const ASKED: u8 = 2;
-/// The kernel has returned, and how the job ends does not change any more.
-const SETTLED: u8 = 3;
+/// The kernel runs, and a caller of [`Job::cancel`] was told that the job will be cancelled.
+const CANCELLING: u8 = 2;
+/// The kernel has returned, and the result no longer changes.
+const RETURNED: u8 = 3;
 const DONE: u8 = 4;
 
-/// Where a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Waiting for a worker.
     Queued,
     /// The kernel runs.
     Running,
-    /// It has an outcome.
+    /// It has a result.
     Done,
+}
+
+/// Is notified about jobs. The methods are called by any thread and must not block.
+pub trait JobListener: Send + Sync {
+    /// [`Job::take_progress`] has changed.
+    fn progress(&self, job: &Arc<Job>);
+
+    /// The kernel has emitted a value.
+    fn item(&self, job: &Arc<Job>, value: Value);
+
+    /// The job has a result. It is the last call for the job.
+    fn done(&self, job: &Arc<Job>);
 }
 
 /// How to run a job.
 #[derive(Default)]
 pub struct Options {
-    /// Who is told; nobody, if one only waits.
-    pub listener: Option<Arc<EventQueue>>,
-    /// From then on it counts as timed out.
+    /// Who is notified.
+    pub listener: Option<Arc<dyn JobListener>>,
+    /// The time from which the job counts as timed out.
     pub deadline: Option<Instant>,
-    /// Higher ones run first.
+    /// Jobs with a higher priority run first.
     pub priority: i32,
-    /// Whether [`Event::Progress`] is posted.
+    /// Whether the listener is notified of progress.
     pub progress: bool,
-    /// The result is sealed on the bus under this key as well.
+    /// A key under which the result is sealed on the bus as well.
     pub key: Option<Key>,
-}
-
-/// What a job uses until it is done; arguments go before the memory behind them is free for others.
-#[derive(Default)]
-pub(crate) struct Lent {
-    pub args: Vec<Arg>,
-    pub _loan: Loan,
 }
 
 #[derive(Default)]
 struct Listeners {
     done: bool,
-    /// Threads in [`Job::wait`]: to notify nobody is a system call as well.
+    /// Threads in [`Job::wait`]. Without any, the system call that notifies them is saved.
     waiting: usize,
-    more: Vec<Arc<EventQueue>>,
+    subscribed: Vec<Arc<dyn JobListener>>,
 }
 
-/// See the [module's documentation](self). A handle on it keeps the keys that belong to it.
+/// See the [module's documentation](self). The keys of a job are removed from the bus when the job is dropped.
 pub struct Job {
     id: u64,
     kernel: Arc<Kernel>,
@@ -78,22 +85,22 @@ pub struct Job {
     deadline: Option<Instant>,
     priority: i32,
     key: Option<Key>,
-    lent: Mutex<Lent>,
+    inputs: Mutex<Inputs>,
     wants_progress: bool,
     has_progress: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
-    outcome: OnceLock<Outcome>,
-    listener: Option<Arc<EventQueue>>,
+    result: OnceLock<JobResult>,
+    listener: Option<Arc<dyn JobListener>>,
     batch: Option<Arc<Batch>>,
     listeners: Mutex<Listeners>,
     finished: Condvar,
     keys: Mutex<Vec<Key>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) resources: Arc<Resources>,
 }
 
 impl Job {
-    /// A number for a job.
+    /// A number for a new job.
     pub(crate) fn next_id() -> u64 {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         NEXT.fetch_add(1, Ordering::Relaxed)
@@ -102,10 +109,10 @@ impl Job {
     pub(crate) fn new(
         id: u64,
         kernel: Arc<Kernel>,
-        lent: Lent,
+        inputs: Inputs,
         options: Options,
         batch: Option<Arc<Batch>>,
-        shared: Arc<Shared>,
+        resources: Arc<Resources>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -114,18 +121,18 @@ impl Job {
             deadline: options.deadline,
             priority: options.priority,
             key: options.key,
-            lent: Mutex::new(lent),
+            inputs: Mutex::new(inputs),
             wants_progress: options.progress && options.listener.is_some(),
             has_progress: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            outcome: OnceLock::new(),
+            result: OnceLock::new(),
             listener: options.listener,
             batch,
             listeners: Mutex::default(),
             finished: Condvar::new(),
             keys: Mutex::default(),
-            shared,
+            resources,
         })
     }
 
@@ -134,17 +141,17 @@ impl Job {
         self.id
     }
 
-    /// What it runs.
+    /// The kernel that it runs.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.kernel
     }
 
-    /// Whether this process runs it. In the child of a fork a job that had not ended has no outcome and never gets one.
+    /// Whether this process runs it. In the child of a fork a job that was not done never gets a result.
     pub fn is_current_process(&self) -> bool {
-        self.shared.is_current_process()
+        self.resources.is_current_process()
     }
 
-    /// Where it is.
+    /// Its state.
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Acquire) {
             QUEUED => State::Queued,
@@ -153,9 +160,9 @@ impl Job {
         }
     }
 
-    /// How it has ended; `None` as long as it has not.
-    pub fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.get()
+    /// Its result; `None` until it is done.
+    pub fn result(&self) -> Option<&JobResult> {
+        self.result.get()
     }
 
     pub(crate) fn priority(&self) -> i32 {
@@ -166,30 +173,30 @@ impl Job {
         self.key.as_ref()
     }
 
-    /// Asks it to end. A job that waits ends here and now; a running kernel is told, and the job ends when the kernel
-    /// returns. `false` if it is too late for that; else its outcome is [`Outcome::Cancelled`].
+    /// Requests cancellation: a queued job ends at once, a running kernel sees `cancelled()` and the job ends when it returns.
+    /// `false` if it is too late; otherwise the result will be [`JobResult::Cancelled`].
     pub fn cancel(self: &Arc<Self>) -> bool {
         if !self.is_current_process() {
             return false;
         }
-        // It may start in between, but it does not go back to the queue.
-        self.end_if_queued(Outcome::Cancelled)
-            || self.transition(RUNNING, ASKED)
-            || self.state.load(Ordering::Acquire) == ASKED
+        // Between the two the job may start, but a running job is never queued again.
+        self.finish_if_queued(JobResult::Cancelled)
+            || self.transition(RUNNING, CANCELLING)
+            || self.state.load(Ordering::Acquire) == CANCELLING
     }
 
-    /// Ends a job that waits and whose deadline has passed; a running kernel notices by itself.
+    /// Ends a queued job whose deadline has passed. A running kernel checks the deadline itself.
     pub fn expire(self: &Arc<Self>) -> bool {
-        self.is_current_process() && self.is_late() && self.end_if_queued(Outcome::TimedOut)
+        self.is_current_process() && self.is_late() && self.finish_if_queued(JobResult::TimedOut)
     }
 
-    pub(crate) fn end_if_queued(self: &Arc<Self>, outcome: Outcome) -> bool {
-        let ends = self.transition(QUEUED, DONE);
-        if ends {
-            self.shared.left_queue();
-            self.finish(outcome);
+    pub(crate) fn finish_if_queued(self: &Arc<Self>, result: JobResult) -> bool {
+        let was_queued = self.transition(QUEUED, DONE);
+        if was_queued {
+            self.resources.dequeued();
+            self.finish(result);
         }
-        ends
+        was_queued
     }
 
     fn transition(&self, from: u8, to: u8) -> bool {
@@ -203,111 +210,99 @@ impl Job {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Why it should end, if it should.
-    pub(crate) fn interruption(&self) -> Option<Outcome> {
-        if self.state.load(Ordering::Acquire) == ASKED {
-            Some(Outcome::Cancelled)
+    /// The result that a running job gets if its kernel stops now; `None` if it has no reason to stop.
+    pub(crate) fn stop_reason(&self) -> Option<JobResult> {
+        if self.state.load(Ordering::Acquire) == CANCELLING {
+            Some(JobResult::Cancelled)
         } else if self.is_late() {
-            Some(Outcome::TimedOut)
+            Some(JobResult::TimedOut)
         } else {
             None
         }
     }
 
-    /// A worker takes it; `false` if it has ended meanwhile.
+    /// A worker starts it; `false` if it has ended meanwhile.
     pub(crate) fn start(&self) -> bool {
         let starts = self.transition(QUEUED, RUNNING);
         if starts {
-            self.shared.left_queue();
+            self.resources.dequeued();
         }
         starts
     }
 
-    /// The kernel has returned, and from here on it is too late to cancel. What it has returned does not count if somebody
-    /// was promised that the job ends, or if it is late: then this says how it ends.
-    pub(crate) fn settle(&self) -> Option<Outcome> {
-        if !self.transition(RUNNING, SETTLED) {
-            self.state.store(SETTLED, Ordering::Release);
-            return Some(Outcome::Cancelled);
+    /// The kernel has returned: from now on it is too late to cancel. If the job was cancelled or is late, its result is
+    /// returned here, and the value of the kernel does not count.
+    pub(crate) fn kernel_returned(&self) -> Option<JobResult> {
+        if !self.transition(RUNNING, RETURNED) {
+            self.state.store(RETURNED, Ordering::Release);
+            return Some(JobResult::Cancelled);
         }
-        self.is_late().then_some(Outcome::TimedOut)
+        self.is_late().then_some(JobResult::TimedOut)
     }
 
     pub(crate) fn take_args(&self) -> Vec<Arg> {
-        std::mem::take(&mut lock(&self.lent).args)
+        std::mem::take(&mut lock(&self.inputs).args)
     }
 
-    /// The outcome, once. Arguments are let go before anybody is told.
-    pub(crate) fn finish(self: &Arc<Self>, outcome: Outcome) {
-        let lent = std::mem::take(&mut *lock(&self.lent));
-        drop(lent);
-        if self.outcome.set(outcome).is_err() {
+    /// Sets the result, once. The inputs are dropped before anybody is notified.
+    pub(crate) fn finish(self: &Arc<Self>, result: JobResult) {
+        let inputs = std::mem::take(&mut *lock(&self.inputs));
+        drop(inputs);
+        if self.result.set(result).is_err() {
             return;
         }
-        if let Some(outcome) = self.outcome.get() {
-            self.shared.count(outcome);
+        if let Some(result) = self.result.get() {
+            self.resources.count(result);
         }
         self.state.store(DONE, Ordering::Release);
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = lock(&self.listeners);
         listeners.done = true;
-        let more = std::mem::take(&mut listeners.more);
+        let subscribed = std::mem::take(&mut listeners.subscribed);
         let waiting = listeners.waiting;
         drop(listeners);
         match (&self.batch, &self.listener) {
             (Some(batch), _) => batch.job_done(),
-            (None, Some(listener)) => listener.push(Event::Done(self.clone())),
+            (None, Some(listener)) => listener.done(self),
             (None, None) => {}
         }
-        for listener in more {
-            listener.push(Event::Done(self.clone()));
+        for listener in subscribed {
+            listener.done(self);
         }
         if waiting > 0 {
             self.finished.notify_all();
         }
     }
 
-    /// Posts [`Event::Done`] to another queue; at once if it is done. In the child of a fork it never does.
-    pub fn subscribe(self: &Arc<Self>, listener: Arc<EventQueue>) {
+    /// Notifies another listener when the job is done; at once if it is. In the child of a fork it never does.
+    pub fn subscribe(self: &Arc<Self>, listener: Arc<dyn JobListener>) {
         if !self.is_current_process() {
             return;
         }
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = lock(&self.listeners);
         if !listeners.done {
-            listeners.more.push(listener);
+            listeners.subscribed.push(listener);
             return;
         }
         drop(listeners);
-        listener.push(Event::Done(self.clone()));
+        listener.done(self);
     }
 
-    /// Blocks until it is done, at most until `until`; not at all in the child of a fork.
-    pub fn wait(self: &Arc<Self>, until: Option<Instant>) -> Option<&Outcome> {
+    /// Blocks until the job is done, at most until `until`; not at all in the child of a fork.
+    pub fn wait(self: &Arc<Self>, until: Option<Instant>) -> Option<&JobResult> {
         if !self.is_current_process() {
-            return self.outcome();
+            return self.result();
         }
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = lock(&self.listeners);
         listeners.waiting += 1;
         while !listeners.done {
-            // A job that waits in the queue has nobody else to watch its deadline.
-            let own = self.deadline.filter(|_| self.state() == State::Queued);
-            let next = match (until, own) {
+            // While the job is queued, nobody else checks its deadline.
+            let deadline = self.deadline.filter(|_| self.state() == State::Queued);
+            let next = match (until, deadline) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
             let Some(next) = next else {
-                listeners = self
-                    .finished
-                    .wait(listeners)
-                    .unwrap_or_else(PoisonError::into_inner);
+                listeners = wait(&self.finished, listeners);
                 continue;
             };
             let now = Instant::now();
@@ -318,65 +313,53 @@ impl Job {
             }
             drop(listeners);
             self.expire();
-            listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            listeners = lock(&self.listeners);
             if until.is_some_and(|until| now >= until) {
                 break;
             }
         }
         listeners.waiting -= 1;
         drop(listeners);
-        self.outcome()
+        self.result()
     }
 
-    pub(crate) fn progress(self: &Arc<Self>, done: u64, total: u64) {
+    pub(crate) fn set_progress(self: &Arc<Self>, done: u64, total: u64) {
         self.total.store(total, Ordering::Relaxed);
         self.done.store(done, Ordering::Release);
         if self.wants_progress && !self.has_progress.swap(true, Ordering::AcqRel) {
             if let Some(listener) = &self.listener {
-                listener.push(Event::Progress(self.clone()));
+                listener.progress(self);
             }
         }
     }
 
-    /// How far it is and how far it goes; the next change posts [`Event::Progress`] again.
+    /// How much is done, and of how much; the listener is notified of the next change.
     pub fn take_progress(&self) -> (u64, u64) {
         self.has_progress.swap(false, Ordering::AcqRel);
         let done = self.done.load(Ordering::Acquire);
         (done, self.total.load(Ordering::Relaxed))
     }
 
-    /// `false` if nobody listens.
-    pub(crate) fn emit(self: &Arc<Self>, value: Value) -> bool {
-        let Some(listener) = &self.listener else {
-            return false;
-        };
-        listener.push(Event::Item(self.clone(), value));
-        true
+    /// Passes a value to the listener, if there is one.
+    pub(crate) fn emit(self: &Arc<Self>, value: Value) {
+        if let Some(listener) = &self.listener {
+            listener.item(self, value);
+        }
     }
 
-    /// The key goes with the last handle on the job.
-    pub(crate) fn own_key(&self, key: Key) {
-        self.keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(key);
-    }
-
-    fn bus(&self) -> &Arc<Bus> {
-        &self.shared.bus
+    /// Adds a key that is removed from the bus when the job is dropped.
+    pub(crate) fn add_key(&self, key: Key) {
+        lock(&self.keys).push(key);
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         let keys = self.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // In the child of a fork the bus belongs to the parent, and its locks may be held by threads that are not here.
+        // In the child of a fork the bus belongs to the parent, and threads of the parent may hold its locks.
         for key in std::mem::take(keys) {
-            if self.shared.is_current_process() {
-                self.bus().pop(key.as_bytes());
+            if self.resources.is_current_process() {
+                self.resources.bus.pop(key.as_bytes());
             }
         }
     }

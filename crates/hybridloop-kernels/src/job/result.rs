@@ -1,4 +1,4 @@
-//! How jobs end.
+//! Results of jobs.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use crate::value::Value;
 /// An error of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelError {
-    /// What kind of error.
+    /// The kind of error.
     pub code: Code,
-    /// The kernel's words, or the code's.
+    /// The message of the kernel, or the description of the code.
     pub message: String,
 }
 
@@ -32,17 +32,17 @@ impl fmt::Display for KernelError {
 
 impl std::error::Error for KernelError {}
 
-/// How a job has ended.
+/// The result of a job.
 #[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The kernel's result.
+pub enum JobResult {
+    /// The kernel returned a value.
     Value(Value),
     /// The kernel failed.
     Error(KernelError),
-    /// It was cancelled, before or while it ran.
+    /// The job was cancelled, before or while it ran.
     Cancelled,
-    /// Its deadline passed, before or while it ran.
+    /// The deadline passed, before or while the job ran.
     TimedOut,
-    /// The engine was closed before it ran.
+    /// The engine was closed before the job ran.
     Closed,
 }

@@ -1,4 +1,4 @@
-//! Immutable memory that is shared by counting.
+//! Immutable blocks of memory with a reference count.
 
 use std::alloc::{alloc, alloc_zeroed, dealloc, realloc, Layout};
 use std::borrow::Cow;
@@ -8,52 +8,52 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::memory::limit::{Budget, Charge};
+use crate::memory::limit::{MemoryLimit, Reservation};
 
-/// Blocks begin at a multiple of this: a cache line, and enough for every vector instruction.
+/// The alignment of blocks: a cache line, and enough for every vector instruction.
 pub const ALIGN: usize = 64;
 
-/// Bytes in memory of their own, charged to a budget as long as anybody holds them.
+/// Bytes on the heap, which count towards a [`MemoryLimit`] as long as the block lives.
 pub struct Block {
     data: NonNull<u8>,
     len: usize,
-    /// Of what is allocated; nothing is when its size is 0.
+    /// The layout of the allocation; there is none if the size is 0.
     layout: Layout,
-    charge: Charge,
+    reservation: Reservation,
 }
 
-// SAFETY: it owns its memory.
+// SAFETY: a block owns its memory, like a `Box<[u8]>`.
 unsafe impl Send for Block {}
-// SAFETY: a shared reference only reads.
+// SAFETY: a shared reference to a block only reads its memory.
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn new(len: usize, align: usize, charge: Charge) -> Option<Self> {
-        // SAFETY: zeroed memory is initialised.
-        unsafe { Self::made_by(alloc_zeroed, len, align, charge) }
+    fn new(len: usize, align: usize, reservation: Reservation) -> Option<Self> {
+        // SAFETY: `alloc_zeroed` initialises the memory.
+        unsafe { Self::allocate(alloc_zeroed, len, align, reservation) }
     }
 
     /// # Safety
-    /// Memory of `allocate`, one of the two functions, is initialised before it is read.
-    unsafe fn made_by(
-        allocate: unsafe fn(Layout) -> *mut u8,
+    /// `allocator` is `alloc` or `alloc_zeroed`, and after `alloc` the caller writes all `len` bytes before the block is read.
+    unsafe fn allocate(
+        allocator: unsafe fn(Layout) -> *mut u8,
         len: usize,
         align: usize,
-        charge: Charge,
+        reservation: Reservation,
     ) -> Option<Self> {
         let layout = Layout::from_size_align(len, align.max(1)).ok()?;
         let data = if len == 0 {
-            // Aligned and not null, which is all that memory of no bytes has to be.
+            // Memory of no bytes needs an address that is aligned and not null.
             NonNull::new(std::ptr::without_provenance_mut(layout.align()))?
         } else {
-            // SAFETY: the size is not 0.
-            NonNull::new(unsafe { allocate(layout) })?
+            // SAFETY: the size of the layout is not 0.
+            NonNull::new(unsafe { allocator(layout) })?
         };
         Some(Self {
             data,
             len,
             layout,
-            charge,
+            reservation,
         })
     }
 
@@ -66,7 +66,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if self.layout.size() != 0 {
-            // SAFETY: allocated with that layout.
+            // SAFETY: the memory was allocated with this layout, and nobody refers to it any more.
             unsafe { dealloc(self.data.as_ptr(), self.layout) };
         }
     }
@@ -75,7 +75,7 @@ impl Drop for Block {
 impl Deref for Block {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: that many bytes, zeroed at first, and not written to while shared.
+        // SAFETY: `data` points to `len` initialised bytes. Only a `BlockBuilder` writes to them, through `&mut self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
@@ -86,28 +86,28 @@ impl fmt::Debug for Block {
     }
 }
 
-/// A block that has one owner, who fills it. Zero at first.
+/// A block that is being filled by its only owner. New bytes are zero.
 #[derive(Debug)]
-pub struct Draft(Block);
+pub struct BlockBuilder(Block);
 
-impl Draft {
-    /// `len` bytes, at a multiple of [`ALIGN`]; `None` if the budget or the system has no room.
-    pub fn new(len: usize, budget: &Arc<Budget>) -> Option<Self> {
-        Self::aligned(len, ALIGN, budget)
+impl BlockBuilder {
+    /// A builder of `len` bytes with the alignment [`ALIGN`]; `None` if the limit or the system has not enough memory.
+    pub fn new(len: usize, limit: &Arc<MemoryLimit>) -> Option<Self> {
+        Self::aligned(len, ALIGN, limit)
     }
 
-    /// The same with another alignment, a power of two.
-    pub fn aligned(len: usize, align: usize, budget: &Arc<Budget>) -> Option<Self> {
-        let charge = budget.take(len)?;
-        Block::new(len, align, charge).map(Self)
+    /// A builder with another alignment, a power of two.
+    pub fn aligned(len: usize, align: usize, limit: &Arc<MemoryLimit>) -> Option<Self> {
+        let reservation = limit.reserve(len)?;
+        Block::new(len, align, reservation).map(Self)
     }
 
     /// A copy of `data`.
-    pub fn copy(data: &[u8], budget: &Arc<Budget>) -> Option<Self> {
-        let charge = budget.take(data.len())?;
-        // SAFETY: all of it is written here.
-        let block = unsafe { Block::made_by(alloc, data.len(), ALIGN, charge)? };
-        // SAFETY: that many bytes, of this owner alone.
+    pub fn copy(data: &[u8], limit: &Arc<MemoryLimit>) -> Option<Self> {
+        let reservation = limit.reserve(data.len())?;
+        // SAFETY: `copy_from_nonoverlapping` writes all bytes, below.
+        let block = unsafe { Block::allocate(alloc, data.len(), ALIGN, reservation)? };
+        // SAFETY: the block is as long as `data`, and nobody else knows it.
         unsafe {
             block
                 .data
@@ -116,7 +116,7 @@ impl Draft {
         Some(Self(block))
     }
 
-    /// Gives it another length; it may move. `false`, and no change, if there is no room.
+    /// Changes the length; the memory may move. `false`, and no change, if there is not enough memory.
     pub fn resize(&mut self, len: usize) -> bool {
         let block = &mut self.0;
         let old = block.len;
@@ -126,26 +126,26 @@ impl Draft {
         let Ok(layout) = Layout::from_size_align(len, block.layout.align()) else {
             return false;
         };
-        if !block.charge.resize(len) {
+        if !block.reservation.resize(len) {
             return false;
         }
         if len == 0 || old == 0 {
-            let Some(mut new) = Block::new(len, layout.align(), Charge::default()) else {
-                block.charge.resize(old);
+            let Some(mut new) = Block::new(len, layout.align(), Reservation::default()) else {
+                block.reservation.resize(old);
                 return false;
             };
-            std::mem::swap(&mut new.charge, &mut block.charge);
+            std::mem::swap(&mut new.reservation, &mut block.reservation);
             *block = new;
             return true;
         }
-        // SAFETY: allocated with that layout; the new size is not 0 and fits a layout.
+        // SAFETY: the memory was allocated with `block.layout`; `len` is not 0, and `layout` has checked that it fits.
         let Some(data) = NonNull::new(unsafe { realloc(block.data.as_ptr(), block.layout, len) })
         else {
-            block.charge.resize(old);
+            block.reservation.resize(old);
             return false;
         };
         if len > old {
-            // SAFETY: within what is allocated now.
+            // SAFETY: `realloc` has returned `len` bytes, more than `old`.
             unsafe { data.add(old).write_bytes(0, len - old) };
         }
         (block.data, block.layout, block.len) = (data, layout, len);
@@ -157,31 +157,31 @@ impl Draft {
         self.0.data.as_ptr()
     }
 
-    /// From here on it is shared and does not change.
+    /// Makes the block immutable and shared.
     #[must_use]
     pub fn seal(self) -> Arc<Block> {
         Arc::new(self.0)
     }
 }
 
-impl Deref for Draft {
+impl Deref for BlockBuilder {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl DerefMut for Draft {
+impl DerefMut for BlockBuilder {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: that many bytes, of this owner alone.
+        // SAFETY: `data` points to `len` initialised bytes, and a builder is their only owner.
         unsafe { std::slice::from_raw_parts_mut(self.0.data.as_ptr(), self.0.len) }
     }
 }
 
-/// How elements of a buffer are laid out, in the notation of Python's `struct` module.
+/// The format of the elements of a buffer, in the notation of Python's `struct` module.
 pub type Format = Cow<'static, CStr>;
 
-/// A part of a block, with the shape of an array. Cheap to clone; keeps the block alive.
+/// A part of a block as an array. It is cheap to clone and keeps the block alive.
 #[derive(Clone, Debug)]
 pub struct View {
     block: Arc<Block>,
@@ -189,12 +189,12 @@ pub struct View {
     len: usize,
     format: Format,
     itemsize: usize,
-    /// `None` for one dimension.
+    /// `None` for a plain sequence of elements.
     shape: Option<Arc<[i64]>>,
 }
 
 impl View {
-    /// All of a block, as bytes.
+    /// A whole block as bytes.
     #[must_use]
     pub fn new(block: Arc<Block>) -> Self {
         Self {
@@ -207,7 +207,7 @@ impl View {
         }
     }
 
-    /// The part from `start`, `len` bytes long; `None` if it is not in there.
+    /// The `len` bytes from `start`; `None` if the view ends before.
     #[must_use]
     pub fn part(mut self, start: usize, len: usize) -> Option<Self> {
         let end = start.checked_add(len)?;
@@ -218,7 +218,7 @@ impl View {
         Some(self)
     }
 
-    /// The same bytes as elements of an array in C order; `None` if the shape does not fit.
+    /// The same bytes as an array in C order; `None` if the shape does not fit the length.
     #[must_use]
     pub fn with_shape(
         mut self,
@@ -254,7 +254,7 @@ impl View {
         self.itemsize
     }
 
-    /// Elements along each dimension, or `None` for a plain sequence.
+    /// Elements in each dimension, or `None` for a plain sequence.
     pub fn shape(&self) -> Option<&[i64]> {
         self.shape.as_deref()
     }
@@ -269,38 +269,38 @@ impl Deref for View {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Draft, View, ALIGN};
-    use crate::memory::limit::Budget;
+    use super::{BlockBuilder, View, ALIGN};
+    use crate::memory::limit::MemoryLimit;
 
     #[test]
-    fn a_draft_grows_and_shrinks_within_its_budget() {
-        let budget = Budget::new(1000);
-        let mut draft = Draft::copy(b"abc", &budget).unwrap();
-        assert_eq!(draft.as_ptr().addr() % ALIGN, 0);
-        assert!(draft.resize(500));
-        assert_eq!((&draft[..4], budget.used()), (&b"abc\0"[..], 500));
-        assert!(!draft.resize(1001));
-        assert!(draft.resize(2));
-        assert!(draft.resize(4));
-        assert_eq!(&draft[..], b"ab\0\0");
-        assert!(draft.resize(0));
-        assert_eq!(budget.used(), 0);
-        assert!(draft.resize(0));
-        assert!(draft.resize(3));
-        assert!(!draft.resize(usize::MAX));
-        assert_eq!((&draft[..], budget.used()), (&[0, 0, 0][..], 3));
-        let view = View::new(draft.seal());
+    fn a_builder_grows_and_shrinks_within_its_limit() {
+        let limit = MemoryLimit::new(1000);
+        let mut builder = BlockBuilder::copy(b"abc", &limit).unwrap();
+        assert_eq!(builder.as_ptr().addr() % ALIGN, 0);
+        assert!(builder.resize(500));
+        assert_eq!((&builder[..4], limit.used()), (&b"abc\0"[..], 500));
+        assert!(!builder.resize(1001));
+        assert!(builder.resize(2));
+        assert!(builder.resize(4));
+        assert_eq!(&builder[..], b"ab\0\0");
+        assert!(builder.resize(0));
+        assert_eq!(limit.used(), 0);
+        assert!(builder.resize(0));
+        assert!(builder.resize(3));
+        assert!(!builder.resize(usize::MAX));
+        assert_eq!((&builder[..], limit.used()), (&[0, 0, 0][..], 3));
+        let view = View::new(builder.seal());
         let other = view.clone();
         drop(view);
-        assert_eq!(budget.used(), 3);
+        assert_eq!(limit.used(), 3);
         drop(other);
-        assert_eq!(budget.used(), 0);
+        assert_eq!(limit.used(), 0);
     }
 
     #[test]
     fn a_view_is_a_part_with_a_shape() {
-        let budget = Budget::new(1000);
-        let view = View::new(Draft::copy(b"0123456789", &budget).unwrap().seal());
+        let limit = MemoryLimit::new(1000);
+        let view = View::new(BlockBuilder::copy(b"0123456789", &limit).unwrap().seal());
         assert!(view.clone().part(3, 8).is_none());
         assert!(view.clone().part(usize::MAX, 2).is_none());
         let part = view.part(2, 6).unwrap().part(1, 4).unwrap();
@@ -321,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_block_too() {
-        let draft = Draft::new(0, &Budget::new(0)).unwrap();
-        assert!(draft.seal().is_empty());
+    fn a_block_may_be_empty() {
+        let builder = BlockBuilder::new(0, &MemoryLimit::new(0)).unwrap();
+        assert!(builder.seal().is_empty());
     }
 }

@@ -1,6 +1,6 @@
-//! Memory that live jobs use: read by any number of them, or written by one.
+//! Which memory live jobs use. An extent may be read by any number of jobs, or written by one.
 //!
-//! One book for all engines of the process, since a buffer may go to any of them.
+//! There is one [`BorrowTracker`] for all engines of a process, because a buffer may be passed to any of them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -8,30 +8,30 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hybridloop_sync::fork::Process;
 
-use crate::error::SubmitError;
-use crate::value::Arg;
-
-/// A part of the memory, and whether it is written to.
+/// What a job does with an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stretch {
-    start: usize,
-    end: usize,
-    written: bool,
+pub(crate) enum Access {
+    /// It reads memory that nobody can write to, such as that of a `bytes` object. This is not tracked.
+    ReadImmutable,
+    Read,
+    Write,
 }
 
-impl Stretch {
-    fn of(arg: &Arg, written: bool) -> Option<Self> {
-        match arg {
-            Arg::Buffer(buffer) if !buffer.is_empty() => {
-                let start = buffer.as_ptr().addr();
-                Some(Self {
-                    start,
-                    end: start.saturating_add(buffer.len()),
-                    written,
-                })
-            }
-            _ => None,
-        }
+/// A range of addresses that a job uses. It is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub start: usize,
+    pub end: usize,
+    pub access: Access,
+}
+
+impl Extent {
+    fn is_written(self) -> bool {
+        self.access == Access::Write
+    }
+
+    fn is_tracked(self) -> bool {
+        self.access != Access::ReadImmutable
     }
 
     fn overlaps(self, other: Self) -> bool {
@@ -39,45 +39,56 @@ impl Stretch {
     }
 }
 
+/// Why extents cannot be borrowed; the indices are those of the slice of extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    /// The extent is written, and another one of the same job overlaps it.
+    SameJob(usize),
+    /// A job with this number writes to the extent.
+    Written(usize, u64),
+    /// The extent is written, and another job reads it.
+    Read(usize),
+}
+
 #[derive(Default)]
-struct Book {
-    /// Where each stretch that is written begins, where it ends, and whose it is. None overlaps another.
+struct Borrows {
+    /// The end of each written extent and the job that writes, by start. None overlaps another.
     written: BTreeMap<usize, (usize, u64)>,
-    /// By how many jobs each stretch is read.
+    /// How many jobs read each extent, by start and end.
     read: BTreeMap<(usize, usize), usize>,
-    /// No stretch that is read is longer.
+    /// The length of the longest extent that is read, or more.
     longest: usize,
 }
 
-impl Book {
-    fn writer(&self, of: Stretch) -> Option<u64> {
-        // Of those that begin before its end, the last one ends last.
+impl Borrows {
+    fn writer(&self, of: Extent) -> Option<u64> {
+        // Of the extents that start before the end of `of`, the last one ends last.
         let (_, (end, job)) = self.written.range(..of.end).next_back()?;
         (*end > of.start).then_some(*job)
     }
 
-    fn is_read(&self, of: Stretch) -> bool {
+    fn is_read(&self, of: Extent) -> bool {
         let from = (of.start.saturating_sub(self.longest), 0);
         self.read
             .range(from..(of.end, 0))
             .any(|((_, end), _)| *end > of.start)
     }
 
-    fn add(&mut self, job: u64, stretch: Stretch) {
-        if stretch.written {
-            self.written.insert(stretch.start, (stretch.end, job));
+    fn add(&mut self, job: u64, extent: Extent) {
+        if extent.is_written() {
+            self.written.insert(extent.start, (extent.end, job));
             return;
         }
-        *self.read.entry((stretch.start, stretch.end)).or_default() += 1;
-        self.longest = self.longest.max(stretch.end - stretch.start);
+        *self.read.entry((extent.start, extent.end)).or_default() += 1;
+        self.longest = self.longest.max(extent.end - extent.start);
     }
 
-    fn remove(&mut self, stretch: Stretch) {
-        if stretch.written {
-            self.written.remove(&stretch.start);
+    fn remove(&mut self, extent: Extent) {
+        if extent.is_written() {
+            self.written.remove(&extent.start);
             return;
         }
-        let key = (stretch.start, stretch.end);
+        let key = (extent.start, extent.end);
         if let Some(count) = self.read.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
@@ -91,33 +102,34 @@ impl Book {
 }
 
 /// See the [module's documentation](self).
-pub(crate) struct Loans {
+pub(crate) struct BorrowTracker {
     process: Process,
-    book: Mutex<Book>,
+    borrows: Mutex<Borrows>,
 }
 
-impl Loans {
+impl BorrowTracker {
     fn new(process: Process) -> Self {
         Self {
             process,
-            book: Mutex::default(),
+            borrows: Mutex::default(),
         }
     }
 
-    /// Those of this process. The child of a fork begins anew: its parent's jobs are not there, and the lock may be held.
+    /// The tracker of this process. The child of a fork gets a new one: it has none of its parent's jobs, and the lock may be
+    /// held by a thread of the parent.
     pub fn of_process() -> &'static Self {
-        static CURRENT: AtomicPtr<Loans> = AtomicPtr::new(std::ptr::null_mut());
-        let here = Process::current();
+        static CURRENT: AtomicPtr<BorrowTracker> = AtomicPtr::new(std::ptr::null_mut());
+        let process = Process::current();
         loop {
             let current = CURRENT.load(Ordering::Acquire);
-            // SAFETY: null, or below and never freed.
-            if let Some(loans) = unsafe { current.as_ref() }.filter(|l| l.process == here) {
-                return loans;
+            // SAFETY: the pointer is null, or was stored below, and a stored tracker is never freed.
+            if let Some(tracker) = unsafe { current.as_ref() }.filter(|it| it.process == process) {
+                return tracker;
             }
-            let new = Box::into_raw(Box::new(Self::new(here)));
+            let new = Box::into_raw(Box::new(Self::new(process)));
             let published =
                 CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed);
-            // SAFETY: just made; freed only if nobody else has seen it.
+            // SAFETY: `new` comes from `Box::into_raw`. It is freed only if it was not published, so nobody else knows it.
             unsafe {
                 if published.is_ok() {
                     return &*new;
@@ -127,73 +139,61 @@ impl Loans {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Borrows> {
+        self.borrows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters the arguments of a job until the loan is dropped. When it fails, nothing is entered.
-    pub fn lend(
+    /// Borrows extents for a job until the guard is dropped. If it fails, nothing is borrowed.
+    pub fn borrow(
         &'static self,
         job: u64,
-        args: &[Arg],
-        out: &dyn Fn(usize) -> bool,
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<Loan, SubmitError> {
-        let mut all = args
-            .iter()
-            .enumerate()
-            .filter_map(|(i, arg)| Some((i, Stretch::of(arg, out(i))?)))
-            .collect::<Vec<_>>();
-        for (i, stretch) in all.iter().filter(|(_, stretch)| stretch.written) {
-            if all
-                .iter()
-                .any(|(j, other)| i != j && stretch.overlaps(*other))
-            {
-                let (name, job) = (name(*i), None);
-                return Err(SubmitError::BufferInUse { name, job });
+        mut extents: Vec<Extent>,
+    ) -> Result<BorrowGuard, Conflict> {
+        for (i, extent) in extents.iter().enumerate().filter(|(_, it)| it.is_written()) {
+            let mut others = extents.iter().enumerate().filter(|(j, _)| i != *j);
+            if others.any(|(_, other)| extent.overlaps(*other)) {
+                return Err(Conflict::SameJob(i));
             }
         }
-        // What nobody can write to need not be watched.
-        all.retain(|(i, _)| !matches!(&args[*i], Arg::Buffer(buffer) if buffer.immutable));
-        if all.is_empty() {
-            return Ok(Loan::default());
+        if !extents.iter().any(|extent| extent.is_tracked()) {
+            return Ok(BorrowGuard::default());
         }
-        let mut book = self.lock();
-        for (i, stretch) in &all {
-            if let Some(writer) = book.writer(*stretch) {
-                let (name, job) = (name(*i), Some(writer));
-                return Err(SubmitError::BufferInUse { name, job });
+        let mut borrows = self.lock();
+        for (i, extent) in extents.iter().enumerate().filter(|(_, it)| it.is_tracked()) {
+            if let Some(writer) = borrows.writer(*extent) {
+                return Err(Conflict::Written(i, writer));
             }
-            if stretch.written && book.is_read(*stretch) {
-                return Err(SubmitError::BufferRead(name(*i)));
+            if extent.is_written() && borrows.is_read(*extent) {
+                return Err(Conflict::Read(i));
             }
         }
-        for (_, stretch) in &all {
-            book.add(job, *stretch);
+        extents.retain(|extent| extent.is_tracked());
+        for extent in &extents {
+            borrows.add(job, *extent);
         }
-        drop(book);
-        Ok(Loan {
-            loans: Some(self),
-            stretches: all.into_iter().map(|(_, stretch)| stretch).collect(),
+        drop(borrows);
+        Ok(BorrowGuard {
+            tracker: Some(self),
+            extents,
         })
     }
 }
 
-/// What a job has borrowed, until this is dropped.
+/// Ends the borrows of a job when dropped.
 #[derive(Default)]
-pub(crate) struct Loan {
-    loans: Option<&'static Loans>,
-    stretches: Box<[Stretch]>,
+pub(crate) struct BorrowGuard {
+    tracker: Option<&'static BorrowTracker>,
+    extents: Vec<Extent>,
 }
 
-impl Drop for Loan {
+impl Drop for BorrowGuard {
     fn drop(&mut self) {
-        let Some(loans) = self.loans.filter(|loans| loans.process.is_current()) else {
+        let Some(tracker) = self.tracker.filter(|it| it.process.is_current()) else {
             return;
         };
-        let mut book = loans.lock();
-        for stretch in &self.stretches {
-            book.remove(*stretch);
+        let mut borrows = tracker.lock();
+        for extent in &self.extents {
+            borrows.remove(*extent);
         }
     }
 }
@@ -202,91 +202,80 @@ impl Drop for Loan {
 mod tests {
     use std::sync::Mutex;
 
-    use super::{Loan, Loans};
-    use crate::error::SubmitError;
-    use crate::value::{Arg, Buffer};
     use hybridloop_sync::fork::Process;
 
-    fn arg(data: &[u8]) -> Arg {
-        // SAFETY: nothing runs.
-        Arg::Buffer(unsafe { Buffer::new(0, data.as_ptr(), data.len()) })
-    }
+    use super::{Access, BorrowGuard, BorrowTracker, Conflict, Extent};
 
-    fn loans() -> &'static Loans {
-        // Kept, so that nobody takes it for a leak.
-        static ALL: Mutex<Vec<&Loans>> = Mutex::new(Vec::new());
-        let new = Box::leak(Box::new(Loans::new(Process::current())));
+    fn tracker() -> &'static BorrowTracker {
+        // Kept, so that no tool reports a leak.
+        static ALL: Mutex<Vec<&BorrowTracker>> = Mutex::new(Vec::new());
+        let new = Box::leak(Box::new(BorrowTracker::new(Process::current())));
         ALL.lock().unwrap().push(new);
         new
     }
 
-    fn lend(loans: &'static Loans, job: u64, args: &[Arg], out: bool) -> Result<Loan, SubmitError> {
-        loans.lend(job, args, &|i| out && i == 0, &|i| format!("arg{i}"))
+    fn extent(start: usize, end: usize, access: Access) -> Extent {
+        Extent { start, end, access }
     }
 
-    fn refused(loans: &'static Loans, args: &[Arg], out: bool) -> SubmitError {
-        lend(loans, 9, args, out).err().unwrap()
+    fn read(start: usize, end: usize) -> Extent {
+        extent(start, end, Access::Read)
+    }
+
+    fn written(start: usize, end: usize) -> Extent {
+        extent(start, end, Access::Write)
+    }
+
+    fn borrow(
+        tracker: &'static BorrowTracker,
+        job: u64,
+        extents: &[Extent],
+    ) -> Result<BorrowGuard, Conflict> {
+        tracker.borrow(job, extents.to_vec())
     }
 
     #[test]
-    fn many_read_and_one_writes() {
-        let loans = loans();
-        let memory = [0; 100];
-        let (all, left, middle) = (arg(&memory), arg(&memory[..50]), arg(&memory[40..60]));
-        let first = lend(loans, 1, std::slice::from_ref(&all), false).unwrap();
-        let again = lend(loans, 2, &[all.clone(), left.clone()], false).unwrap();
-        let read = SubmitError::BufferRead("arg0".into());
-        assert_eq!(refused(loans, std::slice::from_ref(&middle), true), read);
+    fn many_read_or_one_writes() {
+        let tracker = tracker();
+        let borrow = |job, extents: &[Extent]| borrow(tracker, job, extents);
+        let first = borrow(1, &[read(0, 100)]).unwrap();
+        let second = borrow(2, &[read(0, 100), read(0, 50)]).unwrap();
+        let refused = |extents: &[Extent]| borrow(9, extents).err();
+        assert_eq!(refused(&[written(40, 60)]), Some(Conflict::Read(0)));
         drop(first);
-        assert_eq!(refused(loans, std::slice::from_ref(&middle), true), read);
-        drop(again);
+        assert_eq!(refused(&[written(40, 60)]), Some(Conflict::Read(0)));
+        drop(second);
 
-        let written = lend(loans, 3, &[middle.clone(), arg(&memory[60..])], true).unwrap();
-        let in_use = |name: &str, job| SubmitError::BufferInUse {
-            name: name.into(),
-            job,
-        };
+        let third = borrow(3, &[written(40, 60), read(60, 100)]).unwrap();
         assert_eq!(
-            refused(loans, &[arg(b"x"), left], false),
-            in_use("arg1", Some(3))
+            refused(&[read(200, 201), read(0, 50)]),
+            Some(Conflict::Written(1, 3))
         );
-        assert_eq!(refused(loans, &[all], true), in_use("arg0", Some(3)));
-        // Beside it is free, and so are other readers of what it reads.
-        let beside = lend(loans, 5, &[arg(&memory[..40]), arg(&memory[60..])], true).unwrap();
-        drop((written, beside));
-        let book = loans.lock();
-        assert!(book.written.is_empty() && book.read.is_empty() && book.longest == 0);
+        assert_eq!(refused(&[written(0, 100)]), Some(Conflict::Written(0, 3)));
+        // Memory beside it is free, and others may read what it reads.
+        let beside = borrow(5, &[written(0, 40), read(60, 100)]).unwrap();
+        drop((third, beside));
+        let borrows = tracker.lock();
+        assert!(borrows.written.is_empty() && borrows.read.is_empty() && borrows.longest == 0);
     }
 
     #[test]
-    fn within_one_call() {
-        let loans = loans();
-        let memory = [0; 100];
-        let both = [arg(&memory[..10]), arg(&memory[9..])];
-        let own = SubmitError::BufferInUse {
-            name: "arg0".into(),
-            job: None,
-        };
-        assert_eq!(refused(loans, &both, true), own);
-        assert!(lend(loans, 1, &both, false).is_ok());
+    fn a_job_does_not_write_to_what_it_reads() {
+        let tracker = tracker();
+        let conflict = borrow(tracker, 9, &[written(0, 10), read(9, 100)]).err();
+        assert_eq!(conflict, Some(Conflict::SameJob(0)));
+        assert!(borrow(tracker, 1, &[read(0, 10), read(9, 100)]).is_ok());
     }
 
     #[test]
-    fn what_cannot_change_is_not_watched() {
-        let loans = loans();
-        let memory = [0; 100];
-        let mut fixed = arg(&memory);
-        let Arg::Buffer(buffer) = &mut fixed else {
-            unreachable!()
-        };
-        buffer.immutable = true;
-        assert!(lend(loans, 1, &[fixed], false)
-            .unwrap()
-            .stretches
-            .is_empty());
-        assert!(lend(loans, 1, &[arg(&[])], true)
-            .unwrap()
-            .stretches
-            .is_empty());
+    fn immutable_memory_is_not_tracked() {
+        let tracker = tracker();
+        let immutable = extent(0, 100, Access::ReadImmutable);
+        assert!(borrow(tracker, 1, &[immutable]).unwrap().extents.is_empty());
+        let conflict = borrow(tracker, 1, &[written(0, 9), immutable]).err();
+        assert_eq!(conflict, Some(Conflict::SameJob(0)));
+        let both = borrow(tracker, 1, &[immutable, read(200, 201)]).unwrap();
+        assert_eq!(both.extents, [read(200, 201)]);
+        assert!(borrow(tracker, 1, &[]).unwrap().extents.is_empty());
     }
 }

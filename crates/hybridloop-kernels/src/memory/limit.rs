@@ -1,18 +1,18 @@
-//! Memory limits.
+//! Limits on memory.
 
 use std::sync::Arc;
 
 use hybridloop_sync::primitives::{AtomicUsize, Ordering};
 
-/// So many bytes and no more.
+/// A number of bytes, and how many of them are in use.
 #[derive(Debug)]
-pub struct Budget {
+pub struct MemoryLimit {
     limit: usize,
     used: AtomicUsize,
 }
 
-impl Budget {
-    /// A budget of `limit` bytes.
+impl MemoryLimit {
+    /// A limit of `limit` bytes, of which none is in use.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -21,27 +21,27 @@ impl Budget {
         })
     }
 
-    /// Bytes that are taken.
+    /// Bytes in use.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that can be taken in all.
+    /// Bytes in all.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Takes `bytes` until the charge is dropped; `None` if that many are not left.
-    pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        self.reserve(bytes).then(|| Charge {
-            budget: Some(self.clone()),
+    /// Reserves `bytes` until the reservation is dropped; `None` if fewer are left.
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.try_acquire(bytes).then(|| Reservation {
+            limit: Some(self.clone()),
             bytes,
         })
     }
 
-    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+    pub(crate) fn try_acquire(&self, bytes: usize) -> bool {
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        // Relaxed: a count; what it counts is handed over by other means.
+        // Relaxed: only the number counts. The memory itself passes between threads by other means.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .is_ok()
@@ -52,52 +52,52 @@ impl Budget {
     }
 }
 
-/// Bytes of a [`Budget`], given back when dropped.
+/// Bytes reserved of a [`MemoryLimit`], released when dropped.
 #[derive(Debug, Default)]
-pub struct Charge {
-    budget: Option<Arc<Budget>>,
+pub struct Reservation {
+    limit: Option<Arc<MemoryLimit>>,
     bytes: usize,
 }
 
-impl Charge {
-    /// Charges another number of bytes instead; `false`, and no change, if they are not left.
+impl Reservation {
+    /// Changes the number of bytes; `false`, and no change, if fewer are left.
     pub(crate) fn resize(&mut self, bytes: usize) -> bool {
-        if let Some(budget) = &self.budget {
-            if bytes > self.bytes && !budget.reserve(bytes - self.bytes) {
+        if let Some(limit) = &self.limit {
+            if bytes > self.bytes && !limit.try_acquire(bytes - self.bytes) {
                 return false;
             }
-            budget.release(self.bytes.saturating_sub(bytes));
+            limit.release(self.bytes.saturating_sub(bytes));
         }
         self.bytes = bytes;
         true
     }
 }
 
-impl Drop for Charge {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(budget) = &self.budget {
-            budget.release(self.bytes);
+        if let Some(limit) = &self.limit {
+            limit.release(self.bytes);
         }
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::Budget;
+    use super::MemoryLimit;
 
     #[test]
-    fn charges_are_given_back() {
-        let budget = Budget::new(100);
-        let mut first = budget.take(60).unwrap();
-        assert!(budget.take(41).is_none());
-        assert!(budget.take(usize::MAX).is_none());
+    fn reservations_are_released() {
+        let limit = MemoryLimit::new(100);
+        let mut first = limit.reserve(60).unwrap();
+        assert!(limit.reserve(41).is_none());
+        assert!(limit.reserve(usize::MAX).is_none());
         assert!(!first.resize(101));
         assert!(first.resize(100));
-        assert_eq!(budget.used(), 100);
+        assert_eq!(limit.used(), 100);
         assert!(first.resize(10));
-        drop(budget.take(90));
-        assert_eq!(budget.used(), 10);
+        drop(limit.reserve(90));
+        assert_eq!(limit.used(), 10);
         drop(first);
-        assert_eq!(budget.used(), 0);
+        assert_eq!(limit.used(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Memory that kernels and the bus share, what limits it, and which buffers running jobs use.
+//! Memory that kernels and the bus share, its limits, and the buffers that jobs borrow.
 
 pub mod block;
 pub mod borrows;

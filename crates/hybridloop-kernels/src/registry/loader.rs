@@ -1,4 +1,4 @@
-//! Shared libraries with kernels.
+//! Loading kernels from shared libraries.
 
 use std::ffi::OsStr;
 use std::mem::ManuallyDrop;
@@ -8,9 +8,9 @@ use hybridloop_kernel::abi;
 use libloading::Library;
 
 use crate::error::RegistryError;
-use crate::registry::Kernel;
+use crate::registry::kernel::Kernel;
 
-/// What the system says, which libloading keeps to itself unless it is asked.
+/// The message of the system, which libloading reports as the source of its error.
 fn reason(error: &libloading::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),
@@ -18,54 +18,54 @@ fn reason(error: &libloading::Error) -> String {
     }
 }
 
-/// Opens a library and reads its kernels. It is never closed: code of it may be running at any time.
+/// Opens a library and reads its kernels. The library is never closed, because its code may run at any time.
 ///
 /// # Errors
-/// [`RegistryError::Library`], [`RegistryError::Symbol`], [`RegistryError::Abi`], [`RegistryError::Module`], or what is wrong
-/// with one of its kernels.
+/// [`RegistryError::Library`], [`RegistryError::Symbol`], [`RegistryError::Abi`], [`RegistryError::Module`], or the error of
+/// one of its kernels.
 ///
 /// # Safety
-/// Loading runs the library's initialisers, and its kernels are as safe as they are written.
+/// The initialisers of the library are sound to run now, and its table of kernels is valid as `hybridloop.h` describes it.
 pub unsafe fn load(path: impl AsRef<OsStr>) -> Result<Vec<Arc<Kernel>>, RegistryError> {
     let path = path.as_ref();
     let name = path.to_string_lossy();
-    // SAFETY: as the caller promises.
+    // SAFETY: the caller of `load` vouches for the library's initialisers.
     let library = unsafe { Library::new(path) }.map_err(|error| {
         RegistryError::Library(format!("cannot load {name}: {}", reason(&error)))
     })?;
     let library = ManuallyDrop::new(library);
-    // SAFETY: the symbol has one type in every version.
+    // SAFETY: the symbol has the same type in every version of the interface.
     let export = unsafe { library.get::<abi::ModuleFn>(abi::MODULE_SYMBOL) }.map_err(|_| {
         RegistryError::Symbol(format!("{name} does not export {}()", abi::MODULE_SYMBOL))
     })?;
-    // SAFETY: as the caller promises.
+    // SAFETY: the caller of `load` vouches for the table, and the library is never closed.
     unsafe { read(export(abi::ABI), &name) }
 }
 
-/// The address of a function in a library, which is never closed; of the process itself without a path.
+/// The address of a symbol in a library, which is never closed, or without a path in the process itself.
 ///
 /// # Errors
 /// [`RegistryError::Library`], [`RegistryError::Symbol`]
 ///
 /// # Safety
-/// As for [`load`].
-pub unsafe fn symbol(
+/// The initialisers of the library are sound to run now.
+pub unsafe fn find_symbol(
     path: Option<&OsStr>,
     symbol: &str,
 ) -> Result<*const std::ffi::c_void, RegistryError> {
     let name = path.map_or("this process".into(), OsStr::to_string_lossy);
     let library = match path {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller of `find_symbol` vouches for the library's initialisers.
         Some(path) => unsafe { Library::new(path) }.map_err(|error| {
             RegistryError::Library(format!("cannot load {name}: {}", reason(&error)))
         })?,
         None => libloading::os::unix::Library::this().into(),
     };
     let library = ManuallyDrop::new(library);
-    // SAFETY: only the address is asked for.
+    // SAFETY: the symbol is not used as the type that is given here; only its address is.
     let found = unsafe { library.get::<*const std::ffi::c_void>(symbol) };
     let address = match found {
-        // SAFETY: only the address is asked for.
+        // SAFETY: the library stays open, so the address stays valid.
         Ok(found) => unsafe { found.try_as_raw_ptr() },
         Err(_) => None,
     };
@@ -77,19 +77,18 @@ pub unsafe fn symbol(
     }
 }
 
+/// Reads the table of a module.
+///
 /// # Safety
-/// What a library's `hybridloop_module` returns, or null.
-pub(crate) unsafe fn read(
-    module: *const abi::Module,
-    name: &str,
-) -> Result<Vec<Arc<Kernel>>, RegistryError> {
+/// `module` is null, or the result of a library's `hybridloop_module`, valid as `hybridloop.h` describes it for ever.
+unsafe fn read(module: *const abi::Module, name: &str) -> Result<Vec<Arc<Kernel>>, RegistryError> {
     if module.is_null() {
         return Err(RegistryError::Module(format!(
             "{name} does not serve kernel interface {}",
             abi::ABI
         )));
     }
-    // SAFETY: size, magic and version have their places in every version.
+    // SAFETY: size, magic and version have the same offsets in every version of the interface.
     let (size, magic, theirs) = unsafe { ((*module).size, (*module).magic, (*module).abi) };
     if magic != abi::MAGIC {
         return Err(RegistryError::Module(format!(
@@ -108,12 +107,12 @@ pub(crate) unsafe fn read(
             "the module of {name} has {size} bytes, which is too few"
         )));
     }
-    // SAFETY: of this version and large enough.
+    // SAFETY: the module has this version and all its fields.
     let module = unsafe { module.read() };
     let mut kernels = Vec::new();
     let mut entry = module.kernels;
     for _ in 0..module.n {
-        // SAFETY: that many entries follow one another, each of the size that the first one tells; they live for ever.
+        // SAFETY: the module has `n` entries in a row, each with the size in the first one, and they live for ever.
         unsafe {
             kernels.push(Kernel::from_entry(entry, None)?);
             entry = entry.byte_add((*module.kernels).size as usize);

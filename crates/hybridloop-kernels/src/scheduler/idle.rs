@@ -1,29 +1,29 @@
-//! Workers without work: one looks for a moment, the others are asleep and woken one at a time.
+//! Workers without work: one spins for a moment, the others sleep and are woken one at a time.
 
 use hybridloop_sync::primitives::{fence, lock, wait, AtomicBool, Condvar, Mutex, Ordering};
 
 struct Counts {
     sleeping: usize,
-    /// Wake-ups that no worker has taken yet.
+    /// Wake-ups that no worker has taken yet: 0 or 1.
     wakes: usize,
     closed: bool,
 }
 
 /// Puts workers to sleep and wakes them.
 ///
-/// Whoever adds work calls [`Idle::notify`] afterwards. A worker that finds nothing says so first and then looks once more:
-/// either it sees the work, or whoever added it sees the worker. While one wake-up is under way there is no other: the
-/// worker that has woken passes it on when there is more to do. So a burst of jobs costs one system call.
+/// A producer adds work and then calls [`Idle::notify`]. A worker that finds no work registers as sleeping and then looks once
+/// more: either it sees the work, or the producer sees the worker. As long as one wake-up is under way there is no second one:
+/// the worker that wakes passes it on if there is more to do. So a burst of jobs costs one system call.
 ///
-/// A worker that has just finished a job may look for work a moment longer ([`Idle::look`]). As long as one does, nobody has
-/// to be woken, and that costs no system call at all. It too passes on what it cannot do itself.
+/// A worker that has just finished a job may spin before it sleeps ([`Idle::spin`]). As long as one spins, nobody has to be
+/// woken, which saves the system call. It passes on what it cannot do itself, too.
 pub struct Idle {
     counts: Mutex<Counts>,
     cond: Condvar,
-    /// Whether somebody sleeps and nobody is on the way up.
-    wanted: AtomicBool,
-    /// Whether a worker is awake and looks for work.
-    looking: AtomicBool,
+    /// Whether a worker sleeps and no wake-up is under way.
+    needs_wake: AtomicBool,
+    /// Whether a worker spins.
+    spinning: AtomicBool,
 }
 
 impl Idle {
@@ -38,27 +38,27 @@ impl Idle {
                 closed: false,
             }),
             cond: Condvar::new(),
-            wanted: AtomicBool::new(false),
-            looking: AtomicBool::new(false),
+            needs_wake: AtomicBool::new(false),
+            spinning: AtomicBool::new(false),
         }
     }
 
     fn publish(&self, counts: &Counts) {
-        self.wanted
+        self.needs_wake
             .store(counts.sleeping > 0 && counts.wakes == 0, Ordering::SeqCst);
     }
 
-    /// There is work. Wakes a worker unless all are up, one is on its way, or one looks.
+    /// There is work: wakes a worker, unless none sleeps, one is being woken, or one spins.
     #[inline]
     pub fn notify(&self) {
         fence(Ordering::SeqCst);
-        if !self.looking.load(Ordering::SeqCst) && self.wanted.load(Ordering::SeqCst) {
-            self.wake();
+        if !self.spinning.load(Ordering::SeqCst) && self.needs_wake.load(Ordering::SeqCst) {
+            self.wake_one();
         }
     }
 
     #[cold]
-    fn wake(&self) {
+    fn wake_one(&self) {
         let mut counts = lock(&self.counts);
         if counts.sleeping > 0 && counts.wakes == 0 {
             counts.wakes = 1;
@@ -68,25 +68,30 @@ impl Idle {
         }
     }
 
-    /// Looks for work as long as `go_on` says so, unless another worker does; whether `has_work` has said that there is.
+    /// Spins until `has_work` returns true or `keep_spinning` returns false, unless another worker spins; returns whether there
+    /// is work.
     ///
-    /// Whoever gets `true` takes work and then calls [`Idle::notify`] if there is more; whoever gets `false` goes to
-    /// [`Idle::sleep`], which looks once more.
-    pub fn look(&self, has_work: impl Fn() -> bool, mut go_on: impl FnMut() -> bool) -> bool {
-        if self.looking.swap(true, Ordering::SeqCst) {
+    /// After `true` the worker takes work, and calls [`Idle::notify`] if there is more. After `false` it calls [`Idle::sleep`],
+    /// which looks once more.
+    pub fn spin(
+        &self,
+        has_work: impl Fn() -> bool,
+        mut keep_spinning: impl FnMut() -> bool,
+    ) -> bool {
+        if self.spinning.swap(true, Ordering::SeqCst) {
             return false;
         }
         let mut found = has_work();
-        while !found && go_on() {
+        while !found && keep_spinning() {
             found = has_work();
         }
-        self.looking.store(false, Ordering::SeqCst);
-        // From here on those who add work see that nobody looks, and what they added before shows to this thread.
+        self.spinning.store(false, Ordering::SeqCst);
+        // From here on producers see that nobody spins, and this thread sees the work that they added before.
         fence(Ordering::SeqCst);
         found
     }
 
-    /// Sleeps until there may be work, unless `has_work` says that there is; `false` when it is time to end.
+    /// Sleeps until there may be work, unless `has_work` returns true; returns `false` when the worker has to end.
     pub fn sleep(&self, has_work: impl Fn() -> bool) -> bool {
         let mut counts = lock(&self.counts);
         counts.sleeping += 1;
@@ -99,7 +104,7 @@ impl Idle {
             counts.wakes = counts.wakes.saturating_sub(1);
         }
         counts.sleeping -= 1;
-        // Nobody is left to take a wake-up that another worker was meant to take.
+        // A wake-up for a worker that has found work by itself has no taker left.
         counts.wakes = counts.wakes.min(counts.sleeping);
         self.publish(&counts);
         let closed = counts.closed;
@@ -108,7 +113,7 @@ impl Idle {
         !closed
     }
 
-    /// Wakes all; nobody sleeps any more.
+    /// Wakes all workers; from now on nobody sleeps.
     pub fn close(&self) {
         lock(&self.counts).closed = true;
         self.cond.notify_all();

@@ -1,5 +1,6 @@
-//! Which job runs next, and the threads that run them.
+//! Threads that run jobs: the queue, the workers, and how workers wait.
 
 pub mod idle;
-pub mod queue;
-pub mod worker;
+pub mod pool;
+mod queue;
+mod worker;

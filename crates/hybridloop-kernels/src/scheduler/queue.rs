@@ -1,11 +1,11 @@
-//! Jobs that wait: by priority, and among equals first or last come first.
+//! The queue of jobs: by priority, and among equal priorities in the order of the engine.
 
 use std::cmp::Ordering as Compare;
 use std::collections::BinaryHeap;
 
 use hybridloop_sync::primitives::{lock, AtomicUsize, Mutex, Ordering, Queue};
 
-use crate::channel::Order;
+use crate::order::Order;
 
 struct Ranked<T> {
     priority: i32,
@@ -36,7 +36,7 @@ struct Heap<T> {
     next: i64,
 }
 
-/// A queue for many on both ends. Items of priority 0, which most are, go without a lock when the order is `Fifo`.
+/// A queue with many producers and consumers. With the order `Fifo`, items of priority 0, which most are, need no lock.
 pub(crate) struct JobQueue<T> {
     order: Order,
     fifo: Queue<T>,
@@ -123,7 +123,8 @@ impl<T> JobQueue<T> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{JobQueue, Order};
+    use super::JobQueue;
+    use crate::order::Order;
 
     #[test]
     fn higher_priorities_first_then_the_order() {

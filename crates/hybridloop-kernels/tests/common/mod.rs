@@ -6,8 +6,8 @@ use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hybridloop_kernels::{
-    load, symbol, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, Kernel, Options,
-    Outcome, Value, View,
+    find_symbol, load, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, JobResult,
+    Kernel, Options, Value, View,
 };
 
 /// No wait takes longer, unless something is broken.
@@ -71,7 +71,7 @@ pub fn plain(name: &str, signature: &str) -> Arc<Kernel> {
     let path = path.get_or_insert_with(|| library("plain", &[]));
     // SAFETY: the library of the tests, and its signature.
     unsafe {
-        let address = symbol(Some(path.as_os_str()), name).unwrap();
+        let address = find_symbol(Some(path.as_os_str()), name).unwrap();
         Kernel::from_address(name, address, signature, "", None).unwrap()
     }
 }
@@ -123,27 +123,27 @@ pub fn engine(threads: usize) -> Engine {
     })
 }
 
-pub fn outcome(job: &Arc<Job>) -> &Outcome {
+pub fn result(job: &Arc<Job>) -> &JobResult {
     job.wait(soon()).unwrap()
 }
 
 pub fn int(job: &Arc<Job>) -> i64 {
-    match outcome(job) {
-        Outcome::Value(Value::Int(value)) => *value,
+    match result(job) {
+        JobResult::Value(Value::Int(value)) => *value,
         other => panic!("{other:?}"),
     }
 }
 
 pub fn error(job: &Arc<Job>) -> (Code, String) {
-    match outcome(job) {
-        Outcome::Error(error) => (error.code, error.message.clone()),
+    match result(job) {
+        JobResult::Error(error) => (error.code, error.message.clone()),
         other => panic!("{other:?}"),
     }
 }
 
 pub fn bytes(job: &Arc<Job>) -> View {
-    match outcome(job) {
-        Outcome::Value(Value::Buffer(view)) => view.clone(),
+    match result(job) {
+        JobResult::Value(Value::Buffer(view)) => view.clone(),
         other => panic!("{other:?}"),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernels::abi::{self, Host, RawCtx, Val};
 use hybridloop_kernels::{
-    Config, Engine, Event, EventQueue, Idle, Job, Kernel, Options, Outcome, Policy, SubmitError,
+    Config, Engine, Event, EventQueue, Idle, Job, JobResult, Kernel, Options, Policy, SubmitError,
     Value,
 };
 use loom::thread;
@@ -57,9 +57,9 @@ fn engine() -> Engine {
     })
 }
 
-fn options(listener: Option<Arc<EventQueue>>) -> Options {
+fn options(queue: &Arc<EventQueue>) -> Options {
     Options {
-        listener,
+        listener: Some(queue.clone()),
         ..Options::default()
     }
 }
@@ -71,7 +71,7 @@ fn event_queue() -> (Arc<EventQueue>, Flag) {
     (Arc::new(EventQueue::new(Some(Box::new(wake)))), flag)
 }
 
-/// Waits for mail; how often the end of a job or of a batch was told.
+/// Waits for a wake-up, and counts the jobs and batches that were reported as done.
 fn ends(queue: &EventQueue, flag: &Flag) -> usize {
     flag.wait();
     queue.clear();
@@ -80,7 +80,7 @@ fn ends(queue: &EventQueue, flag: &Flag) -> usize {
         .count()
 }
 
-fn outcome(job: &Arc<Job>) -> Outcome {
+fn result(job: &Arc<Job>) -> JobResult {
     job.wait(None).unwrap().clone()
 }
 
@@ -97,12 +97,12 @@ fn a_job_that_could_be_cancelled_is_cancelled() {
         let (engine, (kernel, calls)) = (engine(), kernel());
         let (queue, flag) = event_queue();
         let job = engine
-            .submit(&kernel, vec![], None, options(Some(queue.clone())))
+            .submit(&kernel, vec![], None, options(&queue))
             .unwrap();
         let cancelled = job.cancel();
-        match outcome(&job) {
-            Outcome::Cancelled => assert!(cancelled),
-            Outcome::Value(Value::UInt(1)) => assert!(!cancelled),
+        match result(&job) {
+            JobResult::Cancelled => assert!(cancelled),
+            JobResult::Value(Value::UInt(1)) => assert!(!cancelled),
             other => panic!("{other:?}"),
         }
         assert!(calls.load(SeqCst) <= 1 && !job.cancel());
@@ -121,12 +121,12 @@ fn a_late_job_never_runs() {
         let (queue, flag) = event_queue();
         let options = Options {
             deadline: Some(past),
-            ..options(Some(queue.clone()))
+            ..options(&queue)
         };
         let job = engine.submit(&kernel, vec![], None, options).unwrap();
         job.expire();
         assert_eq!(ends(&queue, &flag), 1);
-        assert!(matches!(job.outcome(), Some(Outcome::TimedOut)));
+        assert!(matches!(job.result(), Some(JobResult::TimedOut)));
         assert_eq!(calls.load(SeqCst), 0);
         assert!(engine.close(Duration::from_secs(60)).is_empty());
         assert_eq!(engine.stats().queued, 0);
@@ -146,8 +146,8 @@ fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
         match submitter.join().unwrap() {
             Err(error) => assert_eq!(error, SubmitError::Closed),
             Ok(job) => assert!(matches!(
-                outcome(&job),
-                Outcome::Closed | Outcome::Cancelled | Outcome::Value(_)
+                result(&job),
+                JobResult::Closed | JobResult::Cancelled | JobResult::Value(_)
             )),
         }
         assert_eq!(engine.stats().queued, 0);
@@ -164,7 +164,7 @@ fn whoever_subscribes_is_told_once() {
             .unwrap();
         job.subscribe(queue.clone());
         assert_eq!(ends(&queue, &flag), 1);
-        assert!(matches!(job.outcome(), Some(Outcome::Value(_))));
+        assert!(matches!(job.result(), Some(JobResult::Value(_))));
         assert!(engine.close(Duration::from_secs(60)).is_empty());
         assert!(queue.pop().is_none());
     });
@@ -186,7 +186,7 @@ fn a_batch_is_told_of_once_to_each() {
         batch.subscribe(second.clone());
         assert_eq!(ends(&first, &first_flag), 1);
         assert_eq!(ends(&second, &second_flag), 1);
-        assert!(jobs.iter().all(|job| job.outcome().is_some()));
+        assert!(jobs.iter().all(|job| job.result().is_some()));
         assert_eq!((batch.remaining(), calls.load(SeqCst)), (0, 2));
         assert!(engine.close(Duration::from_secs(60)).is_empty());
         assert!(first.pop().is_none() && second.pop().is_none());
@@ -216,7 +216,7 @@ fn no_job_is_left_while_a_worker_looks() {
                 }
                 let has_work = || queue.load(Acquire) > 0;
                 let mut looks = 0;
-                let found = idle.look(has_work, || {
+                let found = idle.spin(has_work, || {
                     looks += 1;
                     looks < 2
                 });

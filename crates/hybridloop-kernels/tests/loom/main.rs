@@ -7,14 +7,14 @@ mod jobs;
 
 use std::sync::Arc as StdArc;
 
-use hybridloop_kernels::{Budget, Bus, BusError, Idle, Key, Policy};
+use hybridloop_kernels::{Bus, BusError, Idle, Key, MemoryLimit, Policy};
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 fn bus() -> StdArc<Bus> {
-    Bus::new(100, Policy::Error, Budget::new(1000))
+    Bus::new(100, Policy::Error, MemoryLimit::new(1000))
 }
 
 fn key() -> Key {
@@ -108,7 +108,7 @@ fn eviction_spares_what_is_read_meanwhile() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(|| {
-        let memory = Budget::new(1000);
+        let memory = MemoryLimit::new(1000);
         let bus = Bus::new(4, Policy::Evict, memory.clone());
         bus.push(key(), &[1, 1]).unwrap();
         let other = Key::new(b"other").unwrap();
@@ -150,9 +150,9 @@ fn of_two_foreign_pushes_one_creates() {
         };
         let mine = bus.put_new(&key(), &[2, 2]);
         let other = other.join().unwrap();
-        for outcome in [mine, other] {
+        for result in [mine, other] {
             assert!(matches!(
-                outcome,
+                result,
                 Ok(()) | Err(BusError::Exists | BusError::Busy)
             ));
         }
@@ -182,7 +182,7 @@ fn a_write_and_a_close_leave_nothing_behind() {
 }
 
 struct Told(Arc<Mutex<usize>>);
-impl hybridloop_kernels::bus::Notify for Told {
+impl hybridloop_kernels::KeyListener for Told {
     fn sealed(&self, _: u64, view: &hybridloop_kernels::View) {
         whole(view);
         *self.0.lock().unwrap() += 1;
@@ -242,7 +242,7 @@ fn no_job_is_left(workers: usize, producers: usize, looks: bool) {
                     if left.fetch_sub(1, AcqRel) == 1 {
                         idle.close();
                     }
-                } else if looks && idle.look(|| queue.load(Acquire) > 0, || false) {
+                } else if looks && idle.spin(|| queue.load(Acquire) > 0, || false) {
                     continue;
                 } else if !idle.sleep(|| queue.load(Acquire) > 0) {
                     break;

@@ -1,30 +1,17 @@
 //! Signatures: `"f64([f64] values, i64 start = 0)"`, or in C's words `"double(double *, size_t)"`.
 
+mod param;
 mod parse;
 mod types;
 
+pub use param::Param;
 use parse::Parser;
 pub use types::{Scalar, Type};
 
+use crate::arg::Arg;
 use crate::error::{ArgumentError, ArgumentErrorKind};
-use crate::value::Arg;
 
-/// A parameter.
-#[derive(Clone, Debug)]
-pub struct Param {
-    /// Its name; `arg0` and so on if it has none.
-    pub name: String,
-    /// Its type.
-    pub ty: Type,
-    /// Whether the kernel writes to it.
-    pub out: bool,
-    /// Whether it may be None.
-    pub optional: bool,
-    /// What it is when it is left out.
-    pub default: Option<Arg>,
-}
-
-/// What a kernel takes and gives.
+/// The parameters and the result of a kernel.
 #[derive(Clone, Debug)]
 pub struct Signature {
     /// The result.
@@ -34,10 +21,10 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Reads a signature.
+    /// Parses a signature.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { rest: text.trim() };
         let (result, ..) = parser.ty()?;
@@ -68,23 +55,23 @@ impl Signature {
         Ok(Self { result, params })
     }
 
-    /// What is left for callers, as text too, of a function that gets data of its own by its last parameter.
+    /// The signature for callers, and its text, of a function whose last parameter gets user data.
     ///
     /// # Errors
-    /// That the last parameter is no `void*`.
+    /// A message, if the last parameter is not a `void*`.
     pub(crate) fn without_data(mut self, text: &str) -> Result<(Self, String), String> {
         match self.params.pop() {
             Some(last) if last.ty == Type::Pointer(None) => {}
             _ => return Err("the last parameter has to be a void*, for the user data".into()),
         }
-        // There is no comma within a parameter of this type.
+        // A parameter of this type contains no comma.
         let end = text.rfind(if self.params.is_empty() { '(' } else { ',' });
         let end = end.map_or(0, |end| end + usize::from(self.params.is_empty()));
         let text = format!("{})", text[..end].trim_end());
         Ok((self, text))
     }
 
-    /// The place of the parameter that `out=` goes to: the only one that is written to.
+    /// The index of the parameter for `out=`: the only one that is written.
     pub fn out_index(&self) -> Option<usize> {
         let mut places = self
             .params
@@ -95,10 +82,10 @@ impl Signature {
         places.next().is_none().then_some(index)
     }
 
-    /// Puts `out` in its place, fills in what is left out, and checks each argument.
+    /// Inserts `out`, adds defaults, and checks each argument.
     ///
     /// # Errors
-    /// [`ArgumentError`], which names the argument.
+    /// [`ArgumentError`], with the name of the argument.
     pub fn bind(
         &self,
         kernel: &str,
@@ -150,100 +137,11 @@ impl Signature {
     }
 }
 
-impl Param {
-    fn check(&self, kernel: &str, arg: &Arg) -> Result<(), ArgumentError> {
-        if self.optional && matches!(arg, Arg::None) {
-            return Ok(());
-        }
-        let fail = |kind, reason: String| {
-            Err(ArgumentError {
-                kind,
-                message: format!("{kernel}(): argument '{}': {reason}", self.name),
-            })
-        };
-        let mismatch = || {
-            let reason = format!("expected {}, got {}", self.ty, arg.describe());
-            fail(ArgumentErrorKind::Type, reason)
-        };
-        match (self.ty, arg) {
-            (Type::Any, _)
-            | (Type::Pointer(None), Arg::None)
-            | (Type::Scalar(Scalar::Bool), Arg::Bool(_))
-            | (Type::Str, Arg::Str(_))
-            | (Type::Key, Arg::Key(_) | Arg::Str(_))
-            | (Type::Chan, Arg::Channel(_))
-            | (
-                Type::Scalar(Scalar::F32 | Scalar::F64),
-                Arg::Float(_) | Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_),
-            ) => Ok(()),
-            (Type::Scalar(scalar), Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_))
-                if scalar != Scalar::Bool =>
-            {
-                let value = match arg {
-                    Arg::Int(value) => i128::from(*value),
-                    Arg::UInt(value) => i128::from(*value),
-                    _ => 0,
-                };
-                let (least, greatest) = scalar.range();
-                if (least..=greatest).contains(&value) {
-                    return Ok(());
-                }
-                let reason = format!("{value} is out of range for {}", scalar.name());
-                fail(ArgumentErrorKind::Overflow, reason)
-            }
-            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::Buffer(buffer)) => {
-                if self.out && !buffer.writable {
-                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
-                }
-                if !buffer.contiguous && self.ty != Type::Buf {
-                    return fail(
-                        ArgumentErrorKind::Value,
-                        "the buffer is not C-contiguous".into(),
-                    );
-                }
-                self.check_elements(buffer.format.to_bytes(), buffer.itemsize, buffer.as_ptr())
-                    .or_else(|(kind, reason)| fail(kind, reason))
-            }
-            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::View(view)) => {
-                if self.out {
-                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
-                }
-                self.check_elements(view.format().to_bytes(), view.itemsize(), view.as_ptr())
-                    .or_else(|(kind, reason)| fail(kind, reason))
-            }
-            _ => mismatch(),
-        }
-    }
-
-    fn check_elements(
-        &self,
-        format: &[u8],
-        itemsize: usize,
-        data: *const u8,
-    ) -> Result<(), (ArgumentErrorKind, String)> {
-        let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
-            return Ok(());
-        };
-        if !scalar.fits(format, itemsize) {
-            let format = String::from_utf8_lossy(format);
-            let reason = format!(
-                "expected elements of type {}, got format '{format}'",
-                scalar.name()
-            );
-            return Err((ArgumentErrorKind::Type, reason));
-        }
-        if !data.addr().is_multiple_of(scalar.size()) {
-            return Err((ArgumentErrorKind::Value, "the buffer is not aligned".into()));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Scalar, Signature, Type};
+    use crate::arg::{Arg, Buffer};
     use crate::error::ArgumentErrorKind as Kind;
-    use crate::value::{Arg, Buffer};
 
     #[test]
     fn reads_both_spellings() {
@@ -309,7 +207,7 @@ mod tests {
     #[test]
     fn binds_and_checks() {
         let data = [0_u64; 4];
-        // SAFETY: nothing runs.
+        // SAFETY: no kernel runs, so nobody uses the memory.
         let buffer = unsafe { Buffer::new(0, data.as_ptr().cast(), 32) };
         let mut doubles = buffer.clone();
         (doubles.format, doubles.itemsize) = (c"<d".into(), 8);
@@ -380,7 +278,7 @@ mod tests {
             error("f64(i8 a)", vec![], Some(Arg::None)).1,
             "k() has no single parameter for out="
         );
-        // SAFETY: nothing runs.
+        // SAFETY: no kernel runs, so nobody uses the memory.
         let mut skewed = unsafe { Buffer::new(0, data.as_ptr().cast::<u8>().wrapping_add(1), 8) };
         (skewed.format, skewed.itemsize) = (c"d".into(), 8);
         assert_eq!(

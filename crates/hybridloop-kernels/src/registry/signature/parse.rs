@@ -1,7 +1,8 @@
-//! The text of signatures.
+//! The parser of signatures.
 
-use crate::registry::signature::{Param, Scalar, Type};
-use crate::value::Arg;
+use crate::arg::Arg;
+use crate::registry::signature::param::Param;
+use crate::registry::signature::types::{Scalar, Type};
 
 pub(super) struct Parser<'a> {
     pub rest: &'a str,
@@ -26,7 +27,7 @@ impl<'a> Parser<'a> {
         Err(format!("expected '{token}' at {rest:?}"))
     }
 
-    /// The next word, which stays.
+    /// The next word, without consuming it.
     fn word(&self) -> &'a str {
         let end = self
             .rest
@@ -35,7 +36,7 @@ impl<'a> Parser<'a> {
         &self.rest[..end]
     }
 
-    /// A type, and whether it was said to be written to, or constant.
+    /// Parses a type, and whether it is marked `out`.
     pub fn ty(&mut self) -> Result<(Type, bool), String> {
         let mut words: Vec<&str> = Vec::new();
         let mut out = false;

@@ -7,8 +7,9 @@
 
 use std::ffi::c_void;
 
+use crate::arg::Arg;
 use crate::registry::signature::{Scalar, Signature, Type};
-use crate::value::{Arg, Value};
+use crate::value::Value;
 
 /// Registers that hold integers and pointers.
 #[cfg(target_arch = "x86_64")]
@@ -20,7 +21,7 @@ const FLOAT_REGISTERS: usize = 8;
 /// Words on the stack at most.
 const STACK_WORDS: usize = 32;
 
-/// Whether the two facts at the top hold here.
+/// Whether the calling convention is one of the two above.
 const IS_SUPPORTED: bool = cfg!(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     not(windows)
@@ -28,22 +29,21 @@ const IS_SUPPORTED: bool = cfg!(all(
 /// Apple's convention packs arguments on the stack by their own size; elsewhere each takes a word.
 const PACKS_STACK: bool = cfg!(all(target_vendor = "apple", target_arch = "aarch64"));
 
-/// How to call a function.
+/// Calls a plain C function.
 pub(crate) struct Trampoline {
     code: *const c_void,
     params: Vec<Type>,
     result: Type,
-    /// What it is given after the arguments.
+    /// Passed after the arguments.
     data: Option<*const c_void>,
 }
 
-// SAFETY: a trampoline does not change once made; the code and the data are the function's, which any thread may call: who
-// registers the function upholds that.
+// SAFETY: the caller of `Kernel::from_address_with_data` upholds that any thread may call the function with its data.
 unsafe impl Send for Trampoline {}
-// SAFETY: as above.
+// SAFETY: a trampoline does not change, and each call has places of its own.
 unsafe impl Sync for Trampoline {}
 
-/// The places that arguments go to.
+/// The registers and the stack for the arguments of a call.
 #[derive(Default)]
 struct Places {
     integers: [u64; INTEGER_REGISTERS],
@@ -51,18 +51,18 @@ struct Places {
     stack: [u64; STACK_WORDS],
     integer_count: usize,
     float_count: usize,
-    /// Bytes of the stack in use.
+    /// Bytes used on the stack.
     stack_size: usize,
 }
 
-/// An argument: the bits that its register holds.
+/// An argument as the bits of its register.
 enum Place {
     Integer(u64),
     Float(u64),
 }
 
 impl Places {
-    /// Takes the next argument, of `size` bytes; `None` if there is no place left.
+    /// Adds the next argument, of `size` bytes; `None` if no place is left.
     fn push(&mut self, place: &Place, size: usize) -> Option<()> {
         let bits = match *place {
             Place::Integer(bits) if self.integer_count < INTEGER_REGISTERS => {
@@ -96,10 +96,10 @@ macro_rules! call {
     (@is $place:tt $ty:ty) => { $ty };
     (@with $code:expr, $result:ty, $places:expr, [$($integer:tt)*] [$($float:tt)*] [$($stack:tt)*]) => {{
         type Function = call!(@type $result, [$($integer)*] [$($float)*] [$($stack)*]);
-        // SAFETY: function pointers have the size of data pointers on the supported systems.
+        // SAFETY: on the supported systems function pointers are data pointers, and `$code` is the address of a function.
         let function = unsafe { std::mem::transmute::<*const c_void, Function>($code) };
-        // SAFETY: the caller of `Trampoline::call` upholds that the function has the signature; then every place that it
-        // reads has been filled with a value of its type.
+        // SAFETY: the caller of `Trampoline::call` upholds that the function has the signature. So every place that the function
+        // reads has been filled with a value of the type that it expects.
         unsafe {
             function(
                 $($places.integers[$integer],)*
@@ -131,7 +131,7 @@ macro_rules! returning {
 }
 
 impl Trampoline {
-    /// How to call the function at an address. `data` is passed after what the signature says.
+    /// A trampoline to the function at an address. `data` is passed after the parameters of the signature.
     pub fn new(
         address: *const c_void,
         signature: &Signature,
@@ -175,10 +175,10 @@ impl Trampoline {
         })
     }
 
-    /// Calls the function; `None` if the arguments are not what the signature says.
+    /// Calls the function; `None` if the arguments do not match the signature.
     ///
     /// # Safety
-    /// The function is what the signature says, and buffers are valid for it.
+    /// The function has the signature that was given to [`Trampoline::new`], and the buffers are large enough for what it does.
     pub unsafe fn call(&self, args: &[Arg]) -> Option<Value> {
         if args.len() != self.params.len() {
             return None;

@@ -1,0 +1,241 @@
+//! `Bus`: the shards, what they may hold, and the step in which a write takes the place of a key.
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hybridloop_sync::fork::Process;
+use hybridloop_sync::primitives::{lock, AtomicBool, AtomicU64, Mutex, Ordering};
+
+use crate::bus::error::BusError;
+use crate::bus::key::Key;
+use crate::bus::listener::notify;
+use crate::bus::shard::{Hasher, Removed, Shard};
+use crate::bus::stats::{BusStats, Counters};
+use crate::memory::block::View;
+use crate::memory::limit::MemoryLimit;
+
+/// What to do when the bus is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Refuse the write.
+    #[default]
+    Error,
+    /// Evict the keys that were read or written longest ago; never one that is being written or viewed.
+    Evict,
+}
+
+/// See the [module's documentation](crate::bus).
+pub struct Bus {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: Hasher,
+    policy: Policy,
+    /// Bytes under keys and in open writers.
+    capacity: Arc<MemoryLimit>,
+    /// Bytes of blocks, also of those that are no longer on the bus and still viewed.
+    memory: Arc<MemoryLimit>,
+    /// Counts operations: the time of the last use of a key.
+    clock: AtomicU64,
+    closed: AtomicBool,
+    pub(super) counters: Counters,
+    /// In the child of a fork, threads of the parent may hold the locks.
+    process: Process,
+}
+
+#[cfg(not(loom))]
+const SHARDS: usize = 32;
+#[cfg(loom)]
+const SHARDS: usize = 1;
+
+impl Bus {
+    /// A bus for `capacity` bytes whose blocks count towards `memory`.
+    #[must_use]
+    pub fn new(capacity: usize, policy: Policy, memory: Arc<MemoryLimit>) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect(),
+            hasher: Hasher::default(),
+            policy,
+            capacity: MemoryLimit::new(capacity),
+            memory,
+            clock: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            counters: Counters::default(),
+            process: Process::current(),
+        })
+    }
+
+    pub(super) fn is_current_process(&self) -> bool {
+        self.process.is_current()
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "any bits of the hash do")]
+    #[cfg_attr(
+        loom,
+        allow(clippy::modulo_one, reason = "one shard is enough to explore")
+    )]
+    pub(super) fn shard(&self, key: &[u8]) -> &Mutex<Shard> {
+        // The map in the shard uses the lowest and the highest bits of a hash of its own; these are from the middle.
+        &self.shards[(self.hasher.hash_one(key) >> 32) as usize % SHARDS]
+    }
+
+    pub(super) fn shards(&self) -> &[Mutex<Shard>] {
+        &self.shards
+    }
+
+    pub(super) fn memory(&self) -> &Arc<MemoryLimit> {
+        &self.memory
+    }
+
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), BusError> {
+        if self.is_closed() {
+            return Err(BusError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Reserves `bytes` of the capacity, and evicts for it if the policy says so.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<(), BusError> {
+        // Another writer may take what was evicted here: go on as long as there is something to evict.
+        let may_evict = self.policy == Policy::Evict && bytes <= self.capacity.limit();
+        loop {
+            if self.capacity.try_acquire(bytes) {
+                return Ok(());
+            }
+            if !may_evict || !self.evict(bytes) {
+                break;
+            }
+        }
+        Err(BusError::Capacity {
+            wanted: bytes,
+            used: self.capacity.used(),
+            capacity: self.capacity.limit(),
+        })
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.capacity.release(bytes);
+    }
+
+    /// Evicts until `bytes` and a sixteenth of the capacity are free, so that not every write has to look at all keys. `false`
+    /// if nothing can be evicted and there is still not enough room.
+    fn evict(&self, bytes: usize) -> bool {
+        let limit = self.capacity.limit();
+        let target = limit - bytes;
+        let target = target - (limit / 16).min(target);
+        let mut candidates: Vec<(u64, Key)> = Vec::new();
+        for shard in &self.shards {
+            lock(shard).list_idle(&mut candidates);
+        }
+        candidates.sort_unstable();
+        // A candidate that another thread evicted or used meanwhile is progress too.
+        let had_any = !candidates.is_empty();
+        for (age, key) in candidates {
+            if self.capacity.used() <= target {
+                break;
+            }
+            let removed = lock(self.shard(key.as_bytes())).remove_idle(&key, age);
+            if self.release_removed(removed).is_some() {
+                self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        had_any || self.capacity.used() <= target
+    }
+
+    /// Releases the capacity of a view that was removed from a shard. The lock of the shard must not be held: the caller drops
+    /// the view.
+    pub(super) fn release_removed(&self, removed: Removed) -> Option<View> {
+        let view = removed?;
+        self.release(view.len());
+        Some(view)
+    }
+
+    /// Puts `view`, whose bytes are reserved, under the key. `ends_write` closes the open write that it comes from.
+    pub(super) fn publish(&self, key: &Key, view: View, ends_write: bool) -> Result<(), BusError> {
+        let now = self.tick();
+        let len = view.len();
+        let mut shard = lock(self.shard(key.as_bytes()));
+        // Under the lock: `close` sets the flag before it empties the shards.
+        if self.is_closed() {
+            let sealed = ends_write.then(|| shard.end_write(key));
+            drop(shard);
+            drop(sealed);
+            self.release(len);
+            return Err(BusError::Closed);
+        }
+        let (old, watchers) = shard.publish(key, view.clone(), now, ends_write);
+        drop(shard);
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.release_removed(old);
+        notify(&watchers, &view);
+        Ok(())
+    }
+
+    /// Ends an open write without a result.
+    pub(super) fn abort_write(&self, key: &Key) {
+        if !self.is_current_process() {
+            return;
+        }
+        let sealed = lock(self.shard(key.as_bytes())).end_write(key);
+        if let Some((view, watchers)) = sealed {
+            notify(&watchers, &view);
+        }
+    }
+
+    /// The number of keys under which something is sealed.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether nothing is sealed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> BusStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BusStats {
+            keys: self.len(),
+            bytes: self.capacity.used(),
+            capacity: self.capacity.limit(),
+            writes: count(&self.counters.writes),
+            reads: count(&self.counters.reads),
+            pops: count(&self.counters.pops),
+            evictions: count(&self.counters.evictions),
+            busy: count(&self.counters.busy),
+        }
+    }
+
+    /// Empties the bus and refuses later writes. Views stay valid.
+    pub fn close(&self) {
+        if !self.is_current_process() {
+            return;
+        }
+        self.closed.store(true, Ordering::Release);
+        for shard in &self.shards {
+            let (views, watchers) = lock(shard).clear();
+            for view in views {
+                self.release_removed(Some(view));
+            }
+            for watcher in watchers {
+                watcher.closed();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,107 @@
+//! The arguments of a job, checked against the kernel's signature, with the borrows of their memory.
+
+use crate::arg::Arg;
+use crate::error::SubmitError;
+use crate::memory::borrows::{Access, BorrowGuard, BorrowTracker, Conflict, Extent};
+use crate::registry::kernel::Kernel;
+
+/// What a job uses until it is done. The arguments are dropped before the borrows end.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    pub args: Vec<Arg>,
+    _borrows: BorrowGuard,
+}
+
+impl Inputs {
+    /// Checks the arguments for a job with this number, and borrows their memory. `out` becomes the argument for the parameter
+    /// that is written, or the last one if the kernel has no signature.
+    pub fn bind(
+        job: u64,
+        kernel: &Kernel,
+        mut args: Vec<Arg>,
+        out: Option<Arg>,
+    ) -> Result<Self, SubmitError> {
+        let has_out = out.is_some();
+        if let Some(signature) = kernel.signature() {
+            signature.bind(kernel.name(), &mut args, out)?;
+        } else {
+            args.extend(out);
+        }
+        let last = args.len();
+        let is_out = |i: usize| match kernel.signature() {
+            Some(signature) => signature.params.get(i).is_some_and(|param| param.out),
+            None => has_out && i + 1 == last,
+        };
+        // A kernel may write to a buffer only through a parameter that is written.
+        for (i, arg) in args.iter_mut().enumerate() {
+            if let Arg::Buffer(buffer) = arg {
+                buffer.writable &= is_out(i);
+            }
+        }
+        let extents = args
+            .iter()
+            .enumerate()
+            .filter_map(|(i, arg)| extent(arg, is_out(i)));
+        let borrows = BorrowTracker::of_process()
+            .borrow(job, extents.collect())
+            .map_err(|conflict| refusal(conflict, kernel, &args, is_out))?;
+        Ok(Self {
+            args,
+            _borrows: borrows,
+        })
+    }
+}
+
+/// The memory of a buffer, unless it is empty.
+fn extent(arg: &Arg, is_out: bool) -> Option<Extent> {
+    match arg {
+        Arg::Buffer(buffer) if !buffer.is_empty() => {
+            let start = buffer.as_ptr().addr();
+            Some(Extent {
+                start,
+                end: start.saturating_add(buffer.len()),
+                access: match (is_out, buffer.immutable) {
+                    (true, _) => Access::Write,
+                    (false, true) => Access::ReadImmutable,
+                    (false, false) => Access::Read,
+                },
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cold]
+fn refusal(
+    conflict: Conflict,
+    kernel: &Kernel,
+    args: &[Arg],
+    is_out: impl Fn(usize) -> bool,
+) -> SubmitError {
+    // Extents are numbered without the arguments that have none.
+    let name = |extent_index: usize| {
+        let i = (0..args.len())
+            .filter(|i| extent(&args[*i], false).is_some())
+            .nth(extent_index)
+            .unwrap_or_default();
+        match kernel.signature() {
+            Some(signature) => signature
+                .params
+                .get(i)
+                .map_or_else(String::new, |param| param.name.clone()),
+            None if is_out(i) => "out".to_owned(),
+            None => format!("arg{i}"),
+        }
+    };
+    match conflict {
+        Conflict::SameJob(i) => SubmitError::BufferInUse {
+            name: name(i),
+            job: None,
+        },
+        Conflict::Written(i, job) => SubmitError::BufferInUse {
+            name: name(i),
+            job: Some(job),
+        },
+        Conflict::Read(i) => SubmitError::BufferRead(name(i)),
+    }
+}

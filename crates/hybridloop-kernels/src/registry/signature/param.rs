@@ -1,0 +1,109 @@
+//! A parameter, and the check of an argument for it.
+
+use crate::arg::Arg;
+use crate::error::{ArgumentError, ArgumentErrorKind};
+use crate::registry::signature::types::{Scalar, Type};
+
+/// A parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Its name; by default `arg0`, `arg1`, …
+    pub name: String,
+    /// Its type.
+    pub ty: Type,
+    /// Whether the kernel writes to it.
+    pub out: bool,
+    /// Whether it may be None.
+    pub optional: bool,
+    /// The argument if the caller passes none.
+    pub default: Option<Arg>,
+}
+
+impl Param {
+    pub(super) fn check(&self, kernel: &str, arg: &Arg) -> Result<(), ArgumentError> {
+        if self.optional && matches!(arg, Arg::None) {
+            return Ok(());
+        }
+        let fail = |kind, reason: String| {
+            Err(ArgumentError {
+                kind,
+                message: format!("{kernel}(): argument '{}': {reason}", self.name),
+            })
+        };
+        let mismatch = || {
+            let reason = format!("expected {}, got {}", self.ty, arg.describe());
+            fail(ArgumentErrorKind::Type, reason)
+        };
+        match (self.ty, arg) {
+            (Type::Any, _)
+            | (Type::Pointer(None), Arg::None)
+            | (Type::Scalar(Scalar::Bool), Arg::Bool(_))
+            | (Type::Str, Arg::Str(_))
+            | (Type::Key, Arg::Key(_) | Arg::Str(_))
+            | (Type::Chan, Arg::Channel(_))
+            | (
+                Type::Scalar(Scalar::F32 | Scalar::F64),
+                Arg::Float(_) | Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_),
+            ) => Ok(()),
+            (Type::Scalar(scalar), Arg::Int(_) | Arg::UInt(_) | Arg::Bool(_))
+                if scalar != Scalar::Bool =>
+            {
+                let value = match arg {
+                    Arg::Int(value) => i128::from(*value),
+                    Arg::UInt(value) => i128::from(*value),
+                    _ => 0,
+                };
+                let (least, greatest) = scalar.range();
+                if (least..=greatest).contains(&value) {
+                    return Ok(());
+                }
+                let reason = format!("{value} is out of range for {}", scalar.name());
+                fail(ArgumentErrorKind::Overflow, reason)
+            }
+            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::Buffer(buffer)) => {
+                if self.out && !buffer.writable {
+                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
+                }
+                if !buffer.contiguous && self.ty != Type::Buf {
+                    return fail(
+                        ArgumentErrorKind::Value,
+                        "the buffer is not C-contiguous".into(),
+                    );
+                }
+                self.check_elements(buffer.format.to_bytes(), buffer.itemsize, buffer.as_ptr())
+                    .or_else(|(kind, reason)| fail(kind, reason))
+            }
+            (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::View(view)) => {
+                if self.out {
+                    return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
+                }
+                self.check_elements(view.format().to_bytes(), view.itemsize(), view.as_ptr())
+                    .or_else(|(kind, reason)| fail(kind, reason))
+            }
+            _ => mismatch(),
+        }
+    }
+
+    fn check_elements(
+        &self,
+        format: &[u8],
+        itemsize: usize,
+        data: *const u8,
+    ) -> Result<(), (ArgumentErrorKind, String)> {
+        let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
+            return Ok(());
+        };
+        if !scalar.fits(format, itemsize) {
+            let format = String::from_utf8_lossy(format);
+            let reason = format!(
+                "expected elements of type {}, got format '{format}'",
+                scalar.name()
+            );
+            return Err((ArgumentErrorKind::Type, reason));
+        }
+        if !data.addr().is_multiple_of(scalar.size()) {
+            return Err((ArgumentErrorKind::Value, "the buffer is not aligned".into()));
+        }
+        Ok(())
+    }
+}
