@@ -38,13 +38,18 @@ impl Inputs {
                 buffer.writable &= is_out(i);
             }
         }
-        let extents = args
+        let extents: Vec<_> = args
             .iter()
             .enumerate()
-            .filter_map(|(i, arg)| extent(arg, is_out(i)));
-        let borrows = BorrowTracker::of_process()
-            .borrow(job, extents.collect())
-            .map_err(|conflict| refusal(conflict, kernel, &args, is_out))?;
+            .filter_map(|(i, arg)| extent(arg, is_out(i)))
+            .collect();
+        let borrows = if extents.is_empty() {
+            BorrowGuard::default()
+        } else {
+            BorrowTracker::of_process()
+                .borrow(job, extents)
+                .map_err(|conflict| refusal(conflict, kernel, &args, is_out))?
+        };
         Ok(Self {
             args,
             _borrows: borrows,
