@@ -1,4 +1,4 @@
-//! `include/hybridloop.h`, field by field. `tests/layout.rs` holds the two against each other.
+//! The interface of `include/hybridloop.h`, field by field. `tests/layout.rs` compares the two.
 
 use std::ffi::{c_char, c_void};
 
@@ -11,7 +11,7 @@ pub const CAPSULE: &std::ffi::CStr = c"hybridloop.kernel.v1";
 /// The symbol that a library exports.
 pub const MODULE_SYMBOL: &str = "hybridloop_module";
 
-/// Status codes: 0 or what went wrong.
+/// Status codes: 0 or an error.
 pub mod code {
     #![allow(missing_docs, reason = "explained in the header")]
     pub const OK: i32 = 0;
@@ -52,7 +52,7 @@ pub const COPY: u32 = 4;
 /// The key belongs to the job.
 pub const BUS_JOB: u32 = 1;
 
-/// `hl_ctx`: one call of a kernel.
+/// `hl_ctx`: the context of a call.
 #[repr(C)]
 pub struct RawCtx {
     _opaque: [u8; 0],
@@ -164,7 +164,7 @@ impl Val {
     }
 }
 
-/// `hl_host`: what the host does for a kernel.
+/// `hl_host`: the functions of the host.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "explained in the header")]
@@ -222,7 +222,7 @@ pub struct Kernel {
     pub drop: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
-// SAFETY: an entry in a module's table: read by whoever has it, and its function may be called by any thread.
+// SAFETY: an entry is only read, and any thread may call its function with its user data.
 unsafe impl Sync for Kernel {}
 
 /// `hl_module`: the kernels of a library.
@@ -238,7 +238,7 @@ pub struct Module {
     pub kernels: *const Kernel,
 }
 
-// SAFETY: read-only, with pointers to constants.
+// SAFETY: a module is only read, and points to constants.
 unsafe impl Sync for Module {}
 
 /// The exported function.

@@ -1,11 +1,11 @@
-//! What a kernel returns when it fails.
+//! Errors of kernels.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::abi::code;
 
-/// What kind of error it is; Python's exception follows from it.
+/// The kind of an error, which decides Python's exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
@@ -13,7 +13,7 @@ pub enum Code {
     Invalid,
     /// `TypeError`
     Type,
-    /// `MemoryError`: also when a limit of the engine would be passed.
+    /// `MemoryError`, also when a limit of the engine would be exceeded.
     Memory,
     /// The job was cancelled.
     Cancelled,
@@ -23,22 +23,22 @@ pub enum Code {
     NotFound,
     /// `OverflowError`
     Overflow,
-    /// A channel has nothing to take.
+    /// A channel is empty.
     Empty,
-    /// A channel, or the engine, is closed.
+    /// A channel or the engine is closed.
     Closed,
     /// A kernel panicked.
     Panic,
-    /// What the kernel returned is not a value.
+    /// The kernel returned something that is not a value.
     Result,
-    /// Everything else that the host reports.
+    /// Any other error of the host.
     Unknown,
-    /// A kernel's own code; positive, since negative ones are the host's.
+    /// A code of the kernel: a positive number, because negative ones are the host's.
     Custom(i32),
 }
 
 impl Code {
-    /// The code for a status; zero, which is no error, counts as unknown.
+    /// The code of a status. 0, which is no error, gives [`Code::Unknown`].
     #[must_use]
     pub fn from_status(status: i32) -> Self {
         match status {
@@ -58,7 +58,7 @@ impl Code {
         }
     }
 
-    /// The status for this code, never zero.
+    /// The status of the code, never 0.
     #[must_use]
     pub fn status(self) -> i32 {
         match self {
@@ -78,7 +78,7 @@ impl Code {
         }
     }
 
-    /// What to say when there is no message.
+    /// The message of an error without one.
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -115,23 +115,23 @@ impl Error {
         }
     }
 
-    /// An argument has a value that the kernel cannot use: `ValueError`.
+    /// `ValueError`: an argument has a value that the kernel cannot use.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Invalid, message)
     }
 
-    /// An argument is of the wrong type: `TypeError`.
+    /// `TypeError`: an argument has the wrong type.
     pub fn type_error(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Type, message)
     }
 
-    /// What kind of error it is.
+    /// Its kind.
     #[must_use]
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The message; empty if there is none.
+    /// Its message, which may be empty.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

@@ -1,18 +1,18 @@
-//! From a Rust function to an entry of a module.
+//! Entries of a module for Rust functions.
 
 use crate::abi::{self, code, Host, RawCtx, Val};
+use crate::args::FromArg;
 use crate::ctx::Ctx;
 use crate::error::{Code, Error};
 use crate::panics;
-use crate::value::FromArg;
 
-/// A function with `#[kernel]`.
+/// Implemented by `#[kernel]` for a function.
 pub trait Export {
     /// Its entry in a module.
     const KERNEL: abi::Kernel;
 }
 
-/// A call under way.
+/// The context and the arguments of a call.
 pub struct Call<'a> {
     ctx: &'a Ctx,
     args: &'a [Val],
@@ -42,13 +42,14 @@ impl<'a> Call<'a> {
     /// Converts an argument.
     ///
     /// # Safety
-    /// Each index at most once: an argument may be borrowed mutably.
+    /// The caller converts each index at most once, because an argument may be borrowed mutably.
     ///
     /// # Errors
-    /// As for [`FromArg::from_arg`], with the name in front.
+    /// Those of [`FromArg::from_arg`], with the name of the argument.
     pub unsafe fn arg<T: FromArg<'a>>(&self, index: usize, name: &str) -> Result<T, Error> {
         let val = self.args.get(index).ok_or(Code::Type)?;
-        // SAFETY: the host keeps arguments valid until the kernel returns, and writable ones apart from all others.
+        // SAFETY: the host keeps arguments valid until the kernel returns, and nobody else uses the memory of writable ones; the
+        // caller converts each argument once.
         unsafe { T::from_arg(self.ctx, val) }
             .map_err(|error| Error::new(error.code(), format!("{name}: {error}")))
     }
@@ -57,7 +58,7 @@ impl<'a> Call<'a> {
 /// Runs the body of a kernel; a panic becomes an error.
 ///
 /// # Safety
-/// The arguments of a [`abi::KernelFn`], as the host passes them.
+/// `host`, `raw`, `args`, `n` and `out` are those that the host has passed to an [`abi::KernelFn`] that has not returned.
 pub unsafe fn call(
     host: *const Host,
     raw: *mut RawCtx,
@@ -66,18 +67,18 @@ pub unsafe fn call(
     out: *mut Val,
     body: impl FnOnce(&Call<'_>) -> Result<Val, Error>,
 ) -> i32 {
-    // SAFETY: live until the kernel returns.
+    // SAFETY: the host has passed both to the kernel, which returns after this function.
     let ctx = unsafe { Ctx::new(host, raw) };
     let args = if n == 0 {
         &[]
     } else {
-        // SAFETY: `n` values that live until the kernel returns.
+        // SAFETY: the host passes `n` values, which are valid until the kernel returns.
         unsafe { std::slice::from_raw_parts(args, n) }
     };
     let call = Call { ctx: &ctx, args };
     let error = match panics::catch(|| body(&call)) {
         Ok(Ok(val)) => {
-            // SAFETY: the host's place for the result.
+            // SAFETY: `out` points to the host's variable for the result.
             unsafe { out.write(val) };
             return code::OK;
         }

@@ -18,12 +18,16 @@
 //! module!("demo", [sum_of_squares]);
 //! ```
 //!
-//! Built as a `cdylib`, this is a library that `hybridloop.load_kernels()` loads, whatever the version of Python. A panic
-//! becomes an error of the job. `docs/kernels.md` in the repository has the whole story, `include/hybridloop.h` the C side of
-//! it.
+//! Build it as a `cdylib`, and `hybridloop.load_kernels()` loads the library, with any version of Python. A panic becomes an
+//! error of the job. See `docs/kernels.md` in the repository, and `include/hybridloop.h` for the interface in C.
 
 pub mod abi;
+mod args;
+mod buf;
+mod bus;
+mod channel;
 mod ctx;
+mod element;
 mod error;
 mod export;
 mod memory;
@@ -32,13 +36,18 @@ mod results;
 mod value;
 
 pub use abi::Host;
-pub use ctx::{Bus, BusWriter, Channel, Ctx};
+pub use args::FromArg;
+pub use buf::Buf;
+pub use bus::{Bus, BusWriter, Key};
+pub use channel::Channel;
+pub use ctx::Ctx;
+pub use element::Element;
 pub use error::{Code, Error};
 pub use export::Export;
 pub use hybridloop_kernel_macros::kernel;
 pub use memory::Memory;
 pub use results::{Array, IntoResult, Returns};
-pub use value::{Buf, Element, FromArg, Key, Value};
+pub use value::Value;
 
 /// What the macros expand to; not for use by hand.
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Panics of kernels: what is said of one goes into the error of its job, with the place, and not to stderr as well.
+//! Panics of kernels. The message goes to the error of the job, with the location, and not to stderr.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -7,39 +7,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Code, Error};
 
+/// What a thread does.
 #[derive(Default)]
-enum Here {
-    /// No kernel runs in this thread.
+enum ThreadState {
+    /// No kernel runs.
     #[default]
-    Nothing,
+    Idle,
+    /// A kernel runs.
     Kernel,
-    /// It has panicked, with these words.
+    /// The kernel has panicked with this message.
     Panicked(String),
 }
 
 thread_local! {
-    static HERE: RefCell<Here> = const { RefCell::new(Here::Nothing) };
+    static STATE: RefCell<ThreadState> = const { RefCell::new(ThreadState::Idle) };
 }
 
 /// Runs the body of a kernel; a panic becomes an error.
 pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
-    listen();
-    let before = HERE.replace(Here::Kernel);
-    let outcome = catch_unwind(AssertUnwindSafe(body));
-    let here = HERE.replace(before);
-    outcome.map_err(|payload| {
-        let text = match here {
-            Here::Panicked(text) => text,
-            // Somebody has put another hook in the place of this one, or has only passed the payload on.
-            Here::Nothing | Here::Kernel => words(&*payload).to_owned(),
+    install_hook();
+    let before = STATE.replace(ThreadState::Kernel);
+    let result = catch_unwind(AssertUnwindSafe(body));
+    let state = STATE.replace(before);
+    result.map_err(|payload| {
+        let text = match state {
+            ThreadState::Panicked(text) => text,
+            // The hook was replaced, or the kernel resumed a panic that it had caught.
+            ThreadState::Idle | ThreadState::Kernel => message(&*payload).to_owned(),
         };
-        // Dropping what somebody panicked with may panic itself.
+        // The drop of a payload may panic itself.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
         Error::new(Code::Panic, text)
     })
 }
 
-fn words(payload: &(dyn Any + Send)) -> &str {
+fn message(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&str>() {
         text
     } else if let Some(text) = payload.downcast_ref::<String>() {
@@ -49,43 +51,43 @@ fn words(payload: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// Puts a hook before the one that is there, once for the library.
-fn listen() {
-    // Not `Once`, in which the child of a fork would wait for a thread that it does not have.
+/// Installs a panic hook in front of the present one, once per library.
+fn install_hook() {
+    // Not a `Once`: in the child of a fork it would wait for a thread of the parent.
     static DONE: AtomicBool = AtomicBool::new(false);
-    // A panic that ends the process has nobody else to tell of it.
+    // With `panic = "abort"` the present hook has to report the panic.
     if cfg!(panic = "unwind") && !DONE.swap(true, Ordering::Relaxed) {
         let before = take_hook();
         set_hook(Box::new(move |info| {
-            if !note(info) {
+            if !record_panic(info) {
                 before(info);
             }
         }));
     }
 }
 
-/// Whether it is the panic of a kernel, which will be told. A second one while the first unwinds may end the process: then
-/// both have to be said.
-fn note(info: &PanicHookInfo<'_>) -> bool {
-    let noted = HERE.try_with(|here| {
-        let Ok(mut here) = here.try_borrow_mut() else {
+/// Keeps the message if a kernel panics; `false` if the present hook has to report the panic. So it is with a second panic while
+/// the first unwinds, which may end the process: then both are printed.
+fn record_panic(info: &PanicHookInfo<'_>) -> bool {
+    let recorded = STATE.try_with(|state| {
+        let Ok(mut state) = state.try_borrow_mut() else {
             return false;
         };
-        match &*here {
-            Here::Nothing => false,
-            Here::Kernel => {
-                let text = words(info.payload());
-                *here = Here::Panicked(match info.location() {
+        match &*state {
+            ThreadState::Idle => false,
+            ThreadState::Kernel => {
+                let text = message(info.payload());
+                *state = ThreadState::Panicked(match info.location() {
                     Some(location) => format!("{text} ({location})"),
                     None => text.to_owned(),
                 });
                 true
             }
-            Here::Panicked(first) => {
+            ThreadState::Panicked(first) => {
                 eprintln!("a kernel panicked: {first}");
                 false
             }
         }
     });
-    noted.unwrap_or(false)
+    recorded.unwrap_or(false)
 }

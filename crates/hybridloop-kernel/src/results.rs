@@ -1,34 +1,37 @@
-//! Results: from Rust's types to the ABI's values.
+//! Values that leave a kernel: results, emitted values, and what is pushed to channels.
 
 use std::ffi::c_void;
 use std::mem::size_of;
 
 use crate::abi::{self, kind, Val};
+use crate::buf::Buf;
+use crate::channel::Channel;
 use crate::ctx::Ctx;
+use crate::element::Element;
 use crate::error::Error;
 use crate::memory::Memory;
-use crate::value::{Buf, Element, Value};
+use crate::value::Value;
 
 /// A type that a kernel can return, emit or push to a channel.
 pub trait IntoResult<'a>: Sized {
-    /// How a signature spells it.
+    /// Its name in signatures.
     const SIGNATURE: &'static str;
 
-    /// Shows the value for the length of a call.
+    /// Calls `f` with the value, which is valid during the call.
     fn with_val<R>(self, f: impl FnOnce(&Val) -> R) -> R;
 
-    /// Makes a value that outlives the kernel.
+    /// A value that the kernel can return.
     ///
     /// # Errors
-    /// [`Code::Memory`](crate::Code::Memory) when there is no room for a copy.
+    /// [`Code::Memory`](crate::Code::Memory) when there is not enough memory for a copy.
     fn into_val(self, ctx: &'a Ctx) -> Result<Val, Error>;
 }
 
-/// What a kernel may return: a value, or a `Result` of one.
+/// What a kernel may return: a value or a `Result`.
 pub trait Returns {
-    /// The value in it.
+    /// The type of the value.
     type Value;
-    /// How a signature spells it.
+    /// Its name in signatures.
     const SIGNATURE: &'static str;
 }
 
@@ -89,7 +92,7 @@ impl<'a, T: IntoResult<'a>> IntoResult<'a> for Option<T> {
     }
 }
 
-fn describe<T: Element>(data: *const c_void, len: usize) -> abi::Buf {
+fn buffer_of<T: Element>(data: *const c_void, len: usize) -> abi::Buf {
     abi::Buf {
         #[allow(clippy::cast_possible_truncation, reason = "8 at most")]
         itemsize: size_of::<T>() as u32,
@@ -103,7 +106,7 @@ impl<'a, T: Element> IntoResult<'a> for &[T] {
     fn with_val<R>(self, f: impl FnOnce(&Val) -> R) -> R {
         f(&Val::buf(
             kind::BUF,
-            describe::<T>(self.as_ptr().cast(), self.len()),
+            buffer_of::<T>(self.as_ptr().cast(), self.len()),
         ))
     }
     fn into_val(self, ctx: &'a Ctx) -> Result<Val, Error> {
@@ -164,11 +167,11 @@ impl<'a, T: Element> IntoResult<'a> for Memory<'a, T> {
     fn into_val(mut self, _: &'a Ctx) -> Result<Val, Error> {
         self.shrink();
         let (data, len) = self.into_raw();
-        Ok(Val::buf(kind::BUF, describe::<T>(data.cast(), len)))
+        Ok(Val::buf(kind::BUF, buffer_of::<T>(data.cast(), len)))
     }
 }
 
-/// What was read from the bus can be returned without a copy.
+/// A block of the bus is returned without a copy.
 impl<'a> IntoResult<'a> for Buf<'a> {
     const SIGNATURE: &'static str = "buf";
     fn with_val<R>(self, f: impl FnOnce(&Val) -> R) -> R {
@@ -176,20 +179,20 @@ impl<'a> IntoResult<'a> for Buf<'a> {
     }
     fn into_val(self, _: &'a Ctx) -> Result<Val, Error> {
         let mut raw = *self.raw();
-        // An argument's memory is its owner's: the host copies what it cannot share.
+        // The memory may be that of an argument, which the host has to copy.
         raw.flags |= abi::COPY;
         Ok(Val::buf(kind::BUF, raw))
     }
 }
 
-/// Elements with a shape.
+/// An array: elements with a shape.
 pub struct Array<'a, T: Element> {
     memory: Memory<'a, T>,
     shape: Vec<i64>,
 }
 
 impl<'a, T: Element> Array<'a, T> {
-    /// Gives memory a shape, in C order.
+    /// An array of elements in C order.
     ///
     /// # Errors
     /// [`Code::Invalid`](crate::Code::Invalid) if the shape does not have as many elements as the memory.
@@ -205,12 +208,12 @@ impl<'a, T: Element> Array<'a, T> {
         Ok(Self { memory, shape })
     }
 
-    fn describe(&self) -> abi::Buf {
+    fn as_buf(&self) -> abi::Buf {
         abi::Buf {
             #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
             ndim: self.shape.len() as i32,
             shape: self.shape.as_ptr(),
-            ..describe::<T>(self.memory.as_ptr().cast(), self.memory.len())
+            ..buffer_of::<T>(self.memory.as_ptr().cast(), self.memory.len())
         }
     }
 }
@@ -218,14 +221,14 @@ impl<'a, T: Element> Array<'a, T> {
 impl<'a, T: Element> IntoResult<'a> for Array<'a, T> {
     const SIGNATURE: &'static str = "buf";
     fn with_val<R>(self, f: impl FnOnce(&Val) -> R) -> R {
-        f(&Val::buf(kind::BUF, self.describe()))
+        f(&Val::buf(kind::BUF, self.as_buf()))
     }
     fn into_val(mut self, ctx: &'a Ctx) -> Result<Val, Error> {
         self.memory.shrink();
         let mut shape = ctx.memory::<i64>(self.shape.len())?;
         shape.copy_from_slice(&self.shape);
-        let mut buf = self.describe();
-        // Both stay with the host: the elements as the result, the shape until the host has read it.
+        let mut buf = self.as_buf();
+        // The host owns both: the elements are the result, the shape is freed after the host has read it.
         self.memory.into_raw();
         buf.shape = shape.into_raw().0;
         Ok(Val::buf(kind::BUF, buf))
@@ -254,5 +257,31 @@ impl<'a> IntoResult<'a> for Value<'a> {
             Self::Key(value) => value.0.into_val(ctx),
             other => Ok(other.with_val(|val| *val)),
         }
+    }
+}
+
+impl Ctx {
+    /// Passes a copy of a value to the iterator over the job.
+    ///
+    /// # Errors
+    /// [`Code::Memory`](crate::Code::Memory) when a limit would be exceeded.
+    pub fn emit<'a>(&'a self, value: impl IntoResult<'a>) -> Result<(), Error> {
+        value.with_val(|val| {
+            // SAFETY: the context is valid, as `Ctx::new` demands, and the host copies the value during the call.
+            Error::check(unsafe { (self.host().emit)(self.raw(), val) })
+        })
+    }
+}
+
+impl<'a> Channel<'a> {
+    /// Adds a copy of a value.
+    ///
+    /// # Errors
+    /// [`Code::Closed`](crate::Code::Closed), or [`Code::Memory`](crate::Code::Memory) when a limit would be exceeded.
+    pub fn push(self, value: impl IntoResult<'a>) -> Result<(), Error> {
+        value.with_val(|val| {
+            // SAFETY: the context is valid, as `Ctx::new` demands, and the host copies the value during the call.
+            Error::check(unsafe { (self.ctx.host().chan_push)(self.ctx.raw(), self.id, val) })
+        })
     }
 }
