@@ -78,7 +78,7 @@ impl<'a> Buf<'a> {
     /// All bytes of a contiguous buffer.
     ///
     /// # Errors
-    /// [`Code::Invalid`] if it is not contiguous.
+    /// [`Code::Invalid`](crate::Code::Invalid) if it is not contiguous.
     pub fn bytes(&self) -> Result<&'a [u8], Error> {
         self.elements()
     }
@@ -86,7 +86,8 @@ impl<'a> Buf<'a> {
     /// The elements of a contiguous buffer.
     ///
     /// # Errors
-    /// [`Code::Type`] if elements are of another type, [`Code::Invalid`] if they are not contiguous and aligned.
+    /// [`Code::Type`](crate::Code::Type) if elements are of another type, [`Code::Invalid`](crate::Code::Invalid) if they are
+    /// not contiguous and aligned.
     pub fn elements<T: Element>(&self) -> Result<&'a [T], Error> {
         if !self.is_contiguous() {
             return Err(Error::invalid("the buffer is not C-contiguous"));

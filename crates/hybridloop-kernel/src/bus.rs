@@ -73,8 +73,8 @@ impl<'a> Bus<'a> {
         })
     }
 
-    /// Opens `key` for writing `len` bytes in place. Until the writer is sealed or dropped the key is busy for Python, and other
-    /// kernels see what was sealed before.
+    /// Opens `key` for writing `len` bytes in place. Until the writer is sealed or dropped the key is busy for Python, and
+    /// other kernels see what was sealed before.
     ///
     /// # Errors
     /// [`Code::Memory`](crate::Code::Memory) when the bus has no room, [`Code::Invalid`](crate::Code::Invalid) for a bad key.
@@ -121,8 +121,8 @@ impl<'a> Bus<'a> {
         read: unsafe extern "C" fn(*mut RawCtx, *const c_void, usize, *mut abi::Buf) -> i32,
     ) -> Result<Buf<'a>, Error> {
         let mut buf = abi::Buf::bytes(ptr::null(), 0, 0);
-        // SAFETY: the context is valid, as `Ctx::new` demands. The host keeps the block until the kernel returns, which `'a` does
-        // not outlive, and nobody writes to a block.
+        // SAFETY: the context is valid, as `Ctx::new` demands. The host keeps the block until the kernel returns, which `'a`
+        // does not outlive, and nobody writes to a block.
         unsafe {
             Error::check(read(
                 self.ctx.raw(),
@@ -158,7 +158,8 @@ impl BusWriter<'_> {
     /// Publishes the first `len` bytes.
     ///
     /// # Errors
-    /// [`Code::Closed`](crate::Code::Closed) when the bus was closed meanwhile; [`Code::Invalid`](crate::Code::Invalid) when `len` is more than was opened.
+    /// [`Code::Closed`](crate::Code::Closed) when the bus was closed meanwhile; [`Code::Invalid`](crate::Code::Invalid) when
+    /// `len` is more than was opened.
     pub fn seal_first(self, len: usize) -> Result<(), Error> {
         if len > self.len {
             return Err(Error::invalid("more than was opened"));

@@ -73,7 +73,7 @@ pub struct Stats {
     pub bus: BusStats,
 }
 
-/// See the [module's documentation](self). It starts its threads with the first job.
+/// A pool of workers that run kernels, and a bus. The threads start with the first job.
 pub struct Engine {
     pool: Pool,
     resources: Arc<Resources>,

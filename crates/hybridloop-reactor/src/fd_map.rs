@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 
 use crate::registry::Token;
 
-/// Descriptors below this are looked up in a table. The system hands out the lowest free number, so they are nearly all.
-/// Any other number may be one that a program has chosen, and must not set the size of a table.
+/// The size of the table. The system assigns the lowest free number, so nearly all descriptors are in it. A program may have
+/// chosen a greater number, which must not decide the size of the table.
 const TABLE_SIZE: usize = 1 << 14;
 
 /// At most one [`Token`] for each descriptor.
@@ -27,7 +27,7 @@ impl FdMap {
         }
     }
 
-    /// Sets the token of a descriptor, and returns the one that it replaces.
+    /// Sets the token of a descriptor; returns the previous one.
     pub fn insert(&mut self, fd: RawFd, token: Token) -> Option<Token> {
         match usize::try_from(fd) {
             Ok(index) if index < TABLE_SIZE => {
@@ -54,7 +54,7 @@ impl FdMap {
         }
     }
 
-    /// Removes the token of the highest descriptor that has one.
+    /// Removes the token of the highest descriptor.
     pub fn pop(&mut self) -> Option<Token> {
         if let Some((_, token)) = self.high.pop_last() {
             return Some(token);

@@ -8,12 +8,14 @@
 
 pub mod dns;
 mod fd_map;
+mod interest;
 mod poller;
 mod registry;
 mod sys;
 mod timers;
 
 pub use fd_map::FdMap;
-pub use poller::{Event, Interest, Poller, Registrar, WakeHandle};
+pub use interest::Interest;
+pub use poller::{Event, Poller, Registrar, WakeHandle};
 pub use registry::{Registry, Token};
 pub use timers::TimerHeap;

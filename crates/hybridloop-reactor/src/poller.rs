@@ -9,47 +9,25 @@ use std::time::Duration;
 use hybridloop_sync::fork::Process;
 use mio::{Events, Poll, Waker};
 
+use crate::interest::Interest;
 use crate::registry::Token;
 use crate::sys;
 
-/// How many events one poll takes at most; the rest come with the next.
+/// The greatest number of events of one poll; more come with the next poll.
 const EVENTS: usize = 512;
 const WAKER: mio::Token = mio::Token(usize::MAX);
 
-/// What a source wants to hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interest {
-    /// Data or end of file can be read, or a connection accepted.
-    pub readable: bool,
-    /// Data can be written, or a connect has ended.
-    pub writable: bool,
-}
-
-impl Interest {
-    /// Both directions.
-    pub const BOTH: Self = Self {
-        readable: true,
-        writable: true,
-    };
-
-    /// Reading alone.
-    pub const READ: Self = Self {
-        readable: true,
-        writable: false,
-    };
-}
-
-/// One source that became ready. Errors and hang-ups count for both directions, so that whoever waits finds out.
+/// A source that became ready. Errors and hang-ups count as readiness in both directions, so that every waiter sees them.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
     /// The source's token.
     pub token: Token,
-    /// Reading would not block.
+    /// A read does not block.
     pub readable: bool,
-    /// Writing would not block.
+    /// A write does not block.
     pub writable: bool,
-    /// The peer has ended its side, the connection failed, or there is urgent data: a read that comes back short is not
-    /// the last, because an end of file, an error or data is still behind it.
+    /// The peer has shut down its side, the connection failed, or there is urgent data. A short read then does not mean that the
+    /// socket is drained: EOF, an error or data follows.
     pub closed: bool,
 }
 
@@ -64,7 +42,7 @@ fn check_process(process: Process) -> io::Result<()> {
     ))
 }
 
-/// Ends a poll from any thread.
+/// Wakes a poller from any thread.
 #[derive(Clone)]
 pub struct WakeHandle {
     waker: Arc<Waker>,
@@ -72,10 +50,10 @@ pub struct WakeHandle {
 }
 
 impl WakeHandle {
-    /// Ends the poll under way, or the next one.
+    /// Ends the current poll or the next one.
     ///
     /// # Errors
-    /// When the descriptor behind the waker can't be written to.
+    /// If the descriptor of the waker cannot be written to.
     pub fn wake(&self) -> io::Result<()> {
         if !self.process.is_current() {
             return Ok(());
@@ -92,49 +70,48 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// The selector's own descriptor, which can be read while a poll would find something.
+    /// The descriptor of the selector, which is readable as long as a poll would find events.
     #[must_use]
     pub fn selector(&self) -> RawFd {
         self.selector
     }
 
-    /// Registers `fd` for as long as it lives: one event per change of readiness.
-    ///
-    /// `known` tells that the descriptor has a registration already.
+    /// Registers `fd` edge-triggered: an event per change of readiness. `registered` says that the descriptor is registered
+    /// already.
     ///
     /// # Errors
-    /// Those of the system's selector: a closed descriptor, one that can't be polled, a poller that is gone.
+    /// Those of the selector: a descriptor that is closed or cannot be polled, or a selector that is closed.
     pub fn register_edge(
         &self,
         fd: RawFd,
         token: Token,
         interest: Interest,
-        known: bool,
+        registered: bool,
     ) -> io::Result<()> {
         check_process(self.process)?;
-        sys::register(self.selector, fd, token.0, interest, true, known)
+        sys::register(self.selector, fd, token.0, interest, true, registered)
     }
 
-    /// Registers `fd` for as long as it is ready: an event per poll.
+    /// Registers `fd` level-triggered: an event per poll as long as it is ready. `registered` says that the descriptor is
+    /// registered already.
     ///
     /// # Errors
-    /// As [`Registrar::register_edge`].
+    /// Those of the selector: a descriptor that is closed or cannot be polled, or a selector that is closed.
     pub fn register_level(
         &self,
         fd: RawFd,
         token: Token,
         interest: Interest,
-        known: bool,
+        registered: bool,
     ) -> io::Result<()> {
         check_process(self.process)?;
-        sys::register(self.selector, fd, token.0, interest, false, known)
+        sys::register(self.selector, fd, token.0, interest, false, registered)
     }
 
-    /// Takes `fd` out.
+    /// Removes `fd`. In the child of a fork it does nothing: the registration belongs to the parent.
     ///
     /// # Errors
-    /// When the system refuses; a descriptor that is closed or unknown is no error. In the child of a fork nothing is
-    /// done: the registration is the parent's.
+    /// Those of the selector. A descriptor that is closed or not registered is no error.
     pub fn deregister(&self, fd: RawFd) -> io::Result<()> {
         if !self.process.is_current() {
             return Ok(());
@@ -143,7 +120,7 @@ impl Registrar {
     }
 }
 
-/// mio's poll with level-triggered registration beside its edges.
+/// mio's poll, with level-triggered registration as well.
 pub struct Poller {
     process: Process,
     poll: Poll,
@@ -155,7 +132,7 @@ impl Poller {
     /// Opens the selector and its waker.
     ///
     /// # Errors
-    /// When the system has no descriptor left.
+    /// If the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let process = Process::current();
@@ -171,13 +148,13 @@ impl Poller {
         })
     }
 
-    /// A handle that ends polls.
+    /// A handle that wakes the poller.
     #[must_use]
     pub fn waker(&self) -> WakeHandle {
         self.waker.clone()
     }
 
-    /// What registers descriptors; it must not be used once the poller is dropped.
+    /// A handle that registers descriptors. It must not be used after the poller is dropped.
     #[must_use]
     pub fn registrar(&self) -> Registrar {
         Registrar {
@@ -186,12 +163,12 @@ impl Poller {
         }
     }
 
-    /// Waits until a source is ready, the waker is used or the time is over, and adds what is ready to `into`.
+    /// Waits until a source is ready, the poller is woken, or the timeout is over; appends the events to `into`.
     ///
-    /// `None` waits without limit. The time is rounded up to the selector's resolution (1 ms).
+    /// `None` waits without a timeout. A timeout is rounded up to the resolution of the selector (1 ms).
     ///
     /// # Errors
-    /// [`io::ErrorKind::Interrupted`] when a signal came in, or what else the selector says.
+    /// [`io::ErrorKind::Interrupted`] after a signal, or another error of the selector.
     pub fn poll(
         &mut self,
         timeout: Option<Duration>,

@@ -1,8 +1,8 @@
-//! I/O sources by generation-checked token.
+//! I/O sources by token. The generation in a token detects stale tokens.
 
 use slab::Slab;
 
-/// Names a source for its lifetime: slab index in the low half, generation in the high half.
+/// Identifies a source as long as it is registered: slab index in the low half, generation in the high half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub(crate) u64);
 
@@ -27,7 +27,7 @@ struct Entry<T> {
     source: T,
 }
 
-/// Sources by [`Token`]. A token of a removed source finds nothing, even after its index is used again.
+/// Sources by [`Token`]. The token of a removed source finds nothing, even after its index is reused.
 pub struct Registry<T> {
     slab: Slab<Entry<T>>,
     generation: u32,
@@ -51,13 +51,13 @@ impl<T> Registry<T> {
 
     /// Adds a source.
     pub fn insert(&mut self, source: T) -> Token {
-        // 31 bits keep every token apart from the poller's own.
+        // With 31 bits no token is equal to that of the poller's waker.
         self.generation = (self.generation + 1) & 0x7FFF_FFFF;
         let generation = self.generation;
         Token::new(self.slab.insert(Entry { generation, source }), generation)
     }
 
-    /// The source of a token, if it is still there.
+    /// The source with this token, unless it was removed.
     #[must_use]
     pub fn get(&self, token: Token) -> Option<&T> {
         self.slab
@@ -66,7 +66,7 @@ impl<T> Registry<T> {
             .map(|entry| &entry.source)
     }
 
-    /// The source of a token, to be changed.
+    /// The source with this token, unless it was removed.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         self.slab
             .get_mut(token.index())
@@ -74,7 +74,7 @@ impl<T> Registry<T> {
             .map(|entry| &mut entry.source)
     }
 
-    /// Takes a source out.
+    /// Removes a source.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         self.get(token)?;
         Some(self.slab.remove(token.index()).source)
@@ -86,13 +86,13 @@ impl<T> Registry<T> {
         self.slab.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no sources.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
-    /// Every source.
+    /// All sources.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slab.iter().map(|(_, entry)| &entry.source)
     }

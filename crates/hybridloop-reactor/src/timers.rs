@@ -8,9 +8,10 @@ const MIN_CANCELLED: usize = 100;
 /// … and they are more than one in two.
 const MAX_CANCELLED_SHARE: usize = 2;
 
-/// How many due items are popped one by one before sorting is thought of …
+/// This many due items are popped one by one before sorting is considered …
 const POPPED_FIRST: usize = 64;
-/// … and what share of those left they have to be: looking through all must not cost more than popping did.
+/// … and they have to be at least this share of the items that are left, because a scan of all items must not cost more than
+/// the pops did.
 const WORTH_SORTING_SHARE: usize = 16;
 
 struct Entry<T> {
@@ -38,20 +39,20 @@ impl<T> PartialOrd for Entry<T> {
 }
 impl<T> Ord for Entry<T> {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Reversed: the standard heap gives the greatest, a timer heap the earliest.
+        // Reversed: the standard heap pops the greatest item, a timer heap the earliest.
         other.key().cmp(&self.key())
     }
 }
 
 /// A heap of items with deadlines in nanoseconds.
 ///
-/// Cancelled items stay until they are due, first, or until [`TimerHeap::compact`] takes them out, so that cancelling is cheap.
-/// The caller marks each item that it passes to [`TimerHeap::note_cancelled`], and answers with the mark when the heap asks
-/// `is_noted`. So the heap counts exactly the noted items that are in it.
+/// A cancelled item stays until it is due, is the earliest, or [`TimerHeap::compact`] removes it, so that cancelling is cheap.
+/// The caller marks each item for which it calls [`TimerHeap::note_cancelled`], and returns the mark from `is_noted`. So the heap
+/// counts exactly the marked items that it contains.
 pub struct TimerHeap<T> {
     heap: BinaryHeap<Entry<T>>,
     seq: u64,
-    /// Items in the heap that were noted as cancelled.
+    /// The number of marked items in the heap.
     cancelled: usize,
 }
 
@@ -102,7 +103,7 @@ impl<T> TimerHeap<T> {
         Ok(())
     }
 
-    /// The number of items in the heap that were noted as cancelled.
+    /// The number of items in the heap for which [`TimerHeap::note_cancelled`] was called.
     #[must_use]
     pub fn cancelled(&self) -> usize {
         self.cancelled
@@ -114,11 +115,11 @@ impl<T> TimerHeap<T> {
         self.heap.peek().map(|entry| (entry.when, &entry.item))
     }
 
-    /// Moves the items that are due at `now` (ns) to the end of `into`, earliest first, and counts them. Those that there is no
-    /// memory for stay.
+    /// Moves the items that are due at `now` (ns) to the end of `into`, earliest first, and returns their number. Items stay in
+    /// the heap if there is no memory for them.
     ///
-    /// A few are popped; when they turn out to be a good part of the heap, the rest of them is sorted out in one go,
-    /// which walks memory in order.
+    /// Some items are popped. If they are a large part of the heap, the other due items are extracted and sorted at once, which
+    /// reads memory in order.
     pub fn take_due(
         &mut self,
         now: u64,
@@ -128,7 +129,7 @@ impl<T> TimerHeap<T> {
         let mut count = 0;
         while self.heap.peek().is_some_and(|entry| entry.when <= now) {
             if count >= POPPED_FIRST && count >= self.heap.len() / WORTH_SORTING_SHARE {
-                if let Some(sorted) = self.sort_out_due(now, &is_noted, into) {
+                if let Some(sorted) = self.extract_due(now, &is_noted, into) {
                     return count + sorted;
                 }
             }
@@ -143,8 +144,8 @@ impl<T> TimerHeap<T> {
         count
     }
 
-    /// `None`, with nothing done, if there is no memory for it.
-    fn sort_out_due(
+    /// Moves all due items at once; `None`, and no change, if there is no memory for it.
+    fn extract_due(
         &mut self,
         now: u64,
         is_noted: impl Fn(&T) -> bool,
@@ -159,36 +160,36 @@ impl<T> TimerHeap<T> {
         self.heap = BinaryHeap::from(later);
         entries.sort_unstable_by_key(Entry::key);
         for Entry { item, .. } in entries {
-            self.left(&item, &is_noted);
+            self.uncount(&item, &is_noted);
             into.push_back(item);
         }
         Some(due)
     }
 
-    /// Takes the earliest item whether or not it is due.
+    /// Removes the earliest item, due or not.
     pub fn pop(&mut self, is_noted: impl Fn(&T) -> bool) -> Option<T> {
         let item = self.heap.pop()?.item;
-        self.left(&item, is_noted);
+        self.uncount(&item, is_noted);
         Some(item)
     }
 
-    /// An item has left the heap.
-    fn left(&mut self, item: &T, is_noted: impl Fn(&T) -> bool) {
+    /// Updates the count of marked items for an item that has left the heap.
+    fn uncount(&mut self, item: &T, is_noted: impl Fn(&T) -> bool) {
         if self.cancelled > 0 && is_noted(item) {
             self.cancelled -= 1;
         }
     }
 
-    /// Notes that an item in the heap was cancelled; `true` when [`TimerHeap::compact`] is worth its cost.
+    /// Counts an item in the heap as cancelled; `true` if [`TimerHeap::compact`] is worth its cost.
     pub fn note_cancelled(&mut self) -> bool {
         self.cancelled += 1;
         self.cancelled > MIN_CANCELLED && self.cancelled * MAX_CANCELLED_SHARE > self.heap.len()
     }
 
-    /// Takes out and returns every item for which `is_cancelled` is true, those that were noted at least, and gives memory
-    /// back. Without memory for it, nothing is taken out.
+    /// Removes and returns all items for which `is_cancelled` is true, which it has to be for marked items, and frees memory. If
+    /// there is no memory for the list, nothing is removed.
     ///
-    /// The items are returned, not dropped, so that the caller chooses when their destructors run.
+    /// The items are returned so that the caller decides when to drop them.
     pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
         let mut gone = Vec::new();
         let all = self.heap.iter();
@@ -205,7 +206,7 @@ impl<T> TimerHeap<T> {
         gone
     }
 
-    /// Takes everything out.
+    /// Removes all items.
     pub fn take_all(&mut self) -> Vec<T> {
         self.cancelled = 0;
         std::mem::take(&mut self.heap)
@@ -215,7 +216,7 @@ impl<T> TimerHeap<T> {
             .collect()
     }
 
-    /// Every item, in no particular order.
+    /// All items, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.heap.iter().map(|entry| &entry.item)
     }

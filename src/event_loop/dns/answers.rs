@@ -4,7 +4,7 @@ use std::ffi::{c_int, CStr};
 use std::io;
 use std::sync::OnceLock;
 
-use hybridloop_reactor::dns::{Address, Failure, Found};
+use hybridloop_reactor::dns::{Address, AddressInfo, LookupError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
@@ -126,7 +126,7 @@ pub fn module(py: Python<'_>) -> PyResult<&'static Module> {
 }
 
 /// The list that `socket.getaddrinfo` returns.
-pub fn list(py: Python<'_>, found: &[Found]) -> PyResult<Ref> {
+pub fn list(py: Python<'_>, found: &[AddressInfo]) -> PyResult<Ref> {
     let module = module(py)?;
     let list = new_list(py)?;
     for entry in found {
@@ -136,7 +136,7 @@ pub fn list(py: Python<'_>, found: &[Found]) -> PyResult<Ref> {
         };
         list.append((
             module.families.member(py, entry.family)?.bind(py),
-            module.kinds.member(py, entry.kind)?.bind(py),
+            module.kinds.member(py, entry.socktype)?.bind(py),
             entry.protocol,
             name,
             address(py, entry)?,
@@ -149,7 +149,7 @@ pub fn decoded<'py>(py: Python<'py>, text: &CStr) -> PyResult<Bound<'py, PyStrin
     PyString::from_bytes(py, text.to_bytes())
 }
 
-fn address<'py>(py: Python<'py>, entry: &Found) -> PyResult<Bound<'py, PyTuple>> {
+fn address<'py>(py: Python<'py>, entry: &AddressInfo) -> PyResult<Bound<'py, PyTuple>> {
     match &entry.address {
         Address::V4 { host, port } => (host, *port).into_pyobject(py),
         Address::V6 {
@@ -163,7 +163,7 @@ fn address<'py>(py: Python<'py>, entry: &Found) -> PyResult<Bound<'py, PyTuple>>
 }
 
 /// `socket.gaierror`, or an `OSError` for an error of the system.
-pub fn error_of(py: Python<'_>, failure: &Failure) -> PyResult<PyErr> {
+pub fn error_of(py: Python<'_>, failure: &LookupError) -> PyResult<PyErr> {
     if failure.code == libc::EAI_SYSTEM {
         return Ok(exceptions::os_error(&io::Error::from_raw_os_error(
             failure.errno,

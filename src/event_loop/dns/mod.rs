@@ -12,7 +12,7 @@ use std::ffi::{c_char, c_int, CString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hybridloop_reactor::dns::{self, Answer, Failure, Found, NameQuery, Names, Query};
+use hybridloop_reactor::dns::{self, AddressInfo, AddressQuery, LookupError, NameQuery, Names};
 use hybridloop_reactor::WakeHandle;
 use hybridloop_sync::WakingQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -40,8 +40,8 @@ pub struct Lookups {
 
 /// What a lookup comes to.
 enum Reply {
-    Addresses(Answer),
-    Names(Result<Names, Failure>),
+    Addresses(Result<Vec<AddressInfo>, LookupError>),
+    Names(Result<Names, LookupError>),
 }
 
 impl Reply {
@@ -112,7 +112,7 @@ impl Lookups {
 
     fn start(
         &self,
-        ask: impl FnOnce() -> Reply + Send + 'static,
+        resolve: impl FnOnce() -> Reply + Send + 'static,
         slot: &Arc<Slot>,
     ) -> FfiResult<u64> {
         self.waiting
@@ -124,7 +124,7 @@ impl Lookups {
             if slot.given_up.load(Ordering::Relaxed) {
                 return;
             }
-            let reply = ask();
+            let reply = resolve();
             *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
             finished.push(number);
         };
@@ -188,12 +188,12 @@ impl Operation for Lookup {
                             Err(query) => query,
                         };
                         self.lookups()
-                            .start(move || Reply::Addresses(query.ask()), &slot)?
+                            .start(move || Reply::Addresses(query.resolve()), &slot)?
                     }
                     Request::Names(query) => {
                         let query = query.clone();
                         self.lookups()
-                            .start(move || Reply::Names(query.ask()), &slot)?
+                            .start(move || Reply::Names(query.resolve()), &slot)?
                     }
                 };
                 (number, slot)
@@ -247,7 +247,7 @@ impl Lookup {
 impl Arguments {
     /// Tells audit hooks, as the function of `socket` does.
     fn audit(&self) -> FfiResult<()> {
-        let [family, kind, protocol, _] = self.hints;
+        let [family, socktype, protocol, _] = self.hints;
         // SAFETY: attached; the format fits the arguments.
         let failed = unsafe {
             PySys_Audit(
@@ -256,7 +256,7 @@ impl Arguments {
                 self.host.as_ptr(),
                 self.port.as_ptr(),
                 family,
-                kind,
+                socktype,
                 protocol,
             )
         };
@@ -267,24 +267,24 @@ impl Arguments {
         }
     }
 
-    /// What to ask for, or what is found without asking.
-    fn query(&self, py: Python<'_>) -> FfiResult<Result<Vec<Found>, Query>> {
-        let [family, kind, protocol, flags] = self.hints;
+    /// The addresses if no lookup is needed, or the query.
+    fn query(&self, py: Python<'_>) -> FfiResult<Result<Vec<AddressInfo>, AddressQuery>> {
+        let [family, socktype, protocol, flags] = self.hints;
         let (host, port) = (self.host.bind(py), self.port.bind(py));
-        let mut query = Query {
+        let mut query = AddressQuery {
             host: text(host)?,
             service: text(port)?,
             family,
-            kind,
+            socktype,
             protocol,
             flags,
         };
-        if let Some(found) = query.literal() {
+        if let Some(found) = query.resolve_literal() {
             return Ok(Ok(found));
         }
         if let Ok(name) = host.cast::<PyString>() {
             query.host = text(&name.call_method1("encode", ("idna",))?)?;
-            if let Some(found) = query.literal() {
+            if let Some(found) = query.resolve_literal() {
                 return Ok(Ok(found));
             }
         }
@@ -384,12 +384,12 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             && module(Python::assume_attached())?.is_original();
         if own_way {
             let [host, port, hints @ ..] = bind(c"getaddrinfo", PARAMETERS, &args)?;
-            let [family, kind, protocol, flags] = hints.map(|object| hint(object));
-            if let (true, true, Some(family), Some(kind), Some(protocol), Some(flags)) = (
+            let [family, socktype, protocol, flags] = hints.map(|object| hint(object));
+            if let (true, true, Some(family), Some(socktype), Some(protocol), Some(flags)) = (
                 is_plain(host, false),
                 is_plain(port, true),
                 family,
-                kind,
+                socktype,
                 protocol,
                 flags,
             ) {
@@ -398,7 +398,7 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
                     request: Request::Addresses(Arguments {
                         host: Ref::borrowed(host),
                         port: Ref::borrowed(port),
-                        hints: [family, kind, protocol, flags],
+                        hints: [family, socktype, protocol, flags],
                     }),
                     under_way: LoopCell::default(),
                 };

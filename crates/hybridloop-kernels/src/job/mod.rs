@@ -77,7 +77,7 @@ struct Listeners {
     subscribed: Vec<Arc<dyn JobListener>>,
 }
 
-/// See the [module's documentation](self). The keys of a job are removed from the bus when the job is dropped.
+/// One call of a kernel, from the queue to its result. The keys of a job are removed from the bus when the job is dropped.
 pub struct Job {
     id: u64,
     kernel: Arc<Kernel>,

@@ -101,7 +101,7 @@ impl Borrows {
     }
 }
 
-/// See the [module's documentation](self).
+/// The memory that the live jobs of a process use.
 pub(crate) struct BorrowTracker {
     process: Process,
     borrows: Mutex<Borrows>,

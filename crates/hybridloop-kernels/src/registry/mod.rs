@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::error::RegistryError;
 use crate::registry::kernel::Kernel;
 
-/// See the [module's documentation](self).
+/// Kernels by name.
 #[derive(Debug, Default)]
 pub struct Registry(RwLock<BTreeMap<String, Arc<Kernel>>>);
 

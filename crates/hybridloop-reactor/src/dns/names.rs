@@ -1,20 +1,45 @@
-//! `getnameinfo`.
+//! `getnameinfo`: a query and its result.
 
-use std::ffi::CStr;
+use std::ffi::{c_int, CStr, CString};
 use std::ptr;
 
-use crate::dns::{Failure, NameQuery, Names};
+use crate::dns::error::LookupError;
+
+/// A query for `getnameinfo`.
+#[derive(Clone, Debug)]
+pub struct NameQuery {
+    /// A literal address, with its zone if it has one.
+    pub host: CString,
+    /// The port, a number.
+    pub service: CString,
+    /// The flow label of an IPv6 address.
+    pub flow: u32,
+    /// The zone of an IPv6 address.
+    pub scope: u32,
+    /// `NI_…`.
+    pub flags: c_int,
+}
+
+/// Names of a host and of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The name of the host.
+    pub host: CString,
+    /// The name of the service.
+    pub service: CString,
+}
 
 impl NameQuery {
-    /// Asks the system, and blocks as long as that takes.
+    /// Asks the system, and blocks until it answers.
     ///
     /// # Errors
-    /// As the system says.
-    pub fn ask(&self) -> Result<Names, Failure> {
+    /// The error of the system.
+    pub fn resolve(&self) -> Result<Names, LookupError> {
         // NI_MAXHOST and NI_MAXSERV
         let (mut host, mut service) = ([0; 1025], [0; 32]);
-        // SAFETY: all-zero is a valid request; texts and buffers are valid for the calls and as long as they say; the
-        // list is freed once, and a list without an error is not empty. The system ends texts with a zero byte.
+        // SAFETY: all-zero is a valid `addrinfo`. The texts are C strings of `self`; the buffers are as long as the calls are told.
+        // Without an error, `getaddrinfo` returns a list of at least one entry, which is freed once, after the last use. Without
+        // an error, `getnameinfo` terminates both names.
         unsafe {
             let mut hints: libc::addrinfo = std::mem::zeroed();
             hints.ai_socktype = libc::SOCK_DGRAM;
@@ -27,7 +52,7 @@ impl NameQuery {
                 &raw mut list,
             );
             if code != 0 {
-                return Err(Failure::new(code));
+                return Err(LookupError::new(code));
             }
             let (address, length) = ((*list).ai_addr, (*list).ai_addrlen);
             if (*list).ai_family == libc::AF_INET6 {
@@ -49,7 +74,7 @@ impl NameQuery {
                 32,
                 self.flags,
             );
-            let failure = (code != 0).then(|| Failure::new(code));
+            let failure = (code != 0).then(|| LookupError::new(code));
             libc::freeaddrinfo(list);
             failure.map_or_else(
                 || {

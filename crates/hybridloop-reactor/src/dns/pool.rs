@@ -1,4 +1,4 @@
-//! The threads that lookups run on.
+//! The threads that run lookups.
 
 use std::collections::VecDeque;
 use std::ptr;
@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use hybridloop_sync::fork::Process;
 
-/// So many lookups run at a time; the others wait for their turn.
+/// The greatest number of lookups at a time; more are queued.
 const THREADS: usize = 16;
-/// How long a thread waits for more work before it ends.
+/// How long an idle thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
-/// The system's functions keep their buffers on the stack, and modules of the name service switch add theirs.
+/// The size of a stack. The system's functions have buffers on it, and so have modules of the name service switch.
 const STACK: usize = 512 * 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs a job on one of the resolver's threads.
+/// Runs a job on a thread of the resolver.
 ///
 /// # Errors
-/// When there is no thread and none can be started, or no memory.
+/// If no thread exists and none can be started, or out of memory.
 pub fn spawn(job: Job) -> std::io::Result<()> {
-    Pool::here().spawn(job)
+    Pool::current().spawn(job)
 }
 
 struct Pool {
@@ -40,13 +40,13 @@ struct State {
 }
 
 impl Pool {
-    /// The pool of this process. The child of a fork has none of its parent's threads, and whatever lock they held stays
-    /// locked, so it gets a pool of its own; the parent's is left as it is.
-    fn here() -> &'static Self {
+    /// The pool of this process. The child of a fork gets a new one: it has none of the parent's threads, and the lock may be held
+    /// by one of them. The pool of the parent is left as it is.
+    fn current() -> &'static Self {
         static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
         loop {
             let known = POOL.load(Ordering::Acquire);
-            // SAFETY: a pool, once made, is never dropped.
+            // SAFETY: the pointer is null, or was stored below, and a stored pool is never freed.
             if let Some(pool) = unsafe { known.as_ref() } {
                 if pool.process.is_current() {
                     return pool;
@@ -61,7 +61,7 @@ impl Pool {
                 .compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire)
                 .is_err()
             {
-                // SAFETY: made above, and nobody else has seen it.
+                // SAFETY: the pointer comes from `Box::into_raw`, and was not stored, so nobody else knows it.
                 drop(unsafe { Box::from_raw(made) });
             }
         }
@@ -88,7 +88,7 @@ impl Pool {
                 state.threads += 1;
                 Ok(())
             }
-            // Those that are there will come to it.
+            // The threads that exist run the job.
             Err(_) if state.threads > 0 => Ok(()),
             Err(error) => {
                 state.jobs.pop_back();
@@ -103,7 +103,7 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                // A panic has been reported by then; the thread goes on.
+                // The panic hook has reported a panic; the thread goes on.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
                 state = self.state();
                 continue;
@@ -123,9 +123,9 @@ impl Pool {
     }
 }
 
-/// Signals are for the threads of the program.
+/// Leaves signals to the threads of the program.
 fn block_signals() {
-    // SAFETY: the set is filled before it is used; blocking changes this thread only.
+    // SAFETY: all-zero is a valid `sigset_t`, which `sigfillset` sets; `pthread_sigmask` changes this thread only.
     unsafe {
         let mut all = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
@@ -148,7 +148,7 @@ mod tests {
         for number in 0..THREADS * 4 {
             let (sender, gate) = (sender.clone(), gate.clone());
             spawn(Box::new(move || {
-                // Passes only if so many are here together.
+                // Passes only if that many jobs run at the same time.
                 gate.wait();
                 sender.send(number).unwrap();
             }))
@@ -157,7 +157,7 @@ mod tests {
         let mut done: Vec<usize> = receiver.iter().take(THREADS * 4).collect();
         done.sort_unstable();
         assert_eq!(done, (0..THREADS * 4).collect::<Vec<_>>());
-        assert!(Pool::here().state().threads <= THREADS);
+        assert!(Pool::current().state().threads <= THREADS);
     }
 
     #[test]

@@ -1,22 +1,22 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::poller::Interest;
+use crate::interest::Interest;
 
-/// Registers `fd`, or changes its registration, with the token as event data, as mio does.
+/// Registers `fd` or changes its registration. The token is the data of its events, as in mio.
 pub(crate) fn register(
     epoll: RawFd,
     fd: RawFd,
     token: u64,
     interest: Interest,
     edge: bool,
-    known: bool,
+    registered: bool,
 ) -> io::Result<()> {
     let mut events = if edge { libc::EPOLLET } else { 0 };
     if interest.readable {
         events |= libc::EPOLLIN | libc::EPOLLRDHUP;
         if edge {
-            // Reads stop short at urgent data, and no edge tells that there is more behind it.
+            // A read stops before urgent data, and no edge reports that more data follows.
             events |= libc::EPOLLPRI;
         }
     }
@@ -27,14 +27,13 @@ pub(crate) fn register(
         events: events.cast_unsigned(),
         u64: token,
     };
-    let ops = if known {
+    let ops = if registered {
         [libc::EPOLL_CTL_MOD, libc::EPOLL_CTL_ADD]
     } else {
         [libc::EPOLL_CTL_ADD, libc::EPOLL_CTL_MOD]
     };
     match control(epoll, ops[0], fd, &mut event) {
-        // The number was closed and used again, or is registered through an entry that was forgotten: the kernel is
-        // right about what it holds.
+        // The number was closed and reused, or is registered although the caller does not know it. The kernel is right.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST)) => {
             control(epoll, ops[1], fd, &mut event)
         }
@@ -42,7 +41,7 @@ pub(crate) fn register(
     }
 }
 
-/// Takes `fd` out. One that is already closed or gone is no error.
+/// Removes `fd`. A descriptor that is closed or not registered is no error.
 pub(crate) fn deregister(epoll: RawFd, fd: RawFd) -> io::Result<()> {
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     match control(epoll, libc::EPOLL_CTL_DEL, fd, &mut event) {
@@ -57,7 +56,7 @@ fn control(
     fd: RawFd,
     event: &mut libc::epoll_event,
 ) -> io::Result<()> {
-    // SAFETY: `event` is valid for the call; the kernel checks both descriptors.
+    // SAFETY: `event` is valid during the call; the kernel checks both descriptors.
     if unsafe { libc::epoll_ctl(epoll, op, fd, event) } == 0 {
         Ok(())
     } else {

@@ -2,16 +2,16 @@ use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use crate::poller::Interest;
+use crate::interest::Interest;
 
-/// Registers `fd`, or changes its registration, with the token as event data, as mio does.
+/// Registers `fd` or changes its registration. The token is the data of its events, as in mio.
 pub(crate) fn register(
     kqueue: RawFd,
     fd: RawFd,
     token: u64,
     interest: Interest,
     edge: bool,
-    _known: bool,
+    _registered: bool,
 ) -> io::Result<()> {
     let add = libc::EV_ADD | if edge { libc::EV_CLEAR } else { 0 };
     for (filter, wanted) in [
@@ -26,7 +26,7 @@ pub(crate) fn register(
             token,
         );
         match result {
-            // A filter that was never added cannot be deleted, which is what was asked for.
+            // The filter was never added, so there is nothing to delete.
             Err(error) if !wanted && error.raw_os_error() == Some(libc::ENOENT) => {}
             result => result?,
         }
@@ -34,7 +34,7 @@ pub(crate) fn register(
     Ok(())
 }
 
-/// Takes `fd` out. One that is already closed or gone is no error.
+/// Removes `fd`. A descriptor that is closed or not registered is no error.
 pub(crate) fn deregister(kqueue: RawFd, fd: RawFd) -> io::Result<()> {
     for filter in [libc::EVFILT_READ, libc::EVFILT_WRITE] {
         match control(kqueue, fd, filter, libc::EV_DELETE, 0) {
@@ -54,7 +54,7 @@ fn control(kqueue: RawFd, fd: RawFd, filter: i16, flags: u16, token: u64) -> io:
         data: 0,
         udata: token as *mut libc::c_void,
     };
-    // SAFETY: one change is read, no event is written.
+    // SAFETY: the call reads one change, which is a variable here, and writes no events.
     if unsafe {
         libc::kevent(
             kqueue,

@@ -1,4 +1,4 @@
-//! Level-triggered registration on the selector below mio, which itself knows only edges.
+//! Registration on the selector of mio, which itself knows only edge-triggered registration.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
