@@ -5,7 +5,7 @@ use proc_macro2::{Ident, Literal, TokenStream as Tokens, TokenTree};
 use quote::{format_ident, quote, ToTokens};
 use syn::{Attribute, Error, Expr, ExprLit, FnArg, ItemFn, Lit, Meta, Pat, ReturnType, Type};
 
-/// Makes a kernel of a function.
+/// Makes a kernel from a function.
 ///
 /// `#[kernel(name = "my.kernel")]`; without a name it is `crate.function`. The parameters are, in this order: a `&Ctx` if it
 /// is needed, then arguments of types that implement `FromArg`. `#[default(3)]` in front of a parameter makes it optional, and
@@ -103,7 +103,7 @@ fn is_result(ty: &Type) -> bool {
     }
 }
 
-/// Takes `#[default(…)]` off a parameter.
+/// Removes `#[default(…)]` from a parameter.
 fn default(attributes: &mut Vec<Attribute>) -> syn::Result<Option<String>> {
     let Some(at) = attributes.iter().position(|a| a.path().is_ident("default")) else {
         return Ok(None);
@@ -113,7 +113,7 @@ fn default(attributes: &mut Vec<Attribute>) -> syn::Result<Option<String>> {
     Ok(Some(literal.to_string().replace(' ', "")))
 }
 
-/// What becomes of the parameters.
+/// The code for the parameters.
 #[derive(Default)]
 struct Parameters {
     /// Parts of the signature.
@@ -168,7 +168,7 @@ impl Parameters {
         let variable = format_ident!("arg{}", self.count);
         let index = Literal::usize_unsuffixed(self.count);
         self.convert.push(quote!(
-            // SAFETY: each index once.
+            // SAFETY: the macro converts each index once.
             let #variable = unsafe { call.arg(#index, #name) }?;
         ));
         self.pass.push(variable.into_token_stream());
@@ -237,7 +237,7 @@ fn expand(attribute: Tokens, mut item: ItemFn) -> syn::Result<Tokens> {
                         #(#convert)*
                         #krate::IntoResult::into_val(#result, call.ctx())
                     };
-                    // SAFETY: what the host has passed is handed on.
+                    // SAFETY: the arguments are those that the host has passed.
                     unsafe { #krate::__private::call(host, ctx, args, n, out, body) }
                 }
                 #krate::abi::Kernel {

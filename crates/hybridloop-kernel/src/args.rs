@@ -18,7 +18,8 @@ pub trait FromArg<'a>: Sized {
     /// Converts an argument.
     ///
     /// # Safety
-    /// `val` is a value that the host has passed. What it points to is valid for `'a`; if that is writable, nobody else uses it.
+    /// `val` is a value that the host has passed. What it points to is valid for `'a`; if that is writable, nobody else uses
+    /// it.
     ///
     /// # Errors
     /// [`Code::Type`], [`Code::Overflow`] or [`Code::Invalid`].

@@ -48,8 +48,8 @@ impl<'a> Call<'a> {
     /// Those of [`FromArg::from_arg`], with the name of the argument.
     pub unsafe fn arg<T: FromArg<'a>>(&self, index: usize, name: &str) -> Result<T, Error> {
         let val = self.args.get(index).ok_or(Code::Type)?;
-        // SAFETY: the host keeps arguments valid until the kernel returns, and nobody else uses the memory of writable ones; the
-        // caller converts each argument once.
+        // SAFETY: the host keeps arguments valid until the kernel returns, and nobody else uses the memory of writable ones;
+        // the caller converts each argument once.
         unsafe { T::from_arg(self.ctx, val) }
             .map_err(|error| Error::new(error.code(), format!("{name}: {error}")))
     }

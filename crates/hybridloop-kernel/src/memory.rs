@@ -108,7 +108,8 @@ impl<T: Element> Drop for Memory<'_, T> {
 impl<T: Element> Deref for Memory<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: `data` points to at least `len` aligned elements, which the host has zeroed; zero is a value of every element.
+        // SAFETY: `data` points to at least `len` aligned elements, which the host has zeroed; zero is a value of every
+        // element.
         unsafe { std::slice::from_raw_parts(self.data, self.len) }
     }
 }

@@ -66,8 +66,8 @@ fn install_hook() {
     }
 }
 
-/// Keeps the message if a kernel panics; `false` if the present hook has to report the panic. So it is with a second panic while
-/// the first unwinds, which may end the process: then both are printed.
+/// Keeps the message if a kernel panics; `false` if the present hook has to report the panic. So it is with a second panic
+/// while the first unwinds, which may end the process: then both are printed.
 fn record_panic(info: &PanicHookInfo<'_>) -> bool {
     let recorded = STATE.try_with(|state| {
         let Ok(mut state) = state.try_borrow_mut() else {

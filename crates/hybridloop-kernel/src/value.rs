@@ -64,7 +64,8 @@ impl<'a> Channel<'a> {
         // SAFETY: the context is valid, as `Ctx::new` demands, and the host writes to `val`.
         let status = unsafe { (self.ctx.host().chan_pop)(self.ctx.raw(), self.id, &raw mut val) };
         match Error::check(status) {
-            // SAFETY: the host has set `val`, and keeps what it points to until the kernel returns, which `'a` does not outlive.
+            // SAFETY: the host has set `val`, and keeps what it points to until the kernel returns, which `'a` does not
+            // outlive.
             Ok(()) => unsafe { Value::from_val(self.ctx, &val) }.map(Some),
             Err(error) if error.code() == Code::Empty => Ok(None),
             Err(error) => Err(error),

@@ -21,14 +21,14 @@ unsafe extern "C" fn alloc(_: *mut RawCtx, n: usize, align: usize) -> *mut c_voi
         return std::ptr::null_mut();
     }
     let layout = std::alloc::Layout::from_size_align(n.max(1), align).unwrap();
-    // SAFETY: not empty.
+    // SAFETY: the size of the layout is not 0.
     let data = unsafe { std::alloc::alloc_zeroed(layout) };
     LIVE.with_borrow_mut(|live| live.push((data.expose_provenance(), layout)));
     data.cast()
 }
 unsafe extern "C" fn resize(ctx: *mut RawCtx, old: *mut c_void, n: usize) -> *mut c_void {
     let layout = LIVE.with_borrow(|live| live.iter().find(|l| l.0 == old.addr()).unwrap().1);
-    // SAFETY: the old block is live.
+    // SAFETY: the SDK passes memory of `alloc` that it has not freed.
     unsafe {
         let new = alloc(ctx, n, layout.align());
         if !new.is_null() {
@@ -43,11 +43,11 @@ unsafe extern "C" fn free(_: *mut RawCtx, data: *mut c_void) {
         let at = live.iter().position(|l| l.0 == data.addr()).unwrap();
         live.swap_remove(at)
     });
-    // SAFETY: allocated above with that layout.
+    // SAFETY: the SDK passes memory of `alloc`, which has this layout, and frees it once.
     unsafe { std::alloc::dealloc(data.cast(), layout) };
 }
 unsafe extern "C" fn fail(_: *mut RawCtx, status: i32, text: *const c_char, n: usize) -> i32 {
-    // SAFETY: what the SDK passes.
+    // SAFETY: the SDK passes a text that is valid during the call.
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), n) };
     MESSAGE.with_borrow_mut(|m| *m = String::from_utf8(text.to_vec()).unwrap());
     status
@@ -120,7 +120,7 @@ fn call<K: Export>(args: &[Val]) -> Result<Val, (i32, String)> {
     MESSAGE.with_borrow_mut(String::clear);
     let func = K::KERNEL.func.unwrap();
     let user = K::KERNEL.user;
-    // SAFETY: a host and values that outlive the call; this host does not look at the context.
+    // SAFETY: host and values outlive the call, and this host does not read the context.
     let status = unsafe {
         func(
             &raw const HOST,
@@ -139,7 +139,7 @@ fn call<K: Export>(args: &[Val]) -> Result<Val, (i32, String)> {
 
 fn signature<K: Export>() -> (String, String, String) {
     let text = |pointer: *const c_char| {
-        // SAFETY: a constant of the kernel.
+        // SAFETY: `#[kernel]` sets the text to a constant C string.
         unsafe { CStr::from_ptr(pointer) }
             .to_str()
             .unwrap()
@@ -169,7 +169,7 @@ fn buffer<T>(data: &[T], fmt: &'static CStr, flags: u32) -> Val {
 
 /// The dot product.
 ///
-/// Both of one length.
+/// Both have the same length.
 #[kernel(name = "test.dot")]
 fn dot(_ctx: &Ctx, a: &[f64], b: &[f64], #[default(1)] scale: i32) -> Result<f64, Error> {
     if a.len() != b.len() {
@@ -225,7 +225,7 @@ fn describes_itself() {
     let (name, signature_text, doc) = signature::<dot>();
     assert_eq!(name, "test.dot");
     assert_eq!(signature_text, "f64([f64] a, [f64] b, i32 scale = 1)");
-    assert_eq!(doc, "The dot product.\n\nBoth of one length.");
+    assert_eq!(doc, "The dot product.\n\nBoth have the same length.");
     let (name, signature_text, _) = signature::<kinds>();
     assert_eq!(name, "hybridloop-kernel.kinds");
     assert_eq!(
@@ -233,7 +233,7 @@ fn describes_itself() {
         "buf(bytes data, out [f32] out, key? key, chan chan, any any, str text)"
     );
     assert_eq!(signature::<panics>().1, "none(str text)");
-    // SAFETY: the module is a constant.
+    // SAFETY: `module!` returns a pointer to a constant.
     let module = unsafe { &*hybridloop_module(abi::ABI) };
     assert_eq!(
         (module.magic, module.abi, module.n),
@@ -245,7 +245,7 @@ fn describes_itself() {
 fn converts_arguments_and_results() {
     let (a, b) = ([1.0, 2.0], [3.0, 4.0]);
     let out = call::<dot>(&[buffer(&a, c"d", 0), buffer(&b, c"<d", 0), Val::i64(2)]).unwrap();
-    // SAFETY: the kind says which field it is.
+    // SAFETY: the kernel returned a value with this field.
     let value = unsafe { out.u.f };
     assert_eq!((out.kind, value.to_bits()), (kind::F64, 22_f64.to_bits()));
 
@@ -263,7 +263,7 @@ fn converts_arguments_and_results() {
         text_val,
     ])
     .unwrap();
-    // SAFETY: the kind says which field it is, and the memory is live.
+    // SAFETY: the kernel returned a buffer, whose memory the host of this test has not freed.
     unsafe {
         assert_eq!((out.kind, out.u.b.len), (kind::BUF, 16));
         let data = out.u.b.data.cast::<[u64; 2]>();
@@ -273,7 +273,7 @@ fn converts_arguments_and_results() {
     assert_eq!(target[0].to_bits(), 2.5_f32.to_bits());
 
     let out = call::<text>(&[]).unwrap();
-    // SAFETY: as above.
+    // SAFETY: the kernel returned a buffer, whose memory the host of this test has not freed.
     unsafe {
         assert_eq!((out.kind, out.u.b.len), (kind::STR, 4));
         free(std::ptr::null_mut(), out.u.b.data.cast_mut());
@@ -310,14 +310,14 @@ fn refuses_bad_arguments() {
         (code::EINVAL, "lengths differ".into())
     );
     let mut strided = good;
-    // SAFETY: it is a buffer.
+    // SAFETY: the kernel returned a buffer.
     unsafe { strided.u.b.flags &= !abi::CONTIGUOUS };
     assert_eq!(
         error(&[strided, good, Val::i64(1)]),
         (code::EINVAL, "a: the buffer is not C-contiguous".into())
     );
     let mut skewed = good;
-    // SAFETY: it is a buffer.
+    // SAFETY: the kernel returned a buffer.
     unsafe {
         skewed.u.b.data = skewed.u.b.data.byte_add(1);
         skewed.u.b.len = 8;

@@ -1,4 +1,4 @@
-//! `include/hybridloop.h` and `abi.rs` say the same: a C compiler compares every size, offset and constant.
+//! `include/hybridloop.h` and `abi.rs` are equal: a C compiler compares every size, offset and constant.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use hybridloop_kernel::abi::{self, code, kind, Buf, Host, Kernel, Module, Val};
 
-/// Compiles C from standard input without output; gives the compiler's messages if it refuses.
+/// Compiles C from standard input without output; returns the messages of the compiler if it fails.
 fn compile(source: &str, options: &[&str]) -> Result<(), String> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = cc::Build::new();
@@ -66,14 +66,14 @@ macro_rules! layout {
             $(name = $c_field;)?
             writeln!($source, "_Static_assert(offsetof({c}, {name}) == {}, \"{c}.{name}\");",
                 offset_of!($rust, $field), c = $c).unwrap();
-            // SAFETY: never evaluated; only the type of the field is asked for.
+            // SAFETY: the closure is never called; only the type of the field is used.
             let size = field_size(|value: *const $rust| unsafe { &raw const (*value).$field });
             writeln!($source, "_Static_assert(sizeof((({c} *)0)->{name}) == {size}, \"size of {c}.{name}\");",
                 c = $c).unwrap();
         )*
-        // Nothing of the struct is left out here.
+        // The pattern names every field of the struct.
         let fields = [$(offset_of!($rust, $field) + field_size(|value: *const $rust| unsafe {
-            // SAFETY: as above.
+            // SAFETY: the closure is never called; only the type of the field is used.
             &raw const (*value).$field
         })),*];
         assert_eq!(fields.iter().max().unwrap().next_multiple_of(align_of::<$rust>()), size_of::<$rust>());
@@ -180,7 +180,7 @@ fn structs_and_constants_are_the_same() {
 
 #[test]
 fn functions_of_the_host_are_the_same() {
-    // Each prototype once more, from the Rust side; a pointer of another type does not convert without a warning.
+    // Each prototype again, as Rust has it: a function pointer of another type causes a warning.
     let source = "#include \"hybridloop.h\"
         static int32_t cancelled(const hl_ctx *c) { (void)c; return 0; }
         static void progress(hl_ctx *c, uint64_t a, uint64_t b) { (void)c; (void)a; (void)b; }

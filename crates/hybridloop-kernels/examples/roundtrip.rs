@@ -1,4 +1,4 @@
-//! What a call of a kernel costs: `cargo run --release -p hybridloop-kernels --example roundtrip`.
+//! The cost of a call of a kernel: `cargo run --release -p hybridloop-kernels --example roundtrip`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::{mpsc, Arc};

@@ -133,8 +133,8 @@ impl Engine {
         Ok(job)
     }
 
-    /// Submits many calls of one kernel: all of them, or none. When all jobs are done, `listener` is notified once of the batch,
-    /// and not of single jobs.
+    /// Submits many calls of one kernel: all of them, or none. When all jobs are done, `listener` is notified once of the
+    /// batch, and not of single jobs.
     ///
     /// # Errors
     /// [`SubmitError`]

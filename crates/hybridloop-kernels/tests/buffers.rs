@@ -1,4 +1,4 @@
-//! Who may read and write the buffers that jobs are given.
+//! Which jobs may read and write the same buffers.
 #![cfg(all(not(loom), not(miri)))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ fn a_buffer_is_written_by_one_job_at_a_time() {
     let blocker = run(&engine, &forever, vec![]);
     let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 4]));
-    // SAFETY: leaked memory that only kernels touch.
+    // SAFETY: the memory is leaked, and only kernels use it.
     let mut target = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
     (target.format, target.itemsize, target.writable) = (c"i".into(), 4, true);
     let submit = || {
@@ -37,11 +37,11 @@ fn a_buffer_is_written_by_one_job_at_a_time() {
 
 #[test]
 fn a_buffer_that_a_job_reads_is_not_written() {
-    // Of two engines: the memory is one.
+    // Two engines share the memory, and the tracker.
     let (engine, other) = (engine(1), common::engine(1));
     let blocker = run(&engine, &kernel("c.forever"), vec![]);
     let memory: &'static mut [i64] = Box::leak(Box::new([7; 4]));
-    // SAFETY: leaked memory that only kernels touch.
+    // SAFETY: the memory is leaked, and only kernels use it.
     let mut buffer = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 32) };
     (buffer.format, buffer.itemsize, buffer.writable) = (c"q".into(), 8, true);
     let readers = [(); 2].map(|()| {
@@ -72,7 +72,7 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
     let engine = engine(1);
     let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 4]));
-    // SAFETY: leaked memory that only kernels touch.
+    // SAFETY: the memory is leaked, and only kernels use it.
     let mut buffer = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
     (buffer.format, buffer.itemsize, buffer.writable) = (c"i".into(), 4, true);
     let call = || vec![Arg::Buffer(buffer.clone()), Arg::Int(4), Arg::Int(1)];
@@ -82,7 +82,7 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
         refused,
         SubmitError::BufferInUse { job: Some(_), .. }
     ));
-    // And what was refused has left nothing behind.
+    // A job that was refused has borrowed nothing.
     let (_, jobs) = many(vec![call()]).unwrap();
     result(&jobs[0]);
 }

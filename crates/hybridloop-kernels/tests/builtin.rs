@@ -1,4 +1,4 @@
-//! The kernels that come with the engine, against known answers.
+//! The built-in kernels, against known results.
 #![cfg(all(not(loom), not(miri)))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -181,7 +181,7 @@ fn passwords() {
             .0,
         Code::Invalid
     );
-    // A known answer of another implementation, jBCrypt.
+    // A hash of another implementation, jBCrypt.
     let known = "$2a$06$If6bvum7DFjUnE9p2uDeDu0YHzrHM6tf.iqN8.yx.jNN1ILEf7h0i";
     let known = Arg::Str(known.into());
     assert!(matches!(

@@ -1,4 +1,4 @@
-//! The bus: who may do what, and what many threads see.
+//! The bus: rights of kernels and Python, and many threads.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -24,14 +24,14 @@ fn key(name: &str) -> Key {
 // ---- the table of rights, a test for each cell ----
 
 #[test]
-fn native_push_creates() {
+fn kernel_push_creates() {
     let (bus, _) = bus(100, Policy::Error);
     bus.push(key("k"), b"new").unwrap();
     assert_eq!(&bus.get(b"k").unwrap()[..], b"new");
 }
 
 #[test]
-fn foreign_push_creates_a_copy() {
+fn python_push_creates_a_copy() {
     let (bus, _) = bus(100, Policy::Error);
     let mut mine = b"new".to_vec();
     bus.put_new(&key("k"), &mine).unwrap();
@@ -40,7 +40,7 @@ fn foreign_push_creates_a_copy() {
 }
 
 #[test]
-fn native_push_overwrites_and_views_keep_what_they_saw() {
+fn kernel_push_overwrites_and_views_keep_what_they_saw() {
     let (bus, _) = bus(100, Policy::Error);
     bus.push(key("k"), b"old").unwrap();
     let view = bus.snapshot(b"k").unwrap();
@@ -53,7 +53,7 @@ fn native_push_overwrites_and_views_keep_what_they_saw() {
 }
 
 #[test]
-fn foreign_push_to_a_key_that_exists_changes_nothing() {
+fn python_push_to_a_key_that_exists_changes_nothing() {
     let (bus, _) = bus(100, Policy::Error);
     bus.put_new(&key("k"), b"old").unwrap();
     assert_eq!(bus.put_new(&key("k"), b"new"), Err(BusError::Exists));
@@ -66,7 +66,7 @@ fn foreign_push_to_a_key_that_exists_changes_nothing() {
 }
 
 #[test]
-fn native_get_leaves_it_there() {
+fn kernel_get_leaves_it_there() {
     let (bus, _) = bus(100, Policy::Error);
     bus.push(key("k"), b"data").unwrap();
     assert_eq!(
@@ -77,7 +77,7 @@ fn native_get_leaves_it_there() {
 }
 
 #[test]
-fn native_pop_takes_it_away_and_views_outlive_that() {
+fn kernel_pop_takes_it_away_and_views_outlive_that() {
     let (bus, memory) = bus(100, Policy::Error);
     bus.push(key("k"), b"data").unwrap();
     let view = bus.snapshot(b"k").unwrap();
@@ -92,7 +92,7 @@ fn native_pop_takes_it_away_and_views_outlive_that() {
 }
 
 #[test]
-fn foreign_read_leaves_it_there() {
+fn python_read_leaves_the_key() {
     let (bus, _) = bus(100, Policy::Error);
     bus.push(key("k"), b"data").unwrap();
     assert_eq!(&bus.snapshot(b"k").unwrap()[..], b"data");
@@ -101,7 +101,7 @@ fn foreign_read_leaves_it_there() {
 }
 
 #[test]
-fn while_a_native_write_is_open_native_reads_and_foreign_is_refused() {
+fn while_a_write_is_open_kernels_read_and_python_is_refused() {
     let (bus, _) = bus(100, Policy::Error);
     bus.push(key("k"), b"old").unwrap();
     let mut writer = bus.open(key("k"), 5).unwrap();
@@ -191,7 +191,7 @@ fn eviction_takes_what_was_used_longest_ago_and_nothing_in_use() {
     let _writer = bus.open(key("k2"), 0).unwrap();
     bus.get(b"k1").unwrap();
     bus.push(key("new"), &[0; 20]).unwrap();
-    // 20 bytes and a sixteenth of the capacity: the oldest three that nobody uses.
+    // 20 bytes and a sixteenth of the capacity: the oldest three keys that are not in use.
     let gone: HashSet<_> = (0..16)
         .filter(|i| !bus.contains(format!("k{i}").as_bytes()))
         .collect();
@@ -204,8 +204,8 @@ fn eviction_takes_what_was_used_longest_ago_and_nothing_in_use() {
     assert!(bus.contains(b"k6"), "what cannot fit evicts nothing");
 }
 
-struct Told(Mutex<mpsc::Sender<(u64, Vec<u8>)>>);
-impl KeyListener for Told {
+struct Sealed(Mutex<mpsc::Sender<(u64, Vec<u8>)>>);
+impl KeyListener for Sealed {
     fn sealed(&self, token: u64, view: &View) {
         self.0.lock().unwrap().send((token, view.to_vec())).unwrap();
     }
@@ -214,30 +214,30 @@ impl KeyListener for Told {
 #[test]
 fn a_watch_tells_of_the_seal_once() {
     let (bus, _) = bus(100, Policy::Error);
-    let (sender, told) = mpsc::channel();
-    let notify = Arc::new(Told(Mutex::new(sender)));
+    let (sender, sealed) = mpsc::channel();
+    let notify = Arc::new(Sealed(Mutex::new(sender)));
     let _first = bus.watch(key("k"), notify.clone(), 1);
     let taken_back = bus.watch(key("k"), notify.clone(), 2);
     drop(taken_back);
     let mut writer = bus.open(key("k"), 1).unwrap();
     writer.data()[0] = b'a';
-    assert!(told.try_recv().is_err());
+    assert!(sealed.try_recv().is_err());
     writer.seal(1).unwrap();
-    assert_eq!(told.try_recv(), Ok((1, b"a".to_vec())));
+    assert_eq!(sealed.try_recv(), Ok((1, b"a".to_vec())));
     bus.push(key("k"), b"b").unwrap();
-    assert!(told.try_recv().is_err());
+    assert!(sealed.try_recv().is_err());
     let _ready = bus.watch(key("k"), notify.clone(), 3);
-    assert_eq!(told.try_recv(), Ok((3, b"b".to_vec())));
-    // An open write is waited for, and when it comes to nothing, what was there counts.
+    assert_eq!(sealed.try_recv(), Ok((3, b"b".to_vec())));
+    // A watch waits for an open write. If the write is aborted, it gets what was sealed before.
     let writer = bus.open(key("k"), 1).unwrap();
     let _waits = bus.watch(key("k"), notify.clone(), 4);
-    assert!(told.try_recv().is_err());
+    assert!(sealed.try_recv().is_err());
     drop(writer);
-    assert_eq!(told.try_recv(), Ok((4, b"b".to_vec())));
-    // A foreign push tells as well.
+    assert_eq!(sealed.try_recv(), Ok((4, b"b".to_vec())));
+    // A write of Python notifies as well.
     let _other = bus.watch(key("other"), notify, 5);
     bus.put_new(&key("other"), b"c").unwrap();
-    assert_eq!(told.try_recv(), Ok((5, b"c".to_vec())));
+    assert_eq!(sealed.try_recv(), Ok((5, b"c".to_vec())));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn blocks_are_never_torn_in_ten_seconds() {
     write_and_read_for(10.0);
 }
 
-/// 8 native writers, 2 native takers and 4 foreign readers: no block is ever torn, no byte is lost.
+/// 8 writers and 2 takers among kernels, 4 readers of Python: no block is torn, and no byte is lost.
 fn write_and_read_for(seconds: f64) {
     let (writers, sizes) = if cfg!(miri) {
         (2, 16..48)

@@ -1,4 +1,4 @@
-//! Workers never touch Python: nothing that knows it is linked.
+//! No crate depends on Python.
 #![cfg(all(not(loom), not(miri)))]
 #![allow(clippy::unwrap_used)]
 

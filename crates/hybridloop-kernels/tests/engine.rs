@@ -1,4 +1,4 @@
-//! Engines: what they refuse, in which order they work, and how they end.
+//! Engines: refusals, order of jobs, and closing.
 #![cfg(all(not(loom), not(miri)))]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -78,7 +78,7 @@ fn priorities_and_orders_are_kept() {
                     done.push(int(&job));
                 }
             }
-            // More may have come with the same wake-up.
+            // The same wake-up may stand for more events.
             while let Some(event) = queue.pop() {
                 if let Event::Done(job) = event {
                     done.push(int(&job));
@@ -103,9 +103,9 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     let refused = engine.submit(&kernel("c.sum"), vec![ints(&[])], None, Options::default());
     assert_eq!(refused.unwrap_err(), SubmitError::Closed);
 
-    // A kernel that does not look whether it is cancelled.
+    // A kernel that does not check for cancellation.
     let engine = common::engine(1);
-    // SAFETY: usleep() of the C library.
+    // SAFETY: the signature is that of usleep() of the C library.
     let sleep = unsafe {
         let address = find_symbol(None, "usleep").unwrap();
         Kernel::from_address("libc.usleep", address, "int(unsigned)", "", None).unwrap()
@@ -129,7 +129,7 @@ fn a_forked_child_has_to_make_its_own() {
     let engine = engine(1);
     let sum = kernel("c.sum");
     assert_eq!(int(&run(&engine, &sum, vec![ints(&[1])])), 1);
-    // SAFETY: the child calls what works after a fork of a process with threads here, and leaves by _exit.
+    // SAFETY: the child calls only functions that work after a fork of a process with threads, and ends with `_exit`.
     unsafe {
         let child = libc::fork();
         if child == 0 {

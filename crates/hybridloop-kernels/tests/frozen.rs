@@ -21,7 +21,7 @@ fn kernels() -> Vec<Arc<Kernel>> {
         "tests/v1",
         &[],
     );
-    // SAFETY: the library of the tests.
+    // SAFETY: the library was compiled from the tests' own source.
     unsafe { load(&library) }.unwrap()
 }
 
@@ -95,7 +95,7 @@ fn channels_and_arrays_of_interface_1_work() {
 
     let memory: &'static mut [i32] = Box::leak(Box::new([9; 4]));
     let address = memory.as_mut_ptr();
-    // SAFETY: leaked memory that only the kernel touches until it is read below.
+    // SAFETY: the memory is leaked, and only the kernel uses it until the job is done.
     let mut target = unsafe { hybridloop_kernels::Buffer::new(0, address.cast(), 16) };
     (target.format, target.itemsize, target.writable) = (c"i".into(), 4, true);
     let out = Some(Arg::Buffer(target));
@@ -109,6 +109,6 @@ fn channels_and_arrays_of_interface_1_work() {
         }
         other => panic!("{other:?}"),
     }
-    // SAFETY: the job is done.
+    // SAFETY: the job is done, so nobody writes to the memory.
     assert_eq!(unsafe { *address.cast::<[i32; 4]>() }, [0, 1, 2, 3]);
 }

@@ -47,7 +47,7 @@ fn items_and_progress_come_in_order_and_before_the_end() {
 }
 
 #[test]
-fn a_batch_is_told_of_once() {
+fn a_batch_is_notified_once() {
     let (engine, sum) = (engine(2), kernel("c.sum"));
     let (queue, wake) = event_queue();
     let (batch, jobs) = engine
@@ -68,7 +68,7 @@ fn a_batch_is_told_of_once() {
         [Event::Batch(_)]
     ));
     assert!(jobs.iter().all(|job| int(job) == 0));
-    // Whoever comes late is told at once.
+    // Late subscribers are notified at once.
     jobs[0].subscribe(queue.clone());
     assert!(matches!(
         events(&queue, &wake, |_| true)[..],
@@ -179,7 +179,7 @@ fn memory_of_the_host_becomes_the_result_and_keys_go_with_the_job() {
     let own = format!("job:{}:half", job.id());
     assert_eq!(&engine.bus().snapshot(own.as_bytes()).unwrap()[..], b"abc");
     assert_eq!(engine.bus().keys().len(), 2);
-    // The worker lets go of its handle right after it has told of the result.
+    // The worker drops its handle right after it has notified of the result.
     let weak = Arc::downgrade(&job);
     drop(job);
     let until = soon().unwrap();

@@ -41,7 +41,7 @@ fn plain_functions_are_called_with_their_types() {
     let fill = plain("plain_fill", "none(out i32* target, usize n, i32 with)");
     let memory: &'static mut [i32] = Box::leak(Box::new([0; 3]));
     let address = memory.as_mut_ptr();
-    // SAFETY: leaked memory that only the kernel touches until it is read below.
+    // SAFETY: the memory is leaked, and only the kernel uses it until the job is done.
     let mut target = unsafe { hybridloop_kernels::Buffer::new(0, address.cast(), 12) };
     (target.format, target.itemsize) = (c"i".into(), 4);
     let args = || vec![Arg::Int(3), Arg::Int(7)];
@@ -59,7 +59,7 @@ fn plain_functions_are_called_with_their_types() {
         .submit(&fill, args(), Some(Arg::Buffer(target)), Options::default())
         .unwrap();
     assert!(matches!(result(&job), JobResult::Value(Value::None)));
-    // SAFETY: the job is done.
+    // SAFETY: the job is done, so nobody writes to the memory.
     assert_eq!(unsafe { *address.cast::<[i32; 3]>() }, [7; 3]);
 }
 

@@ -10,7 +10,7 @@ use hybridloop_kernels::{find_symbol, load, Kernel, Registry, RegistryError};
 #[test]
 fn libraries_are_refused_by_name() {
     let path = library("wrong-abi", &["-DWRONG_ABI"]);
-    // SAFETY: the library of the tests.
+    // SAFETY: the library was compiled from the tests' own source.
     let error = unsafe { load(&path) }.unwrap_err();
     assert!(matches!(
         error,

@@ -1,5 +1,5 @@
-//! Kernels in Rust on the engine: memory, the bus, channels and items between the SDK and the host. Miri looks at every pointer
-//! of it: `make test-miri`.
+//! Kernels in Rust on the engine: memory, the bus, channels and items between SDK and host. `make test-miri` checks every
+//! pointer.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -35,7 +35,7 @@ fn squares(ctx: &Ctx, from: &[i64], to: &mut [i64]) -> Result<i64, Error> {
     Ok(to.iter().sum())
 }
 
-/// Leaves a block on the bus, one of the job, and one that comes to nothing; gives what it has popped.
+/// Leaves a block on the bus and one of the job, aborts a write, and returns the block that it has popped.
 #[kernel(name = "t.bus")]
 fn on_the_bus<'a>(ctx: &'a Ctx, key: Key<'_>, data: &[u8]) -> Result<Buf<'a>, Error> {
     let name: &[u8] = key.as_ref();
@@ -52,7 +52,7 @@ fn on_the_bus<'a>(ctx: &'a Ctx, key: Key<'_>, data: &[u8]) -> Result<Buf<'a>, Er
     Ok(second)
 }
 
-/// Moves what is in a channel to another, twice.
+/// Moves the values of a channel to another, each twice.
 #[kernel(name = "t.forward")]
 fn forward(from: Chan<'_>, to: Chan<'_>) -> Result<u64, Error> {
     let mut count = 0;
@@ -70,7 +70,7 @@ fn panics(text: &str) {
 }
 
 fn kernel_of<K: Export>() -> Arc<Kernel> {
-    // SAFETY: made by `#[kernel]`, of constants.
+    // SAFETY: `#[kernel]` made the entry, which is a constant.
     unsafe { Kernel::from_entry(&K::KERNEL, None) }.unwrap()
 }
 
@@ -94,7 +94,7 @@ fn value(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Value {
     }
 }
 
-/// Waits until the workers have let go of what they ran, which they do right after they have told of it.
+/// Waits until the workers have dropped their jobs, which they do right after they have notified of the result.
 fn until(condition: impl Fn() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
     while !condition() {
@@ -103,9 +103,9 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// The memory of `data`, which outlives the jobs of a test.
-fn lend<T>(data: &[T], format: &'static std::ffi::CStr) -> Buffer {
-    // SAFETY: as said.
+/// A buffer of `data`, which has to outlive the jobs of the test.
+fn buffer_of<T>(data: &[T], format: &'static std::ffi::CStr) -> Buffer {
+    // SAFETY: the callers keep `data` until their jobs are done, and write to it through kernels only.
     let mut buffer = unsafe { Buffer::new(1, data.as_ptr().cast(), size_of_val(data)) };
     (buffer.format, buffer.itemsize) = (format.into(), size_of::<T>());
     buffer
@@ -118,11 +118,11 @@ fn memory_grows_in_place_and_becomes_the_result() {
     let result = value(
         &engine,
         &kernel_of::<reverse>(),
-        vec![Arg::Buffer(lend(&data, c"B"))],
+        vec![Arg::Buffer(buffer_of(&data, c"B"))],
     );
     assert!(matches!(&result, Value::Buffer(view) if view[..] == b"9876543210"[..]));
     assert_eq!(engine.memory().used(), 10);
-    // What one kernel gives, another takes.
+    // The result of one kernel is the argument of another.
     let Value::Buffer(view) = result else {
         unreachable!()
     };
@@ -137,7 +137,7 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
     let engine = engine();
     let from = [1_i64, 2, 3];
     let mut memory = [0_i64; 3];
-    // SAFETY: not touched until the job is done.
+    // SAFETY: the test does not use `memory` until the job is done.
     let mut target = unsafe { Buffer::new(2, memory.as_mut_ptr().cast(), size_of_val(&memory)) };
     (target.format, target.itemsize, target.writable) = (c"q".into(), 8, true);
     let (sender, receiver) = mpsc::channel();
@@ -152,7 +152,7 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
     let job = engine
         .submit(
             &kernel_of::<squares>(),
-            vec![Arg::Buffer(lend(&from, c"q"))],
+            vec![Arg::Buffer(buffer_of(&from, c"q"))],
             Some(Arg::Buffer(target)),
             options,
         )
@@ -178,7 +178,7 @@ fn the_bus_gives_what_outlives_the_key() {
     let engine = engine();
     let key = hybridloop_kernels::Key::new(b"k").unwrap();
     let data = *b"data";
-    let args = vec![Arg::Key(key), Arg::Buffer(lend(&data, c"B"))];
+    let args = vec![Arg::Key(key), Arg::Buffer(buffer_of(&data, c"B"))];
     let popped = value(&engine, &kernel_of::<on_the_bus>(), args);
     assert!(matches!(&popped, Value::Buffer(view) if view[..] == b"another"[..]));
     assert_eq!(&engine.bus().snapshot(b"k").unwrap()[..], b"data");
@@ -199,7 +199,7 @@ fn channels_copy_what_goes_through() {
     let view = match value(
         &engine,
         &kernel_of::<reverse>(),
-        vec![Arg::Buffer(lend(b"abc", c"B"))],
+        vec![Arg::Buffer(buffer_of(b"abc", c"B"))],
     ) {
         Value::Buffer(view) => view,
         other => panic!("{other:?}"),

@@ -26,8 +26,8 @@ pub struct Event {
     pub readable: bool,
     /// A write does not block.
     pub writable: bool,
-    /// The peer has shut down its side, the connection failed, or there is urgent data. A short read then does not mean that the
-    /// socket is drained: EOF, an error or data follows.
+    /// The peer has shut down its side, the connection failed, or there is urgent data. A short read then does not mean that
+    /// the socket is drained: EOF, an error or data follows.
     pub closed: bool,
 }
 

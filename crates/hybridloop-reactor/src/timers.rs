@@ -47,8 +47,8 @@ impl<T> Ord for Entry<T> {
 /// A heap of items with deadlines in nanoseconds.
 ///
 /// A cancelled item stays until it is due, is the earliest, or [`TimerHeap::compact`] removes it, so that cancelling is cheap.
-/// The caller marks each item for which it calls [`TimerHeap::note_cancelled`], and returns the mark from `is_noted`. So the heap
-/// counts exactly the marked items that it contains.
+/// The caller marks each item for which it calls [`TimerHeap::note_cancelled`], and returns the mark from `is_noted`. So the
+/// heap counts exactly the marked items that it contains.
 pub struct TimerHeap<T> {
     heap: BinaryHeap<Entry<T>>,
     seq: u64,
@@ -186,8 +186,8 @@ impl<T> TimerHeap<T> {
         self.cancelled > MIN_CANCELLED && self.cancelled * MAX_CANCELLED_SHARE > self.heap.len()
     }
 
-    /// Removes and returns all items for which `is_cancelled` is true, which it has to be for marked items, and frees memory. If
-    /// there is no memory for the list, nothing is removed.
+    /// Removes and returns all items for which `is_cancelled` is true, which it has to be for marked items, and frees memory.
+    /// If there is no memory for the list, nothing is removed.
     ///
     /// The items are returned so that the caller decides when to drop them.
     pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {

@@ -1,4 +1,4 @@
-//! The bus from Python's side, and kernels that only take time.
+//! Removing a key of the bus, and kernels that only take time.
 
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,13 @@ fn duration(seconds: f64) -> Result<Duration, Error> {
         .map_err(|error| Error::invalid(format!("seconds: {error}")))
 }
 
-/// What this thread has used of a processor so far.
+/// The processor time that this thread has used.
 fn processor_time() -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointer is to a timespec of ours. Every Unix has this clock.
+    // SAFETY: `now` is a valid out pointer during the call, and every Unix has this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
@@ -51,7 +51,7 @@ fn spin(ctx: &Ctx, seconds: f64) -> Result<(), Error> {
     let mut state = begin.subsec_nanos();
     while processor_time().saturating_sub(begin) < duration {
         ctx.check()?;
-        // About ten microseconds, beside which a look at the clock is cheap.
+        // About ten microseconds, so that reading the clock takes a small part of the time.
         for _ in 0..8192 {
             state = std::hint::black_box(state.wrapping_mul(747_796_405).wrapping_add(1));
         }

@@ -1,7 +1,7 @@
 //! The functions of the host for kernels: those of [`Host`].
 //!
-//! Each gets the context of the kernel that calls it. `hybridloop.h` demands that a kernel passes the context that it was called
-//! with, from any thread but only until it returns, and pointers that are valid during the call.
+//! Each gets the context of the kernel that calls it. `hybridloop.h` demands that a kernel passes the context that it was
+//! called with, from any thread but only until it returns, and pointers that are valid during the call.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;

@@ -58,7 +58,8 @@ fn call_kernel(job: &Arc<Job>, args: &[Arg]) -> Result<Value, KernelError> {
     let call = CallContext::new(job, args);
     let vals: Vec<Val> = args.iter().map(arg_to_val).collect();
     let mut out = Val::NONE;
-    // SAFETY: the function has the type of the interface, `user` is its own, and context, arguments and result outlive the call.
+    // SAFETY: the function has the type of the interface, `user` is its own, and context, arguments and result outlive the
+    // call.
     let status = unsafe {
         func(
             &raw const HOST,

@@ -98,8 +98,8 @@ macro_rules! call {
         type Function = call!(@type $result, [$($integer)*] [$($float)*] [$($stack)*]);
         // SAFETY: on the supported systems function pointers are data pointers, and `$code` is the address of a function.
         let function = unsafe { std::mem::transmute::<*const c_void, Function>($code) };
-        // SAFETY: the caller of `Trampoline::call` upholds that the function has the signature. So every place that the function
-        // reads has been filled with a value of the type that it expects.
+        // SAFETY: the caller of `Trampoline::call` upholds that the function has the signature. So every place that the
+        // function reads has been filled with a value of the type that it expects.
         unsafe {
             function(
                 $($places.integers[$integer],)*

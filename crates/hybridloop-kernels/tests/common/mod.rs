@@ -10,7 +10,7 @@ use hybridloop_kernels::{
     Kernel, Options, Value, View,
 };
 
-/// No wait takes longer, unless something is broken.
+/// The limit for every wait.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn soon() -> Option<Instant> {
@@ -54,7 +54,7 @@ pub fn kernels() -> Vec<Arc<Kernel>> {
     static PATH: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut path = PATH.lock().unwrap();
     let path = path.get_or_insert_with(|| library("good", &[]));
-    // SAFETY: the library of the tests.
+    // SAFETY: the library was compiled from the tests' own source.
     unsafe { load(path) }.unwrap()
 }
 
@@ -69,7 +69,7 @@ pub fn plain(name: &str, signature: &str) -> Arc<Kernel> {
     static PATH: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut path = PATH.lock().unwrap();
     let path = path.get_or_insert_with(|| library("plain", &[]));
-    // SAFETY: the library of the tests, and its signature.
+    // SAFETY: the library was compiled from the tests' own source, and callers pass the signature of the function.
     unsafe {
         let address = find_symbol(Some(path.as_os_str()), name).unwrap();
         Kernel::from_address(name, address, signature, "", None).unwrap()
@@ -78,7 +78,7 @@ pub fn plain(name: &str, signature: &str) -> Arc<Kernel> {
 
 /// Elements as an argument; they outlive the job.
 pub fn buffer<T: 'static + Sync>(data: &'static [T], format: &'static std::ffi::CStr) -> Buffer {
-    // SAFETY: static memory.
+    // SAFETY: the memory is static, and kernels only read it.
     let mut buffer = unsafe { Buffer::new(1, data.as_ptr().cast(), size_of_val(data)) };
     (buffer.format, buffer.itemsize) = (format.into(), size_of::<T>());
     buffer

@@ -1,4 +1,4 @@
-//! Jobs: starting, cancelling, expiring, closing, and whoever wants to know.
+//! Jobs: start, cancellation, deadlines, closing, and listeners.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -14,7 +14,7 @@ use loom::thread;
 
 use crate::Flag;
 
-/// Counts its calls, and gives their number.
+/// A kernel that counts its calls and returns their number.
 unsafe extern "C" fn count(
     _: *const Host,
     _: *mut RawCtx,
@@ -23,7 +23,7 @@ unsafe extern "C" fn count(
     out: *mut Val,
     user: *mut c_void,
 ) -> i32 {
-    // SAFETY: the counter below, which is never freed; the host's variable.
+    // SAFETY: `user` points to the counter of `kernel`, which is leaked; `out` points to a variable of the host.
     unsafe {
         let calls = &*user.cast::<AtomicUsize>();
         out.write(Val::u64(calls.fetch_add(1, SeqCst) as u64 + 1));
@@ -43,7 +43,7 @@ fn kernel() -> (Arc<Kernel>, &'static AtomicUsize) {
         user: std::ptr::from_ref(calls).cast_mut().cast(),
         drop: None,
     };
-    // SAFETY: the kernel above, and constants.
+    // SAFETY: the entry is valid: it consists of constants and the kernel above.
     let kernel = unsafe { Kernel::from_entry(&raw const entry, None) };
     (kernel.unwrap(), calls)
 }
@@ -84,7 +84,7 @@ fn result(job: &Arc<Job>) -> JobResult {
     job.wait(None).unwrap().clone()
 }
 
-/// An engine takes many steps, so two preemptions have to do.
+/// Two preemptions, because an engine takes many steps.
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
@@ -114,7 +114,7 @@ fn a_job_that_could_be_cancelled_is_cancelled() {
 
 #[test]
 fn a_late_job_never_runs() {
-    // Before any job of any model.
+    // A time before all jobs.
     let past = Instant::now();
     check(move || {
         let (engine, (kernel, calls)) = (engine(), kernel());
@@ -141,7 +141,7 @@ fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
             let engine = engine.clone();
             thread::spawn(move || engine.submit(&kernel, vec![], None, Options::default()))
         };
-        // Without a bound in time: what nobody ends shows as a deadlock.
+        // Without a timeout: a job that never ends is a deadlock, which loom reports.
         engine.close(Duration::MAX);
         match submitter.join().unwrap() {
             Err(error) => assert_eq!(error, SubmitError::Closed),
@@ -155,7 +155,7 @@ fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
 }
 
 #[test]
-fn whoever_subscribes_is_told_once() {
+fn a_subscriber_is_notified_once() {
     check(|| {
         let (engine, (kernel, _)) = (engine(), kernel());
         let (queue, flag) = event_queue();
@@ -171,7 +171,7 @@ fn whoever_subscribes_is_told_once() {
 }
 
 #[test]
-fn a_batch_is_told_of_once_to_each() {
+fn each_listener_is_notified_of_a_batch_once() {
     check(|| {
         let (engine, (kernel, calls)) = (engine(), kernel());
         let ((first, first_flag), (second, second_flag)) = (event_queue(), event_queue());
@@ -193,9 +193,9 @@ fn a_batch_is_told_of_once_to_each() {
     });
 }
 
-/// Two workers that look a moment before they sleep; work that nobody takes shows as a deadlock.
+/// Two workers that spin before they sleep; a job that nobody runs is a deadlock, which loom reports.
 #[test]
-fn no_job_is_left_while_a_worker_looks() {
+fn no_job_is_left_while_a_worker_spins() {
     use loom::sync::atomic::AtomicUsize;
     use loom::sync::atomic::Ordering::{AcqRel, Acquire};
     check(|| {

@@ -104,7 +104,7 @@ fn a_view_outlives_a_pop_and_an_overwrite_at_the_same_time() {
 
 #[test]
 fn eviction_spares_what_is_read_meanwhile() {
-    // Two preemptions, for time's sake: every step of a write and of an eviction takes a lock.
+    // Two preemptions, to save time: every step of a write and of an eviction takes a lock.
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(|| {
@@ -129,7 +129,7 @@ fn eviction_spares_what_is_read_meanwhile() {
             Ok(()) => assert_eq!(whole(&bus.get(b"new").unwrap()), 3),
             Err(error) => assert!(matches!(error, BusError::Capacity { .. })),
         }
-        // Nothing is lost from the books, and what is viewed is whole whether or not it is still there.
+        // All bytes are accounted for, and a view is whole whether or not its key is still there.
         assert_eq!(bus.stats().bytes, 2 * bus.len());
         assert!(bus.stats().bytes <= 4);
         if let Some(view) = view {
@@ -141,7 +141,7 @@ fn eviction_spares_what_is_read_meanwhile() {
 }
 
 #[test]
-fn of_two_foreign_pushes_one_creates() {
+fn one_of_two_writes_of_python_creates_the_key() {
     loom::model(|| {
         let bus = bus();
         let other = {
@@ -181,8 +181,8 @@ fn a_write_and_a_close_leave_nothing_behind() {
     });
 }
 
-struct Told(Arc<Mutex<usize>>);
-impl hybridloop_kernels::KeyListener for Told {
+struct Count(Arc<Mutex<usize>>);
+impl hybridloop_kernels::KeyListener for Count {
     fn sealed(&self, _: u64, view: &hybridloop_kernels::View) {
         whole(view);
         *self.0.lock().unwrap() += 1;
@@ -190,22 +190,22 @@ impl hybridloop_kernels::KeyListener for Told {
 }
 
 #[test]
-fn a_watch_is_told_once_whenever_the_seal_comes() {
+fn a_watch_is_notified_once_whenever_the_key_is_sealed() {
     loom::model(|| {
         let bus = bus();
-        let told = Arc::new(Mutex::new(0));
+        let count = Arc::new(Mutex::new(0));
         let writer = {
             let bus = bus.clone();
             thread::spawn(move || bus.push(key(), &[1, 1]).unwrap())
         };
-        let watch = bus.watch(key(), StdArc::new(Told(told.clone())), 0);
+        let watch = bus.watch(key(), StdArc::new(Count(count.clone())), 0);
         writer.join().unwrap();
-        assert_eq!(*told.lock().unwrap(), 1);
+        assert_eq!(*count.lock().unwrap(), 1);
         drop(watch);
     });
 }
 
-/// Stands for the loop's poll: a sticky flag that ends a wait.
+/// Stands for the poll of an event loop: a sticky flag that ends a wait.
 #[derive(Clone, Default)]
 struct Flag(Arc<(Mutex<usize>, Condvar)>);
 
@@ -224,8 +224,8 @@ impl Flag {
     }
 }
 
-/// Workers that take from a queue and sleep when it is empty; work that nobody takes shows as a deadlock.
-fn no_job_is_left(workers: usize, producers: usize, looks: bool) {
+/// Workers that take from a queue and sleep when it is empty; work that nobody takes is a deadlock, which loom reports.
+fn no_job_is_left(workers: usize, producers: usize, spins: bool) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3 - workers);
     builder.check(move || {
@@ -242,7 +242,7 @@ fn no_job_is_left(workers: usize, producers: usize, looks: bool) {
                     if left.fetch_sub(1, AcqRel) == 1 {
                         idle.close();
                     }
-                } else if looks && idle.spin(|| queue.load(Acquire) > 0, || false) {
+                } else if spins && idle.spin(|| queue.load(Acquire) > 0, || false) {
                     continue;
                 } else if !idle.sleep(|| queue.load(Acquire) > 0) {
                     break;
@@ -276,7 +276,7 @@ fn no_job_is_left_while_the_only_worker_sleeps() {
 }
 
 #[test]
-fn no_job_is_left_while_the_only_worker_looks() {
+fn no_job_is_left_while_the_only_worker_spins() {
     no_job_is_left(1, 2, true);
 }
 
@@ -286,6 +286,6 @@ fn no_job_is_left_while_two_workers_sleep() {
 }
 
 #[test]
-fn no_job_is_left_while_two_workers_look() {
+fn no_job_is_left_while_two_workers_spin() {
     no_job_is_left(2, 1, true);
 }

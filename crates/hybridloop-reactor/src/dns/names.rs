@@ -37,9 +37,9 @@ impl NameQuery {
     pub fn resolve(&self) -> Result<Names, LookupError> {
         // NI_MAXHOST and NI_MAXSERV
         let (mut host, mut service) = ([0; 1025], [0; 32]);
-        // SAFETY: all-zero is a valid `addrinfo`. The texts are C strings of `self`; the buffers are as long as the calls are told.
-        // Without an error, `getaddrinfo` returns a list of at least one entry, which is freed once, after the last use. Without
-        // an error, `getnameinfo` terminates both names.
+        // SAFETY: all-zero is a valid `addrinfo`. The texts are C strings of `self`; the buffers are as long as the calls are
+        // told. Without an error, `getaddrinfo` returns a list of at least one entry, which is freed once, after the last use.
+        // Without an error, `getnameinfo` terminates both names.
         unsafe {
             let mut hints: libc::addrinfo = std::mem::zeroed();
             hints.ai_socktype = libc::SOCK_DGRAM;

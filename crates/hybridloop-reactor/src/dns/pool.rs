@@ -40,8 +40,8 @@ struct State {
 }
 
 impl Pool {
-    /// The pool of this process. The child of a fork gets a new one: it has none of the parent's threads, and the lock may be held
-    /// by one of them. The pool of the parent is left as it is.
+    /// The pool of this process. The child of a fork gets a new one: it has none of the parent's threads, and the lock may be
+    /// held by one of them. The pool of the parent is left as it is.
     fn current() -> &'static Self {
         static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
         loop {
