@@ -2,9 +2,9 @@
 //! nothing else of that layer.
 
 use std::any::Any;
-use std::sync::PoisonError;
 
 use hybridloop_reactor::WakeHandle;
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::Notifier;
 use pyo3::PyTraverseError;
 
@@ -58,7 +58,7 @@ impl LoopWaker {
 impl LoopCore {
     /// The waker of this loop; `None` once the loop is closed.
     pub fn loop_waker(&self) -> Option<LoopWaker> {
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        let waker = lock(&self.waker);
         Some(LoopWaker {
             notifier: self.inbox.notifier(),
             waker: waker.clone()?,

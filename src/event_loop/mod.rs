@@ -35,10 +35,11 @@ mod tasks;
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use hybridloop_reactor::{Event, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle};
 use hybridloop_sync::clock::ns_to_seconds;
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::tsc::ns_to_ticks;
 use hybridloop_sync::NotifyQueue;
 use pyo3::exceptions::PyRuntimeError;
@@ -226,7 +227,7 @@ impl LoopCore {
     }
 
     pub fn wake(&self) {
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        let waker = lock(&self.waker);
         if let Some(waker) = waker.as_ref() {
             // It fails only when the counter is full, and then the loop has been woken.
             let _ = waker.wake();
@@ -360,12 +361,7 @@ impl LoopCore {
         self.scratch.take();
         self.spare_bytes.clear();
         drop(self.poller.take());
-        drop(
-            self.waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(lock(&self.waker).take());
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hybridloop_kernels::{BusError, Event, EventQueue, Value};
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::{AdaptiveSpin, Process, WakeFn};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -20,7 +21,6 @@ use rustc_hash::FxHashMap;
 use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::exceptions::bus_error;
-use crate::kernels::sync::lock;
 use crate::python::future::resolve;
 use crate::python::{ErrSet, FfiResult, Ref};
 

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
 use hybridloop_sync::fork;
+use hybridloop_sync::primitives::lock;
 use pyo3::ffi;
 use pyo3::prelude::*;
-
-use crate::kernels::sync::lock;
 
 /// A Python object that any thread may drop. A thread that is not attached leaves it to the next call of [`drop_deferred`].
 pub struct DeferredDrop(Option<Py<PyAny>>);

@@ -3,13 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use hybridloop_sync::primitives::lock;
 use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::deferred_drop::{
     begin_drain, drop_deferred, is_drain_requested, request_drain,
 };
-use crate::kernels::sync::lock;
 
 /// The queue of detached jobs.
 pub fn detached_queue() -> Arc<CompletionQueue> {

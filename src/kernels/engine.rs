@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hybridloop_kernels::{Config, Engine, Order, Policy};
+use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::kernels::bus::{bus_stats, Bus};
-use crate::kernels::sync::lock;
 
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
 ///

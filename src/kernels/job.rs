@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hybridloop_kernels::{Job, State as JobState, Value};
+use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -19,7 +20,6 @@ use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::{nested_drop, FfiResult, Ref};
 

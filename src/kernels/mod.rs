@@ -12,7 +12,7 @@
 //! * [`detached`] — jobs without a loop; [`deferred_drop`] — objects that workers have dropped.
 //! * [`completion_queue`] — events of workers on their way to a loop.
 //! * [`result`] — the result of a job; [`convert`] — values as Python objects; [`buffer`] — `NativeBuffer`.
-//! * [`exceptions`], [`sync`], [`timeout`] — used by all.
+//! * [`exceptions`], [`timeout`] — used by all.
 
 mod arguments;
 mod batch;
@@ -34,7 +34,6 @@ mod loop_handle;
 mod result;
 mod sources;
 mod submit;
-mod sync;
 mod timeout;
 mod waiters;
 

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use hybridloop_kernels::{ChannelListener, Event, EventQueue, Watch as KeyWatch};
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::Process;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::loop_handle::LoopHandle;
-use crate::kernels::sync::lock;
 
 /// Posts of futures that wait for a channel: where to post, and the token to post.
 type Tokens = Vec<(u64, Arc<EventQueue>)>;

@@ -10,10 +10,11 @@ mod answers;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, CString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hybridloop_reactor::dns::{self, AddressInfo, AddressQuery, LookupError, NameQuery, Names};
 use hybridloop_reactor::WakeHandle;
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::WakingQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
@@ -125,7 +126,7 @@ impl Lookups {
                 return;
             }
             let reply = resolve();
-            *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
+            *lock(&slot.answer) = Some(reply);
             finished.push(number);
         };
         dns::spawn(Box::new(job)).map_err(|error| match error.raw_os_error() {
@@ -168,11 +169,7 @@ impl Operation for Lookup {
         let py = unsafe { Python::assume_attached() };
         let (number, slot) = match self.under_way.take() {
             Some((number, slot)) => {
-                let answer = slot
-                    .answer
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
+                let answer = lock(&slot.answer).take();
                 match answer {
                     Some(reply) => return reply.outcome(py),
                     None => (number, slot),

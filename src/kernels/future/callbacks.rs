@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::kernels::future::state::{Callback, NativeAwaitable};
 use crate::kernels::loop_handle::{current_context, LoopHandle};
-use crate::kernels::sync::lock;
 use crate::python::Ref;
 
 impl NativeAwaitable {

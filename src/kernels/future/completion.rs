@@ -1,6 +1,7 @@
 //! How a `NativeAwaitable` gets its result: from a queue that dispatches the end of its work, from a thread without a loop that
 //! finds the work done, or early, by a cancellation or a timeout.
 
+use hybridloop_sync::primitives::lock;
 use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::CompletionQueue;
@@ -11,7 +12,6 @@ use crate::kernels::future::state::{Callback, NativeAwaitable};
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 use crate::python::Ref;
 
 impl NativeAwaitable {

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
+use hybridloop_sync::primitives::lock;
 use pyo3::prelude::*;
 
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 
 impl NativeAwaitable {
     /// Starts the timer, if there is a timeout and a loop.

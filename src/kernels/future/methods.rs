@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -13,7 +14,6 @@ use crate::kernels::future::waiting::Await;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::running_loop;
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 use crate::kernels::timeout::duration;
 use crate::python::coroutine;
 use crate::python::Ref;

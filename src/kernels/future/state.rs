@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use hybridloop_sync::primitives::lock;
 use hybridloop_sync::Process;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -13,7 +14,6 @@ use crate::kernels::detached::detached_queue;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
 

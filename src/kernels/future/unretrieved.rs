@@ -3,6 +3,7 @@
 
 use std::sync::PoisonError;
 
+use hybridloop_sync::primitives::lock;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -11,7 +12,6 @@ use pyo3::PyClass;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::work::Work;
 use crate::kernels::result::FutureResult;
-use crate::kernels::sync::lock;
 use crate::python::nested_drop;
 use crate::python::vectorcall::guard_int;
 

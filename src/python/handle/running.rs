@@ -1,9 +1,10 @@
 //! Waiting in one thread for a handle that runs in another.
 
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use hybridloop_sync::primitives::lock;
 use pyo3::prelude::*;
 
 use crate::python::handle::{HandleRef, RUNNING};
@@ -22,10 +23,10 @@ pub fn wait(py: Python<'_>, handle: &HandleRef) -> PyResult<()> {
         py.detach(|| {
             WAITING.fetch_add(1, Ordering::SeqCst);
             fence(Ordering::SeqCst);
-            let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+            let guard = lock(&LOCK);
             if ended.is_running() {
                 // Whether it was woken or not, the loop around this looks again.
-                drop(ENDED.wait_timeout(lock, LOOK_FOR_SIGNALS));
+                drop(ENDED.wait_timeout(guard, LOOK_FOR_SIGNALS));
             }
             WAITING.fetch_sub(1, Ordering::SeqCst);
         });
@@ -52,7 +53,7 @@ impl Running<'_> {
 pub fn ended() {
     fence(Ordering::SeqCst);
     if WAITING.load(Ordering::SeqCst) > 0 {
-        drop(LOCK.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lock(&LOCK));
         ENDED.notify_all();
     }
 }
