@@ -59,9 +59,9 @@ def writing(native):
 
     @contextlib.asynccontextmanager
     async def writing(key, data, *, seal=True):
-        told, gate = Channel(), Channel()
-        job = native("hold", key, data, told, gate, seal)
-        assert await told.get(10) == "opened"
+        opened, gate = Channel(), Channel()
+        job = native("hold", key, data, opened, gate, seal)
+        assert await opened.get(10) == "opened"
         try:
             yield
         finally:
@@ -172,7 +172,7 @@ async def test_python_does_not_push_while_a_kernel_writes(writing, bus):
     assert bus.get("key") == b"native"
 
 
-async def test_nobody_sees_what_was_not_sealed(writing, bus):
+async def test_unsealed_writes_are_not_visible(writing, bus):
     async with writing("key", b"half", seal=False):
         assert "key" not in bus
         assert bus.keys() == []
@@ -244,7 +244,7 @@ async def test_T0_6_keys_of_jobs_go_with_the_jobs(loop, native, engine, bus):
             assert bus.get(f"job:{number}:".encode() + bytes(8)) == data
         del job
         if rounds % 100 == 99:
-            # The engine lets go of the job a moment after it has told of its end.
+            # The engine drops the job shortly after it has posted its end.
             deadline = time.monotonic() + 10
             while len(bus):
                 assert time.monotonic() < deadline
@@ -331,15 +331,15 @@ def quiet(rounds):
     return float(numpy.quantile(rounds, 0.1))
 
 
-def ratio(ours, others):
-    return quiet(ours) / quiet(others)
+def ratio(measured, baseline):
+    return quiet(measured) / quiet(baseline)
 
 
 @pytest.mark.timeout(300, method="signal")
 def test_T0_4_writers_and_readers_at_a_time(loop, native, engine, bus):
     """Eight kernels write for ten seconds while four threads of Python read.
 
-    Nobody sees half a block, and the kernels do not notice the readers: what they are compared
+    No reader sees half a block, and the kernels do not notice the readers: what they are compared
     with is the same threads reading another bus, because both share the processors.
     """
     elsewhere = NativeEngine()

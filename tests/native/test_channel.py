@@ -346,7 +346,7 @@ def test_async_for_takes_all_until_it_is_closed(any_loop):
     assert any_loop.run_until_complete(main()) == list(range(100))
 
 
-def test_a_loop_that_is_closed_while_somebody_waits_leaves_nothing_behind(any_loop):
+def test_a_loop_that_is_closed_with_a_waiter_leaves_nothing_behind(any_loop):
     channel = Channel()
 
     async def main():

@@ -190,7 +190,7 @@ def test_a_child_gets_an_engine_of_its_own(run_script):
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_program_ends_while_kernels_run(run_script, own):
-    """The one that looks is told to end; for the one that does not, the program waits a second."""
+    """The exit waits a second for a kernel that does not check `cancelled()`."""
     done = run_script(
         f"""
         import hybridloop

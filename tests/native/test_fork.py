@@ -155,11 +155,11 @@ def check():
                     async with asyncio.timeout(LIMIT):
                         await asyncio.gather(job)
                     raise AssertionError("a job of the parent has ended in the child")
-        for told in (storms[0], storms[1], storms[1].progress(), channel):
+        for stream in (storms[0], storms[1], storms[1].progress(), channel):
             with contextlib.suppress(NativeClosedError):
-                async for _ in told:
+                async for _ in stream:
                     pass
-                raise AssertionError(f"{told} has ended in the child")
+                raise AssertionError(f"{stream} has ended in the child")
         assert [await done] == await asyncio.gather(done) == [2363233923]
         own = Channel()
         here = asyncio.get_running_loop()
@@ -180,7 +180,7 @@ def check():
 
     hybridloop.run(main())
     asyncio.run(main_of_another_loop())
-    # On a loop of the parent as well, with an engine of the child: nobody runs it, but its jobs.
+    # A loop of the parent with an engine of the child: it does not run, but its jobs do.
     loop.native_engine = NativeEngine(native_threads=1)
     assert loop.run_native("hl.crc32", b"x").result(LIMIT) == 2363233923
     loop.close()
@@ -267,7 +267,7 @@ def test_a_fork_in_a_coroutine():
     )
 
 
-def test_a_job_that_was_over_before_its_loop_was_told():
+def test_a_job_that_was_done_before_its_loop_saw_it():
     run(
         """
         engine, loop = NativeEngine(native_threads=1), hybridloop.new_event_loop()
@@ -276,7 +276,7 @@ def test_a_job_that_was_over_before_its_loop_was_told():
         batch = loop.run_native_many("hl.crc32", [(b"x",)] * 3)
         # The only worker has finished the others by then.
         engine.run_native("hl.noop").result(LIMIT)
-        told = []
+        called = []
 
         def check():
             assert job.done() and job.result() == 2363233923
@@ -284,14 +284,14 @@ def test_a_job_that_was_over_before_its_loop_was_told():
 
             async def main():
                 assert await job == 2363233923
-                job.add_done_callback(told.append)
+                job.add_done_callback(called.append)
                 await asyncio.sleep(0)
-                assert told == [job]
+                assert called == [job]
 
             hybridloop.run(main())
 
         wait(in_child(check, sys.exit))
-        assert run_on(loop, job) == 2363233923 and not told
+        assert run_on(loop, job) == 2363233923 and not called
         loop.close()
         """
     )
@@ -326,7 +326,7 @@ def test_kernels_are_found_while_another_thread_of_the_parent_looks_for_them():
 
 
 def test_what_a_kernel_keeps_goes_with_its_last_job(name):
-    """Also when that ends on a worker: whoever uses kernels next drops what it could not."""
+    """A worker cannot drop Python objects: the next thread that uses kernels does."""
     engine = NativeEngine(native_threads=1)
     prototype = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)
     address = ctypes.cast(ctypes.CDLL("libm.so.6").cbrt, ctypes.c_void_p).value
@@ -334,7 +334,7 @@ def test_what_a_kernel_keeps_goes_with_its_last_job(name):
         owner = prototype(address)
         owner.number = number
         register_kernel(name, owner, replace=True)
-        # Nobody holds the job: either the strays or the worker have it last.
+        # No reference to the job is left: either the detached queue or the worker drops it last.
         engine.run_native(name, 1.0)
         del owner
     register_kernel(name, prototype(address), replace=True)

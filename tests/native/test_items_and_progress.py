@@ -75,11 +75,11 @@ def test_progress_is_the_latest_state_and_comes_before_the_end(engine, loop):
     run(main(), LOOPS[loop])
 
 
-def test_an_on_progress_that_fails_is_told_and_the_job_goes_on(engine):
+def test_an_on_progress_that_fails_is_reported_and_the_job_continues(engine):
     async def main():
-        told = []
+        reported = []
         asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: told.append(context["exception"])
+            lambda _, context: reported.append(context["exception"])
         )
 
         def fail(done, total):
@@ -87,7 +87,7 @@ def test_an_on_progress_that_fails_is_told_and_the_job_goes_on(engine):
 
         assert await engine.run_native("jobs.emit", 1, on_progress=fail) is None
         await asyncio.sleep(0)
-        assert [type(error) for error in told] == [ZeroDivisionError]
+        assert [type(error) for error in reported] == [ZeroDivisionError]
 
     run(main())
 

@@ -172,11 +172,11 @@ def test_a_kernel_that_fails_raises_and_every_awaiter_gets_it(engine):
     run(main())
 
 
-def test_an_error_that_nobody_has_seen_is_told(engine):
+def test_an_error_that_is_not_retrieved_is_reported(engine):
     async def main():
-        told = []
+        reported = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: told.append(context))
+        loop.set_exception_handler(lambda _, context: reported.append(context))
         job = engine.run_native("hl.zstd.decompress", b"not compressed")
         done = asyncio.Event()
         job.add_done_callback(lambda _: done.set())
@@ -184,14 +184,14 @@ def test_an_error_that_nobody_has_seen_is_told(engine):
         del job
         await asyncio.sleep(0)
         gc.collect()
-        assert [(str(context["message"]), type(context["exception"])) for context in told] == [
+        assert [(str(context["message"]), type(context["exception"])) for context in reported] == [
             ("exception of native kernel 'hl.zstd.decompress' was never retrieved", ValueError)
         ]
 
     run(main())
 
 
-def test_a_job_that_nobody_holds_runs_and_lets_go(engine):
+def test_a_job_without_references_runs_and_releases_its_buffers(engine):
     async def main():
         class Data(bytearray):
             pass
@@ -225,10 +225,10 @@ def test_a_job_in_a_cycle_is_collected(engine):
     run(main())
 
 
-def test_an_error_that_nobody_asks_for_is_told_before_the_collector_clears_it(engine, loop):
+def test_an_error_that_is_not_retrieved_is_reported_before_the_collector_clears_it(engine, loop):
     """The job may die as the last of a cycle, when its exception is an empty shell."""
-    told = []
-    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    reported = []
+    loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
 
     class Cycle:
         pass
@@ -244,4 +244,4 @@ def test_an_error_that_nobody_asks_for_is_told_before_the_collector_clears_it(en
             gc.collect()
 
     loop.run_until_complete(main())
-    assert len(told) == 3 and all(told)
+    assert len(reported) == 3 and all(reported)

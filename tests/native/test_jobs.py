@@ -184,7 +184,7 @@ def test_waiting_gives_the_interpreter_away(engine):
         job.cancel()
 
     thread = threading.Thread(target=other)
-    sys.setswitchinterval(1000)  # nobody else gets the interpreter unless it is given away
+    sys.setswitchinterval(1000)  # no other thread gets the interpreter unless it is released
     try:
         thread.start()
         with pytest.raises(asyncio.CancelledError):

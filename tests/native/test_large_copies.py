@@ -26,7 +26,7 @@ LARGE = 32 << 20
 def ticks():
     """A list that another thread makes longer whenever it gets the interpreter.
 
-    Nobody has to give that away within the time of a test: the thread gets it by calls that do.
+    The switch interval is longer than a test, so it gets it only in calls that release it.
     """
     interval, over, ticks = sys.getswitchinterval(), threading.Event(), []
 

@@ -37,7 +37,7 @@ def panics():
 
 @pytest.fixture
 def engine(loop):
-    """One worker, so that whoever runs the next job is the one that has seen the panic."""
+    """One worker, so that the worker that has seen the panic runs the next job."""
     engine = loop.native_engine = NativeEngine(native_threads=1)
     yield engine
     assert engine.close(10.0) == []
@@ -75,7 +75,7 @@ async def test_a_panic_is_an_error_of_its_job(loop, engine, capfd, kernel, argum
 async def test_a_panic_that_panics_when_it_is_dropped(loop, engine, capfd):
     with pytest.raises(NativeKernelError, match="the kernel panicked"):
         await loop.run_native("panics.bomb")
-    # Of the second one nobody else tells.
+    # The second panic is reported nowhere else.
     assert "while it was dropped" in capfd.readouterr().err
     assert await loop.run_native("hl.crc32", b"x") == 2363233923
 
@@ -94,7 +94,7 @@ async def test_the_worker_lives_on(loop, engine, capfd, eventually):
         assert checksum == 2363233923
     assert workers() - others == before
     assert await loop.run_native("panics.caught") is True
-    # The worker counts a job after it has told of its end.
+    # The worker counts a job after it has posted its end.
     await eventually(lambda: engine.stats()["running"] == 0)
     stats = engine.stats()
     assert (stats["failed"], stats["done"]) == (20, 22)
@@ -117,7 +117,7 @@ async def test_what_the_kernel_had_is_given_back(loop, engine):
     assert "half" not in loop.bus
     del job
     async with asyncio.timeout(30):
-        # The worker lets go of the job right after it has told of the end.
+        # The worker drops the job right after it has posted its end.
         while engine.stats()["memory"] != memory or len(loop.bus):
             await loop.run_native("hl.noop")
 
@@ -133,13 +133,13 @@ async def test_in_a_batch(loop, engine):
         await loop.run_native_many("panics.words", calls)
 
 
-async def test_of_a_panic_that_nobody_asks_for_the_loop_is_told(loop, engine, capfd):
-    told = []
-    loop.set_exception_handler(lambda _, about: told.append(about))
-    loop.run_native("panics.words", "nobody asks")
+async def test_a_panic_that_is_not_retrieved_is_reported_to_the_loop(loop, engine, capfd):
+    reported = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    loop.run_native("panics.words", "never retrieved")
     async with asyncio.timeout(30):
-        while not told:
+        while not reported:
             await asyncio.sleep(0)
-    assert told[0]["message"] == "exception of native kernel 'panics.words' was never retrieved"
-    assert "nobody asks" in told[0]["exception"].message
+    assert reported[0]["message"] == "exception of native kernel 'panics.words' was never retrieved"
+    assert "never retrieved" in reported[0]["exception"].message
     assert capfd.readouterr() == ("", "")

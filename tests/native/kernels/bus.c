@@ -48,7 +48,7 @@ static int32_t pop(PARAMETERS) {
     return code ? code : give(out, &found);
 }
 
-/* Opens a key, writes a half, says so, waits to be told, writes the rest, and seals it or not. */
+/* Opens a key, writes a half, pushes to `opened`, waits for `gate`, writes the rest, and seals it or not. */
 static int32_t hold(PARAMETERS) {
     hl_val opened = {HL_STR, 0, {0}};
     void *to;
@@ -186,7 +186,7 @@ static const hl_kernel KERNELS[] = {
     {sizeof(hl_kernel), 0, "bus.push", "none(key key, bytes data)", NULL, push, NULL, NULL},
     {sizeof(hl_kernel), 0, "bus.get", "buf(key key)", NULL, get, NULL, NULL},
     {sizeof(hl_kernel), 0, "bus.pop", "buf(key key)", NULL, pop, NULL, NULL},
-    {sizeof(hl_kernel), 0, "bus.hold", "none(key key, bytes data, chan told, chan gate, bool seal = true)", NULL, hold, NULL, NULL},
+    {sizeof(hl_kernel), 0, "bus.hold", "none(key key, bytes data, chan opened, chan gate, bool seal = true)", NULL, hold, NULL, NULL},
     {sizeof(hl_kernel), 0, "bus.race", "any(key key, i64 all)", NULL, race, NULL, NULL},
     {sizeof(hl_kernel), 0, "bus.own", "u64(i64 count, bytes data)", NULL, own, NULL, NULL},
     {sizeof(hl_kernel), 0, "bus.storm", "buf(u64 ns, u64 seed, u64 keys)", NULL, storm, NULL, NULL},
