@@ -15,6 +15,7 @@ use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::channel::Channel;
 use crate::kernels::convert::copy_str;
 use crate::kernels::exceptions::bus_error;
+use crate::kernels::key::try_key_bytes;
 use crate::python::buffer::BufferGuard;
 
 /// The arguments of one call.
@@ -190,18 +191,15 @@ impl ArgumentSite<'_> {
     }
 
     fn key(&self, object: &Bound<'_, PyAny>) -> PyResult<Arg> {
-        let key = if let Ok(text) = object.cast::<PyString>() {
-            Key::new(text.to_str()?.as_bytes())
-        } else if let Ok(bytes) = object.cast::<PyBytes>() {
-            Key::new(bytes.as_bytes())
-        } else {
+        let Some(bytes) = try_key_bytes(object)? else {
             return Err(PyTypeError::new_err(format!(
                 "{}: expected a key of the bus, which is str or bytes, got {}",
                 self.name(),
                 object.get_type().name()?
             )));
         };
-        key.map(Arg::Key)
+        Key::new(bytes)
+            .map(Arg::Key)
             .map_err(|error| bus_error(object.py(), &error, Some(object)))
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use hybridloop_kernels::{BusError, BusStats, Engine, Key};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList};
 
 use crate::kernels::buffer::{copy_bytes, NativeBuffer};
 use crate::kernels::exceptions::bus_error;
+use crate::kernels::key::key_bytes;
 use crate::kernels::waiters::Waiter;
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{new_list, new_str, to_bytes};
@@ -22,34 +23,6 @@ use crate::python::package;
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Bus {
     engine: Arc<Engine>,
-}
-
-/// A key as bytes.
-pub enum KeyBytes<'a> {
-    Text(&'a str),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> KeyBytes<'a> {
-    pub fn of(key: &'a Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(text) = key.cast::<PyString>() {
-            return Ok(Self::Text(text.to_str()?));
-        }
-        if let Ok(bytes) = key.cast::<PyBytes>() {
-            return Ok(Self::Bytes(bytes.as_bytes()));
-        }
-        Err(PyTypeError::new_err(format!(
-            "a key of the bus is a str or bytes, not {}",
-            key.get_type().name()?
-        )))
-    }
-
-    pub fn as_slice(&self) -> &'a [u8] {
-        match self {
-            Self::Text(text) => text.as_bytes(),
-            Self::Bytes(bytes) => bytes,
-        }
-    }
 }
 
 impl Bus {
@@ -74,7 +47,7 @@ impl Bus {
     ) -> PyResult<Result<(), BusError>> {
         hang_at_exit();
         let py = key.py();
-        let bytes = KeyBytes::of(key)?;
+        let bytes = key_bytes(key)?;
         // SAFETY: a `Bound` proves attachment and is live.
         let buffer = unsafe { BufferGuard::readable(data.as_ptr()) }?;
         let data = buffer.as_slice();
@@ -86,7 +59,7 @@ impl Bus {
             )));
         };
         Ok(self.bus().and_then(|bus| {
-            let key = Key::new(bytes.as_slice())?;
+            let key = Key::new(bytes)?;
             copy_bytes(py, data.len(), || bus.put_new(&key, data))
         }))
     }
@@ -131,9 +104,9 @@ impl Bus {
     /// closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         hang_at_exit();
-        let bytes = KeyBytes::of(key)?;
+        let bytes = key_bytes(key)?;
         self.bus()
-            .and_then(|bus| bus.snapshot(bytes.as_slice()))
+            .and_then(|bus| bus.snapshot(bytes))
             .map(NativeBuffer::new)
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
@@ -151,35 +124,35 @@ impl Bus {
         key: &Bound<'py, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bytes = KeyBytes::of(key)?;
+        let bytes = key_bytes(key)?;
         slf.get()
             .bus()
-            .and_then(|_| Key::new(bytes.as_slice()))
+            .and_then(|_| Key::new(bytes))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
         package::wait_for_key(slf.py())?.call1((slf, key, timeout))
     }
 
     /// Give `future`, which belongs to the running loop, the block under `key` when the key is sealed.
     fn _add_waiter(&self, key: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Waiter> {
-        let bytes = KeyBytes::of(key)?;
+        let bytes = key_bytes(key)?;
         let (bus, key) = self
             .bus()
-            .and_then(|bus| Ok((bus, Key::new(bytes.as_slice())?)))
+            .and_then(|bus| Ok((bus, Key::new(bytes)?)))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
         Waiter::of_key(future, |events, token| bus.watch(key, events, token))
     }
 
     /// Whether a kernel is writing `key` now.
     fn busy(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let bytes = KeyBytes::of(key)?;
+        let bytes = key_bytes(key)?;
         self.bus()
-            .map(|bus| bus.is_busy(bytes.as_slice()))
+            .map(|bus| bus.is_busy(bytes))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
 
     fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let bytes = KeyBytes::of(key)?;
-        Ok(self.bus().is_ok_and(|bus| bus.contains(bytes.as_slice())))
+        let bytes = key_bytes(key)?;
+        Ok(self.bus().is_ok_and(|bus| bus.contains(bytes)))
     }
 
     fn __len__(&self) -> usize {

@@ -12,7 +12,7 @@
 //! * [`detached`] — jobs without a loop; [`deferred_drop`] — objects that workers have dropped.
 //! * [`completion_queue`] — events of workers on their way to a loop.
 //! * [`result`] — the result of a job; [`convert`] — values as Python objects; [`buffer`] — `NativeBuffer`.
-//! * [`exceptions`], [`timeout`] — used by all.
+//! * [`exceptions`], [`key`], [`timeout`] — used by all.
 
 mod arguments;
 mod batch;
@@ -30,6 +30,7 @@ mod foreign_loop;
 mod future;
 mod job;
 mod kernel;
+mod key;
 mod loop_handle;
 mod result;
 mod sources;

@@ -16,7 +16,6 @@ use crate::fastcall;
 use crate::kernels::arguments::convert;
 use crate::kernels::batch::NativeBatch;
 use crate::kernels::buffer_guards::BufferGuards;
-use crate::kernels::bus::KeyBytes;
 use crate::kernels::detached::{detached_queue, drain_detached};
 use crate::kernels::engine::NativeEngine;
 use crate::kernels::exceptions::{bus_error, submit_error};
@@ -24,6 +23,7 @@ use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::work::Work;
 use crate::kernels::job::{NativeJob, OnProgress};
 use crate::kernels::kernel::Kernel;
+use crate::kernels::key::key_bytes;
 use crate::kernels::loop_handle::{current_context, LoopHandle};
 use crate::kernels::timeout::duration;
 use crate::python::args::bind_keywords;
@@ -138,8 +138,7 @@ impl<'py> Keywords<'py> {
         let Some(key) = &self.key else {
             return Ok(None);
         };
-        let bytes = KeyBytes::of(key)?;
-        Key::new(bytes.as_slice())
+        Key::new(key_bytes(key)?)
             .map(Some)
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
