@@ -24,7 +24,7 @@ impl LoopRef {
 
     #[inline]
     pub fn core(&self) -> &LoopCore {
-        // SAFETY: `borrowed` accepts nothing but a `LoopCore`, and the reference keeps it alive.
+        // SAFETY: `every constructor accepts nothing but a `LoopCore`, and the reference keeps it alive.
         unsafe { LoopCore::of(self.0.as_ptr()) }
     }
 
@@ -47,6 +47,13 @@ impl LoopRef {
     #[inline]
     pub fn object(&self) -> &Ref {
         &self.0
+    }
+}
+
+impl From<&Bound<'_, LoopCore>> for LoopRef {
+    fn from(event_loop: &Bound<'_, LoopCore>) -> Self {
+        // A `Bound` of this type is an instance of `LoopCore` or of a subclass.
+        Self(event_loop.into())
     }
 }
 

@@ -119,7 +119,7 @@ fn progressed(py: Python<'_>, object: &Ref, progress: (u64, u64)) -> PyResult<()
     if let Some(OnProgress { callback, context }) = &this.on_progress {
         let done: Ref = progress.0.into_pyobject(py)?.into_any().into();
         let total: Ref = progress.1.into_pyobject(py)?.into_any().into();
-        owner.call_soon(py, callback, &[done.as_ptr(), total.as_ptr()], context)?;
+        owner.call_soon(py, callback, [&done, &total], context)?;
     }
     this.wake_waiters(py, &owner.queue)
 }
@@ -192,7 +192,7 @@ impl NativeJob {
             return Ok(());
         };
         for (handle, future) in &output.waiters {
-            handle.event_loop.visit(&visit)?;
+            handle.object().visit(&visit)?;
             future.visit(&visit)?;
         }
         Ok(())

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use hybridloop_sync::WakeFn;
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::event_loop::LoopCore;
+use crate::event_loop::{LoopCore, LoopRef};
 use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions};
 use crate::kernels::detached::detached_queue;
 use crate::kernels::foreign_loop;
@@ -15,50 +16,32 @@ use crate::python::future::resolve;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
 
+#[derive(Clone)]
+enum EventLoop {
+    Core(LoopRef),
+    Foreign(Ref),
+}
+
 /// An event loop and the queue that its completions go to.
 #[derive(Clone)]
 pub struct LoopHandle {
-    pub event_loop: Ref,
+    event_loop: EventLoop,
     pub queue: Arc<CompletionQueue>,
-    /// Whether the loop is a [`LoopCore`].
-    is_core: bool,
 }
 
 impl LoopHandle {
     /// The handle of an event loop; creates its queue on first use.
     pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(core) = event_loop.cast::<LoopCore>() {
-            return Self::from_core(event_loop, core.get());
+        match event_loop.cast::<LoopCore>() {
+            Ok(core) => Ok(Self {
+                queue: core_queue(core.get())?,
+                event_loop: EventLoop::Core(core.into()),
+            }),
+            Err(_) => Ok(Self {
+                queue: foreign_loop::completion_queue(event_loop)?,
+                event_loop: EventLoop::Foreign(event_loop.into()),
+            }),
         }
-        Ok(Self {
-            event_loop: event_loop.into(),
-            queue: foreign_loop::completion_queue(event_loop)?,
-            is_core: false,
-        })
-    }
-
-    fn from_core(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Self> {
-        core.check_open()?;
-        let installed = || {
-            let source = core.completions()?.as_any();
-            Some(source.downcast_ref::<LoopCompletions>()?.0.clone())
-        };
-        let queue = match installed() {
-            Some(queue) if queue.is_current_process() => queue,
-            // After a fork: a loop of the parent process does not run in the child.
-            Some(_) => detached_queue(),
-            None => {
-                let waker = core.loop_waker();
-                let wake = waker.map(|waker| Box::new(move || waker.wake()) as WakeFn);
-                core.set_completions(Box::new(LoopCompletions(CompletionQueue::new(wake))));
-                installed().unwrap_or_else(detached_queue)
-            }
-        };
-        Ok(Self {
-            event_loop: event_loop.into(),
-            queue,
-            is_core: true,
-        })
     }
 
     /// The handle of the loop that runs in this thread.
@@ -69,62 +52,53 @@ impl LoopHandle {
         }
     }
 
-    fn core(&self) -> Option<&LoopCore> {
-        // SAFETY: `is_core` is set only for a `LoopCore`, and this handle owns a reference to it.
-        self.is_core
-            .then(|| unsafe { LoopCore::of(self.event_loop.as_ptr()) })
+    /// The loop as an object of any class.
+    pub fn object(&self) -> &Ref {
+        match &self.event_loop {
+            EventLoop::Core(event_loop) => event_loop.object(),
+            EventLoop::Foreign(object) => object,
+        }
     }
 
     /// Whether this thread runs the loop. It does not ask asyncio, so it is always `false` for loops of other
     /// implementations.
     pub fn runs_here(&self) -> bool {
-        self.core().is_some_and(LoopCore::runs_here)
-    }
-
-    /// Whether the loop is closed.
-    fn is_closed(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.core() {
-            Some(core) => Ok(core.is_closed()),
-            None => self
-                .event_loop
-                .bind(py)
-                .call_method0("is_closed")?
-                .is_truthy(),
+        match &self.event_loop {
+            EventLoop::Core(event_loop) => event_loop.core().runs_here(),
+            EventLoop::Foreign(_) => false,
         }
     }
 
-    /// `loop.call_soon(callback, *args, context=context)`, from the loop's thread. The pointers in `args` are live objects.
-    pub fn call_soon(
+    fn is_closed(&self, py: Python<'_>) -> PyResult<bool> {
+        match &self.event_loop {
+            EventLoop::Core(event_loop) => Ok(event_loop.core().is_closed()),
+            EventLoop::Foreign(object) => object.bind(py).call_method0("is_closed")?.is_truthy(),
+        }
+    }
+
+    /// `loop.call_soon(callback, *args, context=context)`, from the loop's thread.
+    pub fn call_soon<const N: usize>(
         &self,
         py: Python<'_>,
         callback: &Ref,
-        args: &[*mut PyObject],
+        args: [&Ref; N],
         context: &Ref,
     ) -> PyResult<()> {
-        match self.core() {
-            Some(core) if !core.is_closed() => {
-                // SAFETY: `py` proves attachment; this handle owns a reference to the loop, and the caller to the callback and
-                // the arguments.
-                unsafe {
-                    core.soon(
-                        self.event_loop.as_ptr(),
-                        callback.as_ptr(),
-                        args,
-                        Some(context.clone()),
-                    )?;
-                }
-                Ok(())
+        match &self.event_loop {
+            EventLoop::Core(event_loop) if !event_loop.core().is_closed() => {
+                let cx = event_loop.cx(py);
+                Ok(cx.call_soon(callback, args, Some(context.clone()))?)
             }
             _ => self.call_method(py, "call_soon", callback, args, context),
         }
     }
 
     /// `loop.call_soon_threadsafe(…)`, from any thread. Does nothing if the loop is closed.
-    pub fn call_soon_threadsafe(
+    pub fn call_soon_threadsafe<const N: usize>(
         &self,
         py: Python<'_>,
         callback: &Ref,
-        args: &[*mut PyObject],
+        args: [&Ref; N],
         context: &Ref,
     ) -> PyResult<()> {
         if self.is_closed(py)? {
@@ -133,41 +107,35 @@ impl LoopHandle {
         self.call_method(py, "call_soon_threadsafe", callback, args, context)
     }
 
-    fn call_method(
+    fn call_method<const N: usize>(
         &self,
         py: Python<'_>,
         method: &str,
         callback: &Ref,
-        args: &[*mut PyObject],
+        args: [&Ref; N],
         context: &Ref,
     ) -> PyResult<()> {
-        let keywords = pyo3::types::PyDict::new(py);
+        let keywords = PyDict::new(py);
         keywords.set_item("context", context.bind(py))?;
-        let args = args
-            .iter()
-            // SAFETY: `py` proves attachment, and the caller owns references to the arguments.
-            .map(|arg| unsafe { Bound::from_borrowed_ptr(py, *arg) });
-        let all: Vec<_> = std::iter::once(callback.bind(py).clone())
+        let all: Vec<_> = std::iter::once(callback)
             .chain(args)
+            .map(|object| object.bind(py))
             .collect();
-        let all = pyo3::types::PyTuple::new(py, all)?;
-        self.event_loop
+        self.object()
             .bind(py)
-            .call_method(method, all, Some(&keywords))
+            .call_method(method, PyTuple::new(py, all)?, Some(&keywords))
             .map(drop)
     }
 
     /// `loop.create_future()`
     pub fn create_future(&self, py: Python<'_>) -> PyResult<Ref> {
-        if let Some(core) = self.core() {
-            // SAFETY: `py` proves attachment, and this handle owns a reference to the loop.
-            return Ok(unsafe { core.new_future(self.event_loop.as_ptr()) }?);
+        match &self.event_loop {
+            // SAFETY: the pointer and the core are those of the same loop, which `event_loop` keeps alive.
+            EventLoop::Core(event_loop) => unsafe {
+                Ok(event_loop.core().new_future(event_loop.as_ptr())?)
+            },
+            EventLoop::Foreign(object) => Ok(object.bind(py).call_method0("create_future")?.into()),
         }
-        Ok(self
-            .event_loop
-            .bind(py)
-            .call_method0("create_future")?
-            .into())
     }
 
     /// Calls `future.set_result(None)` unless the future is done. The future belongs to this loop; `here` is the queue of the
@@ -181,7 +149,27 @@ impl LoopHandle {
             wrap_pyfunction!(_resolve, py).map(|function| Ref::from(function.into_any()))
         })?;
         let context = current_context(py)?;
-        self.call_soon_threadsafe(py, function, &[future.as_ptr()], &context)
+        self.call_soon_threadsafe(py, function, [future], &context)
+    }
+}
+
+/// The queue of a `LoopCore`, which is its completion source.
+fn core_queue(core: &LoopCore) -> PyResult<Arc<CompletionQueue>> {
+    core.check_open()?;
+    let installed = || {
+        let source = core.completions()?.as_any();
+        Some(source.downcast_ref::<LoopCompletions>()?.0.clone())
+    };
+    match installed() {
+        Some(queue) if queue.is_current_process() => Ok(queue),
+        // After a fork: a loop of the parent process does not run in the child.
+        Some(_) => Ok(detached_queue()),
+        None => {
+            let waker = core.loop_waker();
+            let wake = waker.map(|waker| Box::new(move || waker.wake()) as WakeFn);
+            core.set_completions(Box::new(LoopCompletions(CompletionQueue::new(wake))));
+            Ok(installed().unwrap_or_else(detached_queue))
+        }
     }
 }
 
@@ -199,6 +187,6 @@ pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
 
 /// Resolve a future unless it is done.
 #[pyfunction]
-pub fn _resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
+fn _resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(resolve(&Ref::from(future))?)
 }

@@ -37,7 +37,7 @@ impl NativeAwaitable {
         let mut state = lock(&this.state);
         if state.result.is_some() {
             drop(state);
-            return handle.call_soon(py, &function, &[slf.as_ptr()], &context);
+            return handle.call_soon(py, &function, [&slf.into()], &context);
         }
         let is_registered = this
             .owner
@@ -95,11 +95,11 @@ impl NativeAwaitable {
     }
 }
 
-/// Schedules callbacks on their loops. If one cannot be scheduled, the others still are.
+/// Schedules callbacks on their loops, with the future as argument. If one cannot be scheduled, the others still are.
 pub fn schedule(
     py: Python<'_>,
     callbacks: Vec<Callback>,
-    argument: &Bound<'_, PyAny>,
+    future: &Ref,
     all_here: bool,
 ) -> PyResult<()> {
     let mut result = Ok(());
@@ -109,11 +109,10 @@ pub fn schedule(
         context,
     } in callbacks
     {
-        let args = [argument.as_ptr()];
         let scheduled = if all_here || handle.runs_here() {
-            handle.call_soon(py, &function, &args, &context)
+            handle.call_soon(py, &function, [future], &context)
         } else {
-            handle.call_soon_threadsafe(py, &function, &args, &context)
+            handle.call_soon_threadsafe(py, &function, [future], &context)
         };
         result = result.and(scheduled);
     }

@@ -36,7 +36,7 @@ impl NativeAwaitable {
         this.release(py);
         let is_queue = |handle: &LoopHandle| std::ptr::eq(&raw const *handle.queue, queue);
         let callbacks = this.take_callbacks(|callback: &Callback| is_queue(&callback.handle));
-        let scheduled = schedule(py, callbacks, slf.as_any(), true);
+        let scheduled = schedule(py, callbacks, object, true);
         if this.owner.as_ref().is_none_or(is_queue) {
             (this.vtable.ended)(py, object, queue)?;
         }
@@ -74,10 +74,11 @@ impl NativeAwaitable {
             return Ok(());
         }
         let callbacks = self.take_callbacks(|_| true);
-        let scheduled = schedule(py, callbacks, slf.as_any(), false);
+        let object = slf.into();
+        let scheduled = schedule(py, callbacks, &object, false);
         let running = LoopHandle::running(py)?;
         let queue = running.map_or_else(detached_queue, |handle| handle.queue);
-        (self.vtable.ended)(py, &slf.into(), &queue)?;
+        (self.vtable.ended)(py, &object, &queue)?;
         scheduled
     }
 

@@ -33,7 +33,7 @@ impl NativeAwaitable {
         // The deadline of the job was computed before, with a clock that is finer than the loop's: the timer must not fire
         // before it.
         let seconds = timeout.as_secs_f64() + 1e-6;
-        let event_loop = owner.event_loop.bind(py);
+        let event_loop = owner.object().bind(py);
         let runs_here =
             owner.runs_here() || running_loop(py)?.is_none_or(|running| running.is(event_loop));
         if !runs_here {

@@ -124,14 +124,14 @@ impl NativeAwaitable {
     fn get_loop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(owner) = &self.owner {
             if owner.runs_here() {
-                return Ok(owner.event_loop.bind(py).clone());
+                return Ok(owner.object().bind(py).clone());
             }
         }
         if let Some(running) = running_loop(py)? {
             return Ok(running);
         }
         match &self.owner {
-            Some(owner) => Ok(owner.event_loop.bind(py).clone()),
+            Some(owner) => Ok(owner.object().bind(py).clone()),
             None => Err(PyRuntimeError::new_err("no running event loop")),
         }
     }
@@ -196,7 +196,7 @@ impl NativeAwaitable {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(owner) = &self.owner {
-            owner.event_loop.visit(&visit)?;
+            owner.object().visit(&visit)?;
         }
         let Ok(state) = self.state.try_lock() else {
             return Ok(());
@@ -209,7 +209,7 @@ impl NativeAwaitable {
             object.visit(&visit)?;
         }
         for callback in &state.callbacks {
-            callback.handle.event_loop.visit(&visit)?;
+            callback.handle.object().visit(&visit)?;
             callback.function.visit(&visit)?;
             callback.context.visit(&visit)?;
         }

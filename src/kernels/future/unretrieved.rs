@@ -37,7 +37,7 @@ impl NativeAwaitable {
             let message = format!("exception of native kernel '{kernel}' was never retrieved");
             context.set_item("message", message).ok()?;
             context.set_item("exception", error.value(py)).ok()?;
-            let handler = owner.event_loop.bind(py).getattr("call_exception_handler");
+            let handler = owner.object().bind(py).getattr("call_exception_handler");
             handler.ok()?.call1((context,)).ok()
         })();
         if reported.is_none() {
