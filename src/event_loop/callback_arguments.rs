@@ -1,11 +1,14 @@
-//! The arguments of `call_soon()` and its kin: `callback, *args, context=None`, behind a time for timers.
+//! The arguments of `call_soon()` and related methods: `callback, *args, context=None`, after a time for timers.
 
+use std::ffi::CStr;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use crate::python::args::{bind, Parameter};
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::{missing, unexpected};
 use crate::python::{Args, ErrSet, FfiResult, Ref};
@@ -109,46 +112,37 @@ pub unsafe fn number(object: *mut PyObject) -> FfiResult<f64> {
     }
 }
 
-/// `call_later(delay=1, callback=f)`: legal and rare, so it goes by way of a call with positions.
+/// `call_later(delay=1, callback=f)`: rare, so it goes through a call with positional arguments.
 ///
 /// # Safety
-/// `slf` is a live loop, and the arguments are live.
+/// `slf` is a live loop, and `args` are the arguments of the current call, none of them positional.
 #[cold]
-pub unsafe fn by_keyword(
-    slf: *mut PyObject,
-    function: &std::ffi::CStr,
-    args: &Args<'_>,
-) -> FfiResult<Ref> {
-    // SAFETY: the caller's promise.
+pub unsafe fn by_keyword(slf: *mut PyObject, function: &CStr, args: &Args<'_>) -> FfiResult<Ref> {
+    let time = if function == c"call_at" {
+        c"when"
+    } else {
+        c"delay"
+    };
+    let parameters = [
+        Parameter::required(time),
+        Parameter::required(c"callback"),
+        Parameter::optional(c"context"),
+    ];
+    // SAFETY: methods are called attached; the caller says that the loop is live, and that `args` are the arguments of the
+    // current call, which are live until it returns.
     unsafe {
+        let [time, callback, context] = bind(function, parameters, args)?;
         let py = Python::assume_attached();
-        let function = function.to_str().unwrap_or_default();
-        let first = if function == "call_at" {
-            "when"
-        } else {
-            "delay"
-        };
-        let kwargs = pyo3::types::PyDict::new(py);
-        let mut moved = None;
-        for (name, value) in args.keywords() {
-            let name = Bound::from_borrowed_ptr(py, name);
-            let value = Bound::from_borrowed_ptr(py, value);
-            if name.eq(first)? {
-                moved = Some(value);
-            } else {
-                kwargs.set_item(name, value)?;
-            }
+        let positional = (
+            Bound::from_borrowed_ptr(py, time),
+            Bound::from_borrowed_ptr(py, callback),
+        );
+        let keywords = PyDict::new(py);
+        if !context.is_null() {
+            keywords.set_item("context", Bound::from_borrowed_ptr(py, context))?;
         }
-        let Some(moved) = moved else {
-            return Err(missing(function, first));
-        };
-        let Some(callback) = kwargs.get_item("callback")? else {
-            return Err(missing(function, "callback"));
-        };
-        kwargs.del_item("callback")?;
+        let name = function.to_str().unwrap_or_default();
         let slf = Bound::from_borrowed_ptr(py, slf);
-        Ok(slf
-            .call_method(function, (moved, callback), Some(&kwargs))?
-            .into())
+        Ok(slf.call_method(name, positional, Some(&keywords))?.into())
     }
 }

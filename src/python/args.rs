@@ -53,7 +53,7 @@ impl Parameter {
 }
 
 /// The arguments in the order of the parameters, given by position or by name; null for an optional one that is not given.
-/// `function` is the name for errors; the class in front of it is left out.
+/// `function` is the name for errors; the class in front of it is left out. Required parameters come before optional ones.
 ///
 /// # Safety
 /// `args` are the arguments of the current call.
@@ -63,16 +63,35 @@ pub unsafe fn bind<const N: usize>(
     parameters: [Parameter; N],
     args: &Args<'_>,
 ) -> FfiResult<[*mut PyObject; N]> {
-    let mut bound = [ptr::null_mut(); N];
-    if args.positional.len() > N {
-        return Err(too_many(function, N, args.positional.len()));
-    }
-    bound[..args.positional.len()].copy_from_slice(args.positional);
-    if args.positional.len() == N && !args.has_keywords() {
+    let required = parameters.iter().filter(|it| it.is_required).count();
+    if !args.has_keywords() && (required..=N).contains(&args.positional.len()) {
+        let mut bound = [ptr::null_mut(); N];
+        for (slot, value) in bound.iter_mut().zip(args.positional) {
+            *slot = *value;
+        }
         return Ok(bound);
     }
     // SAFETY: the caller passes the arguments of the current call.
-    unsafe { bind_named(function, &parameters, args, &mut bound)? };
+    unsafe { bind_slowly(function, &parameters, args) }
+}
+
+/// Arguments by name, or an error.
+///
+/// # Safety
+/// `args` are the arguments of the current call.
+#[cold]
+unsafe fn bind_slowly<const N: usize>(
+    function: &CStr,
+    parameters: &[Parameter; N],
+    args: &Args<'_>,
+) -> FfiResult<[*mut PyObject; N]> {
+    let mut bound = [ptr::null_mut(); N];
+    if args.positional.len() > N {
+        return Err(too_many(function, parameters, args.positional.len()));
+    }
+    bound[..args.positional.len()].copy_from_slice(args.positional);
+    // SAFETY: the caller passes the arguments of the current call.
+    unsafe { bind_named(function, parameters, args, &mut bound)? };
     for (parameter, value) in parameters.iter().zip(&bound) {
         if parameter.is_required && value.is_null() {
             let name = parameter.name.to_string_lossy();
@@ -132,11 +151,17 @@ fn short_name(function: &CStr) -> String {
 }
 
 #[cold]
-fn too_many(function: &CStr, most: usize, given: usize) -> ErrSet {
+fn too_many(function: &CStr, parameters: &[Parameter], given: usize) -> ErrSet {
+    let most = parameters.len() + 1;
+    let required = parameters.iter().filter(|it| it.is_required).count() + 1;
+    let range = if required < most {
+        format!("from {required} to {most}")
+    } else {
+        most.to_string()
+    };
     PyTypeError::new_err(format!(
-        "{}() takes {} positional arguments but {} were given",
+        "{}() takes {range} positional arguments but {} were given",
         short_name(function),
-        most + 1,
         given + 1
     ))
     .into()
