@@ -1,4 +1,4 @@
-"""`Loop`: an asyncio event loop whose callbacks, timers, I/O and streams are native."""
+"""`Loop`: an asyncio event loop with native callbacks, timers, I/O and streams."""
 
 from __future__ import annotations
 

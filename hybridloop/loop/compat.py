@@ -1,8 +1,8 @@
-"""Which private parts of asyncio hybridloop overrides or calls, and with which arguments.
+"""The private functions of asyncio that hybridloop overrides or calls, with their parameters.
 
-Compared with the running asyncio at import. Methods that are overridden take arguments that they do
-not know and leave them to asyncio, so a difference breaks no program; with
-`HYBRIDLOOP_STRICT_ASYNCIO=1` in the environment it is an `ImportError`, for continuous integration.
+They are compared with the running asyncio at import. An overriding method passes unknown arguments
+on to asyncio, so a difference breaks no program. With `HYBRIDLOOP_STRICT_ASYNCIO=1` in the
+environment a difference is an `ImportError`; continuous integration sets it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 _TIMEOUTS = "ssl_handshake_timeout ssl_shutdown_timeout"
 
-# Parameters that an overriding method knows: asyncio's may have fewer, on older releases.
+# The parameters that an overriding method handles. Older releases of asyncio may have fewer.
 _OVERRIDDEN: list[tuple[Any, str, str]] = [
     (selector_events.BaseSelectorEventLoop, "_add_reader", "fd callback args context"),
     (selector_events.BaseSelectorEventLoop, "_add_writer", "fd callback args context"),
@@ -61,7 +61,7 @@ _OVERRIDDEN: list[tuple[Any, str, str]] = [
     ),
 ]
 
-# Parameters that are passed: asyncio's must not require others.
+# The parameters that are passed. asyncio must not require others.
 _CALLED: list[tuple[Any, str, str]] = [
     (base_events, "_check_ssl_socket", "sock"),
     (base_events, "_format_handle", "handle"),
@@ -95,26 +95,24 @@ def _difference(owner: Any, name: str, known: str, overridden: bool) -> str | No
         return f"asyncio has no {where}"
     parameters = _parameters(code)
     if not overridden:
-        # Those with a default need not be passed, and `*args` takes none as well.
+        # Only parameters without a default are required.
         defaults = len(function.__defaults__ or ())  # type: ignore[union-attr]
         required = list(code.co_varnames[: code.co_argcount - defaults])
         keywords = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
         required += [key for key in keywords if key not in (function.__kwdefaults__ or ())]  # type: ignore[union-attr]
         parameters = [name for name in required if name != "self"]
     unknown = [name for name in parameters if name not in known.split()]
-    return f"{where} takes {', '.join(unknown)}" if unknown else None
+    return f"{where} has unknown parameters: {', '.join(unknown)}" if unknown else None
 
 
 def differences() -> list[str]:
-    """What the running asyncio has that hybridloop does not know, one line for each method."""
+    """The differences between the running asyncio and the tables, one line for each function."""
     found = [_difference(*entry, overridden=True) for entry in _OVERRIDDEN]
     found += [_difference(*entry, overridden=False) for entry in _CALLED]
     return [line for line in found if line is not None]
 
 
 def check() -> None:
-    """Raise `ImportError` for what differs, where the environment asks for that."""
+    """Raise `ImportError` for differences if `HYBRIDLOOP_STRICT_ASYNCIO` is set."""
     if os.environ.get("HYBRIDLOOP_STRICT_ASYNCIO", "0") != "0" and (lines := differences()):
-        raise ImportError(
-            "this asyncio differs from those that hybridloop knows: " + "; ".join(lines)
-        )
+        raise ImportError("unsupported version of asyncio: " + "; ".join(lines))

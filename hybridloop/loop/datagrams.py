@@ -1,4 +1,4 @@
-"""The datagram transport; everything that runs per packet is native."""
+"""The datagram transport. Everything that runs for each packet is native."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .._core import DatagramTransport as DatagramTransportCore
 from .._core import LoopCore
 from .transports import TransportMixin
 
-# What the core can write addresses of. Others are left to asyncio's own transport.
+# Address families that the core supports. Others get asyncio's own transport.
 _NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 class DatagramTransport(TransportMixin, DatagramTransportCore, asyncio.DatagramTransport):
-    """A datagram socket: UDP or Unix."""
+    """A transport for a datagram socket: UDP or Unix."""
 
     __slots__ = ()
 
 
 def is_native(sock: socket.socket) -> bool:
-    """Whether the core has a transport for the socket's address family."""
+    """Whether the core supports the address family of a socket."""
     return sock.family in _NATIVE_FAMILIES
 
 
@@ -34,7 +34,7 @@ def connect(
     waiter: asyncio.Future[None] | None,
     extra: dict[str, Any] | None,
 ) -> DatagramTransport:
-    """Make a transport for a socket; datagrams go to `address` only, unless that is `None`."""
+    """Make a transport for a socket. It sends to `address` only, unless that is `None`."""
     known = dict(extra or ())
     known["socket"] = trsock.TransportSocket(sock)
     try:

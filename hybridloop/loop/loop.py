@@ -1,4 +1,4 @@
-"""`Loop`: the native core below CPython's own event loop classes."""
+"""`Loop`: the native core, combined with CPython's own event loop class."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _Ts = TypeVarTuple("_Ts")
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _getnameinfo = socket.getnameinfo
 
-# What the private methods of asyncio that are overridden here may be given, on any Python.
+# Arguments of the overridden private methods of asyncio, on all supported Pythons.
 _STREAM_OPTIONS = {"extra", "server", "context"}
 _TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout"}
-# In this order, behind the backlog.
+# In this order after the backlog, where they are positional.
 _SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
 
 
@@ -46,13 +46,13 @@ compat.check()
 
 
 class _NativeSelector(selectors.BaseSelector):
-    """Answers code that asks the loop's selector what is watched; the core waits for it itself."""
+    """`loop._selector`: a read-only view of the registrations. The core does the polling."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """What is watched of a descriptor; `KeyError` if nothing is."""
+        """The registration of a descriptor; `KeyError` if it is not registered."""
         watched = self._loop._watched(fileobj)
         if watched is None:
             raise KeyError(f"{fileobj!r} is not registered")
@@ -61,7 +61,7 @@ class _NativeSelector(selectors.BaseSelector):
         return selectors.SelectorKey(registered, fd, events, (reader, writer))
 
     def get_map(self) -> dict[Any, selectors.SelectorKey]:
-        """What is watched of all descriptors, at this moment."""
+        """The registrations of all descriptors, as a new dictionary."""
         found = {}
         for name in os.listdir("/dev/fd"):
             with contextlib.suppress(KeyError, ValueError, OSError):
@@ -69,17 +69,17 @@ class _NativeSelector(selectors.BaseSelector):
         return found
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:
-        """Refuse: descriptors are registered with the loop."""
+        """Not supported: descriptors are registered with the loop."""
         raise NotImplementedError(_SELECTOR_REFUSAL.format("register()"))
 
     def unregister(self, fileobj: Any) -> NoReturn:
-        """Refuse: descriptors are registered with the loop."""
+        """Not supported: descriptors are registered with the loop."""
         raise NotImplementedError(_SELECTOR_REFUSAL.format("unregister()"))
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        """Poll for the loop, which takes the events itself.
+        """Poll for the loop, which handles the events itself, and return no events.
 
-        The loop calls this only when somebody has replaced it, as virtual clocks do.
+        The loop calls this method only if it was replaced, which virtual clocks do.
         """
         self._loop._select(timeout)
         return []
@@ -95,19 +95,19 @@ class _NativeSelector(selectors.BaseSelector):
             self._loop._select_replaced = False
 
     def close(self) -> None:
-        """Do nothing; the core closes its selector itself."""
+        """Do nothing: the core closes its selector."""
 
 
 _SELECTOR_REFUSAL = (
-    "the selector of a hybridloop.Loop has no {}: the loop waits natively; "
+    "the selector of a hybridloop.Loop does not support {}; "
     "use loop.add_reader(), loop.add_writer() and loop.run_forever()"
 )
 
 
 def _close_if_cancelled(create: Any) -> Any:
-    """`create_server()`, whose last await lets the server begin to listen.
+    """Make `create_server()` close the server if it is cancelled in its last await.
 
-    asyncio's leaves a server behind that listens for ever if it is cancelled just there.
+    asyncio leaves a listening server behind that nothing can close.
     """
 
     @functools.wraps(create)
@@ -128,14 +128,14 @@ def _close_if_cancelled(create: Any) -> Any:
 
 
 class Loop(NativeMixin, SubprocessMixin, SignalMixin):
-    """An asyncio event loop whose callbacks, timers, descriptors and streams are native.
+    """An asyncio event loop with native callbacks, timers, I/O and streams.
 
-    Whatever runs once per connection or less is inherited from CPython, so it always fits the
-    Python that runs. Beyond asyncio there are `run_native()` and `run_native_many()` for native
-    kernels, `bus` for memory shared with them, and `stats()`.
+    Code that runs once per connection or less is inherited from CPython's asyncio. In addition to
+    asyncio's methods there are `run_native()` and `run_native_many()` for native kernels, `bus` for
+    memory shared with kernels, and `stats()`.
     """
 
-    # The public path; this file is a detail.
+    # The public path.
     __module__ = "hybridloop.loop"
 
     def __init__(self) -> None:
@@ -145,23 +145,22 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         for hook in on_new_loop:
             hook()
 
-    # nest_asyncio replaces these, and run_forever(), in the class of the loop that it patches:
-    # perhaps in a base of this one.
+    # nest_asyncio may replace these and run_forever() in a base class of this one.
     run_until_complete = asyncio.BaseEventLoop.run_until_complete
     _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]
 
     @property
     def _nest_patched(self) -> NoReturn:
-        """What nest_asyncio and its successors ask for before they patch the class of a loop."""
+        """nest_asyncio reads this before it patches the class of a loop: refuse."""
         raise ValueError(
-            f"Can't patch loop of type {type(self)}: it can't be run again while it runs"
+            f"Can't patch loop of type {type(self)}: it cannot be run while it is running"
         )
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name != "_nest_patched"]
 
     def close(self) -> None:
-        """Close the loop. Callbacks that have not run are dropped."""
+        """Close the loop. Callbacks that have not run are discarded."""
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         before = self._lock_run("Cannot close a running event loop")
@@ -183,7 +182,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         self.poll_skip_iterations = iterations
 
     def stats(self) -> LoopStats:
-        """What the loop has done so far, and what is open now. Cheap; works in any state."""
+        """A snapshot of the loop's counters. It is cheap, and works in any state of the loop."""
         return LoopStats(*self._stats())
 
     async def getnameinfo(
@@ -198,9 +197,9 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         ):
             return await super().getnameinfo(sockaddr, flags)
         if flags & _NUMERIC == _NUMERIC:
-            # Nothing is looked up: not worth a thread.
+            # Nothing is looked up, so no thread is needed.
             return socket.getnameinfo(sockaddr, flags)
-        # This checks the arguments, and gives the address in a form that any thread can use.
+        # Checks the arguments, and makes an address that can be passed to another thread.
         host, port = socket.getnameinfo(sockaddr, flags & ~socket.NI_NAMEREQD | _NUMERIC)
         rest: tuple[int, ...] = sockaddr[2:]
         flowinfo, scope_id, *_ = (*rest, 0, 0)
@@ -215,8 +214,8 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
     create_unix_server = _close_if_cancelled(asyncio.SelectorEventLoop.create_unix_server)
     create_unix_server.__doc__ = "Like `create_server()`, at the path of a Unix socket."
 
-    # Overridden methods of asyncio take any argument. One that a later release of Python has added
-    # and that is not known here is left to asyncio's own transports: they run on this loop too.
+    # A later release of Python may add arguments to the private methods below. A call with an
+    # unknown argument gets asyncio's own transport, which works on this loop as well.
 
     def _make_socket_transport(
         self,
@@ -325,13 +324,13 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
             await drained
             if (sock := transp._sock) is None:
                 raise ConnectionError(_CONNECTION_CLOSED)
-            # Fails when the transport is closed meanwhile.
+            # Gets an exception if the transport is closed meanwhile.
             closed = transp._empty_waiter = self.create_future()
             try:
-                # A descriptor of its own: the transport's stays registered as it is.
+                # sock_sendfile() needs a descriptor that no transport has registered.
                 own = sock.dup()
             except OSError as error:
-                raise SendfileNotAvailableError("no descriptor is left") from error
+                raise SendfileNotAvailableError("out of file descriptors") from error
             with own:
                 closed.add_done_callback(functools.partial(_abort_sendfile, own))
                 try:
@@ -356,19 +355,19 @@ _CONNECTION_CLOSED = "Connection is closed by peer"
 
 
 def _abort_sendfile(sock: socket.socket, closed: asyncio.Future[None]) -> None:
-    """Nothing is sent any more after the transport was closed, and who sends gets an error."""
+    """Make `sock_sendfile()` fail, because the transport was closed."""
     closed.exception()
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def new_event_loop() -> Loop:
-    """A new `Loop`: for `asyncio.Runner(loop_factory=…)` or `uvicorn --loop …:new_event_loop`."""
+    """Make a `Loop`, for `asyncio.Runner(loop_factory=…)` or `uvicorn --loop …:new_event_loop`."""
     return Loop()
 
 
 def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
-    """Run a coroutine to its end on a new `Loop`, as `asyncio.run()` does; return its result."""
+    """Run a coroutine on a new `Loop`, like `asyncio.run()`, and return its result."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("hybridloop.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:

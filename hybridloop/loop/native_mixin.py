@@ -1,4 +1,4 @@
-"""What a loop knows of its engine of native kernels."""
+"""The native engine of a loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .._core import Bus, NativeBuffer, NativeEngine, _default_engine
 
 
 class NativeMixin:
-    """The engine, its bus, and the two names of the seed for the bus."""
+    """The part of the loop that gives access to its native engine and memory bus."""
 
     _native_engine: NativeEngine | None
 
     @property
     def native_engine(self) -> NativeEngine:
-        """The engine that runs this loop's kernels: the process-wide one unless another was set."""
+        """The engine that runs this loop's kernels; the process-wide engine unless one was set."""
         engine = self._native_engine
         if engine is None:
             engine = self._native_engine = _default_engine()
@@ -36,5 +36,5 @@ class NativeMixin:
         self.bus.push(key, data, size)
 
     def memory_bus_pop(self, key: str | bytes) -> NativeBuffer:
-        """`bus.pop()`, which removes nothing."""
+        """`bus.pop()`; it does not remove the key."""
         return self.bus.pop(key)

@@ -1,4 +1,4 @@
-"""Signals: how they wake a loop that sleeps, and whom they belong to."""
+"""Signals: waking the loop, and the wakeup descriptor."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class SignalMixin(SocketMixin):
-    """The part of the loop that deals with signals.
+    """The part of the loop that handles signals.
 
-    asyncio has a signal wake the selector only while `add_signal_handler()` is in use. Without
-    that, a signal that comes in just before the loop goes to sleep, Ctrl-C for example, is not
-    looked at before something else wakes the loop. Here the descriptor that Python writes signals
-    to is set whenever the loop runs in the main thread, unless somebody else has set it.
+    asyncio sets `signal.set_wakeup_fd()` only while `add_signal_handler()` is in use. Otherwise a
+    signal that arrives just before the loop blocks, such as Ctrl-C, is handled only after something
+    else wakes the loop. This loop sets the wakeup descriptor while it runs in the main thread,
+    unless the program has set its own.
     """
 
     _signal_handlers: dict[int, asyncio.Handle]
     _ssock: socket.socket | None
     _signal_writer: socket.socket | None
 
-    # The self-pipe carries signals only, because other threads wake the core by itself. So it is
-    # made when somebody asks for its writing end: a loop in the main thread, when it first runs.
+    # The self-pipe is only for signals: other threads wake the core natively. It is made on first
+    # use of its writing end, which is the first run in the main thread.
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._signal_writer = None
 
     def _close_self_pipe(self) -> None:
         if self._ssock is not None:
-            # Handlers are removed after this; signals must not be written to a closed descriptor.
+            # Signal handlers are removed later. No signal may be written to a closed descriptor.
             if self._signal_writer is not None:
                 self._swap_wakeup_fd(self._signal_writer.fileno(), -1)
             super()._close_self_pipe()
@@ -57,7 +57,7 @@ class SignalMixin(SocketMixin):
         """Run until stop() is called."""
         before = self._lock_run("This event loop is already running")
         try:
-            # Some releases of Python check this so late that they end the run that is under way.
+            # Some releases of Python check this too late, and end the outer run.
             self._check_closed()
             self._check_running()
             in_main_thread = _in_main_thread()
@@ -72,7 +72,7 @@ class SignalMixin(SocketMixin):
             self._unlock_run(before)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Remove what add_signal_handler() has set; False if there was nothing."""
+        """Remove a handler of add_signal_handler(); return False if there was none."""
         removed = super().remove_signal_handler(sig)
         if removed and not self._signal_handlers and self.is_running():
             self._install_wakeup_fd()
@@ -82,7 +82,7 @@ class SignalMixin(SocketMixin):
         try:
             writer = self._csock
         except OSError:
-            # No descriptor is left; signals wake the loop as rarely late as asyncio's.
+            # Out of descriptors. As in asyncio, a signal may then be handled late.
             return
         if writer is not None:
             self._swap_wakeup_fd(-1, writer.fileno())
@@ -93,13 +93,13 @@ class SignalMixin(SocketMixin):
 
     @staticmethod
     def _swap_wakeup_fd(old: int, new: int) -> None:
-        """Set the wakeup descriptor to `new` if it is `old`; another one stays."""
+        """Set the wakeup descriptor to `new` if it is `old`."""
         try:
             found = signal.set_wakeup_fd(new, warn_on_full_buffer=False)
             if found not in (old, new):
                 signal.set_wakeup_fd(found, warn_on_full_buffer=False)
         except (ValueError, OSError):
-            # Another interpreter's main thread, or what was set before is closed.
+            # The main thread of another interpreter, or the previous descriptor is closed.
             pass
 
 
@@ -111,11 +111,11 @@ _signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _reset_wakeup_fd_after_fork() -> None:
-    """Keep the signals of a forked child from waking the loop of its parent."""
+    """Keep signals of a forked child from waking the loop of its parent."""
     try:
         fd = signal.set_wakeup_fd(-1)
     except ValueError:
-        # Not the main thread: nothing was set here.
+        # Not the main thread: nothing was set.
         return
     if fd != -1 and all(fd != sock.fileno() for sock in _signal_writers):
         signal.set_wakeup_fd(fd)

@@ -1,7 +1,7 @@
-"""Streams with a native reader and writer: asyncio's, and for less.
+"""Streams with a native reader and writer.
 
-They are subclasses of asyncio's classes, with the same methods, errors and limits, and what is cold
-in them is inherited. `asyncio.open_connection()` and the like keep making asyncio's own.
+They are subclasses of asyncio's classes, with the same methods, errors and limits.
+`asyncio.open_connection()` and related functions still make asyncio's own readers and writers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEFAULT_LIMIT = 2**16  # 64 KiB, as asyncio's
 
 
 class _BufferCopy(bytearray):
-    """A copy of what waits in a reader; clearing it takes that from the reader, too."""
+    """A copy of the data in a reader's buffer. `clear()` also removes that data from the reader."""
 
     __slots__ = ("_reader",)
 
@@ -35,7 +35,7 @@ class _BufferCopy(bytearray):
 
 
 class StreamReader(StreamReaderCore, asyncio.StreamReader):
-    """An `asyncio.StreamReader` that keeps and searches its bytes natively."""
+    """An `asyncio.StreamReader` that stores and searches its data natively."""
 
     _source_traceback: Any
 
@@ -52,7 +52,7 @@ class StreamReader(StreamReaderCore, asyncio.StreamReader):
 
     @property
     def _buffer(self) -> bytearray:
-        # asyncio's start_tls() takes from here what belongs to TLS.
+        # asyncio's start_tls() takes the data that belongs to TLS from here.
         return _BufferCopy(self)
 
 
@@ -68,14 +68,14 @@ class StreamWriter(StreamWriterCore, asyncio.StreamWriter):
     ) -> None:
         self._transport = transport
         self._protocol = protocol
-        # drain() asks it for its exception.
+        # drain() calls its exception().
         assert reader is None or isinstance(reader, asyncio.StreamReader)
         self._reader = reader
         self._loop = loop
 
 
 class StreamReaderProtocol(StreamProtocolCore, asyncio.StreamReaderProtocol):
-    """An `asyncio.StreamReaderProtocol` that a transport of hybridloop feeds natively."""
+    """An `asyncio.StreamReaderProtocol` that transports of hybridloop feed natively."""
 
     _client_connected_cb: Any
     _reject_connection: bool
@@ -85,9 +85,9 @@ class StreamReaderProtocol(StreamProtocolCore, asyncio.StreamReaderProtocol):
         def _stream_reader(self) -> StreamReader | None: ...
 
     def connection_made(self, transport: Any) -> None:
-        """Call back with a native writer; all else is asyncio's."""
+        """Like asyncio's, but the callback gets a native writer."""
         callback = self._client_connected_cb
-        # asyncio would make its own writer.
+        # Otherwise asyncio would call it with its own writer.
         self._client_connected_cb = None
         try:
             super().connection_made(transport)

@@ -1,4 +1,4 @@
-"""TLS on native streams: asyncio's own protocol, with the work per record done natively."""
+"""TLS on native streams: asyncio's own protocol, with native encryption and decryption."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .._core import TlsCore, _provide
 if TYPE_CHECKING:
     from .transports import SocketTransport
 
-# What a connection that does not use them has of asyncio's buffers.
+# In the place of asyncio's buffers, for connections that do not use them.
 _EMPTY_BIO = ssl.MemoryBIO()
 
-# As `_ssl` names the libraries that an error may come from.
+# OpenSSL's libraries by their numbers, as `_ssl` names them in exceptions.
 _LIBRARIES = {
     2: "SYS",
     3: "BN",
@@ -32,14 +32,14 @@ _LIBRARIES = {
 }
 
 
-# `_ssl` puts a plain number into its exceptions.
+# A plain int, as in the exceptions of `_ssl`.
 _SSL_FAILURE = int(ssl.SSL_ERROR_SSL)
 
 
 def make_error(
     library: int, reason: int, text: str, verified: int, verified_text: str
 ) -> ssl.SSLError:
-    """The exception that `_ssl` raises for an error of OpenSSL."""
+    """Make the exception that `_ssl` raises for an error of OpenSSL."""
     if not reason:
         return ssl.SSLError(_SSL_FAILURE, "A failure in the SSL library occurred")
     name = text.upper().replace(" ", "_").replace("-", "_")
@@ -57,7 +57,7 @@ def make_error(
 
 
 class CorkedTransport(sslproto._SSLProtocolTransport):
-    """asyncio's transport, with an attribute of the stream below."""
+    """asyncio's TLS transport, with the `cork_interval` of the stream transport below."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ class CorkedTransport(sslproto._SSLProtocolTransport):
 
     @property
     def cork_interval(self) -> float:
-        """Seconds for which a callback that runs on may hold back what it writes; 0: not at all."""
+        """Seconds for which writes of a running callback may be delayed; 0 sends each at once."""
         stream = getattr(self._ssl_protocol, "_transport", None)
         return 0.0 if stream is None else float(stream.cork_interval)
 
@@ -78,7 +78,7 @@ class CorkedTransport(sslproto._SSLProtocolTransport):
 
 
 class SSLTransport(CorkedTransport):
-    """What the application's protocol gets: asyncio's transport with a native `write()`."""
+    """The transport of the application's protocol: asyncio's, with a native `write()`."""
 
     __slots__ = ("_ssl_protocol",)
 
@@ -87,7 +87,7 @@ TlsCore._install_transport(SSLTransport)
 
 
 class _SSLProtocolBase(sslproto.SSLProtocol):
-    """asyncio's TLS protocol with a class of transports of ours."""
+    """asyncio's TLS protocol, with another class for the application's transport."""
 
     _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedTransport
 
@@ -102,11 +102,11 @@ class _SSLProtocolBase(sslproto.SSLProtocol):
 class TlsProtocol(TlsCore, _SSLProtocolBase):
     """asyncio's TLS protocol on a native stream.
 
-    Handshake, shutdown, timeouts and flow control are inherited. Once the handshake is over, what
-    the stream receives and what the application writes goes through the core.
+    Handshake, shutdown, timeouts and flow control are inherited. After the handshake the core
+    decrypts what the stream receives, and encrypts what the application writes.
     """
 
-    # The core takes data from where the stream has read it to, so there is no buffer to allocate.
+    # No receive buffer: the core takes data from the buffer that the stream reads into.
     max_size = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class TlsProtocol(TlsCore, _SSLProtocolBase):
 
     _app_transport_class = SSLTransport
 
-    # asyncio has sent by then what the application has written.
+    # As asyncio has done by then, send what the application has written.
 
     def _abort(self, *args: Any) -> None:
         if self._corked:
@@ -129,7 +129,7 @@ class TlsProtocol(TlsCore, _SSLProtocolBase):
         super()._fatal_error(exc, *args)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The stream is gone."""
+        """The connection of the stream is lost."""
         super().connection_lost(exc)
         self._clear_bio()
 
@@ -144,9 +144,9 @@ async def start_tls(
     server_hostname: str | None = None,
     **options: Any,
 ) -> asyncio.Transport | None:
-    """What `loop.start_tls()` does on a native stream."""
+    """`loop.start_tls()` on a native stream."""
     if not isinstance(sslcontext, ssl.SSLContext):
-        # asyncio knows what to say.
+        # asyncio raises the right exception.
         return await asyncio.BaseEventLoop.start_tls(
             loop, transport, protocol, sslcontext, **options
         )
@@ -161,7 +161,7 @@ async def start_tls(
         call_connection_made=False,
         **options,
     )
-    # Nothing may be read before the new protocol knows its transport.
+    # Nothing may be read before the new protocol has its transport.
     transport.pause_reading()
     if server_side:
         _move_buffered_data(protocol, ssl_protocol)
@@ -176,7 +176,7 @@ async def start_tls(
         transport.close()
         for step in steps:
             step.cancel()
-        # The exception refers to this frame: a cycle if the frame refers to the exception.
+        # The exception refers to this frame; the waiter refers to the exception: avoid the cycle.
         del waiter
         raise
     return ssl_protocol._app_transport
@@ -185,9 +185,9 @@ async def start_tls(
 def _move_buffered_data(
     protocol: asyncio.BaseProtocol, ssl_protocol: TlsProtocol | FallbackProtocol
 ) -> None:
-    """Give TLS what a reader has received: the peer began its handshake before `start_tls()`.
+    """Pass data in the reader's buffer to TLS: the peer has begun its handshake early.
 
-    Newer versions of asyncio do so.
+    Newer versions of asyncio do this as well.
     """
     reader = getattr(protocol, "_stream_reader", None)
     if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
@@ -198,7 +198,7 @@ def _move_buffered_data(
 
 
 class FallbackProtocol(_SSLProtocolBase):
-    """asyncio's TLS protocol on a native stream, which gathers what asyncio would have sent."""
+    """asyncio's TLS protocol on a native stream; it flushes corked writes where asyncio sends."""
 
     def _abort(self, *args: Any) -> None:
         self._flush()
@@ -224,13 +224,13 @@ def make_protocol(
     waiter: asyncio.Future[None] | None,
     **options: Any,
 ) -> TlsProtocol | FallbackProtocol:
-    """A protocol for a native stream; asyncio's where Python's OpenSSL is out of reach."""
+    """Make a protocol for a native stream: native TLS, or asyncio's if it is not available."""
     args = (loop, app_protocol, context, waiter)
     if TlsProtocol._is_available():
         protocol = TlsProtocol(*args, **options)
         if protocol.is_native:
             return protocol
-        # A context with SSL objects of its own kind.
+        # The context makes SSL objects of another class.
         protocol._app_transport._closed = True
     return FallbackProtocol(*args, **options)  # type: ignore[arg-type]
 

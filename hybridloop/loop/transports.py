@@ -1,4 +1,7 @@
-"""The cold parts of transports, and the stream transport; what runs per packet is native."""
+"""The stream transport, and the part of all transports that is written in Python.
+
+Code that runs for each packet is native.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
 
 
 class _LazyExtraInfo(dict[str, Any]):
-    """A stream's `_extra`: the socket and the addresses are found out when somebody asks."""
+    """A stream's `_extra`: the socket and the addresses are added on first access."""
 
     __slots__ = ("_transport",)
 
     def __init__(self, transport: SocketTransport, known: dict[str, Any]) -> None:
         super().__init__(known)
-        # No cycle, so that a transport that nobody holds any longer ends at once.
+        # A weak reference: no cycle may keep an unreferenced transport alive.
         self._transport = weakref.ref(transport)
 
     def __missing__(self, name: str) -> Any:
@@ -37,7 +40,7 @@ class _LazyExtraInfo(dict[str, Any]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of a name."""
+        """Like `dict.get()`, for the lazily added names as well."""
         try:
             return self[name]
         except KeyError:
@@ -45,11 +48,11 @@ class _LazyExtraInfo(dict[str, Any]):
 
 
 class TransportMixin:
-    """What all transports have in Python, because it runs once per connection or less."""
+    """The part of all transports that runs once per connection or less."""
 
     __slots__ = ()
 
-    # What the native classes answer.
+    # Attributes and methods of the native classes.
     _loop: Any
     _protocol: Any
     _lost: Any
@@ -81,11 +84,11 @@ class TransportMixin:
             try:
                 _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             finally:
-                # A warning may be an error.
+                # Also if the warning is raised as an error.
                 self._abandon()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the water marks of `pause_writing()` and `resume_writing()`, in bytes."""
+        """Set the high-water and low-water marks for flow control, in bytes."""
         if high is None:
             high = _DEFAULT_HIGH_WATER if low is None else 4 * low
         if low is None:
@@ -122,27 +125,27 @@ class SocketTransport(TransportMixin, StreamTransport):
 
     @property
     def _sock(self) -> socket.socket | None:
-        """The Python socket, made when somebody asks; from then on it owns the descriptor."""
+        """The Python socket, made on first access; from then on it owns the descriptor."""
         if self._socket is None and not self._lost:
             family, kind, proto = self._socket_kind() or (-1, -1, -1)
             sock = socket.socket(family, kind, proto, fileno=self._sock_fd)
             if self._adopt_socket(sock):
                 sock.setblocking(False)
             else:
-                # Another thread has asked at the same time, or the connection has just ended.
+                # Another thread has made it meanwhile, or the connection has just ended.
                 sock.detach()
         return None if self._lost else self._socket
 
     @property
     def _read_ready_cb(self) -> Any:
-        """asyncio's name for what takes received data; `None` when the connection is gone."""
+        """The method that gets received data, under asyncio's name; `None` after the end."""
         is_buffered = isinstance(self._protocol, asyncio.BufferedProtocol)
         name = "buffer_updated" if is_buffered else "data_received"
         return getattr(self._protocol, name, None)
 
     @property
     def _extra(self) -> _LazyExtraInfo:
-        """What `get_extra_info()` knows; a connection whose owner never asks has no dictionary."""
+        """The dictionary of `get_extra_info()`, made on first access."""
         try:
             extra = _EXTRA.__get__(self)
         except AttributeError:
@@ -157,7 +160,7 @@ class SocketTransport(TransportMixin, StreamTransport):
         _EXTRA.__set__(self, extra)
 
     def _load_extra_info(self, name: str) -> Any:
-        """A value of `get_extra_info()` that the transport was not made with; in any thread."""
+        """A value of `get_extra_info()` that is added on first access; in any thread."""
         if name == "socket":
             return trsock.TransportSocket(self._sock or _closed_socket())
         if name == "sockname":
@@ -169,7 +172,7 @@ class SocketTransport(TransportMixin, StreamTransport):
     def _query_address(self, *, peer: bool) -> Any:
         address = self._address(peer)
         if address is None and (sock := self._sock) is not None:
-            # An address family that the core leaves to Python.
+            # An address family that the core does not support.
             try:
                 return sock.getpeername() if peer else sock.getsockname()
             except OSError:
@@ -177,7 +180,7 @@ class SocketTransport(TransportMixin, StreamTransport):
         return address
 
     def _make_empty_waiter(self) -> asyncio.Future[None]:
-        """A future for when all that was written is sent; until it is reset, writing is refused."""
+        """A future for an empty write buffer; `write()` raises until it is reset."""
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -194,9 +197,9 @@ _SOCKET_METHODS = ("recv", "recv_into", "send", "sendmsg")
 
 
 def is_native(sock: socket.socket) -> bool:
-    """Whether a stream may use the descriptor of `sock`: its methods are those of `socket`.
+    """Whether a native stream may use `sock`: its class overrides none of the I/O methods.
 
-    What has methods of its own, such as a mock, gets asyncio's transport, which calls them.
+    Other sockets, such as mocks, get asyncio's transport, which calls their methods.
     """
     kind = type(sock)
     return kind is socket.socket or (
@@ -206,7 +209,7 @@ def is_native(sock: socket.socket) -> bool:
 
 
 def _closed_socket() -> socket.socket:
-    """What `get_extra_info("socket")` wraps when it is first asked after the connection is gone."""
+    """For a first `get_extra_info("socket")` after the end of the connection."""
     sock = socket.socket.__new__(socket.socket)
     sock._io_refs = 0  # type: ignore[attr-defined]
     sock._closed = True  # type: ignore[attr-defined]
