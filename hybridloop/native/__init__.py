@@ -1,4 +1,4 @@
-"""Native kernels from Python: registering and finding them, the process-wide engine, the bus."""
+"""Native kernels: the registry, the process-wide engine, waiting for the bus and for channels."""
 
 from __future__ import annotations
 

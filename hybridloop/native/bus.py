@@ -61,7 +61,7 @@ async def channel_get(channel: Channel, timeout: float | None) -> Any:
 
 
 async def channel_next(channel: Channel) -> Any:
-    """The next value for `async for`, which ends when the channel is closed and empty."""
+    """The body of `Channel.__anext__()`; iteration ends when the channel is closed and empty."""
     try:
         return await channel_get(channel, None)
     except ChannelClosedError:

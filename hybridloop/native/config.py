@@ -1,4 +1,4 @@
-"""The process-wide engine of native kernels: its sizes and its end."""
+"""The process-wide native engine: its configuration, and closing it at exit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 
 
 
 def parse_size(name: str, size: int | str | None) -> int | None:
-    """The number of bytes in `268435456` or `"256MiB"`, which is given as the argument `name`."""
+    """The number of bytes of a size such as `268435456` or `"256MiB"`.
+
+    `name` is the argument's name for error messages.
+    """
     if size is None:
         return None
     if not isinstance(size, str):
         if not hasattr(size, "__index__"):
             raise TypeError(
-                f"{name} must be a number of bytes, or text like '256MiB', not"
+                f"{name} must be a number of bytes, or a string like '256MiB', not"
                 f" {type(size).__name__}"
             )
         if size < 0:
@@ -31,7 +34,9 @@ def parse_size(name: str, size: int | str | None) -> int | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", size)
     unit = _UNITS.get(found[2].upper()) if found else None
     if not found or unit is None:
-        raise ValueError(f"{name} must be a number of bytes, or text like '256MiB', not {size!r}")
+        raise ValueError(
+            f"{name} must be a number of bytes, or a string like '256MiB', not {size!r}"
+        )
     return int(float(found[1]) * unit)
 
 
@@ -45,12 +50,11 @@ def configure(
     memory: int | str | None = None,
     job_memory: int | str | None = None,
 ) -> None:
-    """Choose sizes and limits of the process-wide engine of native kernels.
+    """Set sizes and limits of the process-wide native engine.
 
-    That engine runs the kernels of every loop that has no engine of its own, and is made when the
-    first of them asks for it; from then on this raises `RuntimeError`. What is not given stays as
-    it is by default: as many threads as there are processors, 65,536 jobs that may wait, a bus of
-    256 MiB, and no limit to the memory of results or of one job.
+    It runs the kernels of all loops without an engine of their own. It is made on first use; after
+    that this function raises `RuntimeError`. The defaults are one thread per processor, 65,536
+    queued jobs, a bus of 256 MiB, and no limit for the memory of results or of one job.
     """
     _set_default_engine(
         NativeEngine(

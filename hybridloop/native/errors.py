@@ -1,4 +1,4 @@
-"""What native kernels and the memory bus raise."""
+"""Exceptions of native kernels, the memory bus and channels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 
 class NativeKernelError(RuntimeError):
-    """A kernel has failed with a code of its own, or has panicked.
+    """A kernel returned an error code of its own, or panicked.
 
-    Codes that stand for an exception of Python's raise that one instead: `ValueError`, `TypeError`,
-    `MemoryError`, `TimeoutError`, `KeyError`, `OverflowError`.
+    Codes defined in `hybridloop.h` raise `ValueError`, `TypeError`, `MemoryError`, `TimeoutError`,
+    `KeyError` or `OverflowError` instead.
     """
 
     def __init__(self, code: int, message: str, kernel: str) -> None:
         super().__init__(code, message, kernel)
         self.code = code
-        """What the kernel has returned."""
+        """The error code that the kernel returned."""
         self.message = message
-        """The kernel's own words, or the code's."""
+        """The kernel's message, or a description of the code."""
         self.kernel = kernel
         """The kernel's name."""
 
@@ -26,43 +26,43 @@ class NativeKernelError(RuntimeError):
 
 
 class NativeQueueFullError(RuntimeError):
-    """As many native jobs wait as the engine allows."""
+    """The queue of native jobs is full."""
 
 
 class NativeClosedError(RuntimeError):
-    """The engine of native kernels is closed, or belongs to the parent of this process."""
+    """The native engine is closed, or belongs to the parent process."""
 
 
 class BufferInUseError(BufferError):
-    """A native job writes to this memory."""
+    """Another native job uses this memory, and one of the two writes to it."""
 
 
 class KernelRegistrationError(ValueError):
-    """What was given is no kernel that can be registered. Nothing was registered."""
+    """The target cannot be registered as a kernel. Nothing was registered."""
 
 
 class KernelExistsError(KernelRegistrationError):
-    """Another kernel has that name."""
+    """A kernel of that name exists."""
 
 
 class KernelSignatureError(KernelRegistrationError):
-    """There is no signature, it cannot be read, or it is not the function's."""
+    """The signature is missing, malformed, or does not match the function."""
 
 
 class KernelLibraryError(KernelRegistrationError):
-    """A shared library cannot be loaded, or what it exports is no module of kernels."""
+    """A shared library cannot be loaded, or does not export a module of kernels."""
 
 
 class KernelSymbolError(KernelRegistrationError):
-    """A shared library does not export what was asked for."""
+    """A shared library does not export the symbol."""
 
 
 class KernelAbiError(KernelRegistrationError):
-    """It was built for another version of the interface between kernels and hybridloop."""
+    """The kernel was built for another version of the kernel ABI."""
 
 
 class BusError(Exception):
-    """The memory bus refuses. A key that is not there raises `KeyError`."""
+    """The memory bus rejected an operation. A missing key raises `KeyError` instead."""
 
 
 class BusKeyError(BusError, ValueError):
@@ -70,38 +70,38 @@ class BusKeyError(BusError, ValueError):
 
 
 class BusKeyExistsError(BusError):
-    """The key is there, and Python does not change what is on the bus."""
+    """The key exists. Python cannot change what is on the bus."""
 
     def __init__(self, key: Any) -> None:
         super().__init__(key)
         self.key = key
 
     def __str__(self) -> str:
-        return f"the key {self.key!r} exists, and only kernels overwrite; try_push() just tells"
+        return f"the key {self.key!r} exists; only kernels can overwrite it"
 
 
 class BusBusyError(BusError):
-    """A native write of the key is open."""
+    """A kernel is writing the key."""
 
     def __init__(self, key: Any) -> None:
         super().__init__(key)
         self.key = key
 
     def __str__(self) -> str:
-        return f"the key {self.key!r} is being written; 'await bus.wait(key)' waits for it"
+        return f"a kernel is writing the key {self.key!r}; use 'await bus.wait(key)'"
 
 
 class BusFullError(BusError):
-    """More bytes than the bus has left."""
+    """The bus has not enough free bytes."""
 
 
 class BusClosedError(BusError):
-    """The bus is closed, or belongs to the parent of this process."""
+    """The bus is closed, or belongs to the parent process."""
 
 
 class ChannelFullError(Exception):
-    """A channel holds as many values as it may."""
+    """The channel is full."""
 
 
 class ChannelClosedError(Exception):
-    """A channel is closed, and nothing is in it any more."""
+    """The channel is closed and empty."""

@@ -1,4 +1,4 @@
-"""Kernels by name: which there are, registering more, loading libraries of them."""
+"""The registry of kernels: looking them up, registering them, loading libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .errors import KernelLibraryError, KernelSignatureError
 
 
 class _KernelMapping(Mapping[str, Kernel]):
-    """All kernels by name: built-in ones, registered ones, and those of installed packages."""
+    """All kernels by name: built-in, registered, and of installed packages."""
 
     def __getitem__(self, name: str) -> Kernel:
         kernel = _get_kernel(name)
@@ -49,14 +49,14 @@ kernels: Mapping[str, Kernel] = _KernelMapping()
 
 
 ENTRY_POINTS = "hybridloop.kernels"
-"""The group of entry points by which installed packages make their kernels known."""
+"""The entry point group in which packages declare their kernels."""
 
 _discover_lock = threading.RLock()
 _discovered = False
 
 
 def _reset_lock_after_fork() -> None:
-    # Another thread, which is not there, may hold the lock.
+    # A thread of the parent may hold the lock; it does not exist here.
     global _discover_lock
     _discover_lock = threading.RLock()
 
@@ -66,11 +66,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def discover() -> None:
-    """Load the kernels of installed packages; once, when somebody looks for a kernel by name.
+    """Load the kernels of installed packages. Runs once, when an unknown kernel is looked up.
 
-    An entry point of the group "hybridloop.kernels" refers to what `load_kernels()` takes, or to a
-    function that returns that, or that registers kernels itself and returns None. What goes wrong
-    with one is a `RuntimeWarning` and does not keep the others from being loaded.
+    An entry point of the group "hybridloop.kernels" refers to an argument for `load_kernels()`, or
+    to a function that returns one, or that registers kernels itself and returns None. An exception
+    becomes a `RuntimeWarning`, and the other entry points are still loaded.
     """
     global _discovered
     if _discovered:
@@ -79,7 +79,7 @@ def discover() -> None:
         if _discovered:
             return
         _discovered = True
-        # As long as nobody asks for such kernels, the import of hybridloop is quicker without it.
+        # Imported late: this keeps the import of hybridloop fast.
         from importlib.metadata import entry_points
 
         for point in entry_points(group=ENTRY_POINTS):
@@ -106,26 +106,26 @@ def register_kernel(
     replace: bool = False,
     doc: str | None = None,
 ) -> Kernel:
-    """Make a native function a kernel that `run_native()` finds by its name.
+    """Register a native function as a kernel for `run_native()`.
 
     `target` is one of
 
-    * a PyCapsule "hybridloop.kernel.v1", which holds a kernel that was written for hybridloop;
-    * a `scipy.LowLevelCallable`, or a capsule whose name is the signature of the function it holds,
-      as in Cython's `__pyx_capi__`; if there is user data, the function gets it by its last
-      parameter, a `void *`, and the kernel does not take that one;
+    * a PyCapsule "hybridloop.kernel.v1" with a kernel that was written for hybridloop;
+    * a `scipy.LowLevelCallable`, or a capsule whose name is the signature of its function, as in
+      Cython's `__pyx_capi__`. User data is passed to the last parameter of the function, which must
+      be a `void *` and is not a parameter of the kernel;
     * a function pointer of ctypes or cffi, or a `cfunc` of numba;
     * an address, as an int, or a pair of a shared library and the name of a function in it, such as
-      `("libm.so.6", "cbrt")`; `None` for the library looks in the process itself.
+      `("libm.so.6", "cbrt")`; the library `None` is the process itself.
 
-    All but the first are plain C functions of numbers and pointers to numbers, for example
-    `"f64(f64*, usize)"` or `"double(const double *x, size_t n)"`. `signature` says which; it may be
-    left out where `target` knows it. A function must not touch Python or need its lock, and any
-    thread may call it. What `target` holds lives as long as the kernel and its jobs do.
+    All but the first are plain C functions of numbers and pointers to numbers. `signature` is for
+    example `"f64(f64*, usize)"` or `"double(const double *x, size_t n)"`. It may be omitted if
+    `target` has one. The function must not use the Python API or need the GIL, and any thread may
+    call it. `target` is kept alive as long as the kernel and its jobs.
 
-    Raises `KernelExistsError` if there is a kernel of that name and `replace` is false; jobs of a
-    kernel that is replaced run to their end. Raises other kinds of `KernelRegistrationError`, or
-    `TypeError`, for what cannot be a kernel. Nothing is registered then.
+    Raises `KernelExistsError` if a kernel of that name exists and `replace` is false; running jobs
+    of a replaced kernel are not affected. Raises another `KernelRegistrationError`, or `TypeError`,
+    if `target` cannot be a kernel. Nothing is registered then.
     """
     from . import sources
 
@@ -135,7 +135,7 @@ def register_kernel(
     signature = found.signature if signature is None else signature
     if signature is None:
         raise KernelSignatureError(
-            f"kernel {name!r}: say what the function takes and returns: "
+            f"kernel {name!r}: the signature of the function is needed: "
             f"register_kernel({name!r}, …, 'f64(f64*, usize)')"
         )
     return _register_address(
@@ -146,10 +146,11 @@ def register_kernel(
 def load_kernels(
     path_or_module: str | bytes | os.PathLike[Any] | ModuleType, *, replace: bool = False
 ) -> list[Kernel]:
-    """Register all kernels of a shared library that exports `hybridloop_module()`, by its path.
+    """Register all kernels of a shared library, or of a Python module.
 
-    Or of a Python module: of the capsules "hybridloop.kernel.v1" among its attributes, or else of
-    its file, if that is such a library. Either all are registered or none; the errors are those of
+    The library is given by its path and exports `hybridloop_module()`. Of a Python module, the
+    capsules "hybridloop.kernel.v1" among its attributes are registered; if it has none, its file
+    must be such a library. Either all kernels are registered or none. Raises the exceptions of
     `register_kernel()`. A library is never unloaded.
     """
     if not isinstance(path_or_module, ModuleType):
@@ -172,5 +173,5 @@ def load_kernels(
 
 
 def get_include() -> str:
-    """The directory of `hybridloop.h`, for the compiler's `-I`."""
+    """The directory of `hybridloop.h`, for the `-I` option of C compilers."""
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

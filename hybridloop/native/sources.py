@@ -1,4 +1,4 @@
-"""What can be registered as a kernel, and where its function and its signature are found."""
+"""The kinds of targets of `register_kernel()`, and how their function and signature are found."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .._core import _find_symbol, _read_capsule
 from .errors import KernelAbiError, KernelRegistrationError, KernelSignatureError
 
 CAPSULE = "hybridloop.kernel.v1"
-"""The name of a capsule that holds the entry of a kernel, as `hybridloop.h` describes it."""
+"""The name of a capsule with a `hl_kernel` entry, which `hybridloop.h` declares."""
 
 _ACCEPTED = (
     "a PyCapsule, a scipy.LowLevelCallable, a function pointer of ctypes or cffi, a cfunc of "
     "numba, an address, or a pair of a library and the name of a function"
 )
-_CALLS_PYTHON = "a function of Python cannot be a kernel: kernels run without Python's lock"
-_NEEDS_LOCK = "the function needs Python's lock, which kernels run without"
+_CALLS_PYTHON = "a Python function cannot be a kernel: kernels run without the GIL"
+_NEEDS_GIL = "the function needs the GIL, and kernels run without it"
 _FUNCFLAG_PYTHONAPI = 4
 
 
@@ -28,19 +28,19 @@ class NativeFunction(NamedTuple):
     address: int
     signature: str | None
     owner: Any
-    """What has to live as long as the function may be called."""
+    """An object that must stay alive as long as the function may be called."""
     data: int = 0
-    """The address that its last parameter gets in every call, if it is not 0."""
+    """The argument for its last parameter in every call, unless it is 0."""
 
 
 class KernelCapsule(NamedTuple):
-    """A capsule with the entry of a kernel."""
+    """A capsule with a `hl_kernel` entry."""
 
     capsule: Any
 
 
 def resolve(target: Any) -> NativeFunction | KernelCapsule:
-    """What `target` is; `TypeError` if it is nothing that can be a kernel."""
+    """Find the function or entry of a target; `TypeError` if it cannot be a kernel."""
     if isinstance(target, int) and not isinstance(target, bool):
         return NativeFunction(_address(target), None, None)
     if type(target).__name__ == "PyCapsule":
@@ -54,7 +54,7 @@ def resolve(target: Any) -> NativeFunction | KernelCapsule:
     if _is_instance_of(target, "_cffi_backend", "_CDataBase"):
         return _cffi_function(target)
     if _is_instance_of(target, "numba.core.ccallback", "CFunc"):
-        # It owns the machine code; its signature is in the types.
+        # The CFunc owns the machine code.
         return _ctypes_function(target.ctypes)._replace(owner=target)
     hint = ""
     if callable(target):
@@ -63,12 +63,12 @@ def resolve(target: Any) -> NativeFunction | KernelCapsule:
 
 
 def is_kernel_capsule(value: Any) -> bool:
-    """Whether a value is a capsule with the entry of a kernel."""
+    """Whether a value is a capsule with a `hl_kernel` entry."""
     return type(value).__name__ == "PyCapsule" and isinstance(_capsule(value), KernelCapsule)
 
 
 def _is_instance_of(target: Any, module: str, name: str) -> bool:
-    # Who has not imported the package has no object of it.
+    # There is no instance of the class unless its package was imported.
     found = getattr(sys.modules.get(module), name, None)
     return isinstance(found, type) and isinstance(target, found)
 
@@ -85,9 +85,9 @@ def _capsule(capsule: Any) -> NativeFunction | KernelCapsule:
         return KernelCapsule(capsule)
     if name and name.startswith("hybridloop.kernel."):
         raise KernelAbiError(
-            f"the capsule is named {name!r}, but this hybridloop takes {CAPSULE!r}"
+            f"the capsule has the name {name!r}; this version of hybridloop supports {CAPSULE!r}"
         )
-    # SciPy and Cython put the signature in the name. SciPy's context is user data for the function.
+    # SciPy and Cython put the signature into the name. The context of SciPy's capsule is user data.
     return NativeFunction(address, name if name and "(" in name else None, capsule, context)
 
 
@@ -115,9 +115,7 @@ def _symbol(target: tuple[Any, ...]) -> NativeFunction:
 def _check_native(function: Any) -> None:
     if isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]
         if function._flags_ & _FUNCFLAG_PYTHONAPI:
-            raise KernelRegistrationError(
-                "the function needs Python's lock, which kernels run without"
-            )
+            raise KernelRegistrationError(_NEEDS_GIL)
         parts = (function._objects or {}).values()
         if any(type(part).__name__ == "CThunkObject" for part in parts):
             raise KernelRegistrationError(_CALLS_PYTHON)

@@ -1,4 +1,4 @@
-"""What the native workers and the memory bus have done and have to do."""
+"""Statistics of native workers and of the memory bus."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NativeStats:
-    """The native workers of an `Engine`, or of the process."""
+    """The native workers of an `Engine`, or of the process-wide engine."""
 
     workers: int
-    """Threads that run kernels; they start with the first job."""
+    """Threads that run kernels; they are started with the first job."""
 
     busy: int
-    """Of these, the ones that run a kernel now."""
+    """Workers that are running a kernel."""
 
     queued: int
-    """Jobs that wait for a worker."""
+    """Jobs that are waiting for a worker."""
 
     done: int
-    """Jobs whose kernel has returned a value."""
+    """Jobs whose kernel returned a value."""
 
     failed: int
-    """Jobs whose kernel has reported an error."""
+    """Jobs whose kernel returned an error."""
 
     cancelled: int
-    """Jobs that were cancelled, or were too late."""
+    """Jobs that were cancelled or timed out."""
 
     memory: int
-    """Bytes of results and of blocks on the bus that are alive."""
+    """Bytes of results and of blocks on the bus that are in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
-    """The memory bus of an `Engine`, or of the process."""
+    """The memory bus of an `Engine`, or of the process-wide engine."""
 
     keys: int
-    """Keys now."""
+    """Keys on the bus."""
 
     bytes: int
-    """Bytes under these keys."""
+    """Bytes of the blocks on the bus."""
 
     capacity: int
-    """Bytes there is room for."""
+    """The largest number of bytes."""
 
     writes: int
     """Blocks that were put on the bus."""
@@ -55,14 +55,14 @@ class BusStats:
     """Reads that found their key."""
 
     evictions: int
-    """Blocks that had to make room for others."""
+    """Blocks that were evicted to make space."""
 
     refused: int
-    """Calls from Python that were refused because a kernel was writing the key."""
+    """Calls from Python that were rejected because a kernel was writing the key."""
 
 
 def native_stats(engine: NativeEngine | None) -> tuple[NativeStats | None, BusStats | None]:
-    """What an engine of native kernels does; nothing of one that the parent of a fork has made."""
+    """The statistics of a native engine; `None` for one of the parent process."""
     if engine is None or not (found := engine.stats()):
         return None, None
     native = NativeStats(

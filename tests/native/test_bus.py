@@ -210,7 +210,7 @@ def test_errors_say_which_key(bus):
     with pytest.raises(KeyError) as caught:
         bus.get(b"other")
     assert caught.value.args == (b"other",)
-    assert str(BusBusyError("key")).startswith("the key 'key' is being written;")
+    assert str(BusBusyError("key")).startswith("a kernel is writing the key 'key';")
 
 
 async def test_wait_gives_what_is_there(loop, bus):
