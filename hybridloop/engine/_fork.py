@@ -1,4 +1,4 @@
-"""Tells the process that started something from the children it has forked."""
+"""Fork detection."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def generation() -> int:
-    """How many forks lie between the first process and this one."""
+    """The number of forks between the first process and this one."""
     return _forks

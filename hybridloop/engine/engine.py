@@ -1,4 +1,4 @@
-"""`Engine`."""
+"""`Engine`: threads that run event loops, a scheduler for tasks, and a native engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..native.stats import native_stats
 from .errors import EngineClosedError, EngineFullError
 from .scheduler import Scheduler
 from .serving import EngineServer
-from .serving.server import BACKLOG, bind, detect_kind, make_server, share
+from .serving.server import BACKLOG, bind, detect_kind, dup_for_threads, make_server
 from .stats import EngineStats, ThreadStats
 from .task_handle import TaskHandle
 from .work_mixin import WorkMixin
@@ -32,19 +32,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Of the time that close() has, the last quarter and at most this many seconds are for tasks to end
-# after they were cancelled.
+# close() cancels tasks when a quarter of its timeout is left, or this many seconds if that is less.
 _CANCEL_TIME = 1.0
 
-# How long the end of the process waits for an engine that nobody has closed.
+# Seconds that the exit of the process waits for an engine that was not closed.
 _EXIT_TIME = 1.0
 
-# Those that were started.
+# The engines that were started.
 _engines: Registry[Engine] = Registry()
 
 
 class Engine(WorkMixin):
-    """Several threads with a loop each, and one place to hand them coroutines.
+    """Runs coroutines on several threads, each with an event loop.
 
     ::
 
@@ -53,20 +52,20 @@ class Engine(WorkMixin):
             page = handle.result()
 
     Args:
-        gil_threads: Python threads, each with a `hybridloop.Loop`.
-        tasks_per_thread: how many spawned tasks one thread runs at the same time.
-        max_pending: how many more may wait for a place, in all.
-        native_threads: threads that run kernels; as many as there are processors by default. They
-            start with the first job.
-        native_queue: the order of jobs that wait: `"fifo"`, `"lifo"`, or `"priority"`, in which
-            those of one priority are first in, first out. Higher priorities come first in all.
-        max_native_queue: how many jobs may wait before `NativeQueueFullError`.
-        bus_capacity: bytes on the memory bus, as a number or like `"256MiB"`.
-        bus_policy: what happens when the bus is full: `"error"`, or `"evict"` what was not read
-            for the longest time.
-        memory: bytes that results and blocks of the bus may have together, alike; no limit by
-            default.
-        job_memory: bytes that one job may allocate, alike.
+        gil_threads: the number of Python threads, each with a `hybridloop.Loop`.
+        tasks_per_thread: the largest number of spawned tasks that one thread runs at a time.
+        max_pending: the largest number of tasks that wait for a thread, in total.
+        native_threads: the number of threads that run kernels; one per processor by default. They
+            are started with the first job.
+        native_queue: the order of queued jobs: `"fifo"`, `"lifo"` or `"priority"`. A higher
+            priority runs first in each; `"priority"` is first in, first out within a priority.
+        max_native_queue: the largest number of queued jobs; one more is a `NativeQueueFullError`.
+        bus_capacity: the largest number of bytes on the memory bus, as an int or like `"256MiB"`.
+        bus_policy: what to do when the bus is full: `"error"`, or `"evict"` the least recently
+            used blocks.
+        memory: the largest number of bytes of results and blocks, as an int or like `"256MiB"`;
+            unlimited by default.
+        job_memory: the largest number of bytes that one job may allocate, in the same way.
     """
 
     def __init__(
@@ -108,11 +107,11 @@ class Engine(WorkMixin):
         )
         self._scheduler = Scheduler(tasks_per_thread, max_pending, self._native)
         self._threads = self._scheduler.threads
-        # Guards what follows; not held while anything is waited for.
+        # Guards what follows. Never held while waiting.
         self._lock = threading.Lock()
         self._closed = False
         self._closing = False
-        # close() has come to its end.
+        # close() has completed.
         self._shutdown_done = False
 
     def __repr__(self) -> str:
@@ -126,7 +125,7 @@ class Engine(WorkMixin):
             scheduler.abandon()
 
     def start(self) -> Engine:
-        """Start the threads; does nothing if they run. `EngineClosedError` after `close()`."""
+        """Start the threads, unless they run already. `EngineClosedError` after `close()`."""
         with self._lock:
             if self._closed:
                 raise EngineClosedError("the engine is closed; make a new one")
@@ -145,14 +144,14 @@ class Engine(WorkMixin):
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> TaskHandle[_T]:
-        """Run a coroutine, or a generator as `hybridloop.generators` does, on one of the threads.
+        """Run a coroutine on one of the threads, or a generator like `hybridloop.generators` does.
 
-        It goes to the thread with the least to do, or to number `thread`, and stays there. It runs
-        in `context`, or a copy of the caller's. May be called in any thread.
+        It runs on the least loaded thread, or on the thread with the number `thread`, in `context`
+        or a copy of the caller's context. May be called in any thread.
 
-        Raises `EngineFullError` if there is neither a place nor room to wait for one; the coroutine
-        is untouched then. `EngineClosedError` unless the engine is open, `IndexError` for a thread
-        that there is not, `TypeError` for anything but a coroutine or generator.
+        Raises `EngineFullError` if the queue is full; the coroutine was not touched then. Raises
+        `EngineClosedError` unless the engine is open, `IndexError` if there is no such thread, and
+        `TypeError` for anything but a coroutine or a generator.
         """
         if context is None:
             context = contextvars.copy_context()
@@ -168,7 +167,7 @@ class Engine(WorkMixin):
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> TaskHandle[_T]:
-        """As `spawn()`, but wait for room instead of raising `EngineFullError`.
+        """Like `spawn()`, but wait while the queue is full instead of raising `EngineFullError`.
 
         If the wait is cancelled, the coroutine is closed.
         """
@@ -196,25 +195,26 @@ class Engine(WorkMixin):
         graceful_timeout: float | None = 30.0,
         **options: Any,
     ) -> EngineServer:
-        """Accept connections on the threads of the engine, each with a listener of its own.
+        """Accept connections on the threads of the engine, with one listening socket per thread.
 
         Args:
-            app: a protocol factory as for `loop.create_server()`, or an ASGI application, or the
-                name of one (`"package.module:app"`), which uvicorn serves.
-            host: a name or an address to listen on; every interface for `None`.
-            port: 0 for a free one, which `addresses` of the result tells.
-            sock: a listening stream socket instead, which the threads share; it stays the caller's.
-            kind: `"protocol"` or `"asgi"` where `app` does not show what it is.
+            app: a protocol factory as for `loop.create_server()`, or an ASGI application or its
+                name (`"package.module:app"`), which is served by uvicorn.
+            host: a host name or an address to listen on; all interfaces if `None`.
+            port: the port; 0 for a free one, which `addresses` of the result contains.
+            sock: a listening stream socket to be used instead. The threads share it, and the caller
+                has to close it.
+            kind: `"protocol"` or `"asgi"` if it cannot be detected from `app`.
             threads: the numbers of the threads to serve on; all by default.
-            backlog: connections that the system keeps until they are accepted.
-            graceful_timeout: seconds that open connections have at the end, to end by themselves;
-                `None` for as long as they take.
+            backlog: the backlog of the listening sockets.
+            graceful_timeout: seconds that connections may stay open after `close()`; `None` for no
+                limit.
             options: for `loop.create_server()`, such as `ssl`, or for `uvicorn.Config`.
 
-        Returns when connections are accepted on every thread. Raises `OSError` if the address
-        cannot be had, `RuntimeError` if the application does not start, `ImportError` without
-        uvicorn, `EngineClosedError` unless the engine is open. Not for a thread with a running
-        loop, which it would block; there use `aserve()`.
+        Returns when all threads accept connections. Raises `OSError` if the address cannot be
+        bound, `RuntimeError` if the application does not start, `ImportError` without uvicorn, and
+        `EngineClosedError` unless the engine is open. In a thread with a running loop use
+        `aserve()`.
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("serve() would block the running loop; use 'await engine.aserve()'")
@@ -238,7 +238,7 @@ class Engine(WorkMixin):
         graceful_timeout: float | None = 30.0,
         **options: Any,
     ) -> EngineServer:
-        """As `serve()`, without blocking the running loop, in tasks of the engine as well."""
+        """Like `serve()`, in a coroutine; also in tasks of the engine."""
         infos: Sequence[Any] = []
         if sock is None:
             infos = await asyncio.get_running_loop().getaddrinfo(**_lookup_arguments(host, port))
@@ -249,21 +249,19 @@ class Engine(WorkMixin):
         return server
 
     def stats(self) -> EngineStats:
-        """What runs on each thread, what waits, and what the loops have done. Works in any state,
-        in any thread.
-        """
+        """A snapshot of the engine's counters, in any state of the engine and in any thread."""
         scheduler = self._scheduler
-        # In a forked child nobody changes the counts, and nobody may ever release the lock.
+        # In a forked child no thread changes the counts, and the lock may be locked for ever.
         with nullcontext() if scheduler.belongs_to_parent() else scheduler.lock:
             spawned, pending = scheduler.spawned, scheduler.pending_count
             counts = [(thread, thread.load, len(thread.pinned)) for thread in scheduler.threads]
-        places = scheduler.tasks_per_thread
+        slots = scheduler.tasks_per_thread
         threads = (
             ThreadStats(
                 thread.thread.name,
                 running,
                 pinned,
-                running / places,
+                running / slots,
                 thread.failed,
                 thread.loop.stats(),
             )
@@ -271,25 +269,25 @@ class Engine(WorkMixin):
         )
         native, bus = native_stats(self._native)
         return EngineStats(
-            tuple(threads), places, spawned, pending, scheduler.max_pending, native, bus
+            tuple(threads), slots, spawned, pending, scheduler.max_pending, native, bus
         )
 
     def _open_loops(self) -> list[Loop]:
         return [thread.loop for thread in self._threads if not thread.loop.is_closed()]
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
-        """Take no more tasks, wait for those there are, and end the threads.
+        """Accept no more tasks, wait for all tasks, and end the threads.
 
-        After `timeout` seconds, or at once with `cancel`, tasks that have not ended are cancelled;
-        the last quarter of the time, at most a second, is theirs to end in. What is still there
-        when the time is over is left to itself, its handle gets `EngineClosedError`, and a
-        `ResourceWarning` names it, as does the list returned. `RuntimeError` in a thread of the
-        engine. One that was interrupted goes on when it is called again; while another thread
-        closes the engine, and after that, nothing is done.
+        With a `timeout`, tasks are cancelled when a quarter of it is left, or one second if that is
+        less; with `cancel` at once. Tasks that do not end in time are abandoned: their handles
+        raise `EngineClosedError`, a `ResourceWarning` names them, and their names are returned.
+
+        Raises `RuntimeError` in a thread of the engine. A call that was interrupted can be repeated
+        to continue. It does nothing while another thread closes the engine, and after that.
         """
         self._check_not_own_thread("closed")
         if self._scheduler.belongs_to_parent():
-            # The threads are the parent's, and so may be the owners of the locks.
+            # The threads do not exist here, and may have left the locks locked.
             self._closed = True
             return []
         with self._lock:
@@ -303,14 +301,14 @@ class Engine(WorkMixin):
             self._closing = False
         if left:
             warnings.warn(
-                f"the engine was closed with work left: {'; '.join(left)}",
+                f"the engine was closed before all work had ended: {'; '.join(left)}",
                 ResourceWarning,
                 stacklevel=2,
             )
         return left
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
-        """As `close()`, without blocking the running loop."""
+        """Like `close()`, in a coroutine."""
         self._check_not_own_thread("closed")
         return await asyncio.to_thread(self.close, timeout, cancel=cancel)
 
@@ -355,10 +353,10 @@ class Engine(WorkMixin):
             raise EngineClosedError("the engine is closed; make a new one")
         numbers = range(self._gil_threads) if threads is None else sorted(set(threads))
         if not numbers:
-            raise ValueError("threads must name a thread at least")
+            raise ValueError("threads must not be empty")
         self._scheduler.check_threads(numbers)
         if sock is not None:
-            sockets = share(sock, len(numbers))
+            sockets = dup_for_threads(sock, len(numbers))
         else:
             sockets = bind(infos, len(numbers), backlog)
         options["backlog"] = backlog
@@ -371,14 +369,14 @@ class Engine(WorkMixin):
             cancel_at = deadline - min(timeout / 4, _CANCEL_TIME)
         scheduler = self._scheduler
         scheduler.stop_serving()
-        # What comes over connections that are still there may spawn tasks.
+        # Open connections may still spawn tasks.
         cancel = cancel or not scheduler.wait_served(_time_left(cancel_at))
         scheduler.stop_accepting()
         cancel = cancel or not scheduler.wait_idle(_time_left(cancel_at))
         cancel = cancel or not scheduler.wait_native_idle(_time_left(cancel_at))
         if cancel:
             scheduler.cancel_pending_and_running()
-            # Jobs that wait never run, and tasks may be waiting for them.
+            # Cancels queued jobs, which tasks may wait for.
             self._native.close(0)
             scheduler.wait_idle(_time_left(deadline))
         scheduler.stop()
@@ -393,9 +391,9 @@ class Engine(WorkMixin):
 
 
 def _lookup_arguments(host: str | None, port: int | None) -> dict[str, Any]:
-    """The arguments for `getaddrinfo()`."""
+    """The arguments for `getaddrinfo()` of an address to listen on."""
     if port is None:
-        raise TypeError("a host and a port, or sock, are needed to serve")
+        raise TypeError("serving needs a host and a port, or sock")
     return {
         "host": host or None,
         "port": port,
@@ -415,7 +413,7 @@ def open_engines() -> list[tuple[int, Engine]]:
 
 @atexit.register
 def _close_at_exit() -> None:
-    """End the engines that nobody has closed, while Python still runs."""
+    """Close the engines that are still open at exit."""
     for _, engine in _engines.items():
         if not engine._shutdown_done and not engine._scheduler.belongs_to_parent():
             warnings.warn(f"unclosed {engine!r}", ResourceWarning, source=engine, stacklevel=1)

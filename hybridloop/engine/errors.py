@@ -1,11 +1,11 @@
-"""What an engine raises."""
+"""Exceptions of engines."""
 
 from __future__ import annotations
 
 
 class EngineFullError(RuntimeError):
-    """Every thread runs `tasks_per_thread` tasks, and `max_pending` more are waiting."""
+    """All threads run `tasks_per_thread` tasks, and the queue has `max_pending` tasks."""
 
 
 class EngineClosedError(RuntimeError):
-    """The engine has not been started, is closed, or was started by the parent of a fork."""
+    """The engine was not started, is closed, or belongs to the parent process."""

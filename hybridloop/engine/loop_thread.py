@@ -1,4 +1,4 @@
-"""The threads of an engine."""
+"""A thread of an engine, with its loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ThreadOwner(Protocol):
-    """What a thread needs of the scheduler that has made it."""
+    """The interface of the scheduler for its threads."""
 
     native: NativeEngine
 
@@ -32,17 +32,20 @@ class ThreadOwner(Protocol):
 
 
 class LoopThread:
-    """A Python thread with its loop; what is not the loop's is guarded by the scheduler's lock."""
+    """A Python thread that runs an event loop.
+
+    The scheduler's lock guards `load`, `pinned`, `inbox` and `services`.
+    """
 
     def __init__(self, scheduler: ThreadOwner, index: int) -> None:
         self.scheduler = scheduler
         self.index = index
-        # Tasks that run here or are on their way; never more than tasks_per_thread.
+        # Spawned tasks that run here or are in the inbox; at most tasks_per_thread.
         self.load = 0
-        # Pinned to this thread, waiting for a place.
+        # Tasks that wait for this thread only.
         self.pinned: Queue = OrderedDict()
         self.inbox: deque[TaskHandle[Any]] = deque()
-        # Those that have arrived, and the services, which take no place.
+        # Tasks that were started, services included.
         self.running: set[TaskHandle[Any]] = set()
         self.services = 0
         self.stopping = False
@@ -61,11 +64,13 @@ class LoopThread:
                 try:
                     loop.run_forever()
                 except (SystemExit, KeyboardInterrupt) as error:
-                    # The task that raised it has it as its exception, and the others go on.
-                    _logger.warning("%r in %s does not end the engine", error, self.thread.name)
+                    # It is the exception of the task that raised it; the other tasks continue.
+                    _logger.warning("ignored %r in %s", error, self.thread.name)
                 else:
                     if not self.stopping:
-                        _logger.warning("the loop of %s was stopped; it goes on", self.thread.name)
+                        _logger.warning(
+                            "the loop of %s was stopped; running it again", self.thread.name
+                        )
             self._finish()
         except BaseException as error:
             _logger.critical("%s has failed", self.thread.name, exc_info=error)
@@ -75,10 +80,10 @@ class LoopThread:
                 loop.close()
 
     def _finish(self) -> None:
-        """End what tasks have started and left, as `asyncio.Runner` does.
+        """Cancel the remaining tasks and close async generators, as `asyncio.Runner` does.
 
-        The executor is left to the closing of the loop, which does not wait for it: at the end of
-        the process no thread can be started to do that.
+        The default executor is shut down by `loop.close()`, which does not wait for it: waiting
+        needs a thread, and none can be started while the interpreter exits.
         """
         loop = self.loop
         left = asyncio.all_tasks(loop)
@@ -102,20 +107,20 @@ class LoopThread:
         self.call(self.loop.stop)
 
     def call(self, function: Any, *args: Any) -> None:
-        # If the loop is closed, the thread has ended.
+        # RuntimeError: the loop is closed, and the thread has ended.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(function, *args)
 
     def start_inbox(self) -> None:
-        """Make tasks of what has arrived."""
+        """Start the tasks in the inbox."""
         while self.inbox:
             self._start(self.inbox.popleft(), self.ended)
 
     def ended(self, handle: TaskHandle[Any]) -> None:
-        """Let the next one in."""
+        """A spawned task has ended: start the next one."""
         self.running.discard(handle)
         if self.scheduler.release_slot(self):
-            # Not at once: a row of tasks that end at their first step must not nest.
+            # In another callback: tasks that end in their first step would recurse.
             self.loop.call_soon(self.start_inbox)
 
     def start_service(self, handle: TaskHandle[Any]) -> None:
@@ -130,7 +135,7 @@ class LoopThread:
         try:
             started = handle._start(self.loop, ended)
         except Exception as error:
-            # A task factory may refuse.
+            # For example an exception of a task factory.
             handle._resolve(None, error)
             started = False
         if not started:
@@ -141,10 +146,10 @@ class LoopThread:
             handle._cancel_task("the engine is closing")
 
     def remaining_names(self) -> str:
-        """The names of the tasks that keep the thread from ending."""
+        """The names of tasks that have not ended."""
         names = [handle.get_name() for handle in (*self.running, *self.inbox)]
         if not names:
-            with suppress(RuntimeError):  # tasks come and go while another thread looks
+            with suppress(RuntimeError):  # the set changes while this thread iterates
                 tasks = asyncio.all_tasks(self.loop)
                 names = [getattr(task.get_coro(), "__qualname__", repr(task)) for task in tasks]
         return ", ".join(names) or "a callback"

@@ -1,4 +1,4 @@
-"""`Engine.map()`: one function or kernel, many items, results in order."""
+"""`Engine.map()`: calls a function or a kernel for many items, with ordered results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..native.errors import NativeQueueFullError
 
 _T = TypeVar("_T")
 
-# The arguments of each call in a chunk, and what became of them: values up to the first error.
+# The arguments of the calls in a chunk, and its result: the values up to the first exception.
 Calls = list[tuple[Any, ...]]
 Outcome = tuple[list[Any], BaseException | None]
 
@@ -24,11 +24,11 @@ class _NotGiven:
 
 
 NOT_GIVEN: Any = _NotGiven()
-"""An argument's default where `None` may be given, that reads well in `help()`."""
+"""A default for arguments that may be `None`, with a readable `repr()`."""
 
 
 class Chunk(Protocol):
-    """Calls under way."""
+    """Calls that were submitted together."""
 
     def wait(self) -> Outcome: ...
     async def outcome(self) -> Outcome: ...
@@ -36,7 +36,7 @@ class Chunk(Protocol):
 
 
 class _FailedChunk:
-    """A chunk that could not be made, in its place."""
+    """In the place of a chunk that could not be submitted."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -52,7 +52,7 @@ class _FailedChunk:
 
 
 class NativeChunk:
-    """Calls of a kernel, as a batch."""
+    """Calls of a kernel, as a `NativeBatch`."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
@@ -68,7 +68,7 @@ class NativeChunk:
 
     @staticmethod
     def _sort(results: list[Any]) -> Outcome:
-        # A kernel's value is never an exception.
+        # The value of a kernel is never an exception object.
         for number, result in enumerate(results):
             if isinstance(result, BaseException):
                 return results[:number], result
@@ -76,7 +76,7 @@ class NativeChunk:
 
 
 class PythonChunk:
-    """Calls of a Python function, one after the other in a task."""
+    """Calls of a Python function, in one task."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -94,11 +94,11 @@ class PythonChunk:
 
 
 async def call_sequentially(function: Callable[..., Any], calls: Calls) -> Outcome:
-    """The body of a `PythonChunk`; what the function returns is awaited if it can be."""
+    """The coroutine of a `PythonChunk`. Awaitable results are awaited."""
     values: list[Any] = []
     for arguments in calls:
         if values:
-            # Others have their turn between two calls.
+            # Let other tasks run between two calls.
             await asyncio.sleep(0)
         try:
             values.append(await maybe_await(function(*arguments)))
@@ -108,16 +108,16 @@ async def call_sequentially(function: Callable[..., Any], calls: Calls) -> Outco
 
 
 async def maybe_await(value: Any) -> Any:
-    """What an awaitable gives; anything else itself."""
+    """Await an awaitable; return anything else unchanged."""
     return await value if inspect.isawaitable(value) else value
 
 
 class MapResults(Generic[_T]):
-    """What `Engine.map()` returns: an iterator, for `for` in plain threads, `async for` in tasks.
+    """An iterator over the results of `Engine.map()`: `for` in threads, `async for` in tasks.
 
-    Results come in the order of the items. The exception of a call is raised in its place and ends
-    the iteration; so do `close()`, dropping the iterator, and cancelling the task that iterates.
-    Calls that are under way are cancelled then.
+    Results have the order of the items. An exception of a call is raised in the place of its result
+    and ends the iteration. `close()`, deleting the iterator, and cancelling the iterating task end
+    it too. Calls that have not ended are cancelled then.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class MapResults(Generic[_T]):
         self._chunksize = chunksize
         self._buffersize = max(buffersize, chunksize)
         self._chunks: deque[Chunk] = deque()
-        # Calls for which there was no room.
+        # Calls that did not fit into the queue.
         self._unsubmitted: Calls = []
-        # Items taken whose results have not been given.
+        # The number of items whose results were not returned yet.
         self._open = 0
         self._values: deque[_T] = deque()
         self._error: BaseException | None = None
@@ -146,7 +146,7 @@ class MapResults(Generic[_T]):
 
     def __next__(self) -> _T:
         if asyncio._get_running_loop() is not None:
-            raise RuntimeError("waiting would block the running loop; use 'async for'")
+            raise RuntimeError("this would block the running loop; use 'async for'")
         while not self._values:
             if (chunk := self._begin_wait()) is None:
                 raise StopIteration
@@ -179,7 +179,7 @@ class MapResults(Generic[_T]):
         self.close()
 
     def close(self) -> None:
-        """Take no more items, and cancel the calls under way; nothing more comes out."""
+        """Cancel the calls that have not ended, and end the iteration."""
         self._arguments = None
         self._unsubmitted = []
         self._error = None
@@ -189,7 +189,7 @@ class MapResults(Generic[_T]):
 
     def _begin_wait(self) -> Chunk | None:
         if self._waiting:
-            raise RuntimeError("somebody waits for the next result already")
+            raise RuntimeError("another task or thread is waiting for the next result")
         if self._error is not None:
             error = self._error
             self.close()
@@ -216,7 +216,7 @@ class MapResults(Generic[_T]):
         return value
 
     def _fill(self) -> None:
-        """Submit calls for as many items as may be under way."""
+        """Submit calls until `buffersize` items were taken."""
         while self._unsubmitted or (
             self._arguments is not None and self._open + self._chunksize <= self._buffersize
         ):
@@ -227,7 +227,7 @@ class MapResults(Generic[_T]):
                     self._chunks.append(self._submit(calls))
                 except NativeQueueFullError as error:
                     if self._chunks:
-                        # When one of these has ended it is tried again.
+                        # Try again when one of the chunks has ended.
                         self._unsubmitted = calls
                         return
                     failure = error
@@ -242,7 +242,7 @@ class MapResults(Generic[_T]):
         failure = None
         try:
             assert self._arguments is not None
-            # Not list(): what came before an error counts.
+            # Not list(): the items before an exception count.
             calls.extend(islice(self._arguments, self._chunksize))
         except Exception as error:
             failure = error

@@ -1,4 +1,4 @@
-"""Which task runs on which thread, and which one waits."""
+"""The scheduler of an engine: assigns tasks to threads, and queues tasks that have to wait."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ if TYPE_CHECKING:
 
 
 class Scheduler:
-    """The threads of an engine and the queues in front of them.
+    """The threads of an engine, and the queues of waiting tasks.
 
-    The threads and the handles know this and not the engine, so that an engine that nobody holds
-    any more is found out.
+    Threads and handles refer to the scheduler and not to the engine, so that an unreferenced engine
+    is collected while its threads run.
     """
 
     def __init__(self, tasks_per_thread: int, max_pending: int, native: NativeEngine) -> None:
         self.native = native
         self.tasks_per_thread = tasks_per_thread
         self.max_pending = max_pending
-        # Guards all that follows and the counts and queues of the threads; held for a few
-        # operations at a time, never while anything is called that could wait.
+        # Guards what follows, and the counts and queues of the threads. Never held during a call
+        # that may block.
         self.lock = threading.Lock()
         self.idle = threading.Condition(self.lock)
         self.threads: list[LoopThread] = []
         self.pending: Queue = OrderedDict()
-        # Of the queues of the threads as well.
+        # The queues of the threads included.
         self.pending_count = 0
         self.putters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self.spawned = 0
-        # Hooks that make servers stop accepting connections, of those that have not ended.
+        # Of servers that have not ended: hooks that stop accepting connections.
         self.server_stop_hooks: set[Callable[[], None]] = set()
         self.open = False
-        # It was, and will not be again.
+        # Was open, and is not any more.
         self.closed = False
-        # Nobody holds the engine: the threads end with their last task.
+        # The engine was collected: the threads end with their last task.
         self.abandoned = False
         self.generation = _fork.generation()
 
     def belongs_to_parent(self) -> bool:
-        """Whether the threads are those of the process that has forked this one."""
+        """Whether the threads belong to the parent process, after a fork."""
         return self.generation != _fork.generation()
 
     def check_process(self) -> None:
@@ -59,13 +59,13 @@ class Scheduler:
             raise EngineClosedError("the engine belongs to the parent process; make a new one")
 
     def make_closed_error(self) -> EngineClosedError:
-        """What is raised while the engine is not open; says how to get one that is."""
+        """The exception to raise while the engine is not open."""
         if self.closed:
-            return EngineClosedError("the engine is not open any more; make a new one")
-        return EngineClosedError("the engine is not open yet; use 'with engine:' or start()")
+            return EngineClosedError("the engine is closed; make a new one")
+        return EngineClosedError("the engine was not started; use 'with engine:' or start()")
 
     def start(self, count: int) -> None:
-        """Make and start the threads: all of them, or none."""
+        """Start the threads: all of them or none."""
         self.generation = _fork.generation()
         try:
             for index in range(count):
@@ -73,7 +73,7 @@ class Scheduler:
             for thread in self.threads:
                 thread.thread.start()
         except (OSError, RuntimeError):
-            # Out of descriptors or threads: nothing stays behind.
+            # Out of descriptors or threads: undo everything.
             for thread in self.threads:
                 if thread.thread.is_alive():
                     thread.stop()
@@ -85,7 +85,7 @@ class Scheduler:
         self.open = True
 
     def schedule(self, handle: TaskHandle[Any], index: int | None) -> None:
-        """Send a task to a thread, or to the end of a queue."""
+        """Assign a task to a thread, or queue it."""
         self.check_process()
         with self.lock:
             self._check_open()
@@ -93,8 +93,8 @@ class Scheduler:
             if target.load >= self.tasks_per_thread:
                 if self.pending_count >= self.max_pending:
                     raise EngineFullError(
-                        f"{self.tasks_per_thread} tasks run on each thread and {self.max_pending}"
-                        " are waiting; use spawn_wait(), or raise tasks_per_thread or max_pending"
+                        f"each thread runs {self.tasks_per_thread} tasks and {self.max_pending} are"
+                        " queued; use spawn_wait(), or raise tasks_per_thread or max_pending"
                     )
                 (self.pending if index is None else target.pinned)[handle] = None
                 self.pending_count += 1
@@ -108,7 +108,7 @@ class Scheduler:
             target.call(target.start_inbox)
 
     def check_threads(self, indexes: Iterable[int]) -> None:
-        """Raise what `schedule()` would for any of the threads."""
+        """Raise the exceptions of `schedule()` for any of the threads."""
         self.check_process()
         with self.lock:
             self._check_open()
@@ -116,7 +116,7 @@ class Scheduler:
                 self._get_thread(index)
 
     def schedule_service(self, handle: TaskHandle[Any], index: int | None) -> None:
-        """Send a task to a thread beside those that are counted."""
+        """Assign a task to a thread; it does not count for `tasks_per_thread`."""
         self.check_process()
         with self.lock:
             self._check_open()
@@ -126,7 +126,7 @@ class Scheduler:
         target.call(target.start_service, handle)
 
     async def wait_for_space(self) -> None:
-        """Wait until a queue has had a place since the call, or the engine is closed."""
+        """Wait until the queue has space, or the engine is closed."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         with self.lock:
@@ -140,12 +140,12 @@ class Scheduler:
                 if (loop, waiter) in self.putters:
                     self.putters.remove((loop, waiter))
                 else:
-                    # The room that this one was told of is the next one's.
+                    # This one was woken up, but does not use the space.
                     self._wakeup_next_putter()
             raise
 
     def dequeue(self, handle: TaskHandle[Any]) -> bool:
-        """Take a handle out of the queues; `False` if it is in none."""
+        """Remove a handle from the queues; `False` if it is in none."""
         with self.lock:
             for queue in (self.pending, *(thread.pinned for thread in self.threads)):
                 if handle in queue:
@@ -157,7 +157,7 @@ class Scheduler:
         return False
 
     def find_loop(self, handle: TaskHandle[Any]) -> asyncio.AbstractEventLoop:
-        """The loop that a handle which is in no queue is on its way to."""
+        """The loop of the thread that a handle was assigned to."""
         with self.lock:
             for thread in self.threads:
                 if handle in thread.inbox:
@@ -165,7 +165,10 @@ class Scheduler:
         return handle._loop or self.threads[0].loop
 
     def release_slot(self, thread: LoopThread) -> bool:
-        """A task of `thread` has ended: let a waiting one arrive; `True` if nothing had arrived."""
+        """A task of `thread` has ended. Put a waiting one into the inbox.
+
+        Returns whether the inbox was empty before.
+        """
         with self.lock:
             queue = thread.pinned or self.pending
             if queue:
@@ -204,14 +207,14 @@ class Scheduler:
             failure = EngineClosedError(f"{thread.thread.name} has failed: {error!r}")
             failure.__cause__ = error
             if handle._task is not None:
-                # Its handle says what became of it.
+                # The handle reports its end.
                 handle._task._log_destroy_pending = False  # type: ignore[attr-defined]
             handle._resolve(None, failure)
 
-    # The end
+    # Shutdown.
 
     def stop_accepting(self) -> None:
-        """Take no more tasks."""
+        """Accept no more tasks."""
         with self.lock:
             self.open, self.closed = False, True
             while self.putters:
@@ -226,7 +229,7 @@ class Scheduler:
             return signal_safe_wait.wait_for(self.idle, self._has_served, timeout)
 
     def wait_native_idle(self, timeout: float | None) -> bool:
-        """Wait until no job is left; nothing tells of the last one."""
+        """Wait until no native job is queued or running, by polling."""
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = 0.0005
         while (stats := self.native.stats()) and (stats["queued"] or stats["running"]):
@@ -237,10 +240,10 @@ class Scheduler:
         return True
 
     def close_native(self, timeout: float | None) -> list[str]:
-        """End the jobs; the names of kernels that have not returned."""
+        """Close the native engine; return the names of kernels that have not returned."""
         if timeout is not None:
             return self.native.close(timeout)
-        # In pieces, as it cannot be interrupted.
+        # Signals do not interrupt close(), so it waits for short times.
         while left := self.native.close(0.1):
             pass
         return left
@@ -266,7 +269,7 @@ class Scheduler:
     def abandon(self) -> None:
         """Let the threads end with their last task.
 
-        The collector may call this while the lock is held by this very thread.
+        The garbage collector may call this in a thread that holds the lock.
         """
         self.open, self.closed = False, True
         self.abandoned = True
@@ -275,7 +278,7 @@ class Scheduler:
             thread.call(self._stop_if_abandoned)
 
     def fail_remaining(self) -> list[str]:
-        """Name what keeps threads from ending, and give up its handles."""
+        """Fail the handles of tasks on threads that have not ended; return the tasks' names."""
         left = []
         for thread in self.threads:
             if thread.thread.is_alive():
@@ -286,7 +289,7 @@ class Scheduler:
                     )
         return left
 
-    # What follows is called with the lock held.
+    # The lock is held when these are called.
 
     def _check_open(self) -> None:
         if not self.open:
@@ -332,7 +335,7 @@ class Scheduler:
             try:
                 loop.call_soon_threadsafe(_set, waiter)
             except RuntimeError:
-                # That loop is closed; the next one may have the room.
+                # That loop is closed.
                 self._wakeup_next_putter()
 
     def _stop_if_abandoned(self) -> None:

@@ -1,7 +1,7 @@
-"""Waits of threads, one of which may be the main thread, where Python runs the handlers of signals.
+"""Blocking waits that do not miss signals such as Ctrl-C.
 
-A lock does not notice a signal that comes after Python's last look for one and before the lock has
-gone to sleep: Ctrl-C would have no effect until it wakes up. So it sleeps for a second at most.
+Python runs signal handlers in the main thread. A signal that arrives after Python's last check and
+before a lock blocks is not noticed until the lock wakes up. So a wait blocks for at most a second.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ MAX_WAIT = 1.0
 
 
 def wait(event: threading.Event, timeout: float | None) -> bool:
-    """As `event.wait(timeout)`."""
+    """Like `event.wait(timeout)`."""
     return any(event.wait(part) for part in _intervals(timeout))
 
 
 def wait_for(
     condition: threading.Condition, predicate: Callable[[], bool], timeout: float | None
 ) -> bool:
-    """As `condition.wait_for(predicate, timeout)`."""
+    """Like `condition.wait_for(predicate, timeout)`."""
     return any(condition.wait_for(predicate, part) for part in _intervals(timeout))
 
 
 def _intervals(timeout: float | None) -> Iterator[float]:
-    """How long to wait next, until the time is over; at least once."""
+    """The timeouts of the single waits; at least one."""
     if timeout is None:
         while True:
             yield MAX_WAIT

@@ -1,4 +1,4 @@
-"""What an engine has done and has to do."""
+"""Statistics of an engine."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ class ThreadStats:
     """One thread of an `Engine`."""
 
     name: str
-    """The name of the thread: `hybridloop-gil-0` and so on."""
+    """The name of the thread, such as `hybridloop-gil-0`."""
 
     running: int
-    """Spawned tasks that run on it or are on their way, `tasks_per_thread` at most."""
+    """Spawned tasks that run on it or are about to start; at most `tasks_per_thread`."""
 
     pending: int
-    """Tasks that wait for a place on this thread and no other (`spawn(…, thread=…)`)."""
+    """Tasks that wait for this thread only (`spawn(…, thread=…)`)."""
 
     load: float
-    """The share of its places that are taken, from 0.0 to 1.0."""
+    """`running` as a share of `tasks_per_thread`, from 0.0 to 1.0."""
 
     failed: bool
-    """Whether its loop has failed; it takes no more tasks."""
+    """Whether its loop has failed. It runs no more tasks then."""
 
     loop: LoopStats
-    """What its loop has done."""
+    """The counters of its loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of an `Engine`, as `engine.stats()` takes it."""
+    """A snapshot of an `Engine`, as returned by `engine.stats()`."""
 
     threads: tuple[ThreadStats, ...]
-    """Its Python threads, in the order of their numbers."""
+    """Its threads, in the order of their numbers."""
 
     tasks_per_thread: int
-    """How many spawned tasks one thread runs at the same time."""
+    """The largest number of spawned tasks that one thread runs at a time."""
 
     spawned: int
-    """Tasks that were spawned so far."""
+    """Tasks that were spawned."""
 
     pending: int
-    """Tasks that wait for a place, in all."""
+    """Tasks that wait for a thread, in total."""
 
     max_pending: int
-    """How many may wait."""
+    """The largest number of waiting tasks."""
 
     native: NativeStats | None = None
     """Its native workers."""
@@ -60,10 +60,10 @@ class EngineStats:
 
     @property
     def running(self) -> int:
-        """Tasks that run, in all."""
+        """Spawned tasks that run, in total."""
         return sum(thread.running for thread in self.threads)
 
     @property
     def capacity(self) -> int:
-        """How many tasks can run at the same time, on the threads that work."""
+        """How many spawned tasks can run at a time, on the threads that have not failed."""
         return self.tasks_per_thread * sum(not thread.failed for thread in self.threads)

@@ -1,4 +1,4 @@
-"""`TaskHandle`: a task on one of an engine's threads, seen from anywhere."""
+"""`TaskHandle`: a thread-safe handle of a task that runs on a thread of an engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
-# In place of the lock of a handle that is done: what that guards does not change any more.
+# Replaces the lock of a handle that is done and does not change any more.
 _no_lock = nullcontext()
 
 
@@ -31,7 +31,7 @@ def _wake(waiters: list[asyncio.Future[None]]) -> None:
 
 
 class TaskOwner(Protocol):
-    """What a handle needs of the scheduler that it was given to."""
+    """The interface of the scheduler for its handles."""
 
     def belongs_to_parent(self) -> bool: ...
     def check_process(self) -> None: ...
@@ -40,11 +40,11 @@ class TaskOwner(Protocol):
 
 
 class TaskHandle(Generic[_T]):
-    """What `Engine.spawn()` returns.
+    """A task that was spawned with `Engine.spawn()`.
 
-    `await handle` gives the coroutine's result or raises its exception, as often as one likes, in
-    any task of any asyncio loop in any thread. Cancelling a task that awaits the handle leaves
-    the spawned one alone; `cancel()` cancels it.
+    `await handle` returns the coroutine's result or raises its exception. It may be awaited several
+    times, in any task of any asyncio loop in any thread. Cancelling a task that awaits the handle
+    does not cancel the spawned task; `cancel()` does.
     """
 
     __slots__ = (
@@ -78,7 +78,7 @@ class TaskHandle(Generic[_T]):
                 f"a coroutine or a generator is expected, not {coroutine!r}{call_hint(coroutine)}"
             )
         self._scheduler = scheduler
-        # Both go when the task has ended.
+        # Both are cleared when the task has ended.
         self._coroutine: Any = coroutine
         self._context: Any = context
         self._name = name
@@ -88,7 +88,7 @@ class TaskHandle(Generic[_T]):
         self._done = False
         self._result: Any = None
         self._exception: BaseException | None = None
-        # While it is not done: futures by the loop they belong to.
+        # While it is not done: the waiting futures by their loops.
         self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self._callbacks: list[Callable[[TaskHandle[_T]], object]] | None = None
         # Called on the loop's thread when the task has ended.
@@ -111,24 +111,24 @@ class TaskHandle(Generic[_T]):
 
     def get_name(self) -> str:
         """The name given to `spawn()`, or the coroutine function's."""
-        # In this order: it has a name before it loses its coroutine.
+        # Read first: another thread sets the name before it clears the coroutine.
         coroutine = self._coroutine
         if self._name is None:
             self._name = str(getattr(coroutine, "__qualname__", None) or "task")
         return self._name
 
     def done(self) -> bool:
-        """Whether the task has ended: with a result, an exception, or cancelled."""
+        """Whether the task has ended: with a result, with an exception, or cancelled."""
         return self._done
 
     def cancelled(self) -> bool:
-        """Whether the task was cancelled, before or while it ran."""
+        """Whether the task was cancelled."""
         return self._done and isinstance(self._exception, asyncio.CancelledError)
 
     def cancel(self, msg: str | None = None) -> bool:
-        """Cancel the task: one that waits for a place never runs; `False` if it has ended.
+        """Cancel the task, and return whether that was possible. A queued task never runs.
 
-        Also `False` in a forked child, where the task does not exist.
+        `False` if the task has ended, or in a forked child, where it does not exist.
         """
         if self._scheduler.belongs_to_parent():
             return False
@@ -140,12 +140,12 @@ class TaskHandle(Generic[_T]):
             if self._scheduler.dequeue(self):
                 self._resolve(None, asyncio.CancelledError(*(() if msg is None else (msg,))))
                 return True
-            # It is on its way to its thread, or there already.
+            # It is in an inbox, or was just started.
             loop = self._loop or self._scheduler.find_loop(self)
         try:
             loop.call_soon_threadsafe(self._cancel_task, msg)
         except RuntimeError:
-            # The loop is closed, and the handle resolved with it.
+            # The loop is closed, and so the handle is done.
             return False
         return True
 
@@ -154,17 +154,17 @@ class TaskHandle(Generic[_T]):
             self._task.cancel(msg)
 
     def result(self, timeout: float | None = None) -> _T:
-        """Wait up to `timeout` seconds in a thread without a running loop; return the result.
+        """Wait up to `timeout` seconds for the result, in a thread without a running loop.
 
-        Raises what the coroutine has raised, `TimeoutError` when the time is over,
-        `asyncio.InvalidStateError` in a thread whose loop the wait would block, and
-        `EngineClosedError` in a forked child for a task that had not ended before.
+        Raises the exception of the coroutine, `TimeoutError` after the timeout,
+        `asyncio.InvalidStateError` if the wait would block a running loop, and
+        `EngineClosedError` in a forked child if the task had not ended before the fork.
         """
         self._wait_blocking(timeout)
         return self._outcome()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `result()`, for what the coroutine has raised; `None` if it has not."""
+        """Like `result()`, for the exception of the coroutine; `None` if it raised none."""
         self._wait_blocking(timeout)
         self._retrieved = True
         if isinstance(self._exception, asyncio.CancelledError):
@@ -172,7 +172,7 @@ class TaskHandle(Generic[_T]):
         return self._exception
 
     def add_done_callback(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
-        """Call `callback(handle)` when the task has ended: in the thread that ends it, or now."""
+        """Call `callback(handle)` when the task ends, in that thread, or now if it has ended."""
         if not self._done:
             self._scheduler.check_process()
         with self._lock:
@@ -220,7 +220,7 @@ class TaskHandle(Generic[_T]):
         event = threading.Event()
         self.add_done_callback(lambda _: event.set())
         if not signal_safe_wait.wait(event, timeout):
-            raise TimeoutError(f"{self.get_name()} has not ended within {timeout} s")
+            raise TimeoutError(f"{self.get_name()} did not end within {timeout} s")
 
     def _outcome(self) -> _T:
         if self._exception is not None:
@@ -232,7 +232,7 @@ class TaskHandle(Generic[_T]):
     def _start(
         self, loop: asyncio.AbstractEventLoop, finished: Callable[[TaskHandle[Any]], None]
     ) -> bool:
-        """Make the task, on the loop's thread; `False` if it was cancelled before."""
+        """Create the task, in the thread of the loop; `False` if it was cancelled before."""
         with self._lock:
             if self._done:
                 return False
@@ -253,8 +253,7 @@ class TaskHandle(Generic[_T]):
         else:
             self._resolve(result, None)
         finished, self._finished = self._finished, None
-        # A handle that is kept keeps the outcome, and not what else the garbage collector would
-        # have to look at.
+        # Keep only the name and the result: the fewer references, the less work for the collector.
         self.get_name()
         self._task = self._context = self._coroutine = None
         self._lock = _no_lock
@@ -262,7 +261,7 @@ class TaskHandle(Generic[_T]):
             finished(self)
 
     def _resolve(self, result: Any, exception: BaseException | None) -> None:
-        """Set the outcome; the first one counts."""
+        """Set the result or the exception, unless the handle is done."""
         with self._lock:
             if self._done:
                 return
@@ -274,11 +273,11 @@ class TaskHandle(Generic[_T]):
             callbacks, self._callbacks = self._callbacks, None
             begun = self._task is not None
         if not begun:
-            # It has not run, and nobody else will run it.
+            # The coroutine will never run.
             self._coroutine.close()
         if waiters:
             for loop, futures in waiters.items():
-                # A loop that is closed has nobody left who waits.
+                # RuntimeError: the loop is closed, and nothing waits on it.
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_wake, futures)
         for callback in callbacks or ():
@@ -288,4 +287,4 @@ class TaskHandle(Generic[_T]):
         try:
             callback(self)
         except Exception:
-            _logger.exception("callback %r of %r has failed", callback, self)
+            _logger.exception("exception in callback %r of %r", callback, self)

@@ -1,4 +1,4 @@
-"""What an engine does with kernels, and with functions that are called many times."""
+"""The methods of `Engine` for kernels, the memory bus, and maps."""
 
 from __future__ import annotations
 
@@ -27,24 +27,21 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Of the calls of map(), for each worker or thread so many chunks are under way: one runs, and the
-# next is there when it ends.
+# How many chunks of map() are submitted for each worker or thread: one runs and one is queued.
 _CHUNKS_AHEAD = 2
-# Of coroutines so many on each thread, as they wait most of the time.
+# The same for coroutine functions, which wait most of the time.
 _COROUTINES_AHEAD = 64
 
 
 class WorkMixin:
-    """The methods of `Engine` for kernels, the memory bus and maps."""
+    """The methods of `Engine` for kernels, the memory bus, and maps."""
 
     _scheduler: Scheduler
     _native: NativeEngine
 
     @property
     def native_engine(self) -> NativeEngine:
-        """The native workers and the memory bus of this engine, which the loops of its threads
-        use.
-        """
+        """The native workers and the memory bus of this engine. The loops of its threads use it."""
         return self._native
 
     @property
@@ -57,12 +54,13 @@ class WorkMixin:
         self._native.bus.push(key, data, size)
 
     def memory_bus_pop(self, key: str | bytes) -> NativeBuffer:
-        """`bus.pop()`, which removes nothing."""
+        """`bus.pop()`; it does not remove the key."""
         return self._native.bus.pop(key)
 
     def run_native(self, kernel: Kernel | str, /, *args: Any, **options: Any) -> NativeJob[Any]:
-        """Have one of the native workers run a kernel, as `loop.run_native()` does, from any
-        thread: `await` the job in any asyncio loop, or ask it for its `result()`.
+        """Run a kernel on a native worker, like `loop.run_native()`, from any thread.
+
+        `await` the job in any asyncio loop, or call its `result()`.
         """
         self._check_open()
         return self._native.run_native(kernel, *args, **options)
@@ -70,7 +68,7 @@ class WorkMixin:
     def run_native_many(
         self, kernel: Kernel | str, calls: Iterable[Any], /, **options: Any
     ) -> NativeBatch[Any]:
-        """Submit many calls of a kernel at once, as `loop.run_native_many()` does."""
+        """Submit many calls of a kernel, like `loop.run_native_many()`, from any thread."""
         self._check_open()
         return self._native.run_native_many(kernel, calls, **options)
 
@@ -81,26 +79,27 @@ class WorkMixin:
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> MapResults[Any]:
-        """Call a kernel on the native workers, or a function on the threads, for each item.
+        """Call a kernel on native workers, or a function on the threads, for each item.
 
-        As `map()`, with one argument from each of the iterables; a kernel's name stands for it.
-        Kernels run in parallel on every Python. Functions take turns if there is a global
-        interpreter lock, and block the loop of their thread meanwhile; coroutine functions run
-        beside each other. The calls do not count for `tasks_per_thread`.
+        Like the built-in `map()`, with one argument from each iterable. A kernel may be given by
+        its name. Kernels run in parallel on every Python. Functions run in parallel only without a
+        GIL, and each call blocks the loop of its thread; coroutine functions run concurrently. The
+        calls do not count for `tasks_per_thread`.
 
         Args:
-            chunksize: calls that are submitted together; more for calls that take microseconds.
-            buffersize: how many items may be taken whose results have not been asked for. By
-                default enough to keep everybody busy: two chunks for each native worker or
-                thread, 64 calls of coroutine functions for each thread.
+            chunksize: how many calls are submitted together; increase it for calls that take
+                microseconds.
+            buffersize: how many items may be taken ahead of the results. The default keeps all
+                workers busy: two chunks for each native worker or thread, 64 calls of coroutine
+                functions for each thread.
 
-        The first items are taken at once, the others as results are asked for: with `for` in a
+        The first items are taken at once, further ones as results are consumed: with `for` in a
         thread without a running loop, with `async for` in a coroutine.
         """
         self._check_open()
         submit, ahead = self._submitter(function)
         if not iterables:
-            raise TypeError("map() needs an iterable at least")
+            raise TypeError("map() needs at least one iterable")
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
         if buffersize is None:
@@ -119,15 +118,14 @@ class WorkMixin:
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> TaskHandle[Any]:
-        """`functools.reduce(reducer, map(function, iterable), initial)`, where `map()` is the
-        engine's; returns a handle.
+        """`functools.reduce(reducer, engine.map(function, iterable), initial)`, as a handle.
 
-        One of the threads takes the items and reduces results in their order, while others are
-        being computed. The reducer may be a kernel or a coroutine function as well.
+        A task on one of the threads takes the items and reduces the results in order, while others
+        are computed. The reducer may be a kernel or a coroutine function as well.
         """
         self._check_open()
         reduce = self._reducer(reducer)
-        # What is wrong with the arguments is said here.
+        # Raises for wrong arguments.
         self._submitter(function)
         iterator = iter(iterable)
 
@@ -139,7 +137,7 @@ class WorkMixin:
             async for result in results:
                 value = result if value is NOT_GIVEN else await maybe_await(reduce(value, result))
             if value is NOT_GIVEN:
-                raise TypeError("map_reduce() of no items needs an initial value")
+                raise TypeError("map_reduce() of an empty iterable needs an initial value")
             return value
 
         return self._spawn_service(main(), f"map_reduce {_name(function)}")
@@ -154,7 +152,7 @@ class WorkMixin:
         return function
 
     def _submitter(self, function: Any) -> tuple[Callable[[Calls], Chunk], int]:
-        """What submits a chunk, and how many are to be under way."""
+        """A function that submits a chunk, and how many chunks to submit ahead."""
         if isinstance(function, (Kernel, str)):
             kernel, native = _kernel(function), self._native
 
@@ -195,7 +193,7 @@ def _kernel(kernel: Kernel | str) -> Kernel:
     try:
         return kernels[kernel]
     except KeyError:
-        # As run_native() says it.
+        # The message of run_native().
         raise LookupError(
             f"no kernel is named {kernel!r}; hybridloop.kernels has those there are"
         ) from None

@@ -257,7 +257,7 @@ def test_the_end_of_the_process_does_not_wait_for_a_task_that_blocks() -> None:
         running.wait()
     """)
     assert done.returncode == 0, done.stderr
-    assert "closed with work left: hybridloop-gil-0: blocks" in done.stderr
+    assert "closed before all work had ended: hybridloop-gil-0: blocks" in done.stderr
 
 
 def test_keyboard_interrupt_in_the_main_thread_cancels_what_runs() -> None:

@@ -138,7 +138,7 @@ def test_cancel_a_waiting_task() -> None:
 
 def test_result_from_plain_threads(engine: Engine) -> None:
     handle = engine.spawn(asyncio.sleep(0.3, "slept"))
-    with pytest.raises(TimeoutError, match="sleep has not ended within 0.01 s"):
+    with pytest.raises(TimeoutError, match="sleep did not end within 0.01 s"):
         handle.result(0.01)
     assert handle.result(20) == "slept"
     assert handle.exception() is None

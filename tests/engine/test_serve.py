@@ -225,7 +225,7 @@ def test_what_cannot_be_served(engine: Engine) -> None:
             engine.serve(Echo, HOST, 0, kind="wsgi")  # type: ignore[arg-type]
         with pytest.raises(IndexError, match="thread 3 of an engine with 3"):
             engine.serve(Echo, HOST, 0, threads=[0, 3])
-        with pytest.raises(ValueError, match="threads must name"):
+        with pytest.raises(ValueError, match="threads must not be empty"):
             engine.serve(Echo, HOST, 0, threads=[])
         with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             with pytest.raises(ValueError, match="a stream socket"):

@@ -1,4 +1,4 @@
-"""Servers whose connections are spread over the threads of an engine."""
+"""Servers that accept connections on the threads of an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What serves an ASGI application on one thread: uvicorn."""
+"""Serving an ASGI application on one thread, with uvicorn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AsgiService(Service):
-    """A `uvicorn.Server`, with the lifespan of the application around it."""
+    """A `uvicorn.Server`, which also runs the lifespan of the application."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class AsgiService(Service):
     async def run(self) -> None:
         server = self.server
         try:
-            # uvicorn says with SystemExit that it cannot start, which would go to the loop.
+            # uvicorn raises SystemExit if it cannot start. The loop must not see that.
             try:
                 await server.serve(sockets=list(self.sockets))
             except SystemExit as error:
@@ -38,7 +38,7 @@ class AsgiService(Service):
             if not server.started:
                 raise RuntimeError(_NOT_STARTED)
         except GeneratorExit:
-            # The loop has failed, and all that is on it with it.
+            # The loop has failed: nothing can be awaited.
             raise
         except BaseException:
             self._abort()
@@ -67,7 +67,7 @@ class AsgiService(Service):
             await server.lifespan.shutdown()
 
 
-_NOT_STARTED = "the application did not start; the logger 'uvicorn.error' tells why"
+_NOT_STARTED = "the application did not start; see the log of the logger 'uvicorn.error'"
 
 
 def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvicorn.Server:
@@ -80,7 +80,7 @@ def _make_server(service: AsgiService, app: Any, options: dict[str, Any]) -> uvi
         ) from error
 
     settings: dict[str, Any] = {
-        # Logging is the program's; connections end by the engine's timeout.
+        # The program configures logging; graceful_timeout limits the shutdown.
         "log_config": None,
         "timeout_graceful_shutdown": service.graceful_timeout,
         **options,

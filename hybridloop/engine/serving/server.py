@@ -1,4 +1,4 @@
-"""`Engine.serve()`: protocols or an ASGI application on the threads of an engine."""
+"""`Engine.serve()`: serves a protocol or an ASGI application on the threads of an engine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 
-# Of the time that close() has, the last quarter and at most this many seconds are for connections
-# to end after they were aborted.
+# close() aborts connections when a quarter of its timeout is left, or this many seconds if that is
+# less.
 _ABORT_TIME = 1.0
 
 
 def detect_kind(app: Any) -> Literal["protocol", "asgi"]:
-    """Tell a protocol factory, which is called without arguments, from an ASGI application."""
+    """Whether `app` is a protocol factory, called without arguments, or an ASGI application."""
     if isinstance(app, str):
         return "asgi"
     if isinstance(app, type) and issubclass(app, asyncio.BaseProtocol):
@@ -42,7 +42,7 @@ def detect_kind(app: Any) -> Literal["protocol", "asgi"]:
     try:
         signature = inspect.signature(app)
     except (TypeError, ValueError):
-        # A callable of C: its signature is not known.
+        # A callable written in C, without a signature.
         pass
     else:
         for kind, count in (("protocol", 0), ("asgi", 3), ("asgi", 1)):
@@ -53,72 +53,71 @@ def detect_kind(app: Any) -> Literal["protocol", "asgi"]:
             return kind  # type: ignore[return-value]
     raise TypeError(
         f"{app!r} takes the arguments of neither a protocol factory nor an ASGI application;"
-        " say which it is by kind="
+        " use the argument kind"
     )
 
 
 def bind(infos: Sequence[Any], count: int, backlog: int) -> list[list[socket.socket]]:
-    """Listen `count` times on each address; the sockets by thread.
+    """Make listening sockets for `count` threads; returns a list of sockets for each thread.
 
-    Where the system spreads connections over sockets that share a port, each thread has its own;
-    elsewhere they share one.
+    On Linux each thread has its own socket for an address, and the kernel distributes connections
+    over them. On other systems the threads share one.
     """
-    of_their_own = count > 1 and sys.platform == "linux"
-    made: list[list[socket.socket]] = [[] for _ in range(count)]
+    reuse_port = count > 1 and sys.platform == "linux"
+    sockets_by_thread: list[list[socket.socket]] = [[] for _ in range(count)]
     missing: OSError | None = None
     try:
         for family, _type, _proto, _name, address in dict.fromkeys(infos):
             try:
-                first = _listen(address, family, backlog, of_their_own)
+                first = _listen(address, family, backlog, reuse_port)
             except OSError as error:
-                # A name may stand for addresses of families that this machine does not have.
+                # A host name may have addresses of families that this machine does not support.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
                 missing = error
                 continue
-            made[0].append(first)
-            for sockets in made[1:]:
-                if of_their_own:
+            sockets_by_thread[0].append(first)
+            for sockets in sockets_by_thread[1:]:
+                if reuse_port:
                     sockets.append(_listen(first.getsockname(), family, backlog, True))
                 else:
                     sockets.append(first.dup())
-        if missing is not None and not made[0]:
+        if missing is not None and not sockets_by_thread[0]:
             raise missing
     except BaseException:
-        _close(made)
+        _close(sockets_by_thread)
         raise
-    return made
+    return sockets_by_thread
 
 
 def _listen(address: Any, family: int, backlog: int, reuse_port: bool) -> socket.socket:
     return socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
 
 
-def share(sock: socket.socket, count: int) -> list[list[socket.socket]]:
-    """The same for a socket that is there; `sock` itself stays the caller's."""
+def dup_for_threads(sock: socket.socket, count: int) -> list[list[socket.socket]]:
+    """Like `bind()`, for an existing socket, which is duplicated."""
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"a stream socket is expected, not {sock!r}")
-    made: list[list[socket.socket]] = []
+    sockets_by_thread: list[list[socket.socket]] = []
     try:
         for _ in range(count):
-            made.append([sock.dup()])
+            sockets_by_thread.append([sock.dup()])
     except BaseException:
-        _close(made)
+        _close(sockets_by_thread)
         raise
-    return made
+    return sockets_by_thread
 
 
-def _close(made: list[list[socket.socket]]) -> None:
-    for sockets in made:
+def _close(sockets_by_thread: list[list[socket.socket]]) -> None:
+    for sockets in sockets_by_thread:
         for sock in sockets:
             sock.close()
 
 
 class EngineServer:
-    """What `Engine.serve()` returns: a listener on each of the threads.
+    """A server on the threads of an engine, returned by `Engine.serve()`.
 
-    A context manager, which closes it at its end. `addresses` has what it listens on, as
-    `socket.getsockname()` gives it: pairs of host and port for IPv4.
+    It is a context manager, which closes the server at the end.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class EngineServer:
     ) -> None:
         self._scheduler = scheduler
         self.addresses: tuple[Any, ...] = tuple(sock.getsockname() for sock in sockets[0])
-        """Where it listens, as `getsockname()` tells it."""
+        """The addresses it listens on, from `getsockname()`: (host, port) for IPv4."""
         self._services: list[Service] = []
         self._handles: list[TaskHandle[None]] = []
         self._threads = threads
@@ -156,8 +155,8 @@ class EngineServer:
             elif task is None or task.done():
                 service.close_sockets()
                 if service.is_serving() and isinstance(error, Exception):
-                    _logger.error("%s has ended", handle.get_name(), exc_info=error)
-            # Else it was given up, and its loop still has the sockets.
+                    _logger.error("%s has failed", handle.get_name(), exc_info=error)
+            # Otherwise the task was abandoned, and its loop still uses the sockets.
             service.set_ended(error)
             if all(handle.done() for handle in self._handles):
                 self._scheduler.server_stop_hooks.discard(self._stop)
@@ -186,11 +185,14 @@ class EngineServer:
 
     @property
     def connections(self) -> tuple[int, ...]:
-        """How many connections are open on each of its threads."""
+        """The number of open connections on each thread."""
         return tuple(service.connections() for service in self._services)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait in a plain thread until the server has ended; `False` if it has not in time."""
+        """Wait until the server has ended, in a thread without a running loop.
+
+        Returns `False` after `timeout` seconds.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         for handle in self._handles:
             try:
@@ -200,28 +202,27 @@ class EngineServer:
         return True
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
-        """Accept no more connections, and wait until those there are have ended.
+        """Accept no more connections, and wait until all connections have ended.
 
-        They have the `graceful_timeout` of `serve()` for that; then they are closed. After
-        `timeout` seconds, or at once with `cancel`, they are aborted; the last quarter of the time,
-        at most a second, is for their protocols to hear of it. The names of threads on which the
-        server has not ended then are returned. In a thread without a running loop; elsewhere
-        use `aclose()`.
+        Connections are closed after the `graceful_timeout` of `serve()`. With a `timeout`, they are
+        aborted when a quarter of it is left, or one second if that is less; with `cancel` at once.
+        Returns the names of threads on which the server has not ended. In a thread with a running
+        loop use `aclose()`.
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("close() would block the running loop; use 'await server.aclose()'")
-        patience, rest = _split_timeout(timeout)
+        graceful, rest = _split_timeout(timeout)
         self._stop()
-        if cancel or not self.wait(patience):
+        if cancel or not self.wait(graceful):
             self._abort()
             self.wait(rest)
         return self._remaining_names()
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> list[str]:
-        """As `close()`, without blocking the running loop."""
-        patience, rest = _split_timeout(timeout)
+        """Like `close()`, in a coroutine."""
+        graceful, rest = _split_timeout(timeout)
         self._stop()
-        if cancel or not await self._wait(patience):
+        if cancel or not await self._wait(graceful):
             self._abort()
             await self._wait(rest)
         return self._remaining_names()
@@ -256,7 +257,7 @@ class EngineServer:
         await self.aclose(cancel=error is not None)
 
     def _wait_started(self) -> None:
-        """Wait until every thread accepts connections; if one cannot, end all and raise why."""
+        """Wait until all threads accept connections; if one fails, abort all and raise."""
         try:
             wait([service.started for service in self._services])
             for service in self._services:
@@ -316,7 +317,7 @@ def make_server(
     graceful_timeout: float | None,
     options: dict[str, Any],
 ) -> EngineServer:
-    """Begin to serve on sockets that listen."""
+    """Start to serve on listening sockets."""
 
     def make(sockets: list[socket.socket]) -> Service:
         if kind == "protocol":

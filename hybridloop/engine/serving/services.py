@@ -1,4 +1,4 @@
-"""What accepts connections on one thread: a server for protocols."""
+"""Serving a protocol on one thread."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-# What transports have to send out what is buffered, and then to tell their protocols that they
-# are closed.
+# Seconds for closing transports to send their buffers and call connection_lost().
 _FLUSH_TIME = 1.0
 
 
 class Service:
-    """Serves on one thread; its coroutine `run()` ends when `stop()` was called and all is closed.
+    """Serves on one thread. `run()` ends after `stop()`, when all connections are closed.
 
-    Cancelling it ends the connections at once.
+    Cancelling `run()` aborts the connections.
     """
 
     def __init__(self, sockets: Sequence[socket.socket], graceful_timeout: float | None) -> None:
         self.sockets = sockets
         self.graceful_timeout = graceful_timeout
-        # Done when connections are accepted, or when that has failed.
+        # Done when connections are accepted, or the service has failed to start.
         self.started: Future[None] = Future()
 
     async def run(self) -> None:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Accept no more connections and let those there are end; on the loop's thread."""
+        """Accept no more connections, and close the open ones; in the thread of the loop."""
         raise NotImplementedError
 
     def open_transports(self) -> list[asyncio.Transport]:
-        """Those of the connections that are open; from any thread."""
+        """The transports of open connections; in any thread."""
         raise NotImplementedError
 
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self.open_transports())
 
     def disconnect(self) -> None:
-        """Let clients know that the loop has failed: nothing else would ever tell them."""
+        """Shut down the sockets of a failed loop, which would otherwise stay open."""
         for transport in self.open_transports():
             sock = transport.get_extra_info("socket")
             if sock is not None:
@@ -63,13 +62,13 @@ class Service:
             sock.close()
 
     def set_ended(self, error: BaseException | None) -> None:
-        """Called in whichever thread ends it."""
+        """The service has ended; in any thread."""
         with suppress(InvalidStateError):
             self.started.set_exception(error or RuntimeError("the server did not start"))
 
 
 class ProtocolService(Service):
-    """Gives each connection a protocol, as `loop.create_server()` does."""
+    """Serves a protocol with `loop.create_server()`."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class ProtocolService(Service):
         super().__init__(sockets, graceful_timeout)
         self.factory = factory
         self.options = options
-        # Weak, so that transports that nobody holds are found out as usual.
+        # Weak references: an unclosed transport is collected and reported as usual.
         self.transports: set[weakref.ref[asyncio.Transport]] = set()
         self.stopped = asyncio.Event()
 
@@ -90,7 +89,9 @@ class ProtocolService(Service):
         servers: list[asyncio.Server] = []
         try:
             for sock in self.sockets:
-                servers.append(await loop.create_server(self._make, sock=sock, **self.options))
+                servers.append(
+                    await loop.create_server(self._make_protocol, sock=sock, **self.options)
+                )
             self.set_started()
             await self.stopped.wait()
             for server in servers:
@@ -100,7 +101,7 @@ class ProtocolService(Service):
                 transport.close()
             await _gather_within(_FLUSH_TIME, map(_wait_connections_closed, servers))
         except GeneratorExit:
-            # The loop has failed, and all that is on it with it.
+            # The loop has failed: nothing can be awaited.
             raise
         except BaseException:
             await self._abort_now(servers)
@@ -118,39 +119,39 @@ class ProtocolService(Service):
         self.stopped.set()
 
     def open_transports(self) -> list[asyncio.Transport]:
-        # The list is made at one go: the loop's thread may be adding and removing.
+        # list() is atomic: the thread of the loop may add and remove transports.
         transports = [reference() for reference in list(self.transports)]
         return [it for it in transports if it is not None and not it.is_closing()]
 
-    def _make(self) -> _TransportTracker:
-        return _TransportTracker(self.factory(), self._keep)
+    def _make_protocol(self) -> _TransportTracker:
+        return _TransportTracker(self.factory(), self._track)
 
-    def _keep(self, transport: asyncio.Transport) -> None:
+    def _track(self, transport: asyncio.Transport) -> None:
         self.transports.add(weakref.ref(transport, self.transports.discard))
 
 
 class _TransportTracker(asyncio.Protocol):
-    """Keeps the transport of a new connection, and steps aside for the protocol it is for."""
+    """Registers the transport of a new connection, then switches to the connection's protocol."""
 
-    __slots__ = ("keep", "protocol")
+    __slots__ = ("protocol", "track")
 
     def __init__(
-        self, protocol: asyncio.BaseProtocol, keep: Callable[[asyncio.Transport], None]
+        self, protocol: asyncio.BaseProtocol, track: Callable[[asyncio.Transport], None]
     ) -> None:
         self.protocol = protocol
-        self.keep = keep
+        self.track = track
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.keep(transport)
+        self.track(transport)
         transport.set_protocol(self.protocol)
         self.protocol.connection_made(transport)
 
 
 async def _wait_connections_closed(server: asyncio.Server) -> None:
-    """Wait until the last connection of a closed server has ended."""
+    """Wait until all connections of a closed server have ended."""
     if sys.version_info >= (3, 12):
         await server.wait_closed()
-    # There it waits for nothing: the server tells of its last connection by itself.
+    # wait_closed() of Python 3.11 does not wait; the server wakes its waiters after the last one.
     elif (waiters := vars(server)["_waiters"]) is not None and vars(server)["_active_count"]:
         waiter = asyncio.get_running_loop().create_future()
         waiters.append(waiter)
@@ -158,7 +159,7 @@ async def _wait_connections_closed(server: asyncio.Server) -> None:
 
 
 async def _gather_within(timeout: float | None, waits: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all, but no longer than `timeout`."""
+    """Wait for all, for at most `timeout` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await asyncio.gather(*waits)
