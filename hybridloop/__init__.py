@@ -1,6 +1,6 @@
 """hybridloop: an asyncio event loop in Rust, on mio.
 
-A drop-in for uvloop that stays true to asyncio::
+A drop-in replacement for asyncio's loop, or for uvloop::
 
     asyncio.Runner(loop_factory=hybridloop.new_event_loop)
     hybridloop.run(main())
@@ -134,12 +134,12 @@ def _serve_metrics() -> None:
     serve_or_warn()
 
 
-# Whether the process was asked, from outside, to show its statistics.
+# Set by the user of the program, to serve its statistics.
 if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
     on_new_loop.append(_serve_metrics)
 
 
-# Imported on first use: most programs need none of them.
+# Imported on first use, because most programs do not need them.
 _LAZY = ("metrics", "observe", "parallel")
 
 

@@ -14,13 +14,13 @@ usage: python -m hybridloop PROGRAM.py [ARGUMENT ...]
        python -m hybridloop top [PID|URL|PATH] [--once] [--json]
 
 Runs a Python program with hybridloop as the loop of asyncio.run() and asyncio.new_event_loop(),
-or shows what the loops of a running program do (top --help tells more). A program whose file is
-called just "top" is run as ./top.
+or shows the loops of a running program (see top --help). To run a program whose file is named
+"top", write ./top.
 """
 
 
 def main(argv: list[str]) -> int:
-    """Run the program named by `argv`; 2 if there is none."""
+    """Run the command. Returns 2 for wrong arguments."""
     if argv[:1] in (["-h"], ["--help"]):
         print(_USAGE, end="")
         return 0

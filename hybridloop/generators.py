@@ -1,18 +1,18 @@
 """`GeneratorRunner`: plain generators as concurrent tasks.
 
-A generator is a function that can stop and go on later, which is all that a task needs. What it
-yields says what it waits for:
+A generator can be suspended and resumed, which is all that a task needs. The value that it yields
+is what it waits for:
 
 =====================================  ============================================================
-`yield`                                nothing: the others have their turn
+`yield`                                the next iteration of the loop, so that other tasks run
 `yield 0.5`                            a time in seconds
 `yield awaitable`                      a coroutine, future or task; its result is the value of the
                                        `yield` expression, its exception is raised there
-`yield sock`                           anything with `fileno()`: until it can be read
-`yield readable(fd)`, `writable(fd)`   a file descriptor, until it can be read or written
+`yield sock`                           anything with `fileno()`, until it is readable
+`yield readable(fd)`, `writable(fd)`   a file descriptor, until it is readable or writable
 =====================================  ============================================================
 
-`return value` is the result of the task, and `yield from` delegates as always.
+`return value` sets the result of the task; `yield from` delegates as usual.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _HasFileno(Protocol):
 
 
 class _FileReady:
-    """A descriptor to wait for."""
+    """A descriptor that a generator waits for."""
 
     __slots__ = ("file", "write")
 
@@ -51,17 +51,17 @@ class _FileReady:
 
 
 def readable(file: FileDescriptorLike) -> _FileReady:
-    """What a generator yields to wait until a descriptor can be read."""
+    """For `yield`: wait until a descriptor is readable."""
     return _FileReady(file, write=False)
 
 
 def writable(file: FileDescriptorLike) -> _FileReady:
-    """What a generator yields to wait until a descriptor can be written."""
+    """For `yield`: wait until a descriptor is writable."""
     return _FileReady(file, write=True)
 
 
 def call_hint(given: Any) -> str:
-    """For messages: what to do about a function in the place of what it makes."""
+    """The end of an error message for a function that was passed instead of its result."""
     return "; call the function first" if callable(given) else ""
 
 
@@ -86,7 +86,7 @@ async def wait_ready(ready: _FileReady) -> None:
 
 
 async def _wait_for_yielded(wanted: Any) -> Any:
-    """Wait for what a generator has yielded; `None` was dealt with before."""
+    """Wait for a yielded value other than `None`."""
     if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
         return await asyncio.sleep(wanted)
     if isinstance(wanted, _FileReady):
@@ -95,11 +95,13 @@ async def _wait_for_yielded(wanted: Any) -> Any:
         return await wanted
     if hasattr(wanted, "fileno"):
         return await wait_ready(readable(wanted))
-    raise TypeError(f"a generator may yield None, seconds, an awaitable or a file, not {wanted!r}")
+    raise TypeError(
+        f"a generator may yield None, a number of seconds, an awaitable or a file, not {wanted!r}"
+    )
 
 
 async def drive(generator: Generator[Any, Any, _T], *, drain: bool = False) -> _T:
-    """Run a generator to its end in the current task; return its value.
+    """Run a generator in the current task, and return its value.
 
     With `drain`, a bare `yield` does not let other tasks run.
     """
@@ -119,14 +121,14 @@ async def drive(generator: Generator[Any, Any, _T], *, drain: bool = False) -> _
                 elif not drain:
                     await asyncio.sleep(0)
             except BaseException as raised:
-                # Cancellation too: the generator may clean up, and even go on.
+                # CancelledError too: the generator may clean up, or ignore it.
                 error = raised
     finally:
         generator.close()
 
 
 class GeneratorTask(Generic[_T]):
-    """A generator in a `GeneratorRunner`, and what became of it."""
+    """A generator that runs in a `GeneratorRunner`."""
 
     def __init__(self, generator: Generator[Any, Any, _T], name: str | None) -> None:
         self._generator = generator
@@ -139,19 +141,19 @@ class GeneratorTask(Generic[_T]):
         return f"<GeneratorTask {self._name} {'cancelled' if self.cancelled() else state}>"
 
     def get_name(self) -> str:
-        """The name given to `create_task()`, or the generator's."""
+        """The name given to `create_task()`, or the name of the generator."""
         return self._name
 
     def done(self) -> bool:
-        """Whether the generator has ended, by itself, by an exception or cancelled."""
+        """Whether the generator has returned, raised an exception, or was cancelled."""
         return self._cancelled or (self._task is not None and self._task.done())
 
     def cancelled(self) -> bool:
-        """Whether the task was cancelled and the generator let that happen."""
+        """Whether the task was cancelled, and the generator did not catch that."""
         return self._cancelled or (self._task is not None and self._task.cancelled())
 
     def cancel(self) -> bool:
-        """Raise `CancelledError` in the generator where it waits; `False` if it has ended."""
+        """Raise `CancelledError` at the `yield` of the generator; `False` if it has ended."""
         if self.done():
             return False
         if self._task is not None:
@@ -161,15 +163,15 @@ class GeneratorTask(Generic[_T]):
         return True
 
     def result(self) -> _T:
-        """What the generator has returned; raises what it has raised.
+        """The value that the generator returned; raises its exception.
 
-        `asyncio.InvalidStateError` before it has ended, `asyncio.CancelledError` if it was
+        Raises `asyncio.InvalidStateError` if it has not ended, `asyncio.CancelledError` if it was
         cancelled.
         """
         return self._finished().result()
 
     def exception(self) -> BaseException | None:
-        """What the generator has raised, or `None`; otherwise as `result()`."""
+        """The exception of the generator, or `None`; otherwise like `result()`."""
         return self._finished().exception()
 
     def _finished(self) -> asyncio.Task[_T]:
@@ -181,10 +183,10 @@ class GeneratorTask(Generic[_T]):
 
 
 class GeneratorRunner:
-    """Runs generators together on a loop of its own.
+    """Runs generators as tasks on a new loop.
 
-    With `policy="round_robin"` each bare `yield` gives the next generator its turn. With
-    `policy="drain"` they run one after the other, each to its end, whatever it waits for.
+    With `policy="round_robin"`, a bare `yield` switches to the next generator. With
+    `policy="drain"`, each generator runs to its end before the next one begins.
 
     >>> def count(name):
     ...     for i in range(2):
@@ -206,13 +208,13 @@ class GeneratorRunner:
         self._waiting: deque[GeneratorTask[Any]] = deque()
         self._started_tasks: list[GeneratorTask[Any]] = []
         self._running: set[asyncio.Task[Any]] = set()
-        # While the runner runs: what its own task waits for.
+        # While the runner runs: wakes its main task.
         self._wakeup: asyncio.Event | None = None
 
     def create_task(
         self, generator: Generator[Any, Any, _T], *, name: str | None = None
     ) -> GeneratorTask[_T]:
-        """Add a generator; also from a generator that runs. `TypeError` for anything else."""
+        """Add a generator, also while the runner runs. `TypeError` for anything else."""
         if not isinstance(generator, Generator):
             raise TypeError(f"a generator is expected, not {generator!r}{call_hint(generator)}")
         task = GeneratorTask(generator, name)
@@ -222,11 +224,11 @@ class GeneratorRunner:
         return task
 
     def run(self) -> list[GeneratorTask[Any]]:
-        """Run until every generator has ended; return their tasks in the order they began.
+        """Run until all generators have ended; return their tasks in the order of their start.
 
-        An exception of one generator does not stop the others: it is kept in its task, and
-        logged if nobody asks for it. `KeyboardInterrupt` and `SystemExit` stop the run; the
-        generators are closed.
+        An exception of a generator does not stop the others: it is stored in its task, and logged
+        if it is never retrieved. `KeyboardInterrupt` and `SystemExit` stop the run and close all
+        generators.
         """
         if self._wakeup is not None:
             raise RuntimeError("the runner is running")

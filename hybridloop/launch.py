@@ -1,4 +1,4 @@
-"""Programs that run as they are, on hybridloop: what `python -m hybridloop` prepares and runs."""
+"""Running unchanged programs on hybridloop, for `python -m hybridloop`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class _InstallInChildren:
-    """Makes hybridloop the default in each process that unpickles it."""
+    """Makes hybridloop the default loop of each process that unpickles it."""
 
     def __reduce__(self) -> tuple[Callable[[], _InstallInChildren], tuple[()]]:
         return install_everywhere, ()
 
 
 def install_everywhere() -> _InstallInChildren:
-    """Make hybridloop the loop of this process and of those that multiprocessing starts from it.
+    """Make hybridloop the default loop of this process and of its multiprocessing children.
 
-    multiprocessing hands what a process is configured with to its children; those that are no
-    forks unpickle it.
+    multiprocessing passes the configuration of a process to its children; those that are not forks
+    unpickle it.
     """
     install()
     _replace_uvicorn_auto_loop()
@@ -40,9 +40,9 @@ def install_everywhere() -> _InstallInChildren:
 
 
 def _replace_uvicorn_auto_loop() -> None:
-    """Stand in for the module that chooses uvicorn's loop where no loop is named.
+    """Replace the module that selects uvicorn's loop if none is configured.
 
-    uvicorn asks neither asyncio's policy nor `asyncio.new_event_loop()`.
+    uvicorn uses neither the event loop policy nor `asyncio.new_event_loop()`.
     """
     name = "uvicorn.loops.auto"
     chooser = ModuleType(name)
@@ -56,7 +56,7 @@ def _auto_loop_factory(use_subprocess: bool = False) -> Callable[[], Loop]:
 
 
 def run_module(argv: list[str]) -> None:
-    """Run a module as `python -m` does."""
+    """Run a module like `python -m`."""
     install_everywhere()
     sys.argv = argv
     _new_main()
@@ -64,14 +64,14 @@ def run_module(argv: list[str]) -> None:
 
 
 def run_file(argv: list[str]) -> None:
-    """Run a file, a folder or a ZIP file as `python PATH` does."""
+    """Run a file, a directory or a ZIP file like `python PATH`."""
     path = argv[0]
     install_everywhere()
     sys.argv = argv
     is_archive = pkgutil.get_importer(path) is not None
     if is_archive or not sys.flags.safe_path:
         beside = os.path.abspath(path) if is_archive else os.path.dirname(os.path.realpath(path))
-        # Until now this was the current folder, because of `python -m`; if there is anything.
+        # Replaces the current directory, which `python -m` has inserted unless -P is used.
         sys.path[: not sys.flags.safe_path] = [beside]
     if is_archive:
         _new_main()
@@ -85,14 +85,14 @@ def run_file(argv: list[str]) -> None:
     else:
         loader = SourceFileLoader("__main__", path)
         code = loader.source_to_code(loader.get_data(path), path)
-    # No module of Python 3.15 has `__cached__`.
+    # Modules have no `__cached__` since Python 3.15.
     cached = {} if sys.version_info >= (3, 15) else {"__cached__": None}
     main = _new_main(__file__=path, __loader__=loader, **cached)
     exec(code, main.__dict__)
 
 
 def _new_main(**attributes: Any) -> ModuleType:
-    """A module `__main__` for the program, which stays when its last line has run."""
+    """Make a new `__main__` module for the program. It stays in `sys.modules`."""
     main = ModuleType("__main__")
     vars(main).update(attributes, __builtins__=builtins)
     sys.modules["__main__"] = main

@@ -1,8 +1,8 @@
-"""What the loops of a process do, for people and for monitoring.
+"""Statistics of the loops and engines of a process.
 
-`snapshot()` tells it inside the process. `serve()` tells it to `python -m hybridloop top PID`, by a
-Unix socket that only the same user can open; so does starting the program with
-`HYBRIDLOOP_OBSERVE=1`. Without either there is no socket and no thread.
+`snapshot()` returns them in the process. `serve()` makes them available to `python -m hybridloop
+top PID`, at a Unix socket that only the same user can open; starting the program with
+`HYBRIDLOOP_OBSERVE=1` does the same. Without either there is no socket and no thread.
 """
 
 from __future__ import annotations

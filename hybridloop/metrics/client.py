@@ -1,4 +1,4 @@
-"""Where `top` gets snapshots from: a process of this machine, or an endpoint for Prometheus."""
+"""The sources of snapshots for `top`: a process of this machine, or a Prometheus endpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .snapshot import EngineInfo, LoopInfo, ProcessStats
 
 __all__ = ["ProcessEnded", "ProcessSource", "Source", "SourceError", "UrlSource", "open_source"]
 
-# Bytes, of an answer that is taken for a mistake.
+# The largest response, in bytes.
 _MAX_RESPONSE = 64 * 1024 * 1024
 _TIMEOUT = 5.0
 
@@ -31,7 +31,7 @@ _HINT = "start it with HYBRIDLOOP_OBSERVE=1, or call hybridloop.metrics.serve() 
 
 
 class SourceError(Exception):
-    """No statistics; the message says why."""
+    """The statistics cannot be read."""
 
 
 class ProcessEnded(SourceError):
@@ -39,12 +39,12 @@ class ProcessEnded(SourceError):
 
 
 class Source(Protocol):
-    """Gives a snapshot whenever it is asked."""
+    """A source of snapshots."""
 
     name: str
 
     def read(self) -> ProcessStats:
-        """A snapshot of now, or `SourceError`."""
+        """Take a snapshot now; `SourceError` if that is impossible."""
         ...
 
 
@@ -58,7 +58,7 @@ class ProcessSource:
         self._has_answered = False
 
     def read(self) -> ProcessStats:
-        """A snapshot of now, or `SourceError`."""
+        """Take a snapshot now; `SourceError` if that is impossible."""
         try:
             with socket_path.connect(self._path) as sock:
                 self._check(sock)
@@ -68,11 +68,11 @@ class ProcessSource:
         except (ConnectionRefusedError, FileNotFoundError):
             if self._has_answered:
                 raise ProcessEnded(f"{self.name} has ended") from None
-            raise SourceError(f"nobody serves statistics at {self._path}; {_HINT}") from None
+            raise SourceError(f"no process serves statistics at {self._path}; {_HINT}") from None
         except OSError as error:
             raise SourceError(f"{self.name}: {error}") from None
         if not answer:
-            raise SourceError(f"{self.name} broke off")
+            raise SourceError(f"{self.name} closed the connection")
         try:
             stats = ProcessStats.from_dict(json.loads(answer))
         except ValueError as error:
@@ -81,14 +81,14 @@ class ProcessSource:
         return stats
 
     def _check(self, sock: socket.socket) -> None:
-        """Do not take a process for another that had its number, or for one of another user."""
+        """Check that the socket belongs to the process, and that both belong to the same user."""
         if self._pid is None or not hasattr(socket, "SO_PEERCRED"):
             return
         format = "iII"
         peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(format))
         pid, user, _ = struct.unpack(format, peer)
         if pid != self._pid or user != _process_owner(self._pid):
-            raise SourceError(f"{self._path} is not that of {self.name}")
+            raise SourceError(f"{self._path} does not belong to {self.name}")
 
     @staticmethod
     def _receive(sock: socket.socket) -> list[bytes]:
@@ -98,19 +98,19 @@ class ProcessSource:
             parts.append(part)
             size += len(part)
             if size > _MAX_RESPONSE:
-                raise SourceError("the answer is too long")
+                raise SourceError("the response is too large")
         return parts
 
 
 class UrlSource:
-    """An endpoint for Prometheus, of a program with a `hybridloop.metrics.prometheus.Collector`."""
+    """A Prometheus endpoint of a program with a `hybridloop.metrics.prometheus.Collector`."""
 
     def __init__(self, url: str) -> None:
         self.name = url
         self._url = url
 
     def read(self) -> ProcessStats:
-        """A snapshot of now, or `SourceError`."""
+        """Take a snapshot now; `SourceError` if that is impossible."""
         try:
             from prometheus_client.parser import text_string_to_metric_families
         except ImportError:
@@ -128,7 +128,7 @@ class UrlSource:
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.name}: {error}") from None
         if len(body) > _MAX_RESPONSE:
-            raise SourceError("the answer is too long")
+            raise SourceError("the response is too large")
         samples = _SampleStore()
         try:
             for family in text_string_to_metric_families(body.decode()):
@@ -137,7 +137,7 @@ class UrlSource:
             return samples.process(self._url)
         except (KeyError, ValueError) as error:
             raise SourceError(
-                f"{self.name} does not give what hybridloop.metrics.prometheus does: {error!r}"
+                f"{self.name} has no metrics of hybridloop.metrics.prometheus: {error!r}"
             ) from None
 
 
@@ -145,7 +145,7 @@ _Labels = tuple[tuple[str, str], ...]
 
 
 class _SampleStore:
-    """Samples by their labels, to be made into a snapshot."""
+    """Samples by their labels, to make a snapshot of."""
 
     def __init__(self) -> None:
         self._values: dict[_Labels, dict[tuple[str, str], float]] = defaultdict(dict)
@@ -159,7 +159,7 @@ class _SampleStore:
             self._values[tuple(sorted(labels.items()))][name, outcome] = value
 
     def process(self, url: str) -> ProcessStats:
-        """All of it. `KeyError` and `ValueError` for labels that this program does not give."""
+        """The snapshot. `KeyError` and `ValueError` for labels that a `Collector` does not have."""
         labelled = [(dict(labels), values) for labels, values in self._values.items()]
         loops = []
         threads: dict[str, list[tuple[str, dict[tuple[str, str], float]]]] = defaultdict(list)
@@ -244,24 +244,25 @@ def _bus(values: _Values) -> BusStats | None:
 
 
 def open_source(target: str | None) -> Source:
-    """What the argument of `top` means: a URL, the path of a socket, the number of a process, or
-    nothing for the one process that there is. `SourceError` if it means nothing.
+    """The source for an argument of `top`: a URL, the path of a socket, or a process ID.
+
+    `None` stands for the only process that serves statistics. `SourceError` for anything else.
     """
     if target is None:
         return _find_single_process()
     if "://" in target:
         if not target.startswith(("http://", "https://")):
-            raise SourceError(f"{target} is not a URL of http or https")
+            raise SourceError(f"{target} is not an http or https URL")
         return UrlSource(target)
     if target.isdecimal():
         return _find_process(int(target))
     if os.sep in target or target.endswith(".sock"):
         return ProcessSource(Path(target))
-    raise SourceError(f"{target} is neither a process number, nor a URL, nor the path of a socket")
+    raise SourceError(f"{target} is neither a process ID, nor a URL, nor the path of a socket")
 
 
 def _process_owner(pid: int) -> int:
-    """The user of a process, as far as the system tells; `SourceError` if there is none."""
+    """The user ID of a process; `SourceError` if there is no such process."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

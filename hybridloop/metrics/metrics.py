@@ -1,8 +1,8 @@
-"""What each counter is called for Prometheus.
+"""The names of the metrics for Prometheus.
 
-`hybridloop.metrics.prometheus` makes samples of snapshots by these tables, and `top` makes a
-snapshot of samples. A name is without the `_total` that counters get; labels are `loop` and
-`thread`, or `engine` and `thread`; the engine of loops outside engines is `default`.
+`hybridloop.metrics.prometheus` uses these tables to make samples of a snapshot, and `top` to make a
+snapshot of samples. Names are without the suffix `_total` of counters. The labels are `loop` and
+`thread`, or `engine` and `thread`; the engine of loops outside of engines is `default`.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ __all__ = ["BUS", "ENGINE", "LOOP", "NATIVE", "RUNNING", "TASKS", "THREAD", "Met
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One field of a dataclass of `hybridloop.stats` as a metric."""
+    """One field of a statistics dataclass as a metric."""
 
     field: str
     name: str
     help: str
     counter: bool = False
     outcome: str | None = None
-    """A label for metrics that several fields share."""
+    """The value of the label `outcome`, for a metric that several fields share."""
 
     @property
     def sample(self) -> str:
-        """The name of its samples."""
+        """The name of the samples."""
         return f"{self.name}_total" if self.counter else self.name
 
     def parse(self, value: float) -> float:
-        """The field of a sample's value."""
+        """The value of the field for the value of a sample."""
         return value if self.name.endswith("_seconds") else int(value)
 
 
 LOOP = (
     Metric("iterations", "hybridloop_loop_iterations", "Iterations of the loop.", True),
     Metric("callbacks", "hybridloop_loop_callbacks", "Callbacks run.", True),
-    Metric("polls", "hybridloop_loop_polls", "How often the system was asked for I/O.", True),
+    Metric("polls", "hybridloop_loop_polls", "Polls for I/O.", True),
     Metric(
         "polls_skipped",
         "hybridloop_loop_polls_skipped",
-        "How often a busy loop has put asking for I/O off.",
+        "Polls for I/O that a busy loop skipped.",
         True,
     ),
     Metric("ready", "hybridloop_loop_ready_callbacks", "Callbacks that are ready to run."),
-    Metric("timers", "hybridloop_loop_timers", "Timers scheduled."),
+    Metric("timers", "hybridloop_loop_timers", "Scheduled timers."),
     Metric("transports", "hybridloop_loop_transports", "Open socket transports."),
     Metric(
         "bytes_in",
@@ -66,18 +66,18 @@ LOOP = (
     Metric(
         "longest_callback",
         "hybridloop_loop_longest_callback_seconds",
-        "The longest callback so far.",
+        "The longest callback.",
     ),
     Metric(
         "running_seconds",
         "hybridloop_loop_running_seconds",
-        "How long the loop has run, waiting for I/O included.",
+        "Time that the loop has run, including waiting for I/O.",
         True,
     ),
     Metric(
         "busy_seconds",
         "hybridloop_loop_busy_seconds",
-        "How long the loop has run without waiting for I/O.",
+        "Time that the loop has run, without waiting for I/O.",
         True,
     ),
 )
@@ -94,7 +94,7 @@ THREAD = (
     Metric(
         "pending",
         "hybridloop_engine_thread_pending_tasks",
-        "Spawned tasks that wait for a place on this thread and no other.",
+        "Spawned tasks that wait for this thread only.",
     ),
     Metric(
         "failed",
@@ -107,14 +107,18 @@ ENGINE = (
     Metric(
         "tasks_per_thread",
         "hybridloop_engine_thread_task_limit",
-        "How many spawned tasks a thread runs at the same time.",
+        "The largest number of spawned tasks that a thread runs at a time.",
     ),
-    Metric("spawned", "hybridloop_engine_spawned_tasks", "Tasks spawned.", True),
-    Metric("pending", "hybridloop_engine_pending_tasks", "Tasks that wait for a place, in all."),
+    Metric("spawned", "hybridloop_engine_spawned_tasks", "Spawned tasks.", True),
+    Metric(
+        "pending",
+        "hybridloop_engine_pending_tasks",
+        "Spawned tasks that wait for a thread, in total.",
+    ),
     Metric(
         "max_pending",
         "hybridloop_engine_pending_task_limit",
-        "How many tasks may wait for a place.",
+        "The largest number of waiting tasks.",
     ),
 )
 
@@ -128,23 +132,21 @@ NATIVE = (
     Metric(
         "memory",
         "hybridloop_native_memory_bytes",
-        "Bytes of results and of blocks on the bus that are alive.",
+        "Bytes of results and of blocks on the bus that are in use.",
     ),
 )
 
 BUS = (
     Metric("keys", "hybridloop_bus_keys", "Keys on the bus."),
     Metric("bytes", "hybridloop_bus_bytes", "Bytes on the bus."),
-    Metric("capacity", "hybridloop_bus_capacity_bytes", "Bytes the bus has room for."),
+    Metric("capacity", "hybridloop_bus_capacity_bytes", "The largest number of bytes on the bus."),
     Metric("writes", "hybridloop_bus_writes", "Blocks put on the bus.", True),
     Metric("reads", "hybridloop_bus_reads", "Reads that found their key.", True),
-    Metric(
-        "evictions", "hybridloop_bus_evictions", "Blocks that had to make room for others.", True
-    ),
+    Metric("evictions", "hybridloop_bus_evictions", "Blocks evicted to make space.", True),
     Metric(
         "refused",
         "hybridloop_bus_refused_calls",
-        "Calls from Python refused because a kernel was writing the key.",
+        "Calls from Python rejected because a kernel was writing the key.",
         True,
     ),
 )

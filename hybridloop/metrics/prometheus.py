@@ -1,11 +1,11 @@
-"""`Collector`: the statistics of loops and engines for Prometheus.
+"""`Collector`: statistics of loops and engines for Prometheus.
 
-Needs prometheus_client (`pip install 'hybridloop[prometheus]'`)::
+It needs prometheus_client (`pip install 'hybridloop[prometheus]'`)::
 
     prometheus_client.REGISTRY.register(hybridloop.metrics.prometheus.Collector())
     prometheus_client.start_http_server(9000)
 
-Nothing is counted for this that is not counted anyway, and nothing runs between two scrapes.
+The counters are always on; nothing runs between two scrapes.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["Collector"]
 
 
 class Collector(_Collector):
-    """Gives a `prometheus_client` registry the statistics of loops and engines.
+    """A collector of `prometheus_client` for the statistics of loops and engines.
 
     Args:
-        source: an `Engine`, a `Loop`, or an iterable of these; everything in the process, now and
-            later, unless given. They are held weakly.
-        tasks: whether to count the asyncio tasks of each loop, which takes a look at each of them.
+        source: an `Engine`, a `Loop`, or an iterable of these, which are referenced weakly. By
+            default all loops and engines of the process, now and later.
+        tasks: whether to count the asyncio tasks of each loop, which iterates over all of them.
 
-    A registry takes one collector; give it an iterable for several engines. Closed loops and
-    engines are left out.
+    A registry accepts one collector; pass an iterable for several engines. Closed loops and engines
+    are omitted.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Collector(_Collector):
             self._sources = weakref.WeakSet(chosen)
 
     def describe(self) -> Iterable[Family]:
-        """The families without samples, for a registry that looks for duplicates."""
+        """The families without samples; the registry checks for duplicates with it."""
         return _Families().all()
 
     def collect(self) -> Iterable[Family]:
-        """The samples of now."""
+        """The families with the current samples."""
         families = _Families()
         families.add(
             take_snapshot(None if self._sources is None else set(self._sources), tasks=self._tasks)
@@ -75,7 +75,7 @@ class Collector(_Collector):
 
 class _Families:
     def __init__(self) -> None:
-        self._info = InfoMetricFamily("hybridloop", "The versions that run.")
+        self._info = InfoMetricFamily("hybridloop", "Versions of hybridloop and Python.")
         self._families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for metrics, labels in (
             ((*LOOP, RUNNING, TASKS), ["loop", "thread"]),

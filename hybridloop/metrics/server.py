@@ -1,4 +1,4 @@
-"""`serve()`: a thread that answers each connection to a Unix socket with a snapshot."""
+"""`serve()`: a thread that sends a snapshot to each client of a Unix socket."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["Server", "serve", "serve_or_warn"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds that a reader has to take an answer.
+# Seconds that a client has to read the snapshot.
 _TIMEOUT = 5.0
 
 
 class Server:
-    """What `serve()` returns. `close()`, or leaving it as a context manager, ends it."""
+    """A server of snapshots, returned by `serve()`. It is a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """The socket."""
+        """The path of the socket."""
         self._closed = False
         with contextlib.ExitStack() as undo:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -45,8 +45,8 @@ class Server:
             path.chmod(0o600)
             self._listener.listen(8)
             self._listener.setblocking(False)
-            # A thread of its own answers also when every loop is stuck; it never holds up the end
-            # of the process.
+            # A separate thread responds even if all loops are blocked. A daemon thread does not
+            # delay the exit of the process.
             self._thread = threading.Thread(
                 target=self._main, name="hybridloop-observe", daemon=True
             )
@@ -60,11 +60,11 @@ class Server:
 
     @property
     def closed(self) -> bool:
-        """Whether it serves no more."""
+        """Whether the server was closed."""
         return self._closed
 
     def close(self) -> None:
-        """Serve no more, and remove the socket."""
+        """Stop serving, and remove the socket."""
         if self._closed:
             return
         self._closed = True
@@ -94,7 +94,7 @@ class Server:
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                # Whoever came has left again, or it is the end.
+                # The client has disconnected, or the server was closed.
                 continue
             except OSError:
                 # Out of descriptors.
@@ -109,10 +109,10 @@ class Server:
             connection.settimeout(_TIMEOUT)
             connection.sendall(json.dumps(snapshot().as_dict()).encode())
         except OSError:
-            # It does not want it any more.
+            # The client has disconnected, or is too slow.
             return
         except Exception:
-            _logger.exception("the statistics of the process could not be told")
+            _logger.exception("cannot send the statistics of the process")
 
     def _close_sockets(self) -> None:
         self._closed = True
@@ -122,24 +122,24 @@ class Server:
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):
             status = self.path.stat()
-            # Somebody may have put another one there.
+            # Keep a file that has replaced the socket.
             if (status.st_dev, status.st_ino) == (self._status.st_dev, self._status.st_ino):
                 self.path.unlink()
 
 
 _servers: set[Server] = set()
-# The one at the place where `top PID` looks.
+# The server at the default path, where `top PID` looks.
 _server: Server | None = None
 _failed = False
 _lock = threading.Lock()
 
 
 def serve(path: str | os.PathLike[str] | None = None) -> Server:
-    """Tell `python -m hybridloop top` the statistics of this process, from now on.
+    """Serve the statistics of this process to `python -m hybridloop top`.
 
-    The socket is where `top PID` looks for it, or at `path`, for `top PATH`. Only the same user
-    can open it. If the process serves there already, this gives the server there is. A child
-    of a fork has to call this again.
+    The socket is at the default path, for `top PID`, or at `path`, for `top PATH`. Only the same
+    user can open it. If there is a server at the default path already, it is returned. A child of a
+    fork has to call this function again.
 
     Raises `OSError` if the socket cannot be made.
     """
@@ -155,7 +155,7 @@ def serve(path: str | os.PathLike[str] | None = None) -> Server:
 
 
 def serve_or_warn() -> None:
-    """`serve()` for a process that did not ask for it itself: it goes on if that fails."""
+    """`serve()` for `HYBRIDLOOP_OBSERVE=1`: a failure is a warning in the log."""
     global _failed
     if _failed or _server is not None:
         return
@@ -163,7 +163,7 @@ def serve_or_warn() -> None:
         serve()
     except (OSError, RuntimeError) as error:
         _failed = True
-        _logger.warning("HYBRIDLOOP_OBSERVE is set, but nothing is served: %s", error)
+        _logger.warning("HYBRIDLOOP_OBSERVE is set, but the statistics cannot be served: %s", error)
 
 
 def _reset_servers_after_fork() -> None:

@@ -1,4 +1,4 @@
-"""`snapshot()`: the statistics of every live loop and engine of the process."""
+"""`snapshot()`: the statistics of all open loops and engines of the process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     _D = TypeVar("_D", bound=DataclassInstance)
 
 FORMAT = 2
-"""Changes when programs that read `ProcessStats.as_dict()` have to; more keys are no change."""
+"""The version of `ProcessStats.as_dict()`. It changes if keys change, but not for new keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class LoopInfo:
     """One loop of a process."""
 
     number: int
-    """The first loop that the process made is 1."""
+    """Its number; the first loop of the process has the number 1."""
 
     thread: str
-    """The name of the thread that runs it, or was seen to run it last; may be empty."""
+    """The name of the thread that runs it, or of the last one that was seen; may be empty."""
 
     running: bool
-    """Whether it runs now."""
+    """Whether it is running."""
 
     tasks: int | None
     """Its asyncio tasks that are not done; `None` if they were not counted."""
@@ -56,7 +56,7 @@ class EngineInfo:
     """One engine of a process."""
 
     number: int
-    """The first engine that the process has started is 1."""
+    """Its number; the first engine that was started has the number 1."""
 
     stats: EngineStats
     """Its counters."""
@@ -64,13 +64,13 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStats:
-    """The loops and engines of a process that are not closed."""
+    """The open loops and engines of a process."""
 
     pid: int | None
-    """The process, unless unknown."""
+    """The process ID; `None` if it is not known."""
 
     program: str
-    """What it runs."""
+    """The program and its arguments."""
 
     python: str
     """The version of its Python."""
@@ -79,32 +79,32 @@ class ProcessStats:
     """The version of its hybridloop."""
 
     time: float
-    """When this was taken: seconds since the epoch."""
+    """The time of the snapshot, in seconds since the epoch."""
 
     loops: tuple[LoopInfo, ...]
-    """Its loops, those of engines among them, in the order of their numbers."""
+    """Its loops in the order of their numbers; those of engines included."""
 
     engines: tuple[EngineInfo, ...]
     """Its engines."""
 
     native: NativeStats | None = None
-    """The native workers that loops outside engines use, once they are in use."""
+    """The native workers of the process-wide engine, once it is in use."""
 
     bus: BusStats | None = None
-    """The memory bus of these loops."""
+    """The memory bus of the process-wide engine."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """The snapshot as plain data, for JSON."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ProcessStats:
-        """What `as_dict()` gave, of this version or another that has the same format.
+        """The snapshot for data of `as_dict()`, possibly of another version with the same format.
 
-        `ValueError` for anything else.
+        `ValueError` for other data.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise ValueError(f"these are no statistics of format {FORMAT}")
+            raise ValueError(f"no statistics, or not of format {FORMAT}")
         try:
             return _make(
                 cls,
@@ -116,11 +116,11 @@ class ProcessStats:
                 **_native(data),
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"these statistics are incomplete: {error!r}") from error
+            raise ValueError(f"incomplete statistics: {error!r}") from error
 
 
 def _make(cls: type[_D], data: Mapping[str, Any], **made: Any) -> _D:
-    """A dataclass of what is known of it; what an older version does not count is 0."""
+    """Make a dataclass of the known keys; a missing one, of an older version, is 0."""
     return cls(**{it.name: data.get(it.name, 0) for it in fields(cls)} | made)
 
 
@@ -140,20 +140,20 @@ def _engine(info: Mapping[str, Any]) -> EngineStats:
     return _make(EngineStats, stats, threads=threads, **_native(stats))
 
 
-# The threads that loops were seen in last, by the loops' numbers.
+# The names of the threads in which loops were last seen, by the numbers of the loops.
 _last_thread_names: dict[int, str] = {}
 
 
 def snapshot(*, tasks: bool = True) -> ProcessStats:
-    """The statistics of all live loops and engines of this process; in any thread.
+    """The statistics of all open loops and engines of this process; in any thread.
 
-    `tasks` counts the asyncio tasks of each loop, which takes a look at each of them.
+    With `tasks`, the asyncio tasks of each loop are counted by iterating over them.
     """
     return take_snapshot(None, tasks=tasks)
 
 
 def take_snapshot(chosen: Set[Engine | Loop] | None, *, tasks: bool) -> ProcessStats:
-    """A snapshot of some engines, with their loops, and loops; of all there are if `None`."""
+    """A snapshot of the chosen engines, with their loops, and loops; of all for `None`."""
     engines = open_engines()
     loops = open_loops()
     _forget_closed({number for number, _ in loops})
@@ -205,11 +205,10 @@ def _inspect(loops: list[tuple[int, Loop]], *, tasks: bool) -> list[LoopInfo]:
 
 
 def count_tasks(loops: list[Loop]) -> Counter[int]:
-    """How many tasks that are not done each loop has, by the `id()` of the loop; in any thread.
+    """The number of tasks of each loop that are not done, by the `id()` of the loop.
 
-    Up to Python 3.13 `asyncio.all_tasks()` starts over whenever another thread makes a task, so
-    with many tasks it does not come to an end next to a loop that works. Here the set is copied in
-    one step.
+    It works in any thread. Up to Python 3.13 `asyncio.all_tasks()` starts over when another thread
+    makes a task meanwhile, and may never end; this copies the set atomically instead.
     """
     if sys.version_info >= (3, 14):
         return Counter({id(loop): len(asyncio.all_tasks(loop)) for loop in loops})

@@ -1,7 +1,7 @@
-"""Where a process tells its statistics: a Unix socket named by its number.
+"""The path of the Unix socket at which a process serves its statistics.
 
-It is `hybridloop/PID.sock` in `$XDG_RUNTIME_DIR`, or `/tmp/hybridloop-UID/PID.sock` where there is
-no such folder. The folder belongs to the user and is closed to others; one that is not is not used.
+It is `hybridloop/PID.sock` in `$XDG_RUNTIME_DIR`, or `/tmp/hybridloop-UID/PID.sock` without such a
+directory. A directory is used only if it belongs to the user and gives others no permissions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TIMEOUT = 5.0
 
 
 def own_directory() -> Path:
-    """The folder for this process, made if need be; `PermissionError` if it is not safe."""
+    """The directory for this process, made if needed; `PermissionError` if it is not safe."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_private(Path(runtime), os.geteuid()):
         folder = Path(runtime, "hybridloop")
@@ -27,12 +27,12 @@ def own_directory() -> Path:
         folder = Path(f"/tmp/hybridloop-{os.geteuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if not _is_private(folder, os.geteuid()):
-        raise PermissionError(f"{folder} is not a folder that only this user can open")
+        raise PermissionError(f"{folder} is not a directory that only this user can open")
     return folder
 
 
 def candidate_directories(user: int) -> list[Path]:
-    """The folders where processes of a user may serve."""
+    """The directories in which processes of a user may serve."""
     paths = [Path(f"/run/user/{user}/hybridloop"), Path(f"/tmp/hybridloop-{user}")]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -41,7 +41,7 @@ def candidate_directories(user: int) -> list[Path]:
 
 
 def list_served(user: int) -> list[tuple[int, Path]]:
-    """The numbers and sockets of the user's processes that tell their statistics."""
+    """The process IDs and sockets of the user's processes that serve statistics."""
     found = {}
     for folder in candidate_directories(user):
         for number, path in _list_sockets(folder):
@@ -51,7 +51,7 @@ def list_served(user: int) -> list[tuple[int, Path]]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what processes that were killed have left behind."""
+    """Remove the sockets of processes that were killed."""
     for _, path in _list_sockets(folder):
         if _is_stale(path):
             with contextlib.suppress(FileNotFoundError):
@@ -59,7 +59,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection to who serves there."""
+    """Connect to a socket."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(_TIMEOUT)
@@ -78,7 +78,7 @@ def _list_sockets(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether nobody listens; a process of another namespace of numbers may."""
+    """Whether nothing listens. The process may be in another PID namespace, so it is not asked."""
     try:
         connect(path).close()
     except (ConnectionRefusedError, FileNotFoundError):

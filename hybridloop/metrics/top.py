@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Shows what the hybridloop loops of a process do: tasks, callbacks, connections and bytes for each
-loop, and of engines their threads, native workers and memory bus. Ctrl-C ends it.
+Shows the hybridloop loops of a process: tasks, callbacks, connections and bytes of each loop, and
+the threads, native workers and memory bus of each engine. Press Ctrl-C to exit.
 
 The process must serve its statistics: start it with HYBRIDLOOP_OBSERVE=1 in its environment, or
 call hybridloop.metrics.serve() in it. A URL must be that of a Prometheus exporter with a
@@ -30,7 +30,7 @@ hybridloop.metrics.prometheus.Collector.
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; 1 if there are no statistics to be had, 2 for wrong arguments."""
+    """Run the command. Returns 1 if the statistics cannot be read, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         "python -m hybridloop top",
         description=_DESCRIPTION,
@@ -40,15 +40,19 @@ def main(argv: list[str]) -> int:
         "target",
         nargs="?",
         metavar="PID|URL|PATH",
-        help="a process, an endpoint for Prometheus, or a socket given to serve(); may be left out "
-        "if only one process tells its statistics",
+        help="a process, a Prometheus endpoint, or a socket given to serve(); optional if only one "
+        "process serves its statistics",
     )
-    parser.add_argument("--once", action="store_true", help="print one frame and end")
+    parser.add_argument("--once", action="store_true", help="print one frame and exit")
     parser.add_argument(
         "--json", action="store_true", help="print each snapshot as a line of JSON instead"
     )
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between frames (1)"
+        "--interval",
+        type=_interval,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between frames (1)",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # Whoever read this has seen enough. Nothing more can be written, also not at exit.
+        # The reader has closed the pipe. Do not write again at exit.
         sys.stdout = None
         return 0
 
@@ -99,12 +103,12 @@ def _live(observed: Source, console: Console, interval: float) -> int:
 
     from .view import render
 
-    # What makes sure that there is something to show before the screen is taken.
+    # Raises before the screen is cleared if there is nothing to show.
     now = observed.read()
     taken = time.monotonic()
     before: ProcessStats | None = None
     seconds = 0.0
-    # The screen has to be given back at any end.
+    # The screen has to be restored in any case.
     signal.signal(signal.SIGTERM, _leave)
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -117,7 +121,7 @@ def _live(observed: Source, console: Console, interval: float) -> int:
                 except ProcessEnded:
                     raise
                 except SourceError as error:
-                    problem = Text(f"\n{error}; trying on", style="bold red")
+                    problem = Text(f"\n{error}; retrying", style="bold red")
                     continue
                 problem = Text()
                 at = time.monotonic()

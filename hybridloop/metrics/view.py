@@ -1,4 +1,4 @@
-"""What `top` shows: one snapshot, with rates if there is an earlier one."""
+"""The output of `top`: one snapshot, with rates if there is an earlier one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _NONE = Text("-", style="dim")
 def render(
     now: ProcessStats, before: ProcessStats | None = None, seconds: float = 0.0
 ) -> RenderableType:
-    """One frame. Rates are those of the `seconds` since `before`; without it, a loop's are those
-    of the time it has run.
+    """One frame, with the rates of the `seconds` since `before`.
+
+    Without `before`, the rates of a loop are those of all the time that it has run.
     """
     if seconds <= 0:
         before = None
@@ -74,7 +75,7 @@ def _loops(now: ProcessStats, earlier: Mapping[int, LoopStats], seconds: float) 
 def _loop(loop: LoopInfo, before: LoopStats | None, seconds: float) -> list[Text]:
     stats = loop.stats
     if before is None:
-        # All of it, over all the time.
+        # The average over the whole run.
         seconds = stats.running_seconds
 
     def rate(field: str) -> float | None:
@@ -164,12 +165,12 @@ def _table() -> Table:
 
 
 def _thread(name: str, style: str = "") -> Text:
-    """The one column that gives way in a narrow terminal."""
+    """The column that is shortened in a narrow terminal."""
     return Text(printable(name) or "-", style, no_wrap=True, overflow="ellipsis")
 
 
 def printable(text: str) -> str:
-    """Text of another program, without anything that a terminal would obey."""
+    """Text of another program without control characters for the terminal."""
     return "".join(it if it.isprintable() else "?" for it in text)
 
 

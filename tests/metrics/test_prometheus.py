@@ -253,7 +253,7 @@ def test_endpoints_that_are_none(serve: Callable[[], str]) -> None:
     port = url.split(":")[2].split("/")[0]
     with pytest.raises(SourceError, match="refused"):
         open_source("http://127.0.0.1:9/").read()
-    with pytest.raises(SourceError, match="not a URL of http"):
+    with pytest.raises(SourceError, match="not an http or https URL"):
         open_source(f"file://127.0.0.1:{port}/etc/passwd")
     with pytest.raises(SourceError):
         open_source("http:///").read()

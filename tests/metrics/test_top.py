@@ -105,9 +105,9 @@ def test_without_a_target(start: Start, top: Top) -> None:
         ("999999999", "there is no process 999999999"),
         ("99999999999999999999", "there is no process"),
         pytest.param(str(os.getpid()), "does not serve its statistics", id="this process"),
-        ("app.py", "neither a process number, nor a URL, nor the path of a socket"),
-        ("./nothing.sock", "nobody serves statistics"),
-        ("ftp://127.0.0.1/", "not a URL of http"),
+        ("app.py", "neither a process ID, nor a URL, nor the path of a socket"),
+        ("./nothing.sock", "no process serves statistics"),
+        ("ftp://127.0.0.1/", "not an http or https URL"),
     ],
 )
 def test_what_there_is_not(top: Top, target: str, message: str) -> None:
