@@ -1,7 +1,7 @@
-"""PyParallel's interface: work in parallel threads, servers of classes that return what to send.
+"""PyParallel's interface: work in parallel threads, and servers whose callbacks return responses.
 
-For programs that are mostly synchronous: functions go to parallel threads, results and errors come
-back by callbacks, and `run()` in the main thread waits until everything is done::
+For programs that are mostly synchronous: functions run in parallel threads, results and errors are
+passed to callbacks, and `run()` in the main thread waits until everything is done::
 
     from hybridloop import parallel
 
@@ -15,8 +15,8 @@ back by callbacks, and `run()` in the main thread waits until everything is done
     parallel.register(transport=parallel.server("0.0.0.0", 7), protocol=Echo)
     parallel.run()
 
-On a Python with a global interpreter lock Python functions take turns (`mode()` says
-"concurrent"); on a free-threaded one they run at the same time ("parallel"). Kernels always do.
+On a Python with a GIL, Python functions do not run in parallel (`mode()` returns "concurrent"); on
+a free-threaded one they do ("parallel"). Kernels always run in parallel.
 """
 
 from __future__ import annotations

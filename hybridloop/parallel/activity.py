@@ -1,4 +1,4 @@
-"""How busy connections are."""
+"""Counts of active connections."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import threading
 
 _counting = threading.Lock()
 _hogs = 0
-# Threads that are in a callback of a protocol.
+# The threads that run a callback of a protocol.
 in_callback: set[int] = set()
 
 
 def active_hogs() -> int:
-    """How many connections send without being asked: from `send_complete()`."""
+    """The number of connections that send without being asked, from `send_complete()`."""
     return _hogs
 
 
 def active_io_loops() -> int:
-    """How many threads are in a callback of a protocol now."""
+    """The number of threads that run a callback of a protocol."""
     return len(in_callback)
 
 
 def count_hogs(change: int) -> None:
-    """There is one more, or one less."""
+    """Add to the number of hogs."""
     global _hogs
     with _counting:
         _hogs += change

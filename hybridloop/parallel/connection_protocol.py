@@ -1,4 +1,4 @@
-"""Between a native stream and a protocol whose callbacks return what is to be sent."""
+"""The asyncio protocol of a connection: calls the user's callbacks, and sends what they return."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .runtime import get_runtime
 from .threads import thread_seq_id
 from .transport import Connection, IoOp, ResponseEncoder, to_bytes
 
-# A connection that has done so much gives others their turn.
+# How many steps a connection does before other callbacks of the loop run.
 _MAX_STEPS = 64
-# Input that comes while a callback's answer is on its way: no more than this is taken.
+# How many bytes are received while the result of a callback is being sent.
 _MAX_INPUT = 65536
 
-# How many seconds a peer has to end a connection after this side did.
+# Seconds that the peer has to close the connection after this side.
 _LINGER_TIMEOUT = 1.0
-# Results that are not to be awaited, at a glance.
+# Common types of results that are not awaitable.
 _NOT_AWAITABLE = (type(None), bytes, str, bytearray, dict, list)
 
 
@@ -36,14 +36,14 @@ def call_threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[[], obje
 
 
 class ConnectionOwner:
-    """A server or a client, as its connections see it."""
+    """The interface of a server or a client for its connections."""
 
     protocol_class: Any = None
     callbacks: Callbacks
     sock_timeout: float
 
     def make_http_connection(self, conn: ConnectionProtocol) -> Any:
-        """The HTTP side of a connection whose protocol has `http11 = True`."""
+        """Make the HTTP state of a connection whose protocol has `http11 = True`."""
         raise NotImplementedError
 
     def opened(self, conn: ConnectionProtocol) -> None:
@@ -57,10 +57,9 @@ class ConnectionOwner:
 
 
 class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
-    """One connection, from the loop's side.
+    """One connection.
 
-    One thing happens after the other: as long as what a callback has returned is on its way, no
-    other callback is called.
+    Callbacks run one after the other: while the result of one is being sent, no other is called.
     """
 
     def __init__(self, owner: ConnectionOwner, connection: Connection) -> None:
@@ -95,11 +94,11 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
         self.last_activity = 0.0
 
-    # What the loop calls.
+    # Methods that the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)
-        # Told when anything waits, and when nothing does.
+        # pause_writing() as soon as anything is buffered, resume_writing() when nothing is.
         transport.set_write_buffer_limits(high=0)
         connection = self.connection
         connection._wake = self.wake
@@ -162,7 +161,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             return True
         self.op = IoOp.DISCONNECT
         self.advance()
-        # What is still to be said is said; then advance() closes.
+        # The connection stays half open: advance() closes it when everything is sent.
         return True
 
     def pause_writing(self) -> None:
@@ -190,7 +189,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.task.cancel()
         if self.hog:
             activity.count_hogs(-1)
-        # What was scheduled just now is not done any more.
+        # Drop what the last callback has scheduled.
         file, _ = self.connection._take_scheduled()
         if file is not None:
             file.file.close()
@@ -218,7 +217,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.runtime.notify(error)
 
     def check_activity(self) -> None:
-        """End a connection on which nothing has happened for too long."""
+        """Abort a connection without activity for `sock_timeout` seconds."""
         timeout = self.connection.sock_timeout
         left = self.last_activity + timeout - self.loop.time()
         if left <= 0 and self.task is None:
@@ -228,17 +227,17 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             return
         self.timer = self.loop.call_later(left if left > 0 else timeout, self.check_activity)
 
-    # What drives it.
+    # The state machine.
 
     def wake(self) -> None:
-        """See what is to be done, soon; from any thread."""
+        """Schedule `advance()`; from any thread."""
         if threading.get_ident() == self.connection.this_thread_id:
             self.loop.call_soon(self.advance)
         else:
             call_threadsafe(self.loop, self.advance)
 
     def advance(self) -> None:
-        """Do what can be done now."""
+        """Do all steps that can be done now."""
         if self.advancing or self.protocol is None:
             return
         self.advancing = True
@@ -255,7 +254,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.transport.resume_reading()
 
     def step(self) -> bool:
-        """Do one thing; `False` if there is nothing to do."""
+        """Do one step; `False` if there is nothing to do."""
         connection, callbacks = self.connection, self.callbacks
         if self.closing or self.transport.is_closing():
             return False
@@ -286,10 +285,10 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         return False
 
     def close(self) -> None:
-        """End the connection, so that what was sent arrives.
+        """Close the connection without losing data that was sent.
 
-        A socket with input that nobody has read is reset when it is closed, and what was sent is
-        lost with it: so the peer is left the time to end first.
+        Closing a socket with unread input resets the connection, and data in flight is lost. So the
+        peer gets time to close first.
         """
         if self.closing or self.transport.is_closing():
             return
@@ -304,7 +303,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         self.transport.close()
 
     def take_input(self) -> bool:
-        """Hand over what has come; `False` if it has to be more."""
+        """Pass input to a callback; `False` if more input is needed."""
         callbacks, connection, protocol = self.callbacks, self.connection, self.protocol
         if callbacks.has_next_bytes:
             self.position = len(self.input)
@@ -343,10 +342,10 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.call_and_send("line_received", one, self.connection, lines)
         return True
 
-    # Callbacks, and what they return.
+    # Callbacks and their results.
 
     def call_and_discard(self, name: str, *args: Any) -> None:
-        """Call a callback whose result nobody can have any more."""
+        """Call a callback and ignore its result: the connection has ended."""
         if (function := self.callbacks.get(name)) is None:
             return
         try:
@@ -364,14 +363,14 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             activity.in_callback.discard(me)
 
     def call_and_send(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Call a callback, and do with its result what is to be done."""
+        """Call a callback, and send its result."""
         try:
             self.send_result(name, self.invoke(function, *args))
         except BaseException as error:
             self.fail(name, error)
 
     def send_attribute(self, name: str, given: Any) -> None:
-        """Send what an attribute says, or the function that it is."""
+        """Send the value of an attribute, or the result of the function that it holds."""
         if given is None:
             return
         if callable(given):
@@ -380,7 +379,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.call_and_send(name, lambda: given)
 
     def send_result(self, name: str, result: Any, encoder: ResponseEncoder | None = None) -> None:
-        """Send the result of a callback, as `encoder` encodes it, once it is there."""
+        """Send the result of a callback, encoded by `encoder`. An awaitable is awaited first."""
         connection = self.connection
         if type(result) is bytes and encoder is None and connection._is_free():
             self.send(result)
@@ -408,7 +407,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
                 try:
                     data = to_bytes(result)
                 except TypeError as error:
-                    raise ValueError(f"{name}() cannot be answered with that: {error}") from None
+                    raise ValueError(f"cannot send the result of {name}(): {error}") from None
                 self.send(data)
 
     async def await_result(
@@ -446,7 +445,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             if (function := self.callbacks.get(name)) is None:
                 return
         if connection._closing:
-            # The connection ends here, whatever it returns.
+            # The connection is being closed: the result is ignored.
             self.call_and_discard(name, connection, what)
             return
         before = connection.send_id
@@ -462,10 +461,10 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         encoder: ResponseEncoder | None,
         close: Callable[[], object] | None = None,
     ) -> None:
-        """Do something that takes time; nothing else is done meanwhile. In the end `close()`."""
+        """Run a coroutine, before any other step of the connection; then call `close()`."""
 
         def ended(_: object) -> None:
-            # It may not even have begun.
+            # It may have been cancelled before it began.
             body.close()
             if close is not None:
                 close()
@@ -500,7 +499,7 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
                 self.drained = None
 
     def fail(self, name: str, error: BaseException) -> None:
-        """A callback has failed: tell the protocol, or `run()`, which ends the connection."""
+        """A callback has raised: call `exception_handler()`, or fail `run()` and close."""
         file, _ = self.connection._take_scheduled()
         if file is not None:
             file.file.close()

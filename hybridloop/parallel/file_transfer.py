@@ -1,4 +1,4 @@
-"""Files in connections: sending them, and reading and writing them in another thread."""
+"""File operations of a connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .transport import Connection, FileOperation, FileToSend, IoOp, ResponseEnco
 
 
 class FileTransferMixin:
-    """The part of `ConnectionProtocol` that works with files; nothing else happens meanwhile."""
+    """The part of `ConnectionProtocol` that sends, reads and writes files."""
 
     connection: Connection
     transport: asyncio.Transport

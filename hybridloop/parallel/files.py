@@ -21,7 +21,7 @@ _Errback = Callable[[Any], None]
 
 
 class _FileQueue:
-    """Operations on one file, one after the other in the order they were submitted."""
+    """Runs the operations on one file in the order of their submission."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -74,10 +74,10 @@ def open(
 ) -> IO[bytes]:
     """Open a file for `write()` and `read()`; `mode` is `open()`'s, and binary.
 
-    `caching`, `size` and `template` are there for programs that give them: they change nothing.
+    `caching`, `size` and `template` are ignored; they exist for compatibility.
     """
     binary = mode if "b" in mode else f"{mode}b"
-    # Unbuffered: what is written is in the file when the callback comes.
+    # Unbuffered: written data is in the file when the callback is called.
     return builtins.open(filename, binary, buffering=0)
 
 
@@ -89,8 +89,7 @@ def submit_write_io(
 ) -> TaskHandle[int]:
     """Write all of a buffer to a file, then call `callback(file, number_of_bytes)`.
 
-    Several writes to one file happen in the order they were submitted. The rest is as with
-    `submit_work()`.
+    Operations on one file run in the order of their submission. Otherwise like `submit_work()`.
     """
     view = memoryview(buf).cast("B")
     if not callable(getattr(file, "write", None)):
@@ -101,7 +100,7 @@ def submit_write_io(
         while done < len(view):
             count = file.write(view[done:])
             if not count:
-                raise BlockingIOError(f"{file!r} takes no more")
+                raise BlockingIOError(f"{file!r} accepts no data")
             done += count
         return done
 
@@ -116,7 +115,7 @@ def submit_read_io(
 ) -> TaskHandle[bytes]:
     """Read `nbytes` from a file, or with 0 to its end, then call `callback(file, data)`.
 
-    There is less only at the end of the file. Otherwise as `submit_write_io()`.
+    It reads less only at the end of the file. Otherwise like `submit_write_io()`.
     """
     if not callable(getattr(file, "read", None)):
         raise TypeError(f"a file is expected, not {file!r}")
@@ -146,7 +145,7 @@ def writefile(
     callback: Callable[[Any, int], None] | None = None,
     errback: _Errback | None = None,
 ) -> TaskHandle[int]:
-    """Write a buffer to a new file, or over an old one, then call `callback(filename, count)`."""
+    """Write a buffer to a new or existing file, then call `callback(filename, count)`."""
     view = memoryview(buf).cast("B")
 
     def write_all() -> int:

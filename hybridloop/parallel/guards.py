@@ -1,4 +1,4 @@
-"""What guards an object that threads share: a lock, and a signal to wait for."""
+"""Guards of objects that threads share: a read-write lock, and an event."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _T = TypeVar("_T")
 
 
 class ProtectionError(RuntimeError):
-    """An object is not protected, or is one that cannot be."""
+    """An object is not protected, or cannot be protected."""
 
 
 class NoWaitersError(RuntimeError):
-    """`signal()` was called for an object that nobody waits for or has said to."""
+    """`signal()` was called for an object without a `wait()`, `prewait()` or `submit_wait()`."""
 
 
 class WaitError(RuntimeError):
-    """`wait()` would wait for ever."""
+    """`wait()` would never return."""
 
 
 class WaitTimeoutError(TimeoutError):
-    """There was no signal in time."""
+    """There was no signal before the timeout."""
 
 
 class Lock:
-    """Many readers or one writer; a writer may also read, and lock again."""
+    """A read-write lock. A writer may also read, and may lock again."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -66,7 +66,7 @@ class Lock:
 
         with self.changed:
             if me in self.readers and self.writer != me:
-                raise RuntimeError("a thread that reads cannot start to write")
+                raise RuntimeError("a thread with a read lock cannot take the write lock")
             if not free():
                 if not wait:
                     return False
@@ -100,7 +100,7 @@ _Waiter = Callable[[], object]
 
 
 class AutoResetEvent:
-    """A signal for one waiter: it goes to who waits, or to the next to come."""
+    """An event that wakes one waiter: a current one, or else the next one."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -118,11 +118,11 @@ class AutoResetEvent:
                 waiter()
                 return
             except RuntimeError:
-                # Its loop is closed: the next one gets it.
+                # Its loop is closed: wake the next one.
                 continue
 
     def add_waiter(self, waiter: _Waiter) -> _Waiter | None:
-        """Have `waiter` called at the signal; `None` if there was one, and it was called now."""
+        """Call `waiter` on the next signal. If there was one, call it now and return `None`."""
         with self.lock:
             if not self.signalled:
                 self.waiters.append(waiter)
@@ -132,7 +132,7 @@ class AutoResetEvent:
         return None
 
     def remove_waiter(self, waiter: _Waiter) -> bool:
-        """`False` if it has had the signal."""
+        """Remove a waiter; `False` if it was called."""
         with self.lock:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
@@ -141,7 +141,7 @@ class AutoResetEvent:
 
 
 class Guard:
-    """What a protected object has."""
+    """The lock and the event of a protected object."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -149,20 +149,20 @@ class Guard:
 
 
 class Guarded:
-    """What has its guard itself; none after `unprotect()`."""
+    """An object with an attribute for its guard; `None` after `unprotect()`."""
 
     _guard: Guard | None
 
 
-# The guards of other objects, by id(): with the object, or a weak reference that ends the entry.
+# Guards of other objects, by id(): (object or weak reference, guard).
 _guards: dict[int, tuple[Any, Guard]] = {}
 
 
 def set_guard(obj: Any) -> None:
-    """Give an object without a guard of its own one."""
+    """Add a guard for an object that has no attribute for it."""
     key = id(obj)
     if type(obj) is object:
-        # It cannot be referred to weakly; it stays until unprotect().
+        # No weak reference is possible: it is kept alive until unprotect().
         _guards[key] = obj, Guard()
         return
     try:
@@ -176,7 +176,7 @@ def set_guard(obj: Any) -> None:
 
 
 def remove_guard(obj: Any) -> None:
-    """Take it away."""
+    """Remove the guard of such an object."""
     _guards.pop(id(obj), None)
 
 
@@ -189,7 +189,7 @@ def find_guard(obj: object) -> Guard | None:
 
 
 def get_event(obj: object) -> AutoResetEvent | None:
-    """The event of an object, from now on if it had none; `None` if it is not protected."""
+    """The event of an object, made on first use; `None` if the object is not protected."""
     guard = find_guard(obj)
     if guard is None:
         return None
@@ -207,7 +207,7 @@ def _get_guard(obj: object) -> Guard:
 
 
 class _LockContext(AbstractContextManager[None]):
-    """A lock that is held: the end of `with` gives it back."""
+    """A context manager that releases a lock at its end."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release = release
@@ -222,43 +222,43 @@ class _LockContext(AbstractContextManager[None]):
 
 
 def read_lock(obj: object) -> AbstractContextManager[None]:
-    """Wait until nobody writes to a protected object; `read_unlock()` or `with` ends it."""
+    """Take the read lock of a protected object; release it by `read_unlock()` or `with`."""
     lock = _get_guard(obj).lock
     lock.acquire_read()
     return _LockContext(lock.release_read)
 
 
 def try_read_lock(obj: object) -> bool:
-    """As `read_lock()`, or `False` at once."""
+    """Like `read_lock()`, without waiting; `False` if the lock is not free."""
     return _get_guard(obj).lock.acquire_read(wait=False)
 
 
 def read_unlock(obj: object) -> None:
-    """Give back what `read_lock()` took; `RuntimeError` if this thread has not."""
+    """Release the read lock; `RuntimeError` if this thread does not hold it."""
     _get_guard(obj).lock.release_read()
 
 
 def write_lock(obj: object) -> AbstractContextManager[None]:
-    """Wait until this thread alone uses a protected object; `write_unlock()` or `with` ends it."""
+    """Take the write lock of a protected object; release it by `write_unlock()` or `with`."""
     lock = _get_guard(obj).lock
     lock.acquire_write()
     return _LockContext(lock.release_write)
 
 
 def try_write_lock(obj: object) -> bool:
-    """As `write_lock()`, or `False` at once."""
+    """Like `write_lock()`, without waiting; `False` if the lock is not free."""
     return _get_guard(obj).lock.acquire_write(wait=False)
 
 
 def write_unlock(obj: object) -> None:
-    """Give back what `write_lock()` took; `RuntimeError` if this thread has not."""
+    """Release the write lock; `RuntimeError` if this thread does not hold it."""
     _get_guard(obj).lock.release_write()
 
 
 def prewait(obj: _T) -> _T:
-    """Say that somebody will wait for a signal of a protected object; return the object.
+    """Announce a `wait()` for a protected object, and return the object.
 
-    A signal that comes before the `wait()` is kept for it.
+    A signal before the `wait()` is kept for it.
     """
     _get_guard(obj)
     get_event(obj)
@@ -266,21 +266,20 @@ def prewait(obj: _T) -> _T:
 
 
 def signal(obj: object) -> None:
-    """Wake one who waits for a protected object, now or next.
+    """Wake one waiter of a protected object, or the next one.
 
-    `NoWaitersError` unless somebody waits for it, has waited, or has said so with `prewait()` or
-    `submit_wait()`.
+    `NoWaitersError` unless there was a `wait()`, `prewait()` or `submit_wait()` for the object.
     """
     event = _get_guard(obj).event
     if event is None:
-        raise NoWaitersError(f"nobody waits for {obj!r}")
+        raise NoWaitersError(f"nothing waits for {obj!r}")
     event.signal()
 
 
 def _get_waitable_event(obj: object) -> AutoResetEvent:
     guard = _get_guard(obj)
     if guard.event is None and is_parallel_thread():
-        raise WaitError(f"a parallel thread cannot wait for {obj!r} without prewait() before")
+        raise WaitError(f"a parallel thread cannot wait for {obj!r} without prewait()")
     if (event := get_event(obj)) is None:
         raise ProtectionError(f"{obj!r} is not protected any more")
     return event
@@ -289,14 +288,14 @@ def _get_waitable_event(obj: object) -> AutoResetEvent:
 def wait(obj: object, timeout: float | None = None) -> None:
     """Wait for a signal of a protected object; `WaitTimeoutError` after `timeout` seconds.
 
-    A parallel thread may only wait for what `prewait()` or `submit_wait()` was called for, or that
-    is a `WaitError`.
+    In a parallel thread it raises `WaitError` unless there was a `wait()`, `prewait()` or
+    `submit_wait()` for the object.
     """
     wait_any((obj,), timeout)
 
 
 def signal_and_wait(to_signal: object, to_wait_for: object, timeout: float | None = None) -> None:
-    """Wake one who waits for the first object, then wait for the second."""
+    """Wake one waiter of the first object, then wait for the second."""
     if to_signal is to_wait_for:
         raise WaitError("an object cannot be signalled to wait for itself")
     _get_guard(to_signal)
@@ -324,7 +323,7 @@ def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
             if won:
                 woken.set()
             else:
-                # Another was first: this signal is for the next who waits.
+                # Another event was first: pass this signal on.
                 events[index].signal()
 
         return signalled
@@ -352,7 +351,7 @@ def wait_any(waits: Iterable[_T], timeout: float | None = None) -> _T:
 
 
 def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
-    """Wait until there was a signal of each of several protected objects."""
+    """Wait for a signal of each of several protected objects."""
     waits = tuple(waits)
     if not waits:
         raise WaitError("there is nothing to wait for")
@@ -388,7 +387,7 @@ def wait_all(waits: Iterable[object], timeout: float | None = None) -> None:
             if one is not None:
                 event.remove_waiter(one)
         if has_timed_out:
-            # Those that came are for the next who waits.
+            # Pass the received signals on.
             for event in received:
                 event.signal()
     if has_timed_out:

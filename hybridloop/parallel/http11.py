@@ -1,6 +1,6 @@
 """HTTP/1.1 for protocols with `http11 = True`: a request for `/name` calls their method `name`.
 
-The parser is httptools' (`pip install hybridloop[http]`).
+It needs httptools (`pip install 'hybridloop[http]'`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 try:
     import httptools
 except ImportError:
-    raise ImportError("http11 needs a parser: pip install 'hybridloop[http]'") from None
+    raise ImportError("http11 needs httptools: pip install 'hybridloop[http]'") from None
 
 from .protocol import RESERVED
 from .transport import FileToSend, ResponseEncoder
@@ -33,7 +33,7 @@ _NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class _Request:
-    """A request on its way in."""
+    """A request, while it is received and until it is answered."""
 
     def __init__(self) -> None:
         self.target = b""
@@ -43,7 +43,7 @@ class _Request:
         self.version = "1.1"
         self.keep_alive = False
         self.complete = False
-        # The client waits to be asked for the body.
+        # The client waits for "100 Continue" before it sends the body.
         self.expects_continue = False
         self.has_host = False
         self.content_length = 0
@@ -52,7 +52,7 @@ class _Request:
 
 
 class HttpConnection:
-    """The requests of one connection, answered one after the other."""
+    """The requests of one connection, which are answered one after the other."""
 
     def __init__(self, conn: ConnectionProtocol) -> None:
         self.conn = conn
@@ -64,13 +64,13 @@ class HttpConnection:
         self.in_head = True
         self.head_size = 0
         self.broken = False
-        # Bytes that have come for requests that have not been answered.
+        # Bytes of requests that were not answered yet.
         self.buffered_bytes = 0
         self.max_body = int(getattr(self.protocol, "max_request_body", 16 << 20))
         self.parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Parse what has come."""
+        """Parse received data."""
         if self.broken:
             return
         self.buffered_bytes += len(data)
@@ -81,7 +81,7 @@ class HttpConnection:
                 self.parser.feed_data(rest)
                 break
             except httptools.HttpParserUpgrade as upgrade:
-                # Nothing is upgraded to: what follows is the next request.
+                # Upgrades are not supported: the next request follows.
                 rest = rest[upgrade.args[0] :]
             except httptools.HttpParserError:
                 self.reject(HTTPStatus.BAD_REQUEST)
@@ -89,7 +89,7 @@ class HttpConnection:
             self.reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def reject(self, status: HTTPStatus) -> None:
-        """Answer the request that is on its way, and read no more."""
+        """Answer the current request with an error, and ignore further input."""
         self.broken = True
         if self.request.complete:
             self.request = _Request()
@@ -98,7 +98,7 @@ class HttpConnection:
         if not self.requests or self.requests[-1] is not self.request:
             self.requests.append(self.request)
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         self.request = _Request()
@@ -142,16 +142,16 @@ class HttpConnection:
                 self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def on_message_complete(self) -> None:
-        # That of a request with chunks is known only now.
+        # For a chunked request this is known only now.
         self.request.keep_alive = self.request.keep_alive and self.parser.should_keep_alive()
         self.request.complete = True
         self.in_head = True
         self.head_size = 0
 
-    # What the connection calls.
+    # Called by ConnectionProtocol.
 
     def step(self) -> bool:
-        """Answer a request; `False` if there is none that is complete."""
+        """Answer the next request; `False` if none is complete."""
         if not self.requests:
             return False
         request = self.requests[0]
@@ -170,7 +170,7 @@ class HttpConnection:
         return True
 
     def respond(self, request: _Request) -> None:
-        """Call the method that a request is for."""
+        """Call the method for a request."""
         connection = self.connection
         connection.http_status = HTTPStatus.OK
         connection.http_response_headers = {}
@@ -180,7 +180,7 @@ class HttpConnection:
             return
         path, _, query = request.target.decode("latin-1").partition("?")
         if not path.startswith("/") and "://" in path:
-            # The whole address, as to a proxy.
+            # A complete URL, as in requests to a proxy.
             path = "/" + path.partition("://")[2].partition("/")[2]
         path = urllib.parse.unquote(path)
         function = self.routes.get(path[1:]) if path[:1] == "/" else None
@@ -215,7 +215,7 @@ class HttpConnection:
         self.finish(request, self.encode(request, "text/plain; charset=utf-8", len(text), text))
 
     def fail(self, request: _Request, error: BaseException) -> None:
-        """A method has failed: say so to the client, then to the protocol or `run()`."""
+        """A method has raised: respond with 500, then report the exception."""
         name = request.target.decode("latin-1")
         request.keep_alive = False
         self.connection.http_response_headers = {}
@@ -230,7 +230,7 @@ class HttpConnection:
     def encode(
         self, request: _Request, content_type: str | None, length: int, body: bytes
     ) -> bytes:
-        """The head of the answer, and the body unless only the head was asked for."""
+        """The response: its head and, except for HEAD, the body."""
         connection = self.connection
         status = HTTPStatus(connection.http_status)
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Server: hybridloop", _date()]
@@ -243,7 +243,7 @@ class HttpConnection:
         for name, value in given.items():
             line = f"{name}: {value}"
             if "\r" in line or "\n" in line or name.lower() == "content-length":
-                raise ValueError(f"{line!r} cannot be a header of a response")
+                raise ValueError(f"{line!r} is not a valid response header")
             lines.append(line)
         if not request.keep_alive:
             lines.append("Connection: close")
@@ -254,7 +254,7 @@ class HttpConnection:
 
 
 class _HttpEncoder(ResponseEncoder):
-    """What becomes of the result of a method."""
+    """Makes a response of the result of a method."""
 
     def __init__(self, http: HttpConnection, request: _Request) -> None:
         self.http = http
@@ -286,22 +286,22 @@ class _HttpEncoder(ResponseEncoder):
         return response
 
     def finish(self) -> None:
-        """From here on there can be no other answer."""
+        """The response is complete: it cannot become an error response any more."""
         self.is_encoded = True
         if not self.request.keep_alive:
             self.http.connection._closing = True
 
     def failed(self, name: str, error: BaseException) -> None:
-        """The method has failed after it was called: while it was awaited, or its file was sent."""
+        """The method has raised while it was awaited, or while its file was sent."""
         if not self.is_encoded:
             self.http.fail(self.request, error)
             return
-        # The client sees by the length that this is not all.
+        # The client notices the missing bytes by Content-Length.
         self.http.connection._closing = True
         self.http.conn.fail(name, error)
 
     def file(self, file: FileToSend) -> FileToSend:
-        """Without bytes to send before it, a file gets the head that it needs."""
+        """Add a response head to a file, unless it has bytes to be sent before it."""
         http, request = self.http, self.request
         if file.before is not None:
             self.finish()
@@ -323,7 +323,7 @@ class _HttpEncoder(ResponseEncoder):
 
 
 def find_routes(cls: type) -> dict[str, Callable[..., Any]]:
-    """The methods of a class that are pages: its own, with public names, and no callbacks."""
+    """The methods of a class that serve pages: public ones of the class itself, no callbacks."""
     return {
         name: value
         for name, value in vars(cls).items()
@@ -332,7 +332,7 @@ def find_routes(cls: type) -> dict[str, Callable[..., Any]]:
 
 
 def _headers(request: _Request) -> dict[str, str]:
-    """Values by lower-case names; those that come more than once are joined."""
+    """Header values by lower-case names; repeated headers are joined."""
     headers: dict[str, str] = {}
     for name, value in request.headers:
         key = name.lower()

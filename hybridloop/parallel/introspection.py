@@ -1,4 +1,4 @@
-"""What the façade, the processor and the memory are doing."""
+"""Counters of this package, and figures of the machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTERS = (
 
 
 def active_contexts() -> int:
-    """How many submitted functions, servers, clients and connections of servers there are now."""
+    """The number of submitted functions, servers, clients and connections of servers."""
     runtime = get_runtime()
     with runtime.changed:
         return runtime.outstanding + sum(it.num_children for it in registered_servers())
@@ -49,7 +49,7 @@ def cpu_count() -> int:
 
 
 def sys_stats() -> tuple[tuple[str, object], ...]:
-    """What the machine is: names with values."""
+    """Properties of the machine, as pairs of names and values."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = range(cpu_count()) if affinity is None else affinity(0)
     return (
@@ -62,12 +62,12 @@ def sys_stats() -> tuple[tuple[str, object], ...]:
 
 
 def socket_stats(transport: Transport) -> tuple[tuple[str, int], ...]:
-    """The counters that a server, client or connection has: names with values."""
+    """The counters of a server, client or connection, as pairs of names and values."""
     return tuple((name, getattr(transport, name)) for name in _COUNTERS if hasattr(transport, name))
 
 
 def context_stats() -> tuple[tuple[str, int], ...]:
-    """What is under way: names with values."""
+    """Counters of the activity, as pairs of names and values."""
     return (
         ("active_hogs", active_hogs()),
         ("active_contexts", active_contexts()),
@@ -76,10 +76,10 @@ def context_stats() -> tuple[tuple[str, int], ...]:
 
 
 def memory_stats() -> tuple[tuple[str, int], ...]:
-    """The machine's memory: how many per cent are in use, and numbers of bytes.
+    """The machine's memory: the percentage in use, and numbers of bytes.
 
-    `total_page_file` and `avail_page_file` are what all programs together may allocate, and what is
-    left of it; only Linux tells them.
+    `total_page_file` and `avail_page_file` are the limit for allocations of all programs, and how
+    much of it is left. They are known only on Linux.
     """
     total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
     known = _read_meminfo()

@@ -1,4 +1,4 @@
-"""`map()` and `map_reduce()`: the engine's, with PyParallel's callbacks."""
+"""`map()` and `map_reduce()`: those of `Engine`, with PyParallel's callbacks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _Function = Callable[..., Any] | Kernel | str
 
 
 class Results:
-    """What `map()` returns: an iterator, for `for` in plain threads, `async for` in tasks.
+    """An iterator over the results of `map()`: `for` in threads, `async for` in tasks.
 
-    The exception of a call is raised in its place and ends the iteration; so do `close()` and
-    dropping the iterator. Calls that are under way are cancelled then.
+    An exception of a call is raised in the place of its result and ends the iteration; so do
+    `close()` and deleting the iterator. Calls that have not ended are cancelled then.
     """
 
     def __init__(self, results: MapResults[Any]) -> None:
@@ -47,7 +47,7 @@ class Results:
         return await anext(self._results)
 
     def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the calls that have not ended."""
         self._results.close()
 
 
@@ -70,14 +70,14 @@ def map(
 ) -> Results | TaskHandle[list[Any]]:
     """Call a function in parallel threads, or a kernel on native workers, for each item.
 
-    A kernel, or its name, runs in parallel on every Python; functions take turns if there is a
-    global interpreter lock, see `mode()`. `chunksize` calls are submitted together.
+    A kernel, which may be given by its name, runs in parallel on every Python; functions do not if
+    there is a GIL, see `mode()`. `chunksize` calls are submitted together.
 
-    Without a callback, the results can be iterated over, in the order of the items, with `for` or
-    `async for`; items are taken as results are asked for, and an exception is raised in the place
-    of its result. With `callback` or `errback` everything is computed at once: then
-    `callback(results)` is called in a parallel thread, or `errback((type, value, traceback))` for
-    the first exception; `run()` waits for it, and the handle has the list as its result.
+    Without a callback, it returns an iterator over the results, in the order of the items. Items
+    are taken as results are consumed, and an exception is raised in the place of its result. With
+    `callback` or `errback`, all items are computed; then `callback(results)` is called in a
+    parallel thread, or `errback((type, value, traceback))` for the first exception. `run()` waits
+    for it, and the returned handle has the list as its result.
     """
     runtime = get_runtime()
     engine = runtime.get_engine()
@@ -100,10 +100,10 @@ def map_reduce(
     callback: Callable[[Any], None] | None = None,
     errback: Errback | None = None,
 ) -> TaskHandle[Any]:
-    """`functools.reduce(reducer, map(callable, iterable), initial)`, as `submit_work()` does it.
+    """`functools.reduce(reducer, map(callable, iterable), initial)`, submitted as work.
 
-    The results are reduced in the order of the items, while others are being computed. Both
-    functions may be kernels.
+    Results are reduced in the order of the items, while others are computed. Both functions may be
+    kernels.
     """
     runtime = get_runtime()
     options = {} if initial is NOT_GIVEN else {"initial": initial}
@@ -122,7 +122,7 @@ def map_reduce(
 
 
 def _wrap_for_pool(runtime: Runtime, function: _Function) -> _Function:
-    """A function as one that the threads of the pool call, so that no loop waits for it."""
+    """Make an async function that calls `function` in the pool, so that no loop is blocked."""
     if not callable(function) or inspect.iscoroutinefunction(function):
         return function
 
@@ -136,7 +136,7 @@ def _wrap_for_pool(runtime: Runtime, function: _Function) -> _Function:
             try:
                 value = context.run(function, *args)
             except StopIteration as error:
-                # It would end something else where it is raised next.
+                # A future cannot have it as its exception.
                 wrong = RuntimeError(f"{_name(function)} raised StopIteration")
                 wrong.__cause__ = error
                 settle(future.set_exception, wrong)
@@ -146,7 +146,7 @@ def _wrap_for_pool(runtime: Runtime, function: _Function) -> _Function:
                 settle(future.set_result, value)
 
         def settle(setter: Callable[[Any], None], outcome: Any) -> None:
-            # A loop that is closed has nobody who waits.
+            # RuntimeError: the loop is closed, and nothing waits on it.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_settle, future, setter, outcome)
 

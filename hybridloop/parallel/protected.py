@@ -1,7 +1,7 @@
-"""Objects that may be shared with parallel threads.
+"""Objects that threads may share.
 
-`dict()`, `list()` and `object()` make objects that are protected: every operation takes a lock
-that many readers or one writer hold. A parallel thread may fill a slot, but not overwrite one.
+`dict()`, `list()` and `object()` make protected objects: each operation takes a read-write lock. A
+parallel thread may fill an empty slot, but not overwrite one.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class UnprotectedError(RuntimeError):
 
 
 class AssignmentError(RuntimeError):
-    """A parallel thread tried to overwrite what another has put in a slot."""
+    """A parallel thread tried to overwrite a slot that has a value."""
 
 
-# Where parallel threads have put values, while those are there: by what holds them.
+# The slots with values of parallel threads, by the guards of their objects.
 _written_slots: weakref.WeakKeyDictionary[Guard, set[Any]] = weakref.WeakKeyDictionary()
 _written_slots_lock = threading.Lock()
 
 
 def persisted_contexts() -> int:
-    """How many values of parallel threads are in the slots of protected objects now."""
+    """The number of values of parallel threads in slots of protected objects."""
     with _written_slots_lock:
         return sum(len(slots) for slots in _written_slots.values())
 
 
 def _record_slot(guard: Guard | None, slot: builtins.object, value: builtins.object) -> None:
-    """A slot has got a value, or has lost it if that is `None`."""
+    """Record that a slot got a value; `None` if it lost its value."""
     if guard is None:
         return
     with _written_slots_lock:
@@ -95,14 +95,14 @@ def _check_free(slot: builtins.object, value: builtins.object) -> None:
 
 
 class _Container(Guarded):
-    """A container with a lock; without one after `unprotect()`."""
+    """A container with a guard; without one after `unprotect()`."""
 
     def __init__(self) -> None:
         self._guard = Guard()
 
 
 class dict(_Container, MutableMapping[Any, Any]):
-    """A protected mapping; takes what the built-in `dict` takes."""
+    """A protected mapping, with the arguments of the built-in `dict`."""
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class dict(_Container, MutableMapping[Any, Any]):
             _record_slot(self._guard, key, None)
 
     def __iter__(self) -> Iterator[Any]:
-        """The keys of now; those that come meanwhile are not seen."""
+        """Iterate over a copy of the keys."""
         with _read_locked(self._guard):
             return iter(builtins.list(self._data))
 
@@ -146,11 +146,11 @@ class dict(_Container, MutableMapping[Any, Any]):
 
 
 class list(_Container, MutableSequence[Any]):
-    """A protected sequence; takes what the built-in `list` takes."""
+    """A protected sequence, with the arguments of the built-in `list`."""
 
     def __init__(self, iterable: Iterable[Any] = ()) -> None:
         super().__init__()
-        # The items, each in a slot of its own that stays the same wherever it moves to.
+        # Each item is in a list of its own, which identifies the slot when items move.
         self._slots = [[item] for item in iterable]
 
     def __repr__(self) -> str:
@@ -190,7 +190,7 @@ class list(_Container, MutableSequence[Any]):
             return len(self._slots)
 
     def __iter__(self) -> Iterator[Any]:
-        """The items of now; those that come meanwhile are not seen."""
+        """Iterate over a copy of the items."""
         with _read_locked(self._guard):
             return iter([slot[0] for slot in self._slots])
 
@@ -210,7 +210,7 @@ class list(_Container, MutableSequence[Any]):
             self._mark(slot)
 
     def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
-        """Sort in place, as the built-in `list` does; `AssignmentError` in a parallel thread."""
+        """Sort in place, like the built-in `list`; `AssignmentError` in a parallel thread."""
         with _write_locked(self._guard, self):
             for slot in self._slots:
                 _check_free("of a list to sort", slot[0])
@@ -228,7 +228,7 @@ class list(_Container, MutableSequence[Any]):
 
 
 def _guarded_class(cls: Any) -> type:
-    """The class of a class's protected objects: below it, with the same name."""
+    """The class for protected objects of a class: a subclass with the same name."""
     for known in cls.__subclasses__():
         if "_guards_attributes" in vars(known):
             return known  # type: ignore[no-any-return]
@@ -277,12 +277,12 @@ class object:
 
 
 def protect(obj: _T) -> _T:
-    """Guard an object that threads share, and return it.
+    """Protect an object that threads share, and return it.
 
-    What `dict()`, `list()` and `object()` made has its lock again after `unprotect()`. An object of
-    a class written in Python gets a lock, and its attributes are guarded as the slots of those; its
-    class is another with the same name from now on. A bare `object` has a lock only, and is kept
-    until `unprotect()`. Anything else is a `ProtectionError`.
+    An object of a class written in Python gets a lock, its attributes become slots, and its class
+    becomes a subclass with the same name. A built-in `object()` gets a lock only, and is kept alive
+    until `unprotect()`. Objects of `dict()`, `list()` and `object()` are protected from the start
+    and can be protected again after `unprotect()`. Anything else is a `ProtectionError`.
     """
     if find_guard(obj) is not None:
         return obj
@@ -302,7 +302,7 @@ def protect(obj: _T) -> _T:
 
 
 def unprotect(obj: _T) -> _T:
-    """Take the guard away: parallel threads cannot change the object any more; return it."""
+    """Remove the protection, and return the object. Parallel threads cannot change it any more."""
     if find_guard(obj) is None:
         raise ProtectionError(f"{obj!r} is not protected")
     if isinstance(obj, _Container):
@@ -313,12 +313,12 @@ def unprotect(obj: _T) -> _T:
 
 
 def protected(obj: builtins.object) -> bool:
-    """Whether an object is guarded."""
+    """Whether an object is protected."""
     return find_guard(obj) is not None
 
 
 def critical_section(function: _F) -> _F:
-    """Let only one thread at a time be in a function; it may call itself."""
+    """A decorator: only one thread at a time runs the function, which may call itself."""
     lock = threading.RLock()
 
     @functools.wraps(function)
@@ -339,7 +339,7 @@ _global_lock = Lock()
 
 @contextmanager
 def synchronized(obj: builtins.object = None) -> Iterator[None]:
-    """Be alone: with a protected object, or without one in all such blocks."""
+    """Hold the write lock of a protected object, or a global lock if there is no object."""
     if obj is not None:
         with write_lock(obj):
             yield

@@ -1,4 +1,4 @@
-"""The classes that programs register: what they may have."""
+"""The interface of protocol classes that programs register."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ _CALLBACKS = (
     "send_complete",
     "send_failed",
 )
-# Names of a protocol class that are no pages.
+# Names of a protocol class that do not serve pages.
 RESERVED = frozenset(
     (*_CALLBACKS, "initial_bytes_to_send", "next_bytes_to_send", "json_dumps", "json_loads")
 )
 
 
 class Protocol:
-    """A class to begin with: every callback, doing nothing.
+    """An optional base class, with all callbacks.
 
-    What a callback returns is sent: `bytes`, `bytearray`, or `str` as UTF-8; or an awaitable of it.
-    Each connection has an instance of its own. A class need not have this one as a base, nor more
-    than the callbacks it uses: a server whose class takes no input closes a connection when what it
-    has to say is said.
+    The result of a callback is sent: `bytes`, `bytearray`, or `str` as UTF-8; an awaitable is
+    awaited for it. Each connection has its own instance. A class needs only the callbacks that it
+    uses. A server whose class has no callback for input closes a connection when everything is
+    sent.
     """
 
     line_mode = False
     initial_bytes_to_send: Any = None
 
     def connection_made(self, transport: Any, data: bytes) -> Any:
-        """A connection is there, and `initial_bytes_to_send` is sent."""
+        """The connection was made, and `initial_bytes_to_send` was sent."""
 
     def connection_closed(self, transport: Any, op: int) -> None:
-        """The connection has ended in order."""
+        """The connection was closed in order."""
 
     def connection_lost(self, transport: Any, op: int) -> None:
-        """The peer has broken the connection off."""
+        """The peer has reset the connection."""
 
     def connection_timeout(self, transport: Any, op: int) -> None:
-        """Nothing has happened for too long, or the peer does not answer."""
+        """There was no activity for `sock_timeout` seconds, or connecting timed out."""
 
     def connection_error(self, transport: Any, op: int, syscall: str, errcode: int | None) -> None:
-        """The system has ended the connection, or could not make it."""
+        """The connection failed, or could not be made."""
 
     def data_received(self, transport: Any, data: bytes) -> Any:
-        """Data has come."""
+        """Data was received."""
 
     def line_received(self, transport: Any, line: bytes) -> Any:
-        """A line has come, with its end; instead of `data_received()` in `line_mode`."""
+        """A line was received, including its end. Replaces `data_received()` in `line_mode`."""
 
     def data_sent(self, transport: Any, data: bytes) -> Any:
-        """Data has been handed to the system."""
+        """Data was passed to the operating system."""
 
     def send_failed(self, transport: Any, data: bytes) -> None:
-        """The connection has ended before data could be sent."""
+        """The connection ended before data was sent."""
 
 
 class Callbacks:
-    """What of a protocol is there, looked up once for each connection."""
+    """The callbacks of a protocol, looked up once per connection."""
 
     def __init__(self, protocol: Any) -> None:
         self._found: dict[str, Callable[..., Any]] = {}
@@ -82,7 +82,7 @@ class Callbacks:
         self.get = self._found.get
         self.http11 = bool(getattr(protocol, "http11", False))
         self.initial_bytes = _get_bytes_attribute(protocol, "initial_bytes_to_send")
-        # Looked at again each time, as it may be another then.
+        # The value is read for each input: it may change.
         self.has_next_bytes = _get_bytes_attribute(protocol, "next_bytes_to_send") is not None
         self._line_names = [
             name
@@ -101,12 +101,12 @@ class Callbacks:
                 raise ValueError(f"protocol has {mode!r} set, but no {callback!r} callback")
 
     def takes_lines(self, protocol: Any) -> bool:
-        """Whether input goes by lines now; a protocol may change it at any time."""
+        """Whether input is split into lines; the protocol may change that at any time."""
         names = self._line_names
         return bool(names) and any(getattr(protocol, name, False) for name in names)
 
     def argument_count(self, name: str, most: int) -> int:
-        """How many of `most` arguments a callback takes."""
+        """How many positional arguments a callback accepts, up to `most`."""
         try:
             parameters = inspect.signature(self._found[name]).parameters.values()
         except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What is under way, and `run()`, which waits for it."""
+"""The state of this package, and `run()`, which waits for all work."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .threads import Pool
 
 
 class AsyncRunCalledWithoutEventsError(RuntimeError):
-    """`run_once()` was called with nothing submitted, so it would wait for ever."""
+    """`run_once()` was called with nothing submitted, so it would never return."""
 
 
 class Runtime:
-    """What is under way, and what waits for the thread in `run()`."""
+    """Counts of outstanding work, and the calls and errors for the thread in `run()`."""
 
     def __init__(self) -> None:
+        # Guards what follows.
         self.changed = threading.Condition()
-        # What follows is guarded by it.
         self.outstanding = 0
         self.ended = 0
         self.errors: deque[BaseException] = deque()
@@ -41,18 +41,18 @@ class Runtime:
             return self.engine
 
     def begin(self) -> None:
-        """Something is under way now: `run()` waits for its `end()`."""
+        """Work was submitted: `run()` waits for its `end()`."""
         with self.changed:
             self.outstanding += 1
 
     def end(self, error: BaseException | None = None) -> None:
-        """It has ended; `run()` raises `error`."""
+        """Work has ended; `run()` raises `error`."""
         with self.changed:
             self.outstanding -= 1
             self.notify(error)
 
     def notify(self, error: BaseException | None = None) -> None:
-        """Something has happened that ends `run_once()`; with an error, `run()` raises it."""
+        """An event for `run_once()`; an error is raised by `run()`."""
         with self.changed:
             if error is None:
                 self.ended += 1
@@ -67,9 +67,9 @@ class Runtime:
             self.changed.notify_all()
 
     def next_event(self) -> Callable[[], None] | None:
-        """Wait for an event; returns what is to be done for it, or `None` if none can come.
+        """Wait for an event, and return a function to call for it.
 
-        Raises the error that is the event.
+        Returns `None` if no event is possible. Raises the error if the event is an error.
         """
         with self.changed:
             while True:
@@ -87,11 +87,11 @@ class Runtime:
 
 
 def run_main_thread_call(function: Callable[[], Any], result: Future[Any] | None) -> None:
-    """Call what a parallel thread wants to have called."""
+    """Call a function for a parallel thread."""
     if result is None:
         if (value := function()) is not None:
             warnings.warn(
-                f"call_from_main_thread() drops what the function returns: {value!r}",
+                f"call_from_main_thread() ignores the result of the function: {value!r}",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -108,7 +108,7 @@ _runtime = Runtime()
 
 
 def get_runtime() -> Runtime:
-    """That of this process."""
+    """The runtime of this process."""
     return _runtime
 
 
@@ -128,10 +128,11 @@ def _close_at_exit() -> None:
 
 
 def run() -> None:
-    """Wait until everything that was submitted is done, and every server is shut down.
+    """Wait until all submitted work is done, and all servers are shut down.
 
-    Calls what parallel threads want to have called here. Raises the first error that no errback or
-    exception handler has taken; call it again for the next one, and for what is still under way.
+    Meanwhile it runs the calls of `call_from_main_thread()`. It raises the first error that no
+    errback or exception handler has handled; call it again for the next one, and for the remaining
+    work.
     """
     runtime = _runtime
     while (event := runtime.next_event()) is not None:
@@ -139,11 +140,11 @@ def run() -> None:
 
 
 def run_once() -> None:
-    """Wait for one event: something submitted is done, has failed, or wants a call made here.
+    """Wait for one event: submitted work that is done or has failed, or a call to be made here.
 
     `AsyncRunCalledWithoutEventsError` if there is nothing to wait for.
     """
     event = _runtime.next_event()
     if event is None:
-        raise AsyncRunCalledWithoutEventsError("nothing was submitted that could end")
+        raise AsyncRunCalledWithoutEventsError("no work was submitted")
     event()

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 def _resolve(host: Any, port: Any, flags: int) -> Any:
     if not isinstance(port, int):
-        raise TypeError(f"a port is an int, not {port!r}")
+        raise TypeError(f"port must be an int, not {port!r}")
     if not 0 <= port <= 65535:
-        raise ValueError(f"a port is 0-65535, not {port}")
+        raise ValueError(f"port must be 0-65535, not {port}")
     return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)[0]
 
 
 def _check_timeout(timeout: float | None) -> float:
     seconds = 0.0 if timeout is None else float(timeout)
     if not seconds >= 0:
-        raise ValueError(f"a timeout needs seconds, not {timeout!r}")
+        raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
     return seconds
 
 
-# Those that were registered.
+# The servers that were registered.
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
@@ -43,12 +43,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def registered_servers() -> list[Server]:
-    """The servers of this process that were registered and are in use."""
+    """The registered servers of this process."""
     return list(_servers)
 
 
 class _Listening:
-    """A server on one loop."""
+    """The part of a server on one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -64,13 +64,13 @@ def _set_protocol(owner: Server | Client, protocol: Any) -> None:
         raise ValueError(f"protocol must be a class, not {protocol!r}")
     owner.callbacks = Callbacks(protocol)
     if owner.callbacks.http11:
-        # ImportError here, and not for each connection, if httptools is not installed.
+        # Raises ImportError now, and not for each connection, without httptools.
         from . import http11  # noqa: F401
     owner.protocol_class = protocol
 
 
 class Server(ConnectionOwner, Transport):
-    """What `server()` makes. Its counters are there to be read."""
+    """A server, made by `server()`. Its counters are public attributes."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class Server(ConnectionOwner, Transport):
         self.sock_family, self.sock_type, self.sock_proto = int(family), int(kind), proto
         self.sock_timeout = _check_timeout(timeout)
         if threads is not None and threads < 1:
-            raise ValueError(f"a server needs a thread, not {threads}")
+            raise ValueError(f"threads must be at least 1, not {threads}")
         self._address = address
         self._threads = threads
         self._backlog = backlog
+        # Guards what follows.
         self._lock = threading.Lock()
-        # What follows is guarded by it.
         self._listening: list[_Listening] = []
         self._running = 0
         self._down = False
@@ -108,39 +108,39 @@ class Server(ConnectionOwner, Transport):
 
     @property
     def num_children(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return self._connected - self._retired
 
     @property
     def clients_connected(self) -> int:
-        """How many connections are open, and not about to end."""
+        """The number of connections that are not closing."""
         return self.num_children - self._disconnecting
 
     @property
     def clients_disconnecting(self) -> int:
-        """How many connections end when what was written is sent."""
+        """The number of connections that are closing."""
         return self._disconnecting
 
     @property
     def client_connected_count(self) -> int:
-        """How many connections there have been."""
+        """The number of connections that were accepted."""
         return self._connected
 
     fd_accept_count = client_connected_count
 
     @property
     def retired_clients(self) -> int:
-        """How many connections have ended."""
+        """The number of connections that have ended."""
         return self._retired
 
     @property
     def total_bytes_sent(self) -> int:
-        """How many bytes connections have sent."""
+        """The number of bytes that connections have sent."""
         return self._sent + sum(conn.connection.total_bytes_sent for conn in self._connections())
 
     @property
     def total_bytes_received(self) -> int:
-        """How many bytes connections have received."""
+        """The number of bytes that connections have received."""
         return self._received + sum(
             conn.connection.total_bytes_received for conn in self._connections()
         )
@@ -150,10 +150,10 @@ class Server(ConnectionOwner, Transport):
             return [conn for listening in self._listening for conn in listening.connections]
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """Take no more connections, and close those there are once their answers are sent.
+        """Accept no more connections, and close the open ones when their responses are sent.
 
-        Those that are still there after `timeout` seconds are broken off. `run()` waits for the
-        end of it. May be called in any thread, and more than once.
+        Connections that are still open after `timeout` seconds are aborted. `run()` waits for the
+        end of the shutdown. May be called in any thread, and more than once.
         """
         with self._lock:
             self._down = True
@@ -190,7 +190,7 @@ class Server(ConnectionOwner, Transport):
         self._running = threads
         runtime.begin()
         _servers.add(self)
-        # It listens: for run_once(), that has ended.
+        # For run_once(), starting to listen is an event.
         runtime.notify()
         for number, sock in enumerate(socks):
             body = self._serve(sock)
@@ -247,7 +247,7 @@ class Server(ConnectionOwner, Transport):
             server.close()
             _abort(listening)
             if listening.connections:
-                # That they are lost is told in the next turn.
+                # connection_lost() is called in the next iteration of the loop.
                 await asyncio.sleep(0)
             with self._lock:
                 self._listening.remove(listening)
@@ -266,7 +266,7 @@ class Server(ConnectionOwner, Transport):
             runtime.end()
 
     def make_http_connection(self, conn: ConnectionProtocol) -> Any:
-        """The HTTP side of a connection."""
+        """Make the HTTP state of a connection."""
         from .http11 import HttpConnection
 
         return HttpConnection(conn)
@@ -277,12 +277,12 @@ class Server(ConnectionOwner, Transport):
             self._connected += 1
 
     def closing(self, conn: ConnectionProtocol) -> None:
-        """A connection ends when what was written is sent."""
+        """A connection is closed once everything is sent."""
         with self._lock:
             self._disconnecting += 1
 
     def closed(self, conn: ConnectionProtocol) -> None:
-        """A connection is no more."""
+        """A connection has ended."""
         connection = conn.connection
         with self._lock:
             self._retired += 1
@@ -293,7 +293,7 @@ class Server(ConnectionOwner, Transport):
 
 
 class _ServerProtocol(ConnectionProtocol):
-    """A connection that a server has taken."""
+    """A connection that a server has accepted."""
 
     def __init__(self, server: Server, listening: _Listening) -> None:
         super().__init__(server, Connection(server))
@@ -324,7 +324,7 @@ def _abort(listening: _Listening) -> None:
 
 
 class Client(ConnectionOwner, Connection):
-    """What `client()` makes: a connection, for its callbacks as well."""
+    """A client, made by `client()`. It is also the connection that its callbacks get."""
 
     def __init__(self, host: str, port: int, *, timeout: float | None = None) -> None:
         super().__init__(None)
@@ -417,28 +417,28 @@ def server(
     timeout: float | None = None,
     backlog: int = 1024,
 ) -> Server:
-    """A TCP server, for `register()`; 0 is any free port, and `port` of the server tells which.
+    """Make a TCP server, for `register()`, which starts it.
 
-    It listens from `register()` on. `threads` is how many parallel threads share its connections:
-    1, or on a Python without a global interpreter lock all there are. A connection on which nothing
-    happens for `timeout` seconds ends.
+    Port 0 is any free port; the attribute `port` has its number then. `threads` is the number of
+    threads for its connections: by default 1, or all threads on a Python without a GIL. A
+    connection without activity for `timeout` seconds is closed.
     """
     return Server(host, port, threads=threads, timeout=timeout, backlog=backlog)
 
 
 def client(host: str, port: int, *, timeout: float | None = None) -> Client:
-    """A TCP client, for `register()`, which connects it.
+    """Make a TCP client, for `register()`, which connects it.
 
-    It has `timeout` seconds to connect, and ends when nothing happens for so long.
+    Connecting, and any time without activity, is limited to `timeout` seconds.
     """
     return Client(host, port, timeout=timeout)
 
 
 def register(transport: Any, protocol: type) -> None:
-    """Give a server or client the class of its protocol, and let it begin.
+    """Set the protocol class of a server or client, and start it.
 
-    Each connection gets an instance. `ValueError` for what is no class, for attributes that are not
-    what they should be, and if there is a protocol already; `OSError` if a server cannot listen.
+    Each connection gets an instance of the class. `ValueError` if it is not a class, has wrong
+    attributes, or if there is a protocol already; `OSError` if a server cannot listen.
     """
     if not isinstance(transport, (Server, Client)):
         raise ValueError(f"a server or client is expected, not {transport!r}")

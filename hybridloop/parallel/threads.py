@@ -1,4 +1,4 @@
-"""The threads that functions run in."""
+"""Parallel threads, and the pool of threads that run functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-# An idle thread above the pool's size ends after so many seconds.
+# Seconds after which an idle thread in excess of the pool's size ends.
 _IDLE_TIMEOUT = 5.0
 
 _local = threading.local()
@@ -17,30 +17,30 @@ _numbers = itertools.count(1)
 
 
 def enter_parallel() -> None:
-    """Make the calling thread a parallel one."""
+    """Make the current thread a parallel thread."""
     if getattr(_local, "number", None) is None:
         _local.number = next(_numbers)
 
 
 def is_parallel_thread() -> bool:
-    """Whether the caller runs in a parallel thread."""
+    """Whether the current thread is a parallel thread."""
     return getattr(_local, "number", None) is not None
 
 
 def thread_seq_id() -> int | None:
-    """The number of a parallel thread, from 1; `None` in any other."""
+    """The number of the current parallel thread, from 1; `None` in other threads."""
     return getattr(_local, "number", None)
 
 
 def mode() -> str:
-    """`"parallel"` if Python functions run at the same time, `"concurrent"` if they take turns."""
+    """`"parallel"` if Python functions run in parallel, `"concurrent"` if there is a GIL."""
     is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
     return "concurrent" if is_gil_enabled is None or is_gil_enabled() else "parallel"
 
 
 @contextlib.contextmanager
 def blocking() -> Iterator[None]:
-    """Around what waits: meanwhile another thread takes the caller's place in the pool."""
+    """A context for blocking: meanwhile the pool may run another function."""
     pool: Pool | None = getattr(_local, "pool", None)
     if pool is None:
         yield
@@ -53,25 +53,26 @@ def blocking() -> Iterator[None]:
 
 
 class Pool:
-    """Calls functions, `size` at a time; those that wait do not count, so they cannot be all."""
+    """Calls up to `size` functions at a time. Functions that block do not count."""
 
     def __init__(self, size: int) -> None:
         self._size = size
+        # Guards what follows.
         self._changed = threading.Condition()
-        # What follows is guarded by it. True marks a function that waits from beginning to end.
+        # Functions, and whether each one blocks all the time.
         self._calls: deque[tuple[Callable[[], object], bool]] = deque()
         self._threads = 0
         self._idle = 0
         self._blocked = 0
 
     def call(self, function: Callable[[], object], *, blocks: bool = False) -> None:
-        """Have `function` called, which must not raise."""
+        """Call `function` in a thread of the pool. It must not raise."""
         with self._changed:
             self._calls.append((function, blocks))
             try:
                 self._dispatch()
             except RuntimeError:
-                # The system has no more threads; those there are get to it.
+                # No thread can be started; an existing one will call the function.
                 if not self._threads:
                     self._calls.pop()
                     raise
@@ -90,7 +91,7 @@ class Pool:
         return self._threads - self._idle - self._blocked < self._size
 
     def _dispatch(self) -> None:
-        """See to it that somebody takes what waits; with the lock held."""
+        """Wake or start a thread if a call is waiting. The lock is held."""
         if not self._calls or not self._has_room():
             return
         if self._idle:
@@ -114,7 +115,7 @@ class Pool:
             function()
             if blocks:
                 self.end_blocking()
-            # Nothing of a call is kept while the thread waits for the next one.
+            # Keep no references while the thread waits for the next call.
             del taken, function
 
     def _next_call(self) -> tuple[Callable[[], object], bool] | None:

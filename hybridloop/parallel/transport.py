@@ -1,4 +1,4 @@
-"""What the callbacks of a protocol are given: the connection they are called for."""
+"""Connections, which protocol callbacks get as their argument `transport`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class InvalidFileRangeError(OSError):
-    """A range of bytes is not within its file."""
+    """A range of bytes is not within the file."""
 
 
 class IoOp(enum.IntEnum):
-    """What a connection was doing."""
+    """The operation of a connection."""
 
     CONNECT = 1
     ACCEPT = 2
@@ -31,12 +31,12 @@ class IoOp(enum.IntEnum):
     WRITEFILE = 16
 
 
-# The name, what is done, and the callback and errback.
+# Its name, the function that does it, the callback and the errback.
 FileOperation = tuple[str, Callable[[], Any], Any, Any]
 
 
 class FileToSend:
-    """What `sendfile()` has scheduled."""
+    """A file scheduled by `sendfile()`."""
 
     __slots__ = ("after", "before", "count", "file", "offset", "path", "whole")
 
@@ -53,14 +53,16 @@ class FileToSend:
         self.path = path
         self.offset = offset
         if offset < 0 or (count is not None and count < 0):
-            raise InvalidFileRangeError(f"{count} bytes from {offset} on are no range of {path!r}")
-        # Whoever sends it closes it.
+            raise InvalidFileRangeError(
+                f"offset {offset} and {count} bytes are no range of {path!r}"
+            )
+        # Closed after sending.
         self.file: IO[bytes] = open(path, "rb")  # noqa: SIM115
         try:
             size = self.file.seek(0, 2)
             if offset + (count or 0) > size:
                 raise InvalidFileRangeError(
-                    f"{count} bytes from {offset} on are not within {path!r}, which has {size}"
+                    f"not within {path!r} of {size} bytes: offset {offset}, {count} bytes"
                 )
         except BaseException:
             self.file.close()
@@ -70,16 +72,14 @@ class FileToSend:
 
 
 def to_bytes(data: Any) -> bytes:
-    """What can be sent: `bytes`, `bytearray`, `str` (as UTF-8)."""
+    """Convert a result to bytes: `bytes`, `bytearray`, or `str` as UTF-8."""
     if isinstance(data, bytes):
         return data
     if isinstance(data, str):
         return data.encode()
     if isinstance(data, (bytearray, memoryview)):
         return bytes(data)
-    raise TypeError(
-        f"what is sent has to be bytes, bytearray or str, not {type(data).__name__}: {data!r}"
-    )
+    raise TypeError(f"bytes, bytearray or str are expected, not {type(data).__name__}: {data!r}")
 
 
 class ResponseEncoder:
@@ -95,10 +95,7 @@ class ResponseEncoder:
 
 
 class Transport:
-    """What a connection, a client and a server have in common: addresses and counters.
-
-    The counters are there to be read.
-    """
+    """The common attributes of connections, clients and servers."""
 
     def __init__(self) -> None:
         self.host = ""
@@ -107,39 +104,39 @@ class Transport:
         self.sock_family = int(socket.AF_INET)
         self.sock_type = int(socket.SOCK_STREAM)
         self.sock_proto = int(socket.IPPROTO_TCP)
-        # Seconds without input or output after which a connection ends; 0 is never.
+        # Seconds without activity after which a connection is closed; 0 is no limit.
         self.sock_timeout = 0.0
         self.recvbuf_size = 0
         self.sendbuf_size = 0
 
     def shutdown(self) -> None:
-        """End it once everything is sent."""
+        """Shut down once everything is sent."""
         raise NotImplementedError
 
 
 class Connection(Transport):
-    """One connection: what the protocol's callbacks get as `transport`."""
+    """One connection: the argument `transport` of the protocol's callbacks."""
 
     def __init__(self, parent: Transport | None) -> None:
         super().__init__()
         self.parent = parent
-        # Numbers of what was sent last and what came last.
+        # The numbers of the last data that was sent and received.
         self.send_id = 0
         self.recv_id = 0
         self.num_bytes_just_sent = 0
         self.num_bytes_just_received = 0
         self.total_bytes_sent = 0
         self.total_bytes_received = 0
-        # How often a callback was called, and where.
+        # The number of callbacks, and the threads they ran in.
         self.ioloops = 0
         self.last_thread_id = 0
         self.this_thread_id = 0
         self.thread_seq_id_bitmap = 0
         self._begin = time.perf_counter_ns()
-        # The instance of the protocol's class that belongs to this connection.
+        # The protocol instance of this connection.
         self.protocol: Any = None
         self.peer: Any = None
-        # Of the HTTP request being answered; see `http11`.
+        # The HTTP request that is being answered; see `http11`.
         self.http_method = ""
         self.http_path = ""
         self.http_query = ""
@@ -147,7 +144,7 @@ class Connection(Transport):
         self.http_header: dict[str, Any] = {}
         self.http_status = 200
         self.http_response_headers: dict[str, str] = {}
-        # Has the event loop see to the connection; set while it is open.
+        # While it is open: makes the event loop continue with the connection.
         self._wake: Callable[[], None] | None = None
         self._closing = False
         self._file: FileToSend | None = None
@@ -157,38 +154,38 @@ class Connection(Transport):
         return f"<{type(self).__name__} {self.ip}:{self.port}>"
 
     def elapsed(self) -> int:
-        """Microseconds since what is being handled came."""
+        """Microseconds since the data that is being handled was received."""
         return (time.perf_counter_ns() - self._begin) // 1000
 
     def next_send_id(self) -> int:
-        """The number that the next thing sent will have."""
+        """The number of the next data to be sent."""
         return self.send_id + 1
 
     def close(self) -> None:
-        """Close the connection once everything is sent that callbacks have returned so far."""
+        """Close the connection once all results of callbacks are sent."""
         if not self._closing:
             self._closing = True
             if self._wake is not None:
                 self._wake()
 
     def shutdown(self) -> None:
-        """Shut down the server of the connection; a client's is closed."""
+        """Shut down the server of the connection; close the connection of a client."""
         if self.parent is None:
             self.close()
         else:
             self.parent.shutdown()
 
     def shutdown_server(self) -> None:
-        """Shut down the server of the connection: it takes no more, and closes what it has."""
+        """Shut down the server of the connection, and close all its connections."""
         if self.parent is not None:
             self.parent.shutdown()
 
     def sendfile(self, before: Any, path: str | os.PathLike[str], after: Any) -> None:
-        """Have a file sent, after `before` and before `after`, once the callback returns `None`.
+        """Send `before`, a file and `after` once the callback returns `None`.
 
-        `before` and `after` are bytes, strings or `None`. The system sends the file without its
-        going through the process. Raises what `open()` raises, and `RuntimeError` if the callback
-        has something scheduled already.
+        `before` and `after` are bytes, strings or `None`. The operating system sends the file
+        without a copy. Raises the exceptions of `open()`, and `RuntimeError` if the callback has
+        scheduled a file operation already.
         """
         self._check_free()
         self._file = FileToSend(before, path, after)
@@ -201,7 +198,7 @@ class Connection(Transport):
         offset: int,
         num_bytes_to_send: int,
     ) -> None:
-        """As `sendfile()`, a range of the file; `InvalidFileRangeError` if it is not within it."""
+        """Like `sendfile()`, for a range of the file; `InvalidFileRangeError` for a wrong range."""
         self._check_free()
         self._file = FileToSend(before, path, after, offset, num_bytes_to_send)
 
@@ -214,10 +211,10 @@ class Connection(Transport):
         nbytes: int = -1,
         errback: Callable[[Any], None] | None = None,
     ) -> None:
-        """Have a file read once the callback returns `None`; then `callback(transport, data)`.
+        """Read a file once the callback returns `None`, then call `callback(transport, data)`.
 
-        What that returns is sent; without a callback, the data is. Errors go to `errback` as a
-        triple, or to the protocol's `exception_handler`. Nothing else is handled meanwhile.
+        Its result is sent; without a callback, the data is sent. Errors are passed to `errback` as
+        a triple, or to the protocol's `exception_handler`. No other callback runs meanwhile.
         """
         self._check_free()
 
@@ -234,9 +231,9 @@ class Connection(Transport):
         callback: Callable[[Connection, int], Any] | None = None,
         errback: Callable[[Any], None] | None = None,
     ) -> None:
-        """Have a file written once the callback returns `None`; then `callback(transport, count)`.
+        """Write a file once the callback returns `None`, then call `callback(transport, count)`.
 
-        What that returns is sent. The rest is as with `readfile()`.
+        Its result is sent. Otherwise like `readfile()`.
         """
         self._check_free()
         content = to_bytes(data)
@@ -252,7 +249,7 @@ class Connection(Transport):
 
     def _check_free(self) -> None:
         if not self._is_free():
-            raise RuntimeError("something is scheduled already in this callback")
+            raise RuntimeError("this callback has scheduled a file operation already")
 
     def _take_scheduled(self) -> tuple[FileToSend | None, FileOperation | None]:
         scheduled = self._file, self._operation

@@ -1,4 +1,4 @@
-"""Submitting work, and having the main thread called."""
+"""Submitting work, and calls in the main thread."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Errback = Callable[[ExcInfo], None]
 
 
 async def _no_op() -> None:
-    """What a handle holds that has no task."""
+    """In the place of the coroutine of a handle without a task."""
 
 
 class WorkItem(TaskHandle[Any]):
-    """Something submitted: what is called, and then the function's result.
+    """Submitted work: a function call with callbacks, and a handle of its result.
 
-    The function and its callbacks run in the pool's threads; what has to wait first, and what the
-    function returns to be awaited, on the engine.
+    The function and its callbacks run in threads of the pool. What has to be awaited, before the
+    call or as its result, runs on the engine.
     """
 
     __slots__ = ("_engine_task", "_errback", "_function", "_runtime", "_started", "callback")
@@ -56,12 +56,12 @@ class WorkItem(TaskHandle[Any]):
         self.callback = callback
         self._errback = errback
         self._started = False
-        # What it waits for before the function is called, or after.
+        # A task on the engine that it waits for, before the function is called or after.
         self._engine_task: TaskHandle[Any] | None = None
         runtime.begin()
 
     def submit(self, *, blocks: bool = False) -> WorkItem:
-        """Have the function called in the pool; `blocks` if it waits most of the time."""
+        """Call the function in the pool; `blocks` if it blocks most of the time."""
         try:
             self._runtime.pool.call(self._work, blocks=blocks)
         except BaseException:
@@ -70,7 +70,7 @@ class WorkItem(TaskHandle[Any]):
         return self
 
     def submit_in_order(self, then: Callable[[], None]) -> None:
-        """Have the function called in the pool, and `then` in any case."""
+        """Call the function in the pool, and `then` after it in any case."""
 
         def work() -> None:
             self._work()
@@ -79,7 +79,7 @@ class WorkItem(TaskHandle[Any]):
         self._call_in_pool(work, blocks=True)
 
     def submit_after(self, waiting: Coroutine[Any, Any, Any]) -> WorkItem:
-        """Have the function called once a coroutine has ended on the engine."""
+        """Call the function in the pool when a coroutine has ended on the engine."""
 
         def then(handle: TaskHandle[Any]) -> None:
             error = handle._exception
@@ -92,9 +92,9 @@ class WorkItem(TaskHandle[Any]):
         return self
 
     def cancel(self, msg: str | None = None) -> bool:
-        """Cancel it: before the function is called, or while its result is awaited.
+        """Cancel it before the function is called, or while its result is awaited.
 
-        `False` if it has ended, or the function is just running: that cannot be stopped.
+        `False` if it has ended, or the function is running, which cannot be stopped.
         """
         with self._lock:
             if self._done:
@@ -123,7 +123,7 @@ class WorkItem(TaskHandle[Any]):
         self._engine_task = task
 
         def ended(task: TaskHandle[Any]) -> None:
-            # Its exception is this one's.
+            # Its exception becomes the exception of this item.
             task._retrieved = True
             then(task)
 
@@ -137,7 +137,7 @@ class WorkItem(TaskHandle[Any]):
         try:
             value = self._context.run(self._function)
             if inspect.isawaitable(value):
-                # A coroutine as it is: one that is cancelled before it has begun is closed.
+                # The coroutine itself, so that it is closed if it is cancelled before it begins.
                 body = value if inspect.iscoroutine(value) else _await(value)
                 self._spawn(body, self._awaited)
                 return
@@ -154,7 +154,7 @@ class WorkItem(TaskHandle[Any]):
 
     def _fail_in_pool(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
-            # By cancel(): nobody is told.
+            # By cancel(): no errback is called.
             self._end(None, error)
         else:
             self._call_in_pool(lambda: self._failed(error))
@@ -163,7 +163,7 @@ class WorkItem(TaskHandle[Any]):
         try:
             self._runtime.pool.call(function, blocks=blocks)
         except RuntimeError as error:
-            # No thread can be started: then this is how it ends.
+            # No thread can be started: that is its result.
             self._end(None, error, error)
 
     def _succeeded(self, value: Any) -> None:
@@ -192,7 +192,7 @@ class WorkItem(TaskHandle[Any]):
         if self._done:
             return
         self._resolve(value, error)
-        # The errback has had it, or run() is to have it.
+        # The exception is passed to the errback or to run().
         self._retrieved = True
         self._runtime.end(unhandled)
 
@@ -202,7 +202,7 @@ async def _await(value: Any) -> Any:
 
 
 def check_returns_none(value: object) -> None:
-    """Callbacks return nothing: nobody would see it."""
+    """A callback must return `None`: its result would be ignored."""
     if value is not None:
         raise ValueError(f"non-None return value detected: {value!r}")
 
@@ -210,7 +210,7 @@ def check_returns_none(value: object) -> None:
 def bind(
     function: Callable[..., Any], args: Any, kwds: Mapping[str, Any] | None
 ) -> Callable[[], Any]:
-    """The call of a function; one argument needs no tuple."""
+    """Bind arguments to a function. A single argument does not need a tuple."""
     if not callable(function):
         raise TypeError(f"a function is expected, not {function!r}")
     if args is None:
@@ -233,10 +233,11 @@ def submit_work(
 ) -> TaskHandle[Any]:
     """Call `func(*args, **kwds)` in a parallel thread, then `callback(result)` there.
 
-    `args` is a tuple, or the only argument. What `func` or `callback` raises goes to
-    `errback((type, value, traceback))`. Callbacks have to return `None`, or that is a `ValueError`.
-    What no errback takes, and what an errback raises, is raised by `run()`. What an async function
-    returns is awaited on a loop. The handle can be awaited for the function's result.
+    `args` is a tuple, or a single argument. An exception of `func` or `callback` is passed to
+    `errback((type, value, traceback))`. A callback must return `None`; anything else is a
+    `ValueError`. Without an errback, or if it raises, the exception is raised by `run()`. The
+    result of an async function is awaited on a loop. The returned handle can be awaited for the
+    function's result.
     """
     return WorkItem(bind(func, args, kwds), callback, errback, _name(func)).submit()
 
@@ -249,10 +250,10 @@ def submit_timer(
     callback: Callback | None = None,
     errback: Errback | None = None,
 ) -> TaskHandle[Any]:
-    """As `submit_work()`, `timer` seconds from now."""
+    """Like `submit_work()`, after `timer` seconds."""
     delay = float(timer)
     if not delay >= 0:
-        raise ValueError(f"a timer needs seconds from now, not {timer!r}")
+        raise ValueError(f"timer must be a number of seconds from now, not {timer!r}")
     item = WorkItem(bind(func, args, kwds), callback, errback, _name(func))
     return item.submit_after(asyncio.sleep(delay))
 
@@ -264,7 +265,7 @@ def submit_io(
     callback: Callback | None = None,
     errback: Errback | None = None,
 ) -> TaskHandle[Any]:
-    """As `submit_work()`, for a function that blocks: it gets a thread of its own meanwhile."""
+    """Like `submit_work()`, for a function that blocks. It does not count for the pool's size."""
     return WorkItem(bind(func, args, kwds), callback, errback, _name(func)).submit(blocks=True)
 
 
@@ -277,11 +278,11 @@ def submit_wait(
     errback: Errback | None = None,
     timeout: float | None = None,
 ) -> TaskHandle[Any]:
-    """As `submit_work()`, once `obj` is ready.
+    """Like `submit_work()`, once `obj` is ready.
 
-    `obj` is something that was given to `protect()` and is to be given to `signal()`, a
-    `threading.Event` or anything else with `wait(timeout)`, something with `fileno()` that can be
-    read then, or an awaitable. After `timeout` seconds it is a `TimeoutError`.
+    `obj` is a protected object, which is ready on `signal()`; a `threading.Event` or another object
+    with `wait(timeout)`; an object with `fileno()`, which is ready when it is readable; or an
+    awaitable. `TimeoutError` after `timeout` seconds.
     """
     call = bind(func, args, kwds) if func is not None else lambda: None
     name = "submit_wait" if func is None else _name(func)
@@ -302,7 +303,7 @@ def submit_wait(
         return WorkItem(wait_and_call, callback, errback, name).submit(blocks=True)
     else:
         raise TypeError(
-            f"something that is protected, or has wait(), fileno() or __await__(), is expected, not"
+            "a protected object, or one with wait(), fileno() or __await__(), is expected, not"
             f" {obj!r}"
         )
 
@@ -314,7 +315,7 @@ def submit_wait(
 
     item = WorkItem(call, callback, errback, name).submit_after(ready())
     if inspect.iscoroutine(obj):
-        # Perhaps nobody has come to await it.
+        # It may never have been awaited.
         item.add_done_callback(lambda _: obj.close())
     return item
 
@@ -335,7 +336,7 @@ async def _wait_for_signal(event: AutoResetEvent) -> None:
     try:
         await future
     except BaseException:
-        # A signal that has come is the next one's.
+        # Pass a received signal on.
         if waiter is None or not event.remove_waiter(waiter):
             event.signal()
         raise
@@ -344,9 +345,9 @@ async def _wait_for_signal(event: AutoResetEvent) -> None:
 def call_from_main_thread(
     func: _F, args: Any = NOT_GIVEN, kwds: Mapping[str, Any] | None = None
 ) -> _F | None:
-    """Have the thread in `run()` call `func(*args)`; its result is dropped, with a warning.
+    """Call `func(*args)` in the thread of `run()`. A result other than `None` is a warning.
 
-    With `func` alone, a decorator: the function that it returns is called like that.
+    With `func` alone it is a decorator for functions that are to be called in that way.
     """
     if args is NOT_GIVEN and kwds is None:
 
@@ -366,9 +367,9 @@ def call_from_main_thread(
 def call_from_main_thread_and_wait(
     func: Callable[..., Any], args: Any = NOT_GIVEN, kwds: Mapping[str, Any] | None = None
 ) -> Any:
-    """Have the thread in `run()` call `func(*args)`, wait, and return or raise what it does.
+    """Call `func(*args)` in the thread of `run()`; wait for its result or exception.
 
-    With `func` alone, a decorator: the function that it returns is called like that.
+    With `func` alone it is a decorator for functions that are to be called in that way.
     """
     if args is NOT_GIVEN and kwds is None:
 

@@ -1,4 +1,4 @@
-"""A list that parallel threads and kernels push to, and that owns what is in it."""
+"""`xlist`: a list that threads and kernels share, and that owns its values."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from typing import Any, Literal, Self
 
 from .._core import Channel, NativeBuffer
 
-# Of these, kernels see what Python has pushed.
+# These are pushed as values that kernels can read.
 _NATIVE_TYPES = frozenset((type(None), bool, float, str, bytes))
-# These go through as bytes of which Python alone knows what they mean: after a mark that cannot be
-# had by chance.
+# These are pushed as pickled bytes after a random mark, which kernels cannot read.
 _PICKLED_TYPES = frozenset((int, bytearray, complex, tuple, frozenset))
 _PICKLE_MARK = os.urandom(16)
 
 
 class xlist:
-    """A list without locks to take, which clones what is pushed and owns the clone.
+    """A thread-safe list that owns clones of the pushed values.
 
-    Any thread may push and pop, and kernels do with `chan_push()` and `chan_pop()` when they are
-    given `channel`. What can be cloned is `None`, `bool`, `int`, `float`, `complex`, `str`,
+    Any thread may push and pop. Kernels use `chan_push()` and `chan_pop()` with `channel` as an
+    argument. Values that can be cloned are `None`, `bool`, `int`, `float`, `complex`, `str`,
     `bytes`, `bytearray`, read-only buffers, and tuples and frozensets of those; anything else is a
-    `ValueError` that names the type. Nothing of the thread that pushed is kept.
+    `ValueError`.
 
-    With `order="lifo"` what came last leaves first, with `"fifo"` what came first. With
-    `views=True` bytes leave as a `NativeBuffer` that shows the list's own memory, not as `bytes`.
+    The order is last in, first out with `order="lifo"`, and first in, first out with `"fifo"`. With
+    `views=True`, bytes are returned as a `NativeBuffer` on the list's memory, without a copy.
     """
 
     __slots__ = ("_channel", "_views")
@@ -45,7 +44,7 @@ class xlist:
         return self._channel.order
 
     def push(self, value: Any) -> None:
-        """Add a clone; `ValueError`, which names the type, for what cannot be cloned."""
+        """Add a clone of a value; `ValueError` if its type cannot be cloned."""
         kind = type(value)
         if kind is int:
             try:
@@ -56,7 +55,7 @@ class xlist:
             try:
                 self._channel.push(value)
             except UnicodeEncodeError:
-                # Half a surrogate pair, which no native string has.
+                # A lone surrogate, which UTF-8 cannot encode.
                 self._channel.push(_pickle(value))
         elif kind in _PICKLED_TYPES:
             _check_cloneable(value)
@@ -67,27 +66,27 @@ class xlist:
             self._channel.push(_read_only(value))
 
     def pop(self, default: Any = None) -> Any:
-        """Take a value, or get `default` if there is none now."""
+        """Remove and return a value, or return `default` if the list is empty."""
         value = self._channel.pop(_EMPTY)
         return default if value is _EMPTY else self._unpickle(value)
 
     def drain(self) -> list[Any]:
-        """Take all values that are in it now, in the order in which they leave."""
+        """Remove and return all values, in the order of `pop()`."""
         return [self._unpickle(value) for value in self._channel.drain()]
 
     def flush(self) -> int:
-        """Drop all values that are in it now; return how many these were."""
+        """Remove all values; return their number."""
         return self._channel.flush()
 
     async def get(self, timeout: float | None = None) -> Any:
-        """Take a value as soon as there is one; `TimeoutError` after `timeout` seconds."""
+        """Wait for a value and remove it; `TimeoutError` after `timeout` seconds."""
         return self._unpickle(await self._channel.get(timeout))
 
     def __len__(self) -> int:
         return len(self._channel)
 
     def __bool__(self) -> bool:
-        """A list is something even if nothing is in it."""
+        """Always true, also for an empty list."""
         return True
 
     def __aiter__(self) -> Self:
@@ -116,7 +115,7 @@ def _pickle(value: Any) -> bytes:
 
 
 def _check_cloneable(value: Any) -> None:
-    """`ValueError` unless a value and all that it consists of can be cloned."""
+    """`ValueError` unless a value and its items can be cloned."""
     kind = type(value)
     if kind is tuple or kind is frozenset:
         for item in value:

@@ -198,7 +198,7 @@ class TestErrors:
             if name == "data_received":
                 sock.sendall(b"x")
             assert read_all(sock) == b""
-        assert "has to be bytes, bytearray or str, not int: 5" in str(running.errors[0])
+        assert "bytes, bytearray or str are expected, not int: 5" in str(running.errors[0])
         assert isinstance(running.errors[0], ValueError)
 
     def test_bytes_and_str_do_not_add_up(self) -> None:

@@ -70,7 +70,7 @@ def test_locks() -> None:
     parallel.read_lock(items)
     assert elsewhere(lambda: items[0]) == 1
     assert not elsewhere(lambda: parallel.try_write_lock(items))
-    with pytest.raises(RuntimeError, match="cannot start to write"):
+    with pytest.raises(RuntimeError, match="cannot take the write lock"):
         parallel.write_lock(items)
     parallel.read_unlock(items)
     parallel.write_lock(items)
@@ -245,7 +245,7 @@ def test_critical_sections_and_synchronized_blocks() -> None:
 
 def test_signals() -> None:
     first, second = parallel.object(), parallel.protect(object())
-    with pytest.raises(parallel.NoWaitersError, match="nobody waits"):
+    with pytest.raises(parallel.NoWaitersError, match="nothing waits"):
         parallel.signal(first)
     with pytest.raises(parallel.NoWaitersError):
         parallel.signal_and_wait(first, second)

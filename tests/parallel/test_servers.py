@@ -21,14 +21,14 @@ from .support import Running, read_exactly, reset, serving, until
 class TestRegistration:
     def test_bad_arguments(self) -> None:
         for port in ("80", None, 1.5):
-            with pytest.raises(TypeError, match="a port is an int"):
+            with pytest.raises(TypeError, match="port must be an int"):
                 parallel.server("127.0.0.1", port)  # type: ignore[arg-type]
         for port in (-1, 65536):
-            with pytest.raises(ValueError, match="a port is 0-65535"):
+            with pytest.raises(ValueError, match="port must be 0-65535"):
                 parallel.client("127.0.0.1", port)
-        with pytest.raises(ValueError, match="a timeout needs seconds"):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds"):
             parallel.server("127.0.0.1", 0, timeout=-1)
-        with pytest.raises(ValueError, match="a server needs a thread"):
+        with pytest.raises(ValueError, match="threads must be at least 1"):
             parallel.server("127.0.0.1", 0, threads=0)
         with pytest.raises(socket.gaierror):
             parallel.server("no.such.name.invalid", 0)

@@ -225,7 +225,7 @@ def test_call_from_main_thread() -> None:
 
 def test_call_from_main_thread_warns_of_a_result_and_run_raises_its_error() -> None:
     parallel.submit_work(lambda: parallel.call_from_main_thread(int, ()))
-    with pytest.warns(RuntimeWarning, match="drops what the function returns: 0"):
+    with pytest.warns(RuntimeWarning, match="ignores the result of the function: 0"):
         parallel.run()
     parallel.submit_work(lambda: parallel.call_from_main_thread(fail, KeyError("main")))
     with pytest.raises(KeyError, match="main"):
