@@ -1,4 +1,4 @@
-"""The native core. Use the `hybridloop` package; what is here may change with any release."""
+"""The native core: private, and may change with any release. Use the `hybridloop` package."""
 
 import asyncio
 import socket
@@ -71,14 +71,14 @@ def rdtsc() -> int: ...
 
 @final
 class Handle(asyncio.Handle):
-    """A callback that waits to be run."""
+    """A scheduled callback."""
 
     _loop: Any
     def when(self) -> float: ...
 
 @final
 class TimerHandle(asyncio.TimerHandle):
-    """A callback that waits for its time, in seconds of `loop.time()`."""
+    """A callback scheduled for a time of `loop.time()`."""
 
     _loop: Any
 
@@ -90,7 +90,7 @@ class Listener:
 
 @disjoint_base
 class LoopCore:
-    """Native state of one event loop: callbacks, timers, descriptors and streams."""
+    """Native state of an event loop: callbacks, timers, descriptors and streams."""
 
     _closed: bool
     _stopping: bool
@@ -267,7 +267,7 @@ class LoopCore:
 
 @disjoint_base
 class StreamTransport(asyncio.Transport):
-    """A connected stream socket; `hybridloop.loop.transports.SocketTransport` adds what is cold."""
+    """A transport for a connected stream socket; native base of `SocketTransport`."""
 
     cork_interval: float
     _empty_waiter: asyncio.Future[None] | None
@@ -325,7 +325,7 @@ class StreamTransport(asyncio.Transport):
 
 @disjoint_base
 class DatagramTransport(asyncio.Transport):
-    """A datagram socket; `hybridloop.loop.datagrams.DatagramTransport` adds what is cold."""
+    """A transport for a datagram socket; native base of the one in `hybridloop.loop.datagrams`."""
 
     @property
     def _loop(self) -> Any: ...
@@ -372,7 +372,7 @@ class DatagramTransport(asyncio.Transport):
 
 @disjoint_base
 class StreamReaderCore:
-    """Native base of `hybridloop.StreamReader`, in front of `asyncio.StreamReader`."""
+    """Native base of `hybridloop.StreamReader`, before `asyncio.StreamReader`."""
 
     _limit: Any
     _eof: bool
@@ -403,7 +403,7 @@ class StreamReaderCore:
 
 @disjoint_base
 class StreamWriterCore:
-    """Native base of `hybridloop.StreamWriter`, in front of `asyncio.StreamWriter`."""
+    """Native base of `hybridloop.StreamWriter`, before `asyncio.StreamWriter`."""
 
     _transport: Any
     _protocol: Any
@@ -429,7 +429,7 @@ class StreamProtocolCore:
 
 @disjoint_base
 class TlsCore:
-    """Native state of one TLS connection; the attributes are those of asyncio's `SSLProtocol`."""
+    """Native state of a TLS connection, with the attributes of asyncio's `SSLProtocol`."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     _state: Any
@@ -461,7 +461,7 @@ class TlsCore:
 
 @final
 class NativeEngine:
-    """Workers that run kernels, and a memory bus. It starts no thread before the first job."""
+    """Workers that run kernels, and a memory bus. Threads are started with the first job."""
 
     def __new__(
         cls,

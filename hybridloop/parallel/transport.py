@@ -53,9 +53,7 @@ class FileToSend:
         self.path = path
         self.offset = offset
         if offset < 0 or (count is not None and count < 0):
-            raise InvalidFileRangeError(
-                f"offset {offset} and {count} bytes are no range of {path!r}"
-            )
+            raise InvalidFileRangeError(f"no range of {path!r}: offset {offset}, {count} bytes")
         # Closed after sending.
         self.file: IO[bytes] = open(path, "rb")  # noqa: SIM115
         try:
