@@ -1,4 +1,4 @@
-"""What README and docs refer to is there: files, headings, names of the package."""
+"""README and docs refer to existing files, headings and names of the package."""
 
 import importlib
 import re
@@ -10,7 +10,7 @@ from hybridloop import kernels
 
 from .pages import PAGES, ROOT
 
-# Names that are no attributes: the header, and the name of capsules.
+# The header, and the name of capsules.
 NOT_PYTHON = {"hybridloop.h", "hybridloop.kernel.v1"}
 
 
@@ -51,9 +51,9 @@ def test_names(page):
             resolve(name)
 
 
-def test_kernels_that_come_along():
+def test_built_in_kernels():
     page = (ROOT / "docs/kernels.md").read_text()
-    table = page[page.index("## Kernels that come with the engine") :]
+    table = page[page.index("## Built-in kernels") :]
     described = {}
     for names, signatures in re.findall(r"^\| (`hl\..*?) \| (.*) \|$", table, re.MULTILINE):
         names = [name for spelt in re.findall(r"`(.*?)`", names) for name in spell_out(spelt)]
@@ -65,7 +65,7 @@ def test_kernels_that_come_along():
         name: kernel.signature for name, kernel in kernels.items() if name.startswith("hl.")
     }
     assert described == built_in
-    assert f"{len(built_in)} kernels" in (ROOT / "README.md").read_text()
+    assert f"{len(built_in)} [built-in kernels]" in (ROOT / "README.md").read_text()
 
 
 def spell_out(name):
