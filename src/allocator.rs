@@ -7,7 +7,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::collections::VecDeque;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -23,21 +22,6 @@ pub fn out_of_memory<E>(left: E) -> ErrSet {
     // SAFETY: whoever gets errors is attached.
     unsafe { ffi::PyErr_NoMemory() };
     ErrSet
-}
-
-/// Appends; an item that there is no room for comes back, to be dropped by the caller.
-#[inline]
-pub fn push_back<T>(queue: &mut VecDeque<T>, item: T) -> Result<(), T> {
-    if queue.len() == queue.capacity() && !grow(queue) {
-        return Err(item);
-    }
-    queue.push_back(item);
-    Ok(())
-}
-
-#[cold]
-fn grow<T>(queue: &mut VecDeque<T>) -> bool {
-    queue.try_reserve(1).is_ok()
 }
 
 /// Whether the system gives no memory and half of the reserve is used.

@@ -260,7 +260,7 @@ impl LoopCore {
             &self.future_keywords,
             &self.transport_class,
         ] {
-            slot.with(|slot| objects(slot.iter(), &visit))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::allocator::{is_short, out_of_memory, push_back};
+use crate::allocator::{is_short, out_of_memory};
 use crate::event_loop::callback_arguments::{by_keyword, number, parse};
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::tasks::{create_future, create_task};
@@ -61,9 +61,7 @@ impl LoopCore {
         if self.inbox.is_pending() {
             self.drain_inbox();
         }
-        self.ready
-            .with(|ready| push_back(ready, handle))
-            .map_err(out_of_memory)
+        self.ready.push_back(handle).map_err(out_of_memory)
     }
 
     /// Puts a handle into the inbox and wakes the loop if it sleeps.

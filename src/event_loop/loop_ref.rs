@@ -4,14 +4,28 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use crate::event_loop::{LoopContext, LoopCore};
-use crate::python::{FfiResult, Ref};
+use crate::python::{Counted, FfiResult, Ref};
 
 /// A reference to a loop object: an instance of [`LoopCore`] or of a subclass.
 #[derive(Clone)]
 #[repr(transparent)]
 pub struct LoopRef(Ref);
 
+// SAFETY: cloning counts the reference.
+unsafe impl Counted for LoopRef {
+    #[inline]
+    fn as_object(&self) -> &Ref {
+        &self.0
+    }
+}
+
 impl LoopRef {
+    /// The loop as an object of any class.
+    #[inline]
+    pub fn object(&self) -> &Ref {
+        &self.0
+    }
+
     /// A new reference to a borrowed loop.
     ///
     /// # Safety
@@ -41,12 +55,6 @@ impl LoopRef {
     #[inline]
     pub fn as_ptr(&self) -> *mut PyObject {
         self.0.as_ptr()
-    }
-
-    /// The loop as an object of any class.
-    #[inline]
-    pub fn object(&self) -> &Ref {
-        &self.0
     }
 }
 

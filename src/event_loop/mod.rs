@@ -50,7 +50,9 @@ use pyo3::types::PyCFunction;
 use crate::python::bytes::SpareBytes;
 use crate::python::context::Contexts;
 use crate::python::handle::{HandlePool, HandleRef};
-use crate::python::{vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, RelaxedU64};
+use crate::python::{
+    vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, RelaxedU64, SlotCell,
+};
 pub use completions::CompletionSource;
 pub use io::files::file_descriptor;
 pub use io::registration::{Descriptors, Source};
@@ -112,13 +114,13 @@ pub struct LoopCore {
     poll_skip_iterations: Cell<u32>,
     /// How long new streams hold back what is written; see [`LoopCore::callback_ticks`].
     pub cork: Cell<u64>,
-    slow_callback_duration: LoopCell<Option<Ref>>,
-    task_factory: LoopCell<Option<Ref>>,
-    current_handle: LoopCell<Option<Ref>>,
+    slow_callback_duration: SlotCell<Ref>,
+    task_factory: SlotCell<Ref>,
+    current_handle: SlotCell<Ref>,
     /// Keyword arguments of every future.
-    future_keywords: LoopCell<Option<Ref>>,
+    future_keywords: SlotCell<Ref>,
     /// The class of stream transports, a subclass of `StreamTransport` made in Python.
-    pub transport_class: LoopCell<Option<Ref>>,
+    pub transport_class: SlotCell<Ref>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
@@ -167,11 +169,11 @@ impl LoopCore {
             poll_skip_interval: Cell::new(ns_to_seconds(run_once::POLL_SKIP_NS)),
             poll_skip_iterations: Cell::new(run_once::POLL_SKIP_ITERATIONS),
             cork: Cell::new(ns_to_ticks(run_once::CORK_NS)),
-            slow_callback_duration: LoopCell::default(),
-            task_factory: LoopCell::default(),
-            current_handle: LoopCell::default(),
-            future_keywords: LoopCell::default(),
-            transport_class: LoopCell::default(),
+            slow_callback_duration: SlotCell::default(),
+            task_factory: SlotCell::default(),
+            current_handle: SlotCell::default(),
+            future_keywords: SlotCell::default(),
+            transport_class: SlotCell::default(),
         })
     }
 

@@ -11,12 +11,16 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::event_loop::callback_arguments::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
 use crate::python::unstable::type_version::SeenVersion;
-use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool};
+use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool, SlotCell};
+
+/// The classes of handles.
+const CLASSES: [Class; 3] = [Class::Plain, Class::Timer, Class::ThreadSafe];
 
 /// What is known of the attributes that may be replaced.
 #[derive(Default)]
@@ -27,6 +31,8 @@ pub struct Overrides {
     clock_on_instance: RelaxedBool,
     /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
     run_version: SeenVersion,
+    /// `_run()` of each class when it was found to be asyncio's.
+    seen_runs: [SlotCell<Ref>; CLASSES.len()],
     run_replaced: RelaxedBool,
     /// Somebody has set `select` on the loop's selector.
     select_replaced: RelaxedBool,
@@ -75,9 +81,7 @@ impl LoopCore {
             let py = Python::assume_attached();
             let name = intern!(py, "time");
             let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
-            let is_ours = class
-                .getattr(name)?
-                .is(&py.get_type::<Self>().getattr(name)?);
+            let is_ours = class.getattr(name)?.is(own_time(py)?);
             let known = &self.overrides;
             if known.clock_on_instance.get() || !is_ours {
                 known.clock_version.forget();
@@ -140,13 +144,21 @@ impl LoopCore {
     fn look_at_run(&self) {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
-        let replaced = [Class::Plain, Class::Timer, Class::ThreadSafe]
-            .into_iter()
-            .filter(|class| !class.ty().is_null())
-            // SAFETY: as above.
-            .any(|class| is_run_replaced(unsafe {
-                &Bound::from_borrowed_ptr(py, class.ty().cast())
-            }));
+        let mut replaced = false;
+        for (class, seen) in CLASSES.into_iter().zip(&self.overrides.seen_runs) {
+            if class.ty().is_null() {
+                continue;
+            }
+            // SAFETY: the class was made at import and lives for good.
+            let class = unsafe { Bound::from_borrowed_ptr(py, class.ty().cast()) };
+            let run = class.getattr(intern!(py, "_run")).ok().map(Ref::from);
+            let is_known = run.as_ref().map(Ref::as_ptr) == seen.as_ptr();
+            if !is_known && is_run_replaced(&class) {
+                replaced = true;
+            } else if !is_known {
+                drop(seen.replace(run));
+            }
+        }
         let known = &self.overrides;
         known.run_replaced.set(replaced);
         if replaced {
@@ -220,6 +232,15 @@ impl LoopCore {
         }
         Ok(self.wait_for_io(py, wait)?)
     }
+}
+
+/// `LoopCore.time`
+fn own_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
+    static TIME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let time = TIME.get_or_try_init(py, || {
+        py.get_type::<LoopCore>().getattr("time").map(Bound::unbind)
+    })?;
+    Ok(time.bind(py))
 }
 
 #[cold]

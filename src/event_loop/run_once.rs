@@ -3,7 +3,6 @@
 //! An iteration looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
 //! order of asyncio), and at last sends what streams have gathered.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -138,7 +137,7 @@ impl LoopCore {
         if self.inbox.is_pending() {
             self.drain_inbox();
         }
-        let ready = self.ready.with(|ready| ready.len());
+        let ready = self.ready.len();
         let due = self.collect_due_timers(object)?;
         self.run_ready(py, object, ready)?;
         self.dispatch(py, object)?;
@@ -159,7 +158,7 @@ impl LoopCore {
                     self.flush_if_due(py, object, now)?;
                 }
             }
-            let Some(handle) = self.ready.with(VecDeque::pop_front) else {
+            let Some(handle) = self.ready.pop_front() else {
                 break;
             };
             self.stats.callback();
@@ -206,10 +205,10 @@ impl LoopCore {
     /// Polls, for as long as nothing else is to be done.
     fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let busy = self.stopping.get()
-            || self.ready.with(|ready| !ready.is_empty())
-            || self.to_resume.with(|again| !again.is_empty())
-            || self.to_flush.with(|flush| !flush.is_empty())
-            || self.events.with(|events| !events.is_empty())
+            || !self.ready.is_empty()
+            || !self.to_resume.is_empty()
+            || !self.to_flush.is_empty()
+            || !self.events.is_empty()
             // The inbox may have been cleared after this completion arrived.
             || self.completions().is_some_and(CompletionSource::is_pending);
         if busy {
@@ -338,8 +337,8 @@ impl LoopCore {
     /// Hands events to their descriptors. An event leaves the queue before its callback runs, so an exception that
     /// ends the loop loses none of the others.
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
-        let more = self.to_resume.with(|again| again.len());
-        while let Some(event) = self.events.with(VecDeque::pop_front) {
+        let more = self.to_resume.len();
+        while let Some(event) = self.events.pop_front() {
             let now = self.stats.callback_over();
             if let Err(raised) = self.flush_if_due(py, object, now) {
                 self.events.with(|events| events.push_front(event));
@@ -349,7 +348,7 @@ impl LoopCore {
             exceptions::report_unless_fatal(object, self.dispatch_event(py, object, event))?;
         }
         for _ in 0..more {
-            let Some(source) = self.to_resume.with(VecDeque::pop_front) else {
+            let Some(source) = self.to_resume.pop_front() else {
                 break;
             };
             // SAFETY: what waits is live and of its kind.
@@ -371,13 +370,13 @@ impl LoopCore {
     /// Sends what streams have gathered in this iteration.
     fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         for _ in 0..FLUSH_PASSES {
-            let count = self.to_flush.with(|flush| flush.len());
+            let count = self.to_flush.len();
             if count == 0 {
                 break;
             }
             self.stats.callback_over();
             for _ in 0..count {
-                let Some(stream) = self.to_flush.with(VecDeque::pop_front) else {
+                let Some(stream) = self.to_flush.pop_front() else {
                     break;
                 };
                 // SAFETY: what waits is live and of its kind.

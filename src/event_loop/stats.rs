@@ -241,7 +241,7 @@ impl LoopCore {
             it.callbacks.get(),
             it.polls.get(),
             it.polls_skipped.get(),
-            self.ready.with(|ready| ready.len()),
+            self.ready.len(),
             timers,
             transports,
             it.bytes_in.get(),

@@ -29,7 +29,7 @@ pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> 
             || !args.keywords().all(|(keyword, _)| is_name_or_context(keyword))
             || core.is_debug()
             || core.is_closed()
-            || core.task_factory.with(|factory| factory.is_some())
+            || core.task_factory.is_some()
         {
             return inherited_create_task(slf, &args);
         }

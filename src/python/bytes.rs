@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use crate::python::buffer::BufferGuard;
-use crate::python::cell::LoopCell;
+use crate::python::cell::SlotCell;
 use crate::python::refs::Ref;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
@@ -65,7 +65,7 @@ pub fn with_bytes<T>(
 /// the rest of the read.
 #[derive(Default)]
 pub struct SpareBytes {
-    spare: LoopCell<Option<Ref>>,
+    spare: SlotCell<Ref>,
     /// The sizes of what was received last.
     recent: Cell<[usize; 2]>,
 }

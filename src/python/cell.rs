@@ -1,76 +1,286 @@
 //! State that one thread touches at a time.
 
 use std::cell::UnsafeCell;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use pyo3::ffi::PyObject;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
+
+use crate::python::fallible::push_back;
+use crate::python::refs::Ref;
 
 /// A cell for state of a loop or transport, opened for the length of a short closure.
 ///
-/// The rule that makes it sound: the closure runs no Python and drops no Python object, so nothing can come back to
-/// the same cell while it is open. The interpreter lock keeps other threads out. Free-threaded builds have none, so there
-/// the cell is a lock of its own: nearly always only the loop's thread comes, and who else does waits for some
-/// instructions. Debug builds check the rule.
+/// The closure must not run Python code or drop a Python object, because that could come back to the same cell. Whether it does
+/// is checked in every build: opening a cell that is open panics, which the entry point turns into a Python exception. With the
+/// global interpreter lock no other thread can find the cell open, unless the closure has given the lock away. On free-threaded
+/// builds the cell is a spin lock as well: another thread waits for the few instructions of the closure.
 pub struct LoopCell<T> {
+    /// The thread that has opened the cell; 0 if it is closed.
+    #[cfg(Py_GIL_DISABLED)]
+    owner: AtomicU64,
+    #[cfg(not(Py_GIL_DISABLED))]
+    is_open: AtomicBool,
     value: UnsafeCell<T>,
-    #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
-    open: AtomicBool,
 }
 
-// SAFETY: see the rule above: one thread at a time opens the cell.
+// SAFETY: `open` lets one closure at a time have the value, on whichever thread.
 unsafe impl<T: Send> Sync for LoopCell<T> {}
+
+/// Closes a cell, also when the closure panics.
+struct Open<'a, T>(&'a LoopCell<T>);
+
+impl<T> Drop for Open<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        #[cfg(not(Py_GIL_DISABLED))]
+        self.0.is_open.store(false, Ordering::Relaxed);
+        #[cfg(Py_GIL_DISABLED)]
+        self.0.owner.store(0, Ordering::Release);
+    }
+}
 
 impl<T> LoopCell<T> {
     pub const fn new(value: T) -> Self {
         Self {
+            #[cfg(Py_GIL_DISABLED)]
+            owner: AtomicU64::new(0),
+            #[cfg(not(Py_GIL_DISABLED))]
+            is_open: AtomicBool::new(false),
             value: UnsafeCell::new(value),
-            #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
-            open: AtomicBool::new(false),
         }
+    }
+
+    /// Opens the cell. The lock of the interpreter orders what threads see, so that relaxed accesses do.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    fn open(&self) -> Open<'_, T> {
+        if self.is_open.load(Ordering::Relaxed) {
+            opened_twice();
+        }
+        self.is_open.store(true, Ordering::Relaxed);
+        Open(self)
+    }
+
+    #[cfg(Py_GIL_DISABLED)]
+    #[inline]
+    fn open(&self) -> Open<'_, T> {
+        let me = current_thread();
+        while let Err(owner) =
+            self.owner
+                .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
+        {
+            if owner == me {
+                opened_twice();
+            }
+            std::thread::yield_now();
+        }
+        Open(self)
     }
 
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        let open = self.open();
+        // SAFETY: the cell was closed, so nobody else has a reference to the value until `open` is dropped.
+        f(unsafe { &mut *open.0.value.get() })
+    }
+
+    /// Like [`LoopCell::with`], without marking the cell as open.
+    ///
+    /// # Safety
+    /// `f` runs no code that could come back to the cell: no Python code, no destructor of a Python object.
+    #[inline]
+    pub(in crate::python) unsafe fn with_leaf<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(Py_GIL_DISABLED)]
-        while self.open.swap(true, Ordering::Acquire) {
-            std::thread::yield_now();
+        return self.with(f);
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            if self.is_open.load(Ordering::Relaxed) {
+                opened_twice();
+            }
+            // SAFETY: the cell is closed, and `f` does not come back to it, as the caller guarantees.
+            f(unsafe { &mut *self.value.get() })
         }
-        #[cfg(all(debug_assertions, not(Py_GIL_DISABLED)))]
-        assert!(
-            !self.open.swap(true, Ordering::Acquire),
-            "a closure over loop state ran Python code"
-        );
-        // SAFETY: the rule in the type's documentation.
-        let result = f(unsafe { &mut *self.value.get() });
-        #[cfg(any(debug_assertions, Py_GIL_DISABLED))]
-        self.open.store(false, Ordering::Release);
-        result
     }
 
     /// Puts `value` in and gives back what was there, to be dropped by the caller after the cell is closed.
     #[inline]
     pub fn replace(&self, value: T) -> T {
-        self.with(|slot| std::mem::replace(slot, value))
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(|slot| std::mem::replace(slot, value)) }
     }
+}
+
+impl<T> LoopCell<VecDeque<T>> {
+    #[inline]
+    pub fn len(&self) -> usize {
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(|queue| queue.len()) }
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(|queue| queue.is_empty()) }
+    }
+
+    #[inline]
+    pub fn pop_front(&self) -> Option<T> {
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(VecDeque::pop_front) }
+    }
+
+    /// Gives the item back if there is no memory for it.
+    #[inline]
+    pub fn push_back(&self, item: T) -> Result<(), T> {
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(|queue| push_back(queue, item)) }
+    }
+}
+
+/// A closure over loop state has run Python code that came back to the same state.
+#[cold]
+#[inline(never)]
+#[allow(
+    clippy::panic,
+    reason = "a defect of this crate; entry points turn it into an exception"
+)]
+fn opened_twice() -> ! {
+    panic!("the state of an event loop was used while it was being changed")
+}
+
+/// The identifier of the calling thread, which is not 0.
+#[cfg(Py_GIL_DISABLED)]
+fn current_thread() -> u64 {
+    // SAFETY: reads a value of the calling thread.
+    unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
 }
 
 impl<T: Default> LoopCell<T> {
     /// Empties the cell.
     #[inline]
     pub fn take(&self) -> T {
-        self.with(std::mem::take)
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(std::mem::take) }
     }
 }
 
-impl<T: Clone> LoopCell<T> {
-    /// A copy; cloning a reference counts it and runs no Python.
+impl<T: Copy> LoopCell<T> {
+    /// A copy.
     #[inline]
     pub fn get(&self) -> T {
-        self.with(|value| value.clone())
+        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        unsafe { self.with_leaf(|value| *value) }
     }
 }
 
 impl<T: Default> Default for LoopCell<T> {
     fn default() -> Self {
         Self::new(T::default())
+    }
+}
+
+/// What a [`SlotCell`] holds: a reference, or a type that wraps one.
+///
+/// # Safety
+/// `clone` counts the reference and runs no Python code.
+pub unsafe trait Counted: Clone {
+    /// The object that is referred to.
+    fn as_object(&self) -> &Ref;
+}
+
+// SAFETY: cloning a `Ref` is `Py_INCREF`.
+unsafe impl Counted for Ref {
+    #[inline]
+    fn as_object(&self) -> &Ref {
+        self
+    }
+}
+
+/// A place for a reference, or for none.
+///
+/// It needs no flag as [`LoopCell`] does: none of its methods runs code that could come back to it. On free-threaded builds it
+/// is a spin lock.
+pub struct SlotCell<T>(
+    #[cfg(Py_GIL_DISABLED)] LoopCell<Option<T>>,
+    #[cfg(not(Py_GIL_DISABLED))] UnsafeCell<Option<T>>,
+);
+
+// SAFETY: the global interpreter lock, or the lock of the inner cell, lets one thread at a time in.
+unsafe impl<T: Send> Sync for SlotCell<T> {}
+
+impl<T> Default for SlotCell<T> {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
+impl<T> SlotCell<T> {
+    #[cfg(Py_GIL_DISABLED)]
+    pub const fn new(value: Option<T>) -> Self {
+        Self(LoopCell::new(value))
+    }
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    pub const fn new(value: Option<T>) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    #[inline]
+    fn with<R>(&self, f: impl FnOnce(&mut Option<T>) -> R) -> R {
+        #[cfg(Py_GIL_DISABLED)]
+        return self.0.with(f);
+        // SAFETY: `f`, from this file, runs no code that knows the cell, and the interpreter lock keeps other threads out.
+        #[cfg(not(Py_GIL_DISABLED))]
+        f(unsafe { &mut *self.0.get() })
+    }
+
+    /// Puts `value` in and gives back what was there, to be dropped by the caller.
+    #[inline]
+    pub fn replace(&self, value: Option<T>) -> Option<T> {
+        self.with(|slot| std::mem::replace(slot, value))
+    }
+
+    /// Empties the slot.
+    #[inline]
+    pub fn take(&self) -> Option<T> {
+        self.replace(None)
+    }
+
+    #[inline]
+    pub fn is_some(&self) -> bool {
+        self.with(|slot| slot.is_some())
+    }
+
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        !self.is_some()
+    }
+}
+
+impl<T: Counted> SlotCell<T> {
+    /// A reference of its own.
+    #[inline]
+    pub fn get(&self) -> Option<T> {
+        self.with(|slot| slot.clone())
+    }
+
+    /// The object, borrowed from the slot.
+    #[inline]
+    pub fn as_ptr(&self) -> Option<*mut PyObject> {
+        self.with(|slot| slot.as_ref().map(|value| value.as_object().as_ptr()))
+    }
+
+    /// Shows the object to the collector.
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(object) = self.as_ptr() else {
+            return Ok(());
+        };
+        // SAFETY: the slot keeps the object: the collector calls back only to count.
+        let object = std::mem::ManuallyDrop::new(unsafe { Ref::unowned(object) });
+        object.visit(visit)
     }
 }
 

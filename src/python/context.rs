@@ -90,10 +90,13 @@ impl Contexts {
     #[inline]
     pub fn template(cell: &LoopCell<Self>) -> FfiResult<Ref> {
         if let Some(vars) = context_vars::current() {
-            let known = cell.with(|it| {
-                let template = it.template.as_ref()?;
-                (context_vars::of(template)? == vars).then(|| template.clone())
-            });
+            // SAFETY: comparing pointers and counting a reference runs no other code.
+            let known = unsafe {
+                cell.with_leaf(|it| {
+                    let template = it.template.as_ref()?;
+                    (context_vars::of(template)? == vars).then(|| template.clone())
+                })
+            };
             if let Some(template) = known {
                 return Ok(template);
             }
@@ -107,7 +110,8 @@ impl Contexts {
     /// A context with the variables of `template` that nobody else uses.
     #[inline]
     pub fn lease(cell: &LoopCell<Self>, template: &Ref) -> FfiResult<Ref> {
-        let spare = cell.with(|it| it.spare.take());
+        // SAFETY: moving a reference runs no other code.
+        let spare = unsafe { cell.with_leaf(|it| it.spare.take()) };
         if let Some(spare) = spare {
             let vars = context_vars::of(&spare);
             if vars.is_some() && vars == context_vars::of(template) {
@@ -123,7 +127,8 @@ impl Contexts {
         // Free-threaded builds split the count, so that it does not tell.
         // SAFETY: the context is live.
         if !cfg!(Py_GIL_DISABLED) && unsafe { ffi::Py_REFCNT(context.as_ptr()) } == 1 {
-            let old = cell.with(|it| it.spare.replace(context));
+            // SAFETY: moving a reference runs no other code.
+            let old = unsafe { cell.with_leaf(|it| it.spare.replace(context)) };
             drop(old);
         }
     }

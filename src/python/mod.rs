@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod cell;
 pub mod context;
 pub mod coroutine;
+pub mod fallible;
 pub mod finalization;
 pub mod future;
 pub mod handle;
@@ -22,6 +23,6 @@ pub mod typespec;
 pub mod unstable;
 pub mod vectorcall;
 
-pub use cell::{AtomicFlags, Cell, LoopCell, RelaxedBool, RelaxedU64};
+pub use cell::{AtomicFlags, Cell, Counted, LoopCell, RelaxedBool, RelaxedU64, SlotCell};
 pub use refs::Ref;
 pub use vectorcall::{Args, ErrSet, FfiResult};

@@ -10,7 +10,7 @@ use pyo3::PyTraverseError;
 use crate::event_loop::{install, LoopContext};
 use crate::fastcall;
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::{nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
+use crate::python::{nested_drop, Args, Cell, ErrSet, FfiResult, Ref, SlotCell};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::waiter::{call, EventLoop};
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
@@ -24,9 +24,9 @@ pub struct StreamProtocolCore {
     pub paused: Cell<bool>,
     pub lost: Cell<bool>,
     /// A weak reference, so that a reader that nobody holds goes away.
-    reader: LoopCell<Option<Ref>>,
-    pub drain_waiters: LoopCell<Option<Ref>>,
-    pub event_loop: LoopCell<Option<EventLoop>>,
+    reader: SlotCell<Ref>,
+    pub drain_waiters: SlotCell<Ref>,
+    pub event_loop: SlotCell<EventLoop>,
     /// Nobody has overridden `_drain_helper()`.
     is_plain: Cell<bool>,
 }
@@ -42,7 +42,7 @@ unsafe impl Send for StreamProtocolCore {}
 impl Drop for StreamProtocolCore {
     fn drop(&mut self) {
         let slots = [&self.reader, &self.drain_waiters];
-        nested_drop::drop_content((self.event_loop.take(), slots.map(LoopCell::take)));
+        nested_drop::drop_content((self.event_loop.take(), slots.map(SlotCell::take)));
     }
 }
 
@@ -180,10 +180,9 @@ impl StreamProtocolCore {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.event_loop
-            .with(|it| it.as_ref().map_or(Ok(()), |it| it.object().visit(&visit)))?;
+        self.event_loop.visit(&visit)?;
         for slot in [&self.reader, &self.drain_waiters] {
-            slot.with(|slot| slot.as_ref().map_or(Ok(()), |it| it.visit(&visit)))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }

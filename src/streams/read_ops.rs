@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use crate::python::bytes::{to_bytes, with_bytes};
 use crate::python::coroutine::{self, Class, Step, Visit};
 use crate::python::stdlib::Stdlib;
-use crate::python::{ErrSet, FfiResult, LoopCell, Ref};
+use crate::python::{ErrSet, FfiResult, LoopCell, Ref, SlotCell};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::separators::{Found, Separators};
 
@@ -102,7 +102,7 @@ pub struct Operation {
     /// The arguments and the reader's exception have been looked at.
     started: Cell<bool>,
     /// What it waits for.
-    waiter: LoopCell<Option<Ref>>,
+    waiter: SlotCell<Ref>,
     /// How far there is no separator.
     searched: Cell<usize>,
     separators: LoopCell<Option<Separators>>,
@@ -129,7 +129,7 @@ impl Operation {
             reader: unsafe { Ref::borrowed(reader) },
             request,
             started: Cell::new(false),
-            waiter: LoopCell::default(),
+            waiter: SlotCell::default(),
             searched: Cell::new(0),
             separators: LoopCell::default(),
             gathered: LoopCell::default(),
@@ -466,7 +466,7 @@ impl coroutine::Operation for Operation {
     }
 
     fn traverse(&self, visit: Visit<'_>) -> c_int {
-        let waiter = self.waiter.with(|waiter| waiter.as_ref().map(Ref::as_ptr));
+        let waiter = self.waiter.as_ptr();
         let argument = match &self.request {
             Request::Number { number, .. } => Some(number),
             Request::Until(separator) => separator.as_ref(),

@@ -9,7 +9,7 @@ use pyo3::PyTraverseError;
 
 use crate::event_loop::install;
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::{nested_drop, Args, Cell, FfiResult, LoopCell, Ref};
+use crate::python::{nested_drop, Args, Cell, FfiResult, LoopCell, Ref, SlotCell};
 use crate::streams::buffer::Buffer;
 use crate::streams::read_ops::{Operation, Request};
 use crate::streams::waiter::{self, EventLoop};
@@ -19,15 +19,15 @@ use crate::{fastcall, noargs};
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]
 pub struct StreamReaderCore {
-    event_loop: LoopCell<Option<EventLoop>>,
+    event_loop: SlotCell<EventLoop>,
     /// As it was given; `limit` is what it comes to.
-    limit_object: LoopCell<Option<Ref>>,
+    limit_object: SlotCell<Ref>,
     pub limit: Cell<usize>,
     pub buffer: LoopCell<Buffer>,
     pub at_end: Cell<bool>,
-    pub waiter: LoopCell<Option<Ref>>,
-    exception: LoopCell<Option<Ref>>,
-    transport: LoopCell<Option<Ref>>,
+    pub waiter: SlotCell<Ref>,
+    exception: SlotCell<Ref>,
+    transport: SlotCell<Ref>,
     paused: Cell<bool>,
     /// Nobody has overridden `feed_data()`.
     is_plain: Cell<bool>,
@@ -49,7 +49,7 @@ impl Drop for StreamReaderCore {
             &self.exception,
             &self.transport,
         ];
-        nested_drop::drop_content((self.event_loop.take(), slots.map(LoopCell::take)));
+        nested_drop::drop_content((self.event_loop.take(), slots.map(SlotCell::take)));
     }
 }
 
@@ -163,7 +163,7 @@ impl StreamReaderCore {
 
     /// The future that the next data, the end or an error resolves; `function` is who waits for it.
     pub fn wait(&self, function: &str) -> FfiResult<Ref> {
-        if self.waiter.with(|waiter| waiter.is_some()) {
+        if self.waiter.is_some() {
             return Err(PyRuntimeError::new_err(format!(
                 "{function}() called while another coroutine is already waiting for incoming data"
             ))
@@ -186,17 +186,9 @@ impl StreamReaderCore {
 
     /// Takes back a future of [`StreamReaderCore::wait`] that is still waited for.
     pub fn forget(&self, future: &Ref) {
-        let mine = self.waiter.with(|waiter| {
-            if waiter
-                .as_ref()
-                .is_some_and(|waiter| waiter.as_ptr() == future.as_ptr())
-            {
-                waiter.take()
-            } else {
-                None
-            }
-        });
-        drop(mine);
+        if self.waiter.as_ptr() == Some(future.as_ptr()) {
+            drop(self.waiter.take());
+        }
     }
 
     /// Raises what `set_exception()` was given.
@@ -229,7 +221,7 @@ fn to_limit(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
     }
 }
 
-fn or_none(py: Python<'_>, slot: &LoopCell<Option<Ref>>) -> Py<PyAny> {
+fn or_none(py: Python<'_>, slot: &SlotCell<Ref>) -> Py<PyAny> {
     slot.get()
         .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
 }
@@ -347,15 +339,14 @@ impl StreamReaderCore {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.event_loop
-            .with(|it| it.as_ref().map_or(Ok(()), |it| it.object().visit(&visit)))?;
+        self.event_loop.visit(&visit)?;
         for slot in [
             &self.limit_object,
             &self.waiter,
             &self.exception,
             &self.transport,
         ] {
-            slot.with(|slot| slot.as_ref().map_or(Ok(()), |it| it.visit(&visit)))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }
@@ -421,7 +412,7 @@ unsafe fn set_transport(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let it = StreamReaderCore::of(slf);
-        if it.transport.with(|transport| transport.is_some()) {
+        if it.transport.is_some() {
             return Err(PyAssertionError::new_err("Transport already set").into());
         }
         let transport = (transport != ffi::Py_None()).then(|| Ref::borrowed(transport));

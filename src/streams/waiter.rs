@@ -6,7 +6,7 @@ use crate::event_loop::{LoopCore, LoopRef};
 use crate::python::future::is_cancelled;
 pub use crate::python::future::wake;
 use crate::python::stdlib::Stdlib;
-use crate::python::{FfiResult, Ref};
+use crate::python::{Counted, FfiResult, Ref};
 
 /// `owner.name(…)`
 pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> FfiResult<Ref> {
@@ -37,20 +37,29 @@ pub enum EventLoop {
     Other(Ref),
 }
 
+// SAFETY: cloning counts a reference.
+unsafe impl Counted for EventLoop {
+    #[inline]
+    fn as_object(&self) -> &Ref {
+        self.object()
+    }
+}
+
 impl EventLoop {
+    #[inline]
+    pub fn object(&self) -> &Ref {
+        match self {
+            Self::Native(event_loop) => event_loop.object(),
+            Self::Other(object) => object,
+        }
+    }
+
     pub fn new(object: Ref) -> FfiResult<Self> {
         if LoopCore::makes_futures_of(&object)? {
             // SAFETY: `makes_futures_of` is true only for live instances of `LoopCore`.
             return Ok(Self::Native(unsafe { LoopRef::borrowed(object.as_ptr()) }));
         }
         Ok(Self::Other(object))
-    }
-
-    pub fn object(&self) -> &Ref {
-        match self {
-            Self::Native(event_loop) => event_loop.object(),
-            Self::Other(object) => object,
-        }
     }
 
     /// `loop.create_future()`

@@ -11,7 +11,7 @@ use pyo3::PyTraverseError;
 use crate::event_loop::install;
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
-use crate::python::{nested_drop, Args, Cell, FfiResult, LoopCell, Ref};
+use crate::python::{nested_drop, Args, Cell, FfiResult, Ref, SlotCell};
 use crate::streams::protocol::StreamProtocolCore;
 use crate::streams::reader::{raise, StreamReaderCore};
 use crate::streams::waiter::call;
@@ -22,14 +22,14 @@ use crate::{fastcall, noargs};
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]
 pub struct StreamWriterCore {
-    transport: LoopCell<Option<Ref>>,
-    protocol: LoopCell<Option<Ref>>,
+    transport: SlotCell<Ref>,
+    protocol: SlotCell<Ref>,
     /// The protocol is a `StreamProtocolCore` whose `_drain_helper()` is asyncio's.
     is_plain: Cell<bool>,
-    reader: LoopCell<Option<Ref>>,
+    reader: SlotCell<Ref>,
     /// The reader is a `StreamReaderCore`.
     is_core: Cell<bool>,
-    event_loop: LoopCell<Option<Ref>>,
+    event_loop: SlotCell<Ref>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
@@ -48,7 +48,7 @@ impl Drop for StreamWriterCore {
             &self.reader,
             &self.event_loop,
         ];
-        nested_drop::drop_content(slots.map(LoopCell::take));
+        nested_drop::drop_content(slots.map(SlotCell::take));
     }
 }
 
@@ -116,7 +116,7 @@ impl StreamWriterCore {
     }
 }
 
-fn or_none(py: Python<'_>, slot: &LoopCell<Option<Ref>>) -> Py<PyAny> {
+fn or_none(py: Python<'_>, slot: &SlotCell<Ref>) -> Py<PyAny> {
     slot.get()
         .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
 }
@@ -186,7 +186,7 @@ impl StreamWriterCore {
             &self.reader,
             &self.event_loop,
         ] {
-            slot.with(|slot| slot.as_ref().map_or(Ok(()), |it| it.visit(&visit)))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ unsafe fn drain(slf: *mut PyObject) -> FfiResult<Ref> {
         writer,
         protocol,
         stage: Cell::new(Stage::Fresh),
-        waiter: LoopCell::default(),
+        waiter: SlotCell::default(),
     };
     coroutine::new(drain, c"StreamWriter.drain")
 }
@@ -264,7 +264,7 @@ struct Drain {
     /// A `StreamProtocolCore`.
     protocol: Ref,
     stage: Cell<Stage>,
-    waiter: LoopCell<Option<Ref>>,
+    waiter: SlotCell<Ref>,
 }
 
 static CLASS: Class = Class::new();
@@ -346,7 +346,7 @@ impl Operation for Drain {
     }
 
     fn traverse(&self, visit: Visit<'_>) -> c_int {
-        let waiter = self.waiter.with(|waiter| waiter.as_ref().map(Ref::as_ptr));
+        let waiter = self.waiter.as_ptr();
         for object in [&self.writer, &self.protocol] {
             let stop = visit(object);
             if stop != 0 {

@@ -12,7 +12,7 @@ use crate::event_loop::{
 };
 use crate::python::stdlib::Stdlib;
 use crate::python::unstable::socket_fd::still_open;
-use crate::python::{context, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
+use crate::python::{context, AtomicFlags, Cell, FfiResult, Ref, SlotCell};
 
 /// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
 const LOST_WRITES_BEFORE_WARNING: u32 = 5;
@@ -47,12 +47,12 @@ pub struct TransportBase {
     pub lost_writes: Cell<u32>,
     token: Cell<Option<Token>>,
     vtable: &'static SourceVTable,
-    pub event_loop: LoopCell<Option<LoopRef>>,
-    pub protocol: LoopCell<Option<Ref>>,
+    pub event_loop: SlotCell<LoopRef>,
+    pub protocol: SlotCell<Ref>,
     /// The Python socket, which owns the descriptor once it exists.
-    pub socket: LoopCell<Option<Ref>>,
+    pub socket: SlotCell<Ref>,
     /// The context in which protocol methods run.
-    pub context: LoopCell<Option<Ref>>,
+    pub context: SlotCell<Ref>,
     pub high_water: Cell<usize>,
     pub low_water: Cell<usize>,
 }
@@ -74,10 +74,10 @@ impl TransportBase {
             lost_writes: Cell::new(0),
             token: Cell::new(None),
             vtable,
-            event_loop: LoopCell::new(Some(event_loop)),
-            protocol: LoopCell::default(),
-            socket: LoopCell::new(socket),
-            context: LoopCell::new(Some(context)),
+            event_loop: SlotCell::new(Some(event_loop)),
+            protocol: SlotCell::default(),
+            socket: SlotCell::new(socket),
+            context: SlotCell::new(Some(context)),
             high_water: Cell::new(HIGH_WATER),
             low_water: Cell::new(HIGH_WATER / 4),
         }
@@ -123,7 +123,7 @@ impl TransportBase {
         if self.has(LOST) {
             return -1;
         }
-        match self.socket.with(|socket| socket.as_ref().map(Ref::as_ptr)) {
+        match self.socket.as_ptr() {
             // SAFETY: the socket is live: a transport that has one keeps it until it is deallocated.
             Some(socket) => unsafe { still_open(socket, fd) },
             None => fd,
@@ -328,11 +328,9 @@ impl TransportBase {
 
     /// The objects that this state refers to, for the collector; null stands for none.
     pub fn objects(&self) -> [*mut PyObject; 4] {
-        let event_loop = self
-            .event_loop
-            .with(|slot| slot.as_ref().map_or(ptr::null_mut(), LoopRef::as_ptr));
+        let event_loop = self.event_loop.as_ptr().unwrap_or(ptr::null_mut());
         let [protocol, socket, context] = [&self.protocol, &self.socket, &self.context]
-            .map(|slot| slot.with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr)));
+            .map(|slot| slot.as_ptr().unwrap_or(ptr::null_mut()));
         [event_loop, protocol, socket, context]
     }
 
@@ -349,8 +347,8 @@ impl TransportBase {
     pub fn finalize(&self) {
         let fd = self.fd.get();
         self.deregister();
-        let owned = self.socket.with(|socket| socket.is_none());
-        if owned && !self.has(LOST) && self.event_loop.with(|event_loop| event_loop.is_some()) {
+        let owned = self.socket.is_none();
+        if owned && !self.has(LOST) && self.event_loop.is_some() {
             // SAFETY: no Python socket owns the descriptor, and it is open as long as `LOST` is not set.
             unsafe { libc::close(fd) };
         }

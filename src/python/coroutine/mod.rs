@@ -35,7 +35,7 @@ use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyValueEr
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
-use crate::python::cell::LoopCell;
+use crate::python::cell::{LoopCell, SlotCell};
 use crate::python::nested_drop;
 use crate::python::refs::Ref;
 use crate::python::unstable::object_reuse;
@@ -112,7 +112,7 @@ struct CoroutineObject<T> {
     /// `Running` says that one thread has the operation for itself.
     state: LoopCell<State>,
     /// What it was suspended on.
-    future: LoopCell<Option<Ref>>,
+    future: SlotCell<Ref>,
     operation: UnsafeCell<Option<T>>,
 }
 
@@ -183,7 +183,7 @@ fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiRes
         (&raw mut (*this).weakrefs).write(ptr::null_mut());
         (&raw mut (*this).name).write(name);
         (&raw mut (*this).state).write(LoopCell::new(state));
-        (&raw mut (*this).future).write(LoopCell::new(None));
+        (&raw mut (*this).future).write(SlotCell::new(None));
         (&raw mut (*this).operation).write(UnsafeCell::new(Some(operation)));
         ffi::PyObject_GC_Track(object.cast());
         Ref::new(object)

@@ -333,9 +333,7 @@ unsafe extern "C" fn traverse<T: Operation>(
         if stop != 0 {
             return stop;
         }
-        let future = this
-            .future
-            .with(|future| future.as_ref().map_or(ptr::null_mut(), Ref::as_ptr));
+        let future = this.future.as_ptr().unwrap_or(ptr::null_mut());
         if !future.is_null() {
             let stop = visit(future, arg);
             if stop != 0 {

@@ -169,7 +169,7 @@ pub unsafe fn new_timer(
 unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult<HandleRef> {
     // SAFETY: what is free is an empty handle of that type, and nobody else holds it.
     unsafe {
-        match handle_pool.with(|handle_pool| handle_pool.free[class as usize].pop()) {
+        match handle_pool.with_leaf(|handle_pool| handle_pool.free[class as usize].pop()) {
             Some(object) => {
                 let this = object.as_ptr().cast::<HandleObject>();
                 (*this).flags.store(0, Ordering::Relaxed);
@@ -186,7 +186,7 @@ unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
     // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
     unsafe {
         track_kept(handle, true);
-        let before = handle_pool.with(|handle_pool| handle_pool.last.replace(handle.clone()));
+        let before = handle_pool.with_leaf(|handle_pool| handle_pool.last.replace(handle.clone()));
         if let Some(before) = before {
             if object_reuse::of_handles()
                 && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
@@ -207,7 +207,7 @@ pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
     // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
     unsafe {
         HandleObject::release(this);
-        let last = handle_pool.with(|handle_pool| {
+        let last = handle_pool.with_leaf(|handle_pool| {
             handle_pool
                 .last
                 .take_if(|last| std::ptr::eq(last.as_ptr(), this))
@@ -221,7 +221,7 @@ pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
             if (*this).has(TRACKED) {
                 ffi::PyObject_GC_UnTrack(this.cast());
             }
-            let left = handle_pool.with(|handle_pool| {
+            let left = handle_pool.with_leaf(|handle_pool| {
                 let free = &mut handle_pool.free[class_of(this) as usize];
                 let has_room = free.len() < free.capacity() || free.try_reserve(1).is_ok();
                 if has_room && free.len() < HandlePool::LIMIT {

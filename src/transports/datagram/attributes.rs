@@ -6,7 +6,7 @@ use pyo3::ffi::{self, PyObject};
 
 use crate::python::typespec::getset;
 use crate::python::vectorcall::guard;
-use crate::python::{FfiResult, LoopCell, Ref};
+use crate::python::{FfiResult, Ref, SlotCell};
 use crate::transports::base::{BLOCKED, LOST, PAUSED, PROTOCOL_PAUSED};
 use crate::transports::datagram::state::DatagramTransport;
 
@@ -21,7 +21,7 @@ macro_rules! getter {
 }
 
 /// The object in a slot, or `None`.
-fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
+fn object(slot: &SlotCell<Ref>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 

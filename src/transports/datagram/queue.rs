@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use pyo3::ffi;
 use socket2::SockAddr;
 
-use crate::allocator::push_back;
+use crate::python::fallible::push_back;
 use crate::python::Ref;
 
 /// What flow control counts for a datagram besides its data. asyncio counts a header since Python 3.13.

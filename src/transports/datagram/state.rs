@@ -9,7 +9,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::event_loop::{exceptions, LoopContext, LoopCore};
-use crate::python::{Cell, FfiResult, LoopCell, Ref};
+use crate::python::{Cell, FfiResult, LoopCell, Ref, SlotCell};
 use crate::transports::base::{
     TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
 };
@@ -47,7 +47,7 @@ pub struct DatagramTransport {
     /// Address family of the socket.
     pub family: i32,
     /// The only address that datagrams may be sent to, if there is one.
-    pub remote_address: LoopCell<Option<Ref>>,
+    pub remote_address: SlotCell<Ref>,
     pub queue: LoopCell<WriteQueue>,
     /// The sender of the last datagram that was received.
     pub last_sender: LoopCell<AddressCache>,
@@ -73,7 +73,7 @@ impl DatagramTransport {
         Self {
             base,
             family,
-            remote_address: LoopCell::new(remote_address),
+            remote_address: SlotCell::new(remote_address),
             queue: LoopCell::default(),
             last_sender: LoopCell::default(),
             last_target: LoopCell::default(),
@@ -165,9 +165,7 @@ impl DatagramTransport {
 
     /// The objects that this state refers to, for the collector; null stands for none. What the caches hold refers to nothing.
     pub fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
-        let remote_address = self
-            .remote_address
-            .with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr));
+        let remote_address = self.remote_address.as_ptr().unwrap_or(ptr::null_mut());
         self.base.objects().into_iter().chain([remote_address])
     }
 

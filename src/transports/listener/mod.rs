@@ -23,7 +23,7 @@ use crate::event_loop::{
 use crate::fastcall;
 use crate::python::stdlib::Stdlib;
 use crate::python::unstable::socket_fd::still_open;
-use crate::python::{context, nested_drop, Args, Cell, ErrSet, FfiResult, LoopCell, Ref};
+use crate::python::{context, nested_drop, Args, Cell, ErrSet, FfiResult, Ref, SlotCell};
 use crate::transports::address::Address;
 use crate::transports::lifecycle::fatal_error;
 use crate::transports::listener::accept_task::AcceptTask;
@@ -36,11 +36,11 @@ use crate::transports::stream::state::StreamTransport;
 pub struct Listener {
     fd: RawFd,
     backlog: u32,
-    event_loop: LoopCell<Option<LoopRef>>,
-    protocol_factory: LoopCell<Option<Ref>>,
-    server: LoopCell<Option<Ref>>,
-    socket: LoopCell<Option<Ref>>,
-    context: LoopCell<Option<Ref>>,
+    event_loop: SlotCell<LoopRef>,
+    protocol_factory: SlotCell<Ref>,
+    server: SlotCell<Ref>,
+    socket: SlotCell<Ref>,
+    context: SlotCell<Ref>,
     /// The descriptor was removed from the loop.
     stopped: Cell<bool>,
     /// The system is out of descriptors or memory: nothing is accepted until `_retry()` is called.
@@ -52,7 +52,7 @@ pub struct Listener {
 unsafe impl Sync for Listener {}
 
 impl Listener {
-    fn slots(&self) -> [&LoopCell<Option<Ref>>; 4] {
+    fn slots(&self) -> [&SlotCell<Ref>; 4] {
         [
             &self.protocol_factory,
             &self.server,
@@ -77,7 +77,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let slots = self.slots().map(LoopCell::take);
+        let slots = self.slots().map(SlotCell::take);
         nested_drop::drop_content((self.event_loop.take(), slots));
     }
 }
@@ -98,12 +98,9 @@ impl Listener {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.event_loop.with(|slot| {
-            slot.as_ref()
-                .map_or(Ok(()), |event_loop| event_loop.object().visit(&visit))
-        })?;
+        self.event_loop.visit(&visit)?;
         for slot in self.slots() {
-            slot.with(|slot| slot.as_ref().map_or(Ok(()), |object| object.visit(&visit)))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }
@@ -141,15 +138,15 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let backlog: i64 = backlog.bind(cx.py).extract()?;
     // On Linux accepted sockets inherit this, which saves a system call for each.
     set_nodelay(fd);
-    let some = |object: &Ref| LoopCell::new(Some(object.clone()));
+    let some = |object: &Ref| SlotCell::new(Some(object.clone()));
     let listener = Listener {
         fd,
         backlog: u32::try_from(backlog.max(1)).unwrap_or(u32::MAX),
-        event_loop: LoopCell::new(Some(cx.loop_ref())),
+        event_loop: SlotCell::new(Some(cx.loop_ref())),
         protocol_factory: some(factory),
         server: some(server),
         socket: some(socket),
-        context: LoopCell::new(Some(context)),
+        context: SlotCell::new(Some(context)),
         stopped: Cell::new(false),
         backing_off: Cell::new(false),
     };

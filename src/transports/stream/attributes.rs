@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::python::typespec::getset;
 use crate::python::vectorcall::{guard, guard_int};
-use crate::python::{FfiResult, LoopCell, Ref};
+use crate::python::{FfiResult, Ref, SlotCell};
 use crate::transports::base::{BLOCKED, LOST, PAUSED, PROTOCOL_PAUSED};
 use crate::transports::stream::state::{StreamTransport, EOF_WRITTEN};
 use crate::transports::stream::write::flush_now;
@@ -25,7 +25,7 @@ macro_rules! getter {
 }
 
 /// The object in a slot, or `None`.
-fn object(slot: &LoopCell<Option<Ref>>) -> FfiResult<Ref> {
+fn object(slot: &SlotCell<Ref>) -> FfiResult<Ref> {
     Ok(slot.get().unwrap_or_else(Ref::none))
 }
 

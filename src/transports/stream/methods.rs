@@ -242,7 +242,7 @@ unsafe fn socket_kind(slf: *mut PyObject) -> FfiResult<Ref> {
 unsafe fn adopt_socket(slf: *mut PyObject, socket: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: `slf` is the receiver of a method, and `socket` is live during the call.
     let ((_, _, transport), socket) = unsafe { (receiver(&slf), Ref::from_ptr_ref(&socket)) };
-    let adopts = !transport.has(LOST) && transport.socket.with(|socket| socket.is_none());
+    let adopts = !transport.has(LOST) && transport.socket.is_none();
     if adopts {
         drop(transport.socket.replace(Some(socket.clone())));
         transport.set(HAS_SOCKET, true);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::allocator::push_back;
+use crate::python::fallible::push_back;
 use crate::python::{bytes, Ref};
 
 /// The most pieces for one system call.

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Cell, ErrSet, FfiResult, LoopCell, Ref};
+use crate::python::{Cell, ErrSet, FfiResult, LoopCell, Ref, SlotCell};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{
     TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
@@ -62,9 +62,9 @@ pub struct StreamTransport {
     base: TransportBase,
     /// How the protocol takes bytes, if it is native.
     native_protocol: Cell<Option<&'static NativeProtocol>>,
-    pub server: LoopCell<Option<Ref>>,
+    pub server: SlotCell<Ref>,
     /// The future of `sendfile()`, which waits until the queue is empty. Writes are refused meanwhile.
-    pub empty_waiter: LoopCell<Option<Ref>>,
+    pub empty_waiter: SlotCell<Ref>,
     pub queue: LoopCell<WriteQueue>,
     /// For how long a callback may defer its writes, in ticks of the processor's counter.
     pub cork_ticks: Cell<u64>,
@@ -88,8 +88,8 @@ impl StreamTransport {
         Self {
             base,
             native_protocol: Cell::new(None),
-            server: LoopCell::new(server),
-            empty_waiter: LoopCell::default(),
+            server: SlotCell::new(server),
+            empty_waiter: SlotCell::default(),
             queue: LoopCell::default(),
             cork_ticks: Cell::new(cork_ticks),
             blocked_at_poll: Cell::new(0),
@@ -217,8 +217,8 @@ impl StreamTransport {
 
     /// The objects that this state refers to, for the collector; null stands for none.
     pub fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
-        let own = [&self.server, &self.empty_waiter]
-            .map(|slot| slot.with(|slot| slot.as_ref().map_or(ptr::null_mut(), Ref::as_ptr)));
+        let own =
+            [&self.server, &self.empty_waiter].map(|slot| slot.as_ptr().unwrap_or(ptr::null_mut()));
         self.base.objects().into_iter().chain(own)
     }
 

@@ -109,7 +109,7 @@ fn is_empty(data: &Ref) -> bool {
 /// Refuses writes after `write_eof()`, and while a file is sent.
 #[inline]
 fn check_writable(transport: &StreamTransport, function: &str, verb: &str) -> FfiResult<()> {
-    if transport.has(EOF_WRITTEN) || transport.empty_waiter.with(|waiter| waiter.is_some()) {
+    if transport.has(EOF_WRITTEN) || transport.empty_waiter.is_some() {
         return Err(not_writable(transport, function, verb));
     }
     Ok(())
@@ -130,7 +130,7 @@ fn not_writable(transport: &StreamTransport, function: &str, verb: &str) -> ErrS
 pub fn accepts_writes(transport: &StreamTransport) -> bool {
     !transport.has(LOST | CLOSING | EOF_WRITTEN)
         && transport.lost_writes.get() == 0
-        && transport.empty_waiter.with(|waiter| waiter.is_none())
+        && transport.empty_waiter.is_none()
 }
 
 /// Queues `data`, an exact `bytes` object that is not empty. It is sent with what else the protocol writes in this call or

@@ -9,7 +9,7 @@ use pyo3::types::{PyByteArray, PyTuple, PyType};
 use pyo3::PyTraverseError;
 
 use crate::allocator::out_of_memory;
-use crate::python::{LoopCell, Ref};
+use crate::python::{Ref, SlotCell};
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
 use crate::transports::tls::bio::MemoryBio;
 use crate::transports::tls::state::{
@@ -23,7 +23,7 @@ fn unless_none(value: &Bound<'_, PyAny>) -> Option<Ref> {
 }
 
 /// The object in a slot, or `None`.
-fn object<'py>(py: Python<'py>, slot: &LoopCell<Option<Ref>>) -> Bound<'py, PyAny> {
+fn object<'py>(py: Python<'py>, slot: &SlotCell<Ref>) -> Bound<'py, PyAny> {
     slot.get().unwrap_or_else(Ref::none).bind(py).clone()
 }
 
@@ -214,7 +214,7 @@ impl TlsCore {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         for slot in self.slots() {
-            slot.with(|slot| slot.as_ref().map_or(Ok(()), |object| object.visit(&visit)))?;
+            slot.visit(&visit)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::python::unstable::ssl_object::{self, Ssl};
-use crate::python::{nested_drop, AtomicFlags, Cell, FfiResult, LoopCell, Ref};
+use crate::python::{nested_drop, AtomicFlags, Cell, FfiResult, Ref, SlotCell};
 use crate::transports::stream::fast_path;
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
 use crate::transports::stream::state::StreamTransport;
@@ -44,12 +44,12 @@ pub struct TlsCore {
     bio: Cell<*mut Bio>,
     memory_bio: Cell<*mut MemoryBio>,
     /// The `_ssl._SSLSocket` that owns `ssl`.
-    owner: LoopCell<Option<Ref>>,
+    owner: SlotCell<Ref>,
     /// The member of `asyncio.sslproto.SSLProtocolState`.
-    pub state: LoopCell<Option<Ref>>,
+    pub state: SlotCell<Ref>,
     /// The transport below, mostly a stream transport.
-    pub transport: LoopCell<Option<Ref>>,
-    pub app_protocol: LoopCell<Option<Ref>>,
+    pub transport: SlotCell<Ref>,
+    pub app_protocol: SlotCell<Ref>,
     /// How the application's protocol takes bytes, if it is native.
     native_protocol: Cell<Option<&'static NativeProtocol>>,
     pub high_water: Cell<usize>,
@@ -74,10 +74,10 @@ impl TlsCore {
             ssl: Cell::new(ptr::null_mut()),
             bio: Cell::new(ptr::null_mut()),
             memory_bio: Cell::new(ptr::null_mut()),
-            owner: LoopCell::default(),
-            state: LoopCell::default(),
-            transport: LoopCell::default(),
-            app_protocol: LoopCell::default(),
+            owner: SlotCell::default(),
+            state: SlotCell::default(),
+            transport: SlotCell::default(),
+            app_protocol: SlotCell::default(),
             native_protocol: Cell::new(None),
             high_water: Cell::new(0),
             low_water: Cell::new(0),
@@ -229,7 +229,7 @@ impl TlsCore {
     }
 
     /// The slots with references, for the collector.
-    pub fn slots(&self) -> [&LoopCell<Option<Ref>>; 4] {
+    pub fn slots(&self) -> [&SlotCell<Ref>; 4] {
         [
             &self.owner,
             &self.state,
@@ -242,7 +242,7 @@ impl TlsCore {
 impl Drop for TlsCore {
     fn drop(&mut self) {
         self.detach();
-        nested_drop::drop_content(self.slots().map(LoopCell::take));
+        nested_drop::drop_content(self.slots().map(SlotCell::take));
     }
 }
 
