@@ -26,12 +26,12 @@ class _BufferCopy(bytearray):
     __slots__ = ("_reader",)
 
     def __init__(self, reader: StreamReader) -> None:
-        super().__init__(reader._received)
+        super().__init__(reader._buffered)
         self._reader = reader
 
     def clear(self) -> None:
         super().clear()
-        self._reader._discard_received()
+        self._reader._clear_buffer()
 
 
 class StreamReader(StreamReaderCore, asyncio.StreamReader):
@@ -46,7 +46,7 @@ class StreamReader(StreamReaderCore, asyncio.StreamReader):
             raise ValueError("Limit cannot be <= 0")
         if loop is None:
             loop = asyncio.get_event_loop()
-        self._set_up(limit, loop)
+        self._init(limit, loop)
         if loop.get_debug():
             self._source_traceback = format_helpers.extract_stack(sys._getframe(1))
 

@@ -1,8 +1,8 @@
-//! Feeding `asyncio.StreamReader`: what `StreamReaderProtocol.data_received()` and `StreamReader.feed_data()` do, on
-//! the same attributes, without a Python call.
+//! Feeding `asyncio.StreamReader`: `StreamReaderProtocol.data_received()` and `StreamReader.feed_data()`, on the same
+//! attributes, without a Python call.
 //!
-//! It is done only for exactly these two classes, while their methods are those of asyncio and the instances have none
-//! of their own; otherwise the bytes go to `data_received()`.
+//! Only instances of exactly these classes are fed, as long as the classes have asyncio's methods and the instances have none
+//! of their own. For all others `data_received()` is called.
 
 use std::ptr;
 use std::sync::OnceLock;
@@ -10,22 +10,24 @@ use std::sync::OnceLock;
 use pyo3::exceptions::{PyNotImplementedError, PySystemError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyString, PyType};
 
 use crate::event_loop::LoopContext;
+use crate::python::bytes::to_bytes;
+use crate::python::refs::referent;
 use crate::python::stdlib::Stdlib;
 use crate::python::unstable::stream_reader;
 use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref};
-use crate::streams::waiter;
+use crate::streams::waiter::{self, call_method};
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
 
-/// A class whose methods are as they were at import, or not.
-struct Class {
+/// A class of asyncio whose methods this code replaces, as long as nobody else has replaced them.
+struct PatchableClass {
     ty: Ref,
-    /// Attributes of the class that this code stands for, and what they were.
+    /// The names of the methods, and what they were at import.
     methods: Vec<(Ref, Ref)>,
-    /// The version of the class at which they were looked at last.
+    /// The version of the class when the methods were last found to be the same.
     version: SeenVersion,
     /// `types.FunctionType` and `types.MethodType`.
     function_type: Ref,
@@ -37,11 +39,11 @@ extern "C" {
     fn PyMethod_Function(method: *mut PyObject) -> *mut PyObject;
 }
 
-impl Class {
+impl PatchableClass {
     fn new(ty: &Bound<'_, PyType>, names: &[&'static str]) -> PyResult<Self> {
         let py = ty.py();
         let methods = names.iter().map(|name| {
-            let name = pyo3::types::PyString::intern(py, name);
+            let name = PyString::intern(py, name);
             let method = ty.getattr(&name)?;
             Ok((name.into(), method.into()))
         });
@@ -56,26 +58,27 @@ impl Class {
     }
 
     fn is_function(&self, object: &Ref) -> bool {
-        // SAFETY: the object is live.
+        // SAFETY: the reference keeps the object alive.
         unsafe { ffi::Py_TYPE(object.as_ptr()).cast() == self.function_type.as_ptr() }
     }
 
     fn is_class_of(&self, object: &Ref) -> bool {
-        // SAFETY: the object is live.
+        // SAFETY: the reference keeps the object alive.
         unsafe { ffi::Py_TYPE(object.as_ptr()).cast() == self.ty.as_ptr() }
     }
 
-    /// Whether nobody has replaced a method in the class.
+    /// Whether the class has the methods that it had at import.
     #[inline]
-    fn is_intact(&self) -> bool {
-        // SAFETY: the type is live.
-        unsafe { self.version.is_current(self.ty.as_ptr().cast()) || self.look_again() }
+    fn is_unpatched(&self) -> bool {
+        // SAFETY: the reference keeps the type alive.
+        unsafe { self.version.is_current(self.ty.as_ptr().cast()) || self.check_methods() }
     }
 
     #[cold]
-    fn look_again(&self) -> bool {
-        let intact = self.methods.iter().all(|(name, method)| {
-            // SAFETY: attached; what cannot be looked up is not intact.
+    fn check_methods(&self) -> bool {
+        let unpatched = self.methods.iter().all(|(name, method)| {
+            // SAFETY: the holder of a `Ref` is attached, and its object is live. An exception means that the method was
+            // deleted.
             unsafe {
                 match Ref::new(ffi::PyObject_GetAttr(self.ty.as_ptr(), name.as_ptr())) {
                     Ok(found) => found.as_ptr() == method.as_ptr(),
@@ -86,21 +89,21 @@ impl Class {
                 }
             }
         });
-        if intact {
-            // SAFETY: the type is live.
+        if unpatched {
+            // SAFETY: the reference keeps the type alive.
             unsafe { self.version.remember(self.ty.as_ptr().cast()) };
         }
-        intact
+        unpatched
     }
 
-    /// Whether `object` has none of the methods in its own dictionary.
-    fn is_plain(&self, object: &Ref) -> FfiResult<bool> {
+    /// Whether none of the methods is replaced in the `__dict__` of `object`.
+    fn has_class_methods(&self, object: &Ref) -> FfiResult<bool> {
         for (name, method) in &self.methods {
             if !self.is_function(method) {
-                // A property goes before the dictionary.
+                // A property has precedence over `__dict__`.
                 continue;
             }
-            // SAFETY: attached; PyMethod_Function is given a bound method.
+            // SAFETY: the holder of a `Ref` is attached, and its object is live. `PyMethod_Function` gets a bound method.
             unsafe {
                 let bound = Ref::new(ffi::PyObject_GetAttr(object.as_ptr(), name.as_ptr()))?;
                 if ffi::Py_TYPE(bound.as_ptr()).cast() != self.method_type.as_ptr()
@@ -121,24 +124,25 @@ impl Attribute {
     /// `object.name`
     #[inline]
     fn get(&self, object: &Ref) -> FfiResult<Ref> {
-        // SAFETY: attached; a new reference or an error.
+        // SAFETY: the holder of a `Ref` is attached, and its object is live. The result is a new reference or null.
         unsafe { Ref::new(ffi::PyObject_GetAttr(object.as_ptr(), self.0.as_ptr())) }
     }
 
     /// `object.name = value`
-    fn set(&self, object: &Ref, value: *mut PyObject) -> FfiResult<()> {
-        // SAFETY: attached; the value is live.
-        if unsafe { ffi::PyObject_SetAttr(object.as_ptr(), self.0.as_ptr(), value) } != 0 {
+    fn set(&self, object: &Ref, value: &Ref) -> FfiResult<()> {
+        let (name, value) = (self.0.as_ptr(), value.as_ptr());
+        // SAFETY: the holder of a `Ref` is attached, and its object is live.
+        if unsafe { ffi::PyObject_SetAttr(object.as_ptr(), name, value) } != 0 {
             return Err(ErrSet);
         }
         Ok(())
     }
 }
 
-/// What is known of asyncio's classes.
-struct Known {
-    protocol: Class,
-    reader: Class,
+/// asyncio's classes, and the names of the attributes that are used.
+struct AsyncioStreams {
+    protocol: PatchableClass,
+    reader: PatchableClass,
     protocol_reader: Attribute,
     buffer: Attribute,
     eof: Attribute,
@@ -148,9 +152,10 @@ struct Known {
     limit: Attribute,
 }
 
-static KNOWN: OnceLock<Known> = OnceLock::new();
+static ASYNCIO_STREAMS: OnceLock<AsyncioStreams> = OnceLock::new();
 
-impl Known {
+impl AsyncioStreams {
+    /// The classes, if they have the methods of asyncio's own file.
     fn find(py: Python<'_>) -> PyResult<Option<Self>> {
         if !stream_reader::is_on() {
             return Ok(None);
@@ -172,10 +177,10 @@ impl Known {
                 return Ok(None);
             }
         }
-        let attribute = |name| Attribute(pyo3::types::PyString::intern(py, name).into());
+        let attribute = |name| Attribute(PyString::intern(py, name).into());
         Ok(Some(Self {
-            protocol: Class::new(&protocol_class, &["data_received", "_stream_reader"])?,
-            reader: Class::new(&reader_class, &["feed_data", "_wakeup_waiter"])?,
+            protocol: PatchableClass::new(&protocol_class, &["data_received", "_stream_reader"])?,
+            reader: PatchableClass::new(&reader_class, &["feed_data", "_wakeup_waiter"])?,
             protocol_reader: attribute("_stream_reader_wr"),
             buffer: attribute("_buffer"),
             eof: attribute("_eof"),
@@ -188,37 +193,35 @@ impl Known {
 
     /// Whether `protocol.data_received()` is asyncio's.
     #[inline]
-    fn knows_protocol(&self, protocol: &Ref) -> FfiResult<bool> {
-        if !self.protocol.is_class_of(protocol) || !self.protocol.is_intact() {
+    fn replaces_data_received(&self, protocol: &Ref) -> FfiResult<bool> {
+        if !self.protocol.is_class_of(protocol) || !self.protocol.is_unpatched() {
             return Ok(false);
         }
-        self.protocol.is_plain(protocol)
+        self.protocol.has_class_methods(protocol)
     }
 
     /// Whether `reader.feed_data()` is asyncio's.
     #[inline]
-    fn knows_reader(&self, reader: &Ref) -> FfiResult<bool> {
-        if !self.reader.is_class_of(reader) || !self.reader.is_intact() {
+    fn replaces_feed_data(&self, reader: &Ref) -> FfiResult<bool> {
+        if !self.reader.is_class_of(reader) || !self.reader.is_unpatched() {
             return Ok(false);
         }
-        self.reader.is_plain(reader)
+        self.reader.has_class_methods(reader)
     }
 
-    /// `protocol.data_received(data)`; `false` if that is to be called instead.
-    fn feed(&self, protocol: &Ref, data: &[u8]) -> FfiResult<bool> {
-        if !self.knows_protocol(protocol)? {
+    /// Does what `protocol.data_received(data)` does; false if that has to be called.
+    fn feed(&self, py: Python<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<bool> {
+        if !self.replaces_data_received(protocol)? {
             return Ok(false);
         }
         let weak = self.protocol_reader.get(protocol)?;
-        // SAFETY: `None` is always live.
-        let none = unsafe { ffi::Py_None() };
-        if weak.as_ptr() == none {
+        if weak.bind(py).is_none() {
             return Ok(true);
         }
         let Some(reader) = referent(&weak)? else {
             return Ok(true);
         };
-        if !self.knows_reader(&reader)? || is_true(&self.eof.get(&reader)?)? {
+        if !self.replaces_feed_data(&reader)? || is_true(&self.eof.get(&reader)?)? {
             return Ok(false);
         }
         let buffer = self.buffer.get(&reader)?;
@@ -226,21 +229,22 @@ impl Known {
             return Ok(false);
         };
         let waiter = self.waiter.get(&reader)?;
-        if waiter.as_ptr() != none {
-            self.waiter.set(&reader, none)?;
+        if !waiter.bind(py).is_none() {
+            self.waiter.set(&reader, &Ref::none())?;
             waiter::wake(&waiter)?;
         }
-        self.pause(&reader, size)?;
+        self.pause(py, &reader, size)?;
         Ok(true)
     }
 
-    /// Stops the transport while more than twice the limit waits to be read.
-    fn pause(&self, reader: &Ref, size: usize) -> FfiResult<()> {
+    /// Pauses the transport if more than twice the limit is buffered.
+    fn pause(&self, py: Python<'_>, reader: &Ref, size: usize) -> FfiResult<()> {
         let limit = self.limit.get(reader)?;
-        // SAFETY: attached; −1 may be an error.
+        // SAFETY: `limit` is live.
         let limit = unsafe { ffi::PyLong_AsSsize_t(limit.as_ptr()) };
         if limit == -1 {
-            // SAFETY: attached. A limit beyond what a buffer can hold is none.
+            // A limit that is larger than any buffer.
+            // SAFETY: the thread is attached, as `py` says.
             unsafe { ffi::PyErr_Clear() };
             return Ok(());
         }
@@ -248,48 +252,32 @@ impl Known {
             return Ok(());
         }
         let transport = self.transport.get(reader)?;
-        // SAFETY: `None` is always live.
-        let none = unsafe { ffi::Py_None() };
-        if transport.as_ptr() == none || is_true(&self.paused.get(reader)?)? {
+        if transport.bind(py).is_none() || is_true(&self.paused.get(reader)?)? {
             return Ok(());
         }
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
         match transport.bind(py).call_method0("pause_reading") {
-            Ok(_) => self.paused.set(reader, Ref::bool(true).as_ptr()),
-            // It can't: everything has to be kept, and there is no point in trying again.
+            Ok(_) => self.paused.set(reader, &Ref::bool(true)),
+            // The transport cannot pause. Like asyncio, the reader never asks it again.
             Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
-                self.transport.set(reader, none)
+                self.transport.set(reader, &Ref::none())
             }
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// What a weak reference refers to, while it lives.
-fn referent(weak: &Ref) -> FfiResult<Option<Ref>> {
-    let mut object = ptr::null_mut::<PyObject>();
-    // SAFETY: attached; gives a new reference, or null if the object is gone.
-    unsafe {
-        match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
-            0 => Ok(None),
-            1 => Ref::new(object).map(Some),
-            _ => Err(ErrSet),
-        }
-    }
-}
-
 fn is_true(object: &Ref) -> FfiResult<bool> {
-    // SAFETY: attached; the object is live.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live.
     match unsafe { ffi::PyObject_IsTrue(object.as_ptr()) } {
         -1 => Err(ErrSet),
         answer => Ok(answer == 1),
     }
 }
 
-/// Appends to an exact `bytearray` and gives its new size; `None` for anything else.
+/// Appends to an exact `bytearray`, and returns its new size; `None` for any other object.
 fn append(buffer: &Ref, data: &[u8]) -> FfiResult<Option<usize>> {
-    // SAFETY: attached; an exact bytearray that has been resized has room for the data behind its old end.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live. An exact `bytearray` has as many bytes as it was
+    // resized to, and no Python runs until they are written.
     unsafe {
         if ffi::PyByteArray_CheckExact(buffer.as_ptr()) == 0 {
             return Ok(None);
@@ -307,53 +295,44 @@ fn append(buffer: &Ref, data: &[u8]) -> FfiResult<Option<usize>> {
     }
 }
 
+/// How stream transports and TLS protocols give an `asyncio.StreamReaderProtocol` the bytes that they have received.
 static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
     data_received: feed_protocol,
     error_message: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn feed_protocol(_: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
-    let known = KNOWN
+/// # Safety
+/// None: any protocol will do.
+unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
+    let streams = ASYNCIO_STREAMS
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(ErrSet::from)?;
-    if known.feed(protocol, data)? {
-        return Ok(());
-    }
-    // SAFETY: attached; the name and the protocol are live.
-    unsafe {
-        let data = Ref::new(ffi::PyBytes_FromStringAndSize(
-            data.as_ptr().cast(),
-            data.len().cast_signed(),
-        ))?;
-        let args = [protocol.as_ptr(), data.as_ptr()];
-        Ref::new(ffi::PyObject_VectorcallMethod(
-            Stdlib::get().names.data_received.as_ptr(),
-            args.as_ptr(),
-            2,
-            ptr::null_mut(),
-        ))?;
+    if !streams.feed(cx.py, protocol, data)? {
+        let name = &Stdlib::get().names.data_received;
+        call_method(name, [protocol, &to_bytes(data)?])?;
     }
     Ok(())
 }
 
-fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
-    KNOWN
+/// The lookup of instances of exactly `asyncio.StreamReaderProtocol`.
+fn find_native(protocol: &Ref) -> Option<&'static NativeProtocol> {
+    ASYNCIO_STREAMS
         .get()?
         .protocol
         .is_class_of(protocol)
         .then_some(&NATIVE_PROTOCOL)
 }
 
-/// Looks at asyncio's classes. If they are not what this code knows, data goes to `data_received()`.
+/// Looks up asyncio's classes, and adds the lookup of its protocols to stream transports.
 pub fn register(py: Python<'_>) -> PyResult<()> {
-    // A `bytearray` that another thread may resize at the same time is for its own methods.
-    if !cfg!(Py_GIL_DISABLED) && KNOWN.get().is_none() {
-        if let Some(known) = Known::find(py)? {
-            // A second import of the module finds it set.
-            let _ = KNOWN.set(known);
+    // Without a global lock another thread could resize a `bytearray` at the same time.
+    if !cfg!(Py_GIL_DISABLED) && ASYNCIO_STREAMS.get().is_none() {
+        if let Some(streams) = AsyncioStreams::find(py)? {
+            // The first import counts.
+            let _ = ASYNCIO_STREAMS.set(streams);
         }
     }
-    native_protocol::register(find);
+    native_protocol::register(find_native);
     Ok(())
 }

@@ -1,19 +1,19 @@
-//! Bytes that were received and not read yet.
+//! Data that was received and not read.
 
 use std::collections::TryReserveError;
 
-/// What an empty buffer keeps for the next data.
-const KEPT: usize = 64 * 1024;
+/// The most capacity that an empty buffer keeps.
+const MAX_KEPT: usize = 64 * 1024;
 
-/// A queue of bytes: appended at the end, taken from the front without moving what is behind.
+/// A queue of bytes: those at the front are taken without moving those behind.
 #[derive(Default)]
-pub struct Buffer {
+pub struct ReadBuffer {
     data: Vec<u8>,
-    /// How much of `data` is taken.
+    /// How many bytes of `data` are taken.
     start: usize,
 }
 
-impl Buffer {
+impl ReadBuffer {
     #[inline]
     pub fn len(&self) -> usize {
         self.data.len() - self.start
@@ -29,18 +29,19 @@ impl Buffer {
         &self.data[self.start..]
     }
 
+    /// Appends `more`.
     #[inline]
     pub fn extend(&mut self, more: &[u8]) -> Result<(), TryReserveError> {
         if self.data.capacity() - self.data.len() < more.len() {
-            self.make_room(more.len())?;
+            self.reserve(more.len())?;
         }
         self.data.extend_from_slice(more);
         Ok(())
     }
 
     #[cold]
-    fn make_room(&mut self, size: usize) -> Result<(), TryReserveError> {
-        // Moving no more than was taken since the last time keeps this linear.
+    fn reserve(&mut self, size: usize) -> Result<(), TryReserveError> {
+        // Linear on the whole: no more bytes are moved than were taken since the last time.
         if self.start >= self.len() {
             self.data.drain(..self.start);
             self.start = 0;
@@ -48,7 +49,7 @@ impl Buffer {
         self.data.try_reserve(size)
     }
 
-    /// Puts `front` in front of everything.
+    /// Puts bytes back in front of everything.
     pub fn push_front(&mut self, front: &[u8]) -> Result<(), TryReserveError> {
         let mut data = Vec::new();
         data.try_reserve(front.len() + self.len())?;
@@ -67,10 +68,11 @@ impl Buffer {
         }
     }
 
+    /// Drops everything.
     #[inline]
     pub fn clear(&mut self) {
         self.start = 0;
-        if self.data.capacity() > KEPT {
+        if self.data.capacity() > MAX_KEPT {
             self.data = Vec::new();
         } else {
             self.data.clear();
@@ -80,11 +82,11 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
-    use super::Buffer;
+    use super::ReadBuffer;
 
     #[test]
     fn gives_back_what_was_put_in() {
-        let mut buffer = Buffer::default();
+        let mut buffer = ReadBuffer::default();
         let mut expected = Vec::new();
         let mut next = 0_u8;
         for round in 0..2000_usize {

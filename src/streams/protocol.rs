@@ -1,48 +1,52 @@
-//! `StreamProtocolCore`: what the transport and `drain()` ask of a stream's protocol.
+//! `StreamProtocolCore`: the protocol between a transport and a stream's reader and writer.
 
-use std::ptr;
-
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
 use crate::event_loop::{install, LoopContext};
 use crate::fastcall;
+use crate::python::args::{bind, Parameter};
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::{nested_drop, Args, Cell, ErrSet, FfiResult, Ref, SlotCell};
+use crate::python::refs::referent;
+use crate::python::stdlib::Stdlib;
+use crate::python::{nested_drop, Args, Cell, FfiResult, Ref, SlotCell};
 use crate::streams::reader::StreamReaderCore;
-use crate::streams::waiter::{call, EventLoop};
+use crate::streams::waiter::{call_method, or_none, unless_none, EventLoop};
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
 
-/// Native base of `hybridloop.loop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`, whose state it
-/// keeps as far as it is asked for with each message.
+/// Native base of `hybridloop.loop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`. It holds the part
+/// of that state which each message needs.
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 #[derive(Default)]
 pub struct StreamProtocolCore {
     /// `pause_writing()` was called and `resume_writing()` was not.
     pub paused: Cell<bool>,
+    /// `connection_lost()` was called.
     pub lost: Cell<bool>,
-    /// A weak reference, so that a reader that nobody holds goes away.
+    /// A weak reference: a reader that nobody else holds is deallocated.
     reader: SlotCell<Ref>,
+    /// The futures that `drain()` waits for, a `collections.deque`.
     pub drain_waiters: SlotCell<Ref>,
     pub event_loop: SlotCell<EventLoop>,
-    /// Nobody has overridden `_drain_helper()`.
-    is_plain: Cell<bool>,
+    /// The class does not override `_drain_helper()`, so `drain()` need not call it.
+    has_native_drain: Cell<bool>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<StreamProtocolCore>() <= 16);
 
-// SAFETY: as for `LoopCore`: cells are touched by the thread that holds the loop, under the interpreter lock.
+// SAFETY: `LoopCell` lets one thread in at a time. A `Cell` is used with the interpreter lock held, and locks by itself on
+// free-threaded builds.
 unsafe impl Sync for StreamProtocolCore {}
-// SAFETY: as for `Sync`.
+// SAFETY: the references may be dropped in any attached thread.
 unsafe impl Send for StreamProtocolCore {}
 
 impl Drop for StreamProtocolCore {
     fn drop(&mut self) {
-        let slots = [&self.reader, &self.drain_waiters];
-        nested_drop::drop_content((self.event_loop.take(), slots.map(SlotCell::take)));
+        let slots = self.slots().map(SlotCell::take);
+        nested_drop::drop_content((self.event_loop.take(), slots));
     }
 }
 
@@ -50,10 +54,10 @@ impl StreamProtocolCore {
     /// The state of a protocol.
     ///
     /// # Safety
-    /// `object` is a live instance of the class or a subclass.
+    /// The thread is attached, and `object` is a live instance of `StreamProtocolCore` or of a subclass.
     #[inline]
     pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
-        // SAFETY: the caller's promise; `get` of a frozen class is a fixed offset.
+        // SAFETY: the caller guarantees the class. `get` of a frozen class adds a fixed offset.
         unsafe {
             Borrowed::from_ptr(Python::assume_attached(), object)
                 .cast_unchecked::<Self>()
@@ -61,51 +65,39 @@ impl StreamProtocolCore {
         }
     }
 
-    /// The state of a protocol, if it is of this class or a subclass.
-    pub fn find(object: &Ref) -> Option<&Self> {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        Some(object.bind(py).cast::<Self>().ok()?.get())
-    }
-
-    /// Whether `drain()` need not ask `_drain_helper()`.
-    pub fn is_plain(&self) -> bool {
-        self.is_plain.get()
-    }
-
-    /// The reader, while somebody holds it.
-    #[inline]
-    fn reader(&self) -> FfiResult<Option<Ref>> {
-        let Some(weak) = self.reader.get() else {
-            return Ok(None);
-        };
-        let mut object = ptr::null_mut::<PyObject>();
-        // SAFETY: attached; gives a new reference, or null if the object is gone.
-        unsafe {
-            match ffi::compat::PyWeakref_GetRef(weak.as_ptr(), &raw mut object) {
-                0 => Ok(None),
-                1 => Ref::new(object).map(Some),
-                _ => Err(ErrSet),
-            }
+    /// The state of a protocol, if it is of this class or of a subclass.
+    pub fn find<'a>(py: Python<'_>, object: &'a Ref) -> Option<&'a Self> {
+        if object.bind(py).cast::<Self>().is_err() {
+            return None;
         }
+        // SAFETY: `cast` has checked the class, and `object` keeps the protocol alive.
+        Some(unsafe { Self::of(object.as_ptr()) })
+    }
+
+    /// Whether `drain()` need not call `_drain_helper()`.
+    pub fn has_native_drain(&self) -> bool {
+        self.has_native_drain.get()
+    }
+
+    fn slots(&self) -> [&SlotCell<Ref>; 2] {
+        [&self.reader, &self.drain_waiters]
     }
 
     /// `data_received(data)`
     #[inline]
-    fn feed(&self, data: &[u8]) -> FfiResult<()> {
-        let Some(reader) = self.reader()? else {
+    fn feed(&self, py: Python<'_>, data: &[u8]) -> FfiResult<()> {
+        let Some(weak) = self.reader.get() else {
             return Ok(());
         };
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
+        let Some(reader) = referent(&weak)? else {
+            return Ok(());
+        };
         if let Ok(core) = reader.bind(py).cast::<StreamReaderCore>() {
-            if core.get().is_plain() {
-                return core.get().feed(data);
+            if core.get().has_native_feed.get() {
+                return core.get().feed(py, data);
             }
         }
-        let data = to_bytes(data)?;
-        let name = &crate::python::stdlib::Stdlib::get().names.feed_data;
-        call(name, [reader.as_ptr(), data.as_ptr()])?;
+        call_method(&Stdlib::get().names.feed_data, [&reader, &to_bytes(data)?])?;
         Ok(())
     }
 }
@@ -114,7 +106,7 @@ impl StreamProtocolCore {
 impl StreamProtocolCore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+    fn __new__(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
         Self::default()
     }
 
@@ -139,8 +131,8 @@ impl StreamProtocolCore {
     }
 
     #[getter]
-    fn _stream_reader_wr(&self, py: Python<'_>) -> Py<PyAny> {
-        or_none(py, self.reader.get())
+    fn _stream_reader_wr<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        or_none(py, &self.reader)
     }
 
     #[setter(_stream_reader_wr)]
@@ -149,8 +141,8 @@ impl StreamProtocolCore {
     }
 
     #[getter]
-    fn _drain_waiters(&self, py: Python<'_>) -> Py<PyAny> {
-        or_none(py, self.drain_waiters.get())
+    fn _drain_waiters<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        or_none(py, &self.drain_waiters)
     }
 
     #[setter(_drain_waiters)]
@@ -159,29 +151,32 @@ impl StreamProtocolCore {
     }
 
     #[getter]
-    fn _loop(&self, py: Python<'_>) -> Py<PyAny> {
-        or_none(py, self.event_loop.get().map(|it| it.object().clone()))
+    fn _loop<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        let event_loop = self.event_loop.get();
+        let object = event_loop.map_or_else(Ref::none, |event_loop| event_loop.object().clone());
+        object.bind(py).clone()
     }
 
     #[setter(_loop)]
     fn set_loop(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let it = slf.get();
+        let protocol = slf.get();
         let event_loop = EventLoop::new(value.into())?;
-        drop(it.event_loop.replace(Some(event_loop)));
-        // The base class sets this first, when it is made.
+        drop(protocol.event_loop.replace(Some(event_loop)));
+        // `FlowControlMixin.__init__()` sets the loop before anything else.
         let helper = slf
             .py()
             .import("asyncio.streams")?
             .getattr("FlowControlMixin")?
             .getattr("_drain_helper")?;
-        it.is_plain
+        protocol
+            .has_native_drain
             .set(slf.get_type().getattr("_drain_helper")?.is(&helper));
         Ok(())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.event_loop.visit(&visit)?;
-        for slot in [&self.reader, &self.drain_waiters] {
+        for slot in self.slots() {
             slot.visit(&visit)?;
         }
         Ok(())
@@ -189,43 +184,41 @@ impl StreamProtocolCore {
 
     fn __clear__(&self) {
         drop(self.event_loop.take());
-        drop(self.reader.take());
-        drop(self.drain_waiters.take());
+        for slot in self.slots() {
+            drop(slot.take());
+        }
     }
 }
 
-fn or_none(py: Python<'_>, object: Option<Ref>) -> Py<PyAny> {
-    object.map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
-}
-
-fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
-    (!object.is_none()).then(|| object.into())
-}
-
 unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let data = crate::streams::args::required(&args, "data_received", "data")?;
-    // SAFETY: the method descriptor has checked `self`.
-    let it = unsafe { StreamProtocolCore::of(slf) };
-    with_bytes(data, |data| it.feed(data))?;
+    const DATA: Parameter = Parameter::required(c"data");
+    // SAFETY: `args` are the arguments of this call.
+    let [data] = unsafe { bind(c"data_received", [DATA], &args)? };
+    // SAFETY: CPython calls a method of the `StreamProtocolCore` `slf` in an attached thread.
+    let (py, protocol) = unsafe { (Python::assume_attached(), StreamProtocolCore::of(slf)) };
+    with_bytes(data, |data| protocol.feed(py, data))?;
     Ok(Ref::none())
 }
 
+/// How stream transports and TLS protocols give a `StreamProtocolCore` the bytes that they have received.
 static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
     data_received: feed_protocol,
     error_message: "Fatal error: protocol.data_received() call failed.",
 };
 
-unsafe fn feed_protocol(_: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
-    // SAFETY: `protocol` is a live `StreamProtocolCore`: `find` returns this function for no other class.
-    let it = unsafe { StreamProtocolCore::of(protocol.as_ptr()) };
-    it.feed(data)
+/// # Safety
+/// `protocol` is a `StreamProtocolCore`.
+unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
+    // SAFETY: the caller guarantees the class, and has a token of this thread.
+    let protocol = unsafe { StreamProtocolCore::of(protocol.as_ptr()) };
+    protocol.feed(cx.py, data)
 }
 
-/// Protocols of this class whose `data_received()` nobody has overridden.
-fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
-    StreamProtocolCore::find(protocol)?;
-    // SAFETY: attached.
+/// The lookup of protocols of this class, as long as they do not override `data_received()`.
+fn find_native(protocol: &Ref) -> Option<&'static NativeProtocol> {
+    // SAFETY: the holder of a `Ref` is attached.
     let py = unsafe { Python::assume_attached() };
+    StreamProtocolCore::find(py, protocol)?;
     let core = py
         .get_type::<StreamProtocolCore>()
         .getattr("data_received")
@@ -234,7 +227,7 @@ fn find(protocol: &Ref) -> Option<&'static NativeProtocol> {
     own.is(&core).then_some(&NATIVE_PROTOCOL)
 }
 
-/// Adds the class to the module.
+/// Adds the class to the module, and the lookup of its protocols to stream transports.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<StreamProtocolCore>()?;
     install(
@@ -245,6 +238,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             "Feed the reader.",
         )],
     )?;
-    native_protocol::register(find);
+    native_protocol::register(find_native);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `read()` and its kin: the bodies of their coroutines.
+//! The coroutines of `read()`, `readline()`, `readuntil()`, `readexactly()` and `__anext__()`.
 
 use std::cell::Cell;
 use std::collections::TryReserveError;
@@ -9,41 +9,42 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
+use crate::allocator::out_of_memory;
 use crate::python::bytes::{to_bytes, with_bytes};
-use crate::python::coroutine::{self, Class, Step, Visit};
+use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
 use crate::python::{ErrSet, FfiResult, LoopCell, Ref, SlotCell};
 use crate::streams::reader::StreamReaderCore;
-use crate::streams::separators::{Found, Separators};
+use crate::streams::separators::{Match, Separators};
 
-/// What a call asks for. Arguments are looked at when the coroutine starts, as those of Python's are.
-pub enum Request {
-    /// Up to so many bytes.
-    Some(usize),
-    /// Everything up to the end.
+/// What a call reads. Arguments are checked when the coroutine starts, like those of Python coroutines.
+pub enum ReadRequest {
+    /// At most so many bytes, as soon as there are any.
+    UpTo(usize),
+    /// Everything up to EOF.
     All,
     Exactly(usize),
     Line,
-    /// The next line of an iteration.
-    Next,
-    /// Up to a separator; without one, a newline.
+    /// The next line, for `async for`.
+    NextLine,
+    /// Up to a separator, which is a newline if none is given.
     Until(Option<Ref>),
-    /// A number that is no exact `int`, or negative: to be looked at when the coroutine starts.
-    Number {
-        number: Ref,
+    /// A count that is negative or not an exact `int`, to be checked when the coroutine starts.
+    Unchecked {
+        count: Ref,
         exactly: bool,
     },
 }
 
-impl Request {
+impl ReadRequest {
     #[inline]
     pub fn read(count: Option<Ref>) -> Self {
         match count {
             None => Self::All,
-            Some(count) => match small(&count) {
-                Some(count) => Self::Some(count),
-                None => Self::Number {
-                    number: count,
+            Some(count) => match exact_size(&count) {
+                Some(count) => Self::UpTo(count),
+                None => Self::Unchecked {
+                    count,
                     exactly: false,
                 },
             },
@@ -51,38 +52,33 @@ impl Request {
     }
 
     #[inline]
-    pub fn exactly(count: *mut PyObject) -> Self {
-        // SAFETY: arguments are live during the call.
-        let count = unsafe { Ref::borrowed(count) };
-        match small(&count) {
+    pub fn exactly(count: Ref) -> Self {
+        match exact_size(&count) {
             Some(count) => Self::Exactly(count),
-            None => Self::Number {
-                number: count,
+            None => Self::Unchecked {
+                count,
                 exactly: true,
             },
         }
     }
 
-    #[inline]
-    pub fn until(separator: Option<Ref>) -> Self {
-        Self::Until(separator)
-    }
-
     fn name(&self) -> &'static CStr {
         match self {
-            Self::Some(_) | Self::All | Self::Number { exactly: false, .. } => c"StreamReader.read",
-            Self::Exactly(_) | Self::Number { exactly: true, .. } => c"StreamReader.readexactly",
+            Self::UpTo(_) | Self::All | Self::Unchecked { exactly: false, .. } => {
+                c"StreamReader.read"
+            }
+            Self::Exactly(_) | Self::Unchecked { exactly: true, .. } => c"StreamReader.readexactly",
             Self::Line => c"StreamReader.readline",
-            Self::Next => c"StreamReader.__anext__",
+            Self::NextLine => c"StreamReader.__anext__",
             Self::Until(_) => c"StreamReader.readuntil",
         }
     }
 }
 
-/// An exact `int` that is a size.
+/// The value of an exact `int`, if that is a size.
 #[inline]
-fn small(number: &Ref) -> Option<usize> {
-    // SAFETY: attached; the object is live.
+fn exact_size(number: &Ref) -> Option<usize> {
+    // SAFETY: the holder of a `Ref` is attached, and its object is live.
     unsafe {
         if ffi::PyLong_CheckExact(number.as_ptr()) == 0 {
             return None;
@@ -95,72 +91,74 @@ fn small(number: &Ref) -> Option<usize> {
     }
 }
 
-/// One call of `read()` or its kin.
-pub struct Operation {
+/// One call of `read()` or of a related method.
+pub struct ReadOperation {
+    /// A `StreamReaderCore`.
     reader: Ref,
-    request: Request,
-    /// The arguments and the reader's exception have been looked at.
+    request: ReadRequest,
+    /// The reader's exception was checked.
     started: Cell<bool>,
-    /// What it waits for.
+    /// The future that it waits for.
     waiter: SlotCell<Ref>,
-    /// How far there is no separator.
+    /// How many bytes at the front of the buffer hold no separator.
     searched: Cell<usize>,
     separators: LoopCell<Option<Separators>>,
-    /// What `read(-1)` has gathered.
-    gathered: LoopCell<Vec<u8>>,
+    /// What `read(-1)` has read so far.
+    collected: LoopCell<Vec<u8>>,
 }
 
 static CLASS: Class = Class::new();
 
+/// Makes the class of the coroutines.
 pub fn register(py: Python<'_>) -> PyResult<()> {
-    CLASS.init::<Operation>(py, c"hybridloop._core.StreamReaderCoroutine")
+    CLASS.init::<ReadOperation>(py, c"hybridloop._core.StreamReaderCoroutine")
 }
 
-impl Operation {
+impl ReadOperation {
     /// The coroutine of one call.
     ///
     /// # Safety
-    /// `reader` is a live `StreamReaderCore`.
+    /// The thread is attached, and `reader` is a live `StreamReaderCore`.
     #[inline]
-    pub unsafe fn start(reader: *mut PyObject, request: Request) -> FfiResult<Ref> {
+    pub unsafe fn start(reader: *mut PyObject, request: ReadRequest) -> FfiResult<Ref> {
         let name = request.name();
         let operation = Self {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `reader` is live.
             reader: unsafe { Ref::borrowed(reader) },
             request,
             started: Cell::new(false),
             waiter: SlotCell::default(),
             searched: Cell::new(0),
             separators: LoopCell::default(),
-            gathered: LoopCell::default(),
+            collected: LoopCell::default(),
         };
         coroutine::new(operation, name)
     }
 
     #[inline]
-    fn core(&self) -> &StreamReaderCore {
-        // SAFETY: `start` was given one.
+    fn reader(&self) -> &StreamReaderCore {
+        // SAFETY: `start` got a `StreamReaderCore`, which the reference keeps alive. Coroutines run in attached threads.
         unsafe { StreamReaderCore::of(self.reader.as_ptr()) }
     }
 
-    fn wait(&self, function: &str) -> FfiResult<Step> {
-        let future = self.core().wait(function)?;
+    fn wait(&self, py: Python<'_>, function: &str) -> FfiResult<Step> {
+        let future = self.reader().wait(py, function)?;
         drop(self.waiter.replace(Some(future.clone())));
         Ok(Step::Wait(future))
     }
 
-    /// Takes `n` bytes, or as many as there are, off the buffer.
+    /// Returns the first `n` bytes, or as many as there are, and resumes the transport if few are left.
     #[inline]
-    fn take(&self, n: usize) -> FfiResult<Ref> {
-        let core = self.core();
-        let data = core.take(n)?;
-        core.resume_if_low()?;
+    fn take(&self, py: Python<'_>, n: usize) -> FfiResult<Ref> {
+        let reader = self.reader();
+        let data = reader.take(n)?;
+        reader.resume_if_low(py)?;
         Ok(data)
     }
 
-    /// Takes everything off the buffer, without letting the transport go on.
-    fn take_rest(&self) -> FfiResult<Ref> {
-        self.core().buffer.with(|buffer| {
+    /// Returns everything that is buffered, without resuming the transport.
+    fn take_all(&self) -> FfiResult<Ref> {
+        self.reader().buffer.with(|buffer| {
             let data = to_bytes(buffer.as_slice())?;
             buffer.clear();
             Ok(data)
@@ -168,235 +166,222 @@ impl Operation {
     }
 
     fn len(&self) -> usize {
-        self.core().buffer.with(|buffer| buffer.len())
+        self.reader().buffer.with(|buffer| buffer.len())
     }
 
-    fn run(&self, request: &Request) -> FfiResult<Step> {
-        match request {
-            Request::Some(count) => self.some(*count),
-            Request::All => self.all(),
-            Request::Exactly(count) => self.exactly(*count),
-            Request::Line | Request::Next => self.line(matches!(request, Request::Next)),
-            Request::Until(separator) => self.until(separator.as_ref()),
-            Request::Number { number, exactly } => self.number(number, *exactly),
-        }
-    }
-
-    /// Looks at the reader's exception, once.
+    /// Checks the reader's exception when the coroutine starts.
     #[inline]
-    fn begin(&self) -> FfiResult<()> {
+    fn start_once(&self, py: Python<'_>) -> FfiResult<()> {
         if self.started.replace(true) {
             return Ok(());
         }
-        self.core().check()
+        self.reader().check_exception(py)
     }
 
-    fn some(&self, count: usize) -> FfiResult<Step> {
-        self.begin()?;
-        if count > 0 && !self.core().at_end.get() && self.len() == 0 {
-            return self.wait("read");
+    fn up_to(&self, py: Python<'_>, count: usize) -> FfiResult<Step> {
+        self.start_once(py)?;
+        if count > 0 && !self.reader().eof.get() && self.len() == 0 {
+            return self.wait(py, "read");
         }
-        self.take(count).map(Step::Done)
+        self.take(py, count).map(Step::Done)
     }
 
-    fn all(&self) -> FfiResult<Step> {
-        self.begin()?;
-        let core = self.core();
+    fn all(&self, py: Python<'_>) -> FfiResult<Step> {
+        self.start_once(py)?;
+        let reader = self.reader();
         loop {
-            let limit = core.limit.get();
-            let taken = core.buffer.with(|buffer| {
+            let limit = reader.limit.get();
+            let taken = reader.buffer.with(|buffer| {
                 let n = limit.min(buffer.len());
-                self.gathered
-                    .with(|gathered| -> Result<(), TryReserveError> {
-                        gathered.try_reserve(n)?;
-                        gathered.extend_from_slice(&buffer.as_slice()[..n]);
+                self.collected
+                    .with(|collected| -> Result<(), TryReserveError> {
+                        collected.try_reserve(n)?;
+                        collected.extend_from_slice(&buffer.as_slice()[..n]);
                         Ok(())
                     })?;
                 buffer.advance(n);
                 Ok(n)
             });
-            let taken = taken.map_err(|_: TryReserveError| {
-                ErrSet::from(pyo3::exceptions::PyMemoryError::new_err(()))
-            })?;
-            core.resume_if_low()?;
+            let taken = taken.map_err(out_of_memory::<TryReserveError>)?;
+            reader.resume_if_low(py)?;
             if taken == 0 {
-                if core.at_end.get() {
-                    let gathered = self.gathered.take();
-                    return to_bytes(&gathered).map(Step::Done);
+                if reader.eof.get() {
+                    let collected = self.collected.take();
+                    return to_bytes(&collected).map(Step::Done);
                 }
-                // Each block is a read of its own.
-                core.check()?;
-                return self.wait("read");
+                // asyncio reads block by block, and checks the exception for each.
+                reader.check_exception(py)?;
+                return self.wait(py, "read");
             }
         }
     }
 
-    fn exactly(&self, count: usize) -> FfiResult<Step> {
-        self.begin()?;
+    fn exactly(&self, py: Python<'_>, count: usize) -> FfiResult<Step> {
+        self.start_once(py)?;
         if self.len() >= count {
-            return self.take(count).map(Step::Done);
+            return self.take(py, count).map(Step::Done);
         }
-        if self.core().at_end.get() {
-            let partial = self.take_rest()?;
-            // SAFETY: attached.
-            let py = unsafe { Python::assume_attached() };
+        if self.reader().eof.get() {
+            let partial = self.take_all()?;
             return Err(incomplete(py, &partial, Some(count)));
         }
-        self.wait("readexactly")
+        self.wait(py, "readexactly")
     }
 
-    /// A number that was no exact small `int`.
+    /// [`ReadRequest::Unchecked`]
     #[cold]
-    fn number(&self, number: &Ref, exactly: bool) -> FfiResult<Step> {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let number = number.bind(py);
-        if exactly && number.lt(0)? {
+    fn unchecked(&self, py: Python<'_>, count: &Ref, exactly: bool) -> FfiResult<Step> {
+        let count = count.bind(py);
+        if exactly && count.lt(0)? {
             return Err(PyValueError::new_err("readexactly size can not be less than zero").into());
         }
-        if !exactly && number.lt(0)? {
-            return self.all();
+        if !exactly && count.lt(0)? {
+            return self.all(py);
         }
-        // SAFETY: attached; without an exception to raise, what does not fit is the largest number.
-        let count = unsafe { ffi::PyNumber_AsSsize_t(number.as_ptr(), std::ptr::null_mut()) };
+        // SAFETY: `count` is live. Null stands for no exception: a number that is too large is clipped.
+        let count = unsafe { ffi::PyNumber_AsSsize_t(count.as_ptr(), std::ptr::null_mut()) };
         if count == -1 {
             return Err(ErrSet);
         }
         let count = count.unsigned_abs();
         if exactly {
-            self.exactly(count)
+            self.exactly(py, count)
         } else {
-            self.some(count)
+            self.up_to(py, count)
         }
     }
 
-    fn line(&self, is_iteration: bool) -> FfiResult<Step> {
-        self.begin()?;
+    fn line(&self, py: Python<'_>, is_iteration: bool) -> FfiResult<Step> {
+        self.start_once(py)?;
         match self.search(&Separators::Newline) {
-            Search::Found(end) => self.take(end).map(Step::Done),
-            Search::More => self.wait("readuntil"),
-            Search::End => {
-                let rest = self.take_rest()?;
-                // SAFETY: an exact bytes object.
+            SearchResult::Found(end) => self.take(py, end).map(Step::Done),
+            SearchResult::More => self.wait(py, "readuntil"),
+            SearchResult::Eof => {
+                let rest = self.take_all()?;
+                // SAFETY: `rest` is a `bytes` object, which has a size.
                 if is_iteration && unsafe { ffi::Py_SIZE(rest.as_ptr()) } == 0 {
                     return Err(PyStopAsyncIteration::new_err(()).into());
                 }
                 Ok(Step::Done(rest))
             }
-            Search::TooLong { message, consumed } => self.line_too_long(message, consumed),
+            SearchResult::TooLong { message, consumed } => {
+                self.line_too_long(py, message, consumed)
+            }
         }
     }
 
-    /// Drops the line, or what there is of it.
+    /// Drops the line, or the part of it that was received, and raises.
     #[cold]
-    fn line_too_long(&self, message: &'static str, consumed: usize) -> FfiResult<Step> {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let core = self.core();
-        core.buffer.with(|buffer| {
+    fn line_too_long(
+        &self,
+        py: Python<'_>,
+        message: &'static str,
+        consumed: usize,
+    ) -> FfiResult<Step> {
+        let reader = self.reader();
+        reader.buffer.with(|buffer| {
             if buffer.as_slice().get(consumed) == Some(&b'\n') {
                 buffer.advance(consumed + 1);
             } else {
                 buffer.clear();
             }
         });
-        core.resume_if_low()?;
+        reader.resume_if_low(py)?;
         let error = PyValueError::new_err(message);
         let cause = overrun(py, message, consumed)?;
-        // SAFETY: attached; takes over the reference.
+        // SAFETY: both are live exceptions; the call takes over the reference to the second.
         unsafe {
             ffi::PyException_SetContext(error.value(py).as_ptr(), cause.into_value(py).into_ptr());
         }
         Err(error.into())
     }
 
-    fn until(&self, separator: Option<&Ref>) -> FfiResult<Step> {
+    fn until(&self, py: Python<'_>, separator: Option<&Ref>) -> FfiResult<Step> {
         if self.separators.with(|separators| separators.is_none()) {
-            let separators = separator.map_or(Ok(Separators::Newline), separators_of)?;
+            let separators = match separator {
+                Some(separator) => separators_of(separator.bind(py))?,
+                None => Separators::Newline,
+            };
             drop(self.separators.replace(Some(separators)));
         }
-        self.begin()?;
+        self.start_once(py)?;
         let search = self.separators.with(|separators| {
             separators
                 .as_ref()
                 .map(|separators| self.search(separators))
         });
-        match search.unwrap_or(Search::More) {
-            Search::Found(end) => self.take(end).map(Step::Done),
-            Search::More => self.wait("readuntil"),
-            Search::End => {
-                let partial = self.take_rest()?;
-                // SAFETY: attached.
-                let py = unsafe { Python::assume_attached() };
+        match search.unwrap_or(SearchResult::More) {
+            SearchResult::Found(end) => self.take(py, end).map(Step::Done),
+            SearchResult::More => self.wait(py, "readuntil"),
+            SearchResult::Eof => {
+                let partial = self.take_all()?;
                 Err(incomplete(py, &partial, None))
             }
-            Search::TooLong { message, consumed } => {
-                // SAFETY: attached.
-                let py = unsafe { Python::assume_attached() };
+            SearchResult::TooLong { message, consumed } => {
                 Err(overrun(py, message, consumed)?.into())
             }
         }
     }
 
-    /// Looks for a separator where none was found before.
+    /// Searches the part of the buffer that was not searched before.
     #[inline]
-    fn search(&self, separators: &Separators) -> Search {
-        let core = self.core();
-        let limit = core.limit.get();
+    fn search(&self, separators: &Separators) -> SearchResult {
+        let reader = self.reader();
+        let limit = reader.limit.get();
         let searched = self.searched.get();
-        core.buffer.with(|buffer| {
+        reader.buffer.with(|buffer| {
             let data = buffer.as_slice();
             if data.len() >= searched + separators.shortest() {
-                if let Some(Found { start, end }) = separators.find(data, searched) {
+                if let Some(Match { start, end }) = separators.find(data, searched) {
                     if start > limit {
-                        return Search::TooLong {
+                        return SearchResult::TooLong {
                             message: "Separator is found, but chunk is longer than limit",
                             consumed: start,
                         };
                     }
-                    return Search::Found(end);
+                    return SearchResult::Found(end);
                 }
-                // The separator may have begun.
+                // The last bytes may be the beginning of a separator.
                 let searched = (data.len() + 1).saturating_sub(separators.longest());
                 self.searched.set(searched);
                 if searched > limit {
-                    return Search::TooLong {
+                    return SearchResult::TooLong {
                         message: "Separator is not found, and chunk exceed the limit",
                         consumed: searched,
                     };
                 }
             }
-            if core.at_end.get() {
-                Search::End
+            if reader.eof.get() {
+                SearchResult::Eof
             } else {
-                Search::More
+                SearchResult::More
             }
         })
     }
 }
 
-enum Search {
-    /// The bytes up to and with the separator.
+/// What a search for a separator came to.
+enum SearchResult {
+    /// The number of bytes up to and with the separator.
     Found(usize),
+    /// More data is needed.
     More,
-    End,
+    Eof,
+    /// What `LimitOverrunError` says.
     TooLong {
         message: &'static str,
         consumed: usize,
     },
 }
 
-/// What `readuntil()` is to look for.
+/// The argument of `readuntil()`: a separator, or a tuple of them.
 #[cold]
-fn separators_of(separator: &Ref) -> FfiResult<Separators> {
-    // SAFETY: attached.
-    let py = unsafe { Python::assume_attached() };
-    let object = separator.bind(py);
+fn separators_of(object: &Bound<'_, PyAny>) -> FfiResult<Separators> {
     let bytes = |object: &Bound<'_, PyAny>| -> PyResult<Vec<u8>> {
         if let Ok(bytes) = object.cast::<PyBytes>() {
             return Ok(bytes.as_bytes().to_vec());
         }
-        // SAFETY: attached; the object is live.
+        // SAFETY: `object` keeps the object alive.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(PyTypeError::new_err(format!(
                 "argument should be integer or bytes-like object, not '{}'",
@@ -419,7 +404,7 @@ fn separators_of(separator: &Ref) -> FfiResult<Separators> {
     if shortest.is_empty() {
         return Err(PyValueError::new_err("Separator should be at least one-byte string").into());
     }
-    Ok(Separators::Many(all))
+    Ok(Separators::AnyOf(all))
 }
 
 /// `IncompleteReadError(partial, expected)`
@@ -439,27 +424,37 @@ fn overrun(py: Python<'_>, message: &str, consumed: usize) -> PyResult<PyErr> {
     Ok(PyErr::from_value(class.call1((message, consumed))?))
 }
 
-impl coroutine::Operation for Operation {
+impl Operation for ReadOperation {
     fn class() -> &'static Class {
         &CLASS
     }
 
     #[inline]
     fn step(&self) -> FfiResult<Step> {
+        // SAFETY: coroutines run in attached threads.
+        let py = unsafe { Python::assume_attached() };
         if let Some(waiter) = self.waiter.take() {
-            self.core().forget(&waiter);
+            self.reader().stop_waiting(&waiter);
         }
-        self.run(&self.request)
+        match &self.request {
+            ReadRequest::UpTo(count) => self.up_to(py, *count),
+            ReadRequest::All => self.all(py),
+            ReadRequest::Exactly(count) => self.exactly(py, *count),
+            ReadRequest::Line => self.line(py, false),
+            ReadRequest::NextLine => self.line(py, true),
+            ReadRequest::Until(separator) => self.until(py, separator.as_ref()),
+            ReadRequest::Unchecked { count, exactly } => self.unchecked(py, count, *exactly),
+        }
     }
 
     fn abandon(&self) {
-        let core = self.core();
+        let reader = self.reader();
         if let Some(waiter) = self.waiter.take() {
-            core.forget(&waiter);
+            reader.stop_waiting(&waiter);
         }
-        let gathered = self.gathered.take();
-        if !gathered.is_empty() && core.put_back(&gathered).is_err() {
-            // SAFETY: attached.
+        let collected = self.collected.take();
+        if !collected.is_empty() && reader.unread(&collected).is_err() {
+            // SAFETY: coroutines end in attached threads.
             let py = unsafe { Python::assume_attached() };
             PyErr::fetch(py).write_unraisable(py, Some(self.reader.bind(py)));
         }
@@ -468,8 +463,8 @@ impl coroutine::Operation for Operation {
     fn traverse(&self, visit: Visit<'_>) -> c_int {
         let waiter = self.waiter.as_ptr();
         let argument = match &self.request {
-            Request::Number { number, .. } => Some(number),
-            Request::Until(separator) => separator.as_ref(),
+            ReadRequest::Unchecked { count, .. } => Some(count),
+            ReadRequest::Until(separator) => separator.as_ref(),
             _ => None,
         };
         let mut stop = visit(&self.reader);
@@ -477,9 +472,8 @@ impl coroutine::Operation for Operation {
             stop = visit(argument);
         }
         if let (0, Some(waiter)) = (stop, waiter) {
-            // SAFETY: live as long as the operation has it; not counted, not dropped.
-            let waiter = std::mem::ManuallyDrop::new(unsafe { Ref::unowned(waiter) });
-            stop = visit(&waiter);
+            // SAFETY: the cell keeps the future alive while the collector looks.
+            stop = visit(unsafe { Ref::from_ptr_ref(&waiter) });
         }
         stop
     }

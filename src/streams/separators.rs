@@ -1,17 +1,17 @@
-//! Looking for the end of a line or record.
+//! The search for the end of a line or record.
 
 use memchr::{memchr, memmem};
 
-/// What ends a record.
+/// What ends a line or record.
 pub enum Separators {
     Newline,
-    /// One or more, none of them empty, the shortest first.
-    Many(Vec<Vec<u8>>),
+    /// Any of these. None is empty, and the shortest is first.
+    AnyOf(Vec<Vec<u8>>),
 }
 
-/// A separator in the data.
+/// Where a separator is in the data.
 #[derive(Debug, PartialEq)]
-pub struct Found {
+pub struct Match {
     pub start: usize,
     pub end: usize,
 }
@@ -21,7 +21,7 @@ impl Separators {
     pub fn shortest(&self) -> usize {
         match self {
             Self::Newline => 1,
-            Self::Many(all) => all.first().map_or(1, Vec::len),
+            Self::AnyOf(all) => all.first().map_or(1, Vec::len),
         }
     }
 
@@ -29,30 +29,30 @@ impl Separators {
     pub fn longest(&self) -> usize {
         match self {
             Self::Newline => 1,
-            Self::Many(all) => all.last().map_or(1, Vec::len),
+            Self::AnyOf(all) => all.last().map_or(1, Vec::len),
         }
     }
 
     /// The separator that ends first, from `from` on; the shortest of those that end together.
     #[inline]
-    pub fn find(&self, data: &[u8], from: usize) -> Option<Found> {
+    pub fn find(&self, data: &[u8], from: usize) -> Option<Match> {
         let rest = data.get(from..)?;
         match self {
-            Self::Newline => memchr(b'\n', rest).map(|at| Found {
+            Self::Newline => memchr(b'\n', rest).map(|at| Match {
                 start: from + at,
                 end: from + at + 1,
             }),
-            Self::Many(all) => {
-                let mut first: Option<Found> = None;
+            Self::AnyOf(all) => {
+                let mut first: Option<Match> = None;
                 for separator in all {
-                    // One that ends later does not count.
-                    let until = first.as_ref().map_or(rest.len(), |found| found.end - from);
+                    // A match that ends later does not count.
+                    let until = first.as_ref().map_or(rest.len(), |first| first.end - from);
                     let Some(at) = memmem::find(&rest[..until], separator) else {
                         continue;
                     };
                     let (start, end) = (from + at, from + at + separator.len());
-                    if first.as_ref().is_none_or(|found| end < found.end) {
-                        first = Some(Found { start, end });
+                    if first.as_ref().is_none_or(|first| end < first.end) {
+                        first = Some(Match { start, end });
                     }
                 }
                 first
@@ -63,32 +63,32 @@ impl Separators {
 
 #[cfg(test)]
 mod tests {
-    use super::{Found, Separators};
+    use super::{Match, Separators};
 
-    fn many(all: &[&[u8]]) -> Separators {
-        Separators::Many(all.iter().map(|one| one.to_vec()).collect())
+    fn any_of(all: &[&[u8]]) -> Separators {
+        Separators::AnyOf(all.iter().map(|one| one.to_vec()).collect())
     }
 
     #[test]
-    fn the_first_end_counts() {
-        let both = many(&[b"\n", b"\r\n"]);
+    fn finds_the_match_that_ends_first() {
+        let both = any_of(&[b"\n", b"\r\n"]);
         assert_eq!(
             both.find(b"ab\r\ncd\n", 0),
-            Some(Found { start: 3, end: 4 })
+            Some(Match { start: 3, end: 4 })
         );
         assert_eq!(
-            many(&[b"xyz", b"abcd"]).find(b"abcdxyz", 0),
-            Some(Found { start: 0, end: 4 })
+            any_of(&[b"xyz", b"abcd"]).find(b"abcdxyz", 0),
+            Some(Match { start: 0, end: 4 })
         );
         assert_eq!(both.find(b"abc", 0), None);
         assert_eq!(both.find(b"abc", 7), None);
     }
 
     #[test]
-    fn lines() {
+    fn finds_newlines() {
         assert_eq!(
             Separators::Newline.find(b"a\nb\n", 2),
-            Some(Found { start: 3, end: 4 })
+            Some(Match { start: 3, end: 4 })
         );
     }
 }

@@ -1,32 +1,44 @@
-//! Futures that readers and writers wait for.
+//! Futures that readers and writers wait for, and the loop that makes them.
 
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
+use pyo3::prelude::*;
 
 use crate::event_loop::{LoopCore, LoopRef};
 use crate::python::future::is_cancelled;
 pub use crate::python::future::wake;
 use crate::python::stdlib::Stdlib;
-use crate::python::{Counted, FfiResult, Ref};
+use crate::python::{Counted, FfiResult, Ref, SlotCell};
 
-/// `owner.name(…)`
-pub fn call<const N: usize>(name: &Ref, owner_and_args: [*mut PyObject; N]) -> FfiResult<Ref> {
-    // SAFETY: attached; the caller's objects are live.
+/// `object.name(*args)`: the object is the first of `object_and_args`.
+pub fn call_method<const N: usize>(name: &Ref, object_and_args: [&Ref; N]) -> FfiResult<Ref> {
+    let object_and_args = object_and_args.map(Ref::as_ptr);
+    // SAFETY: the holder of a `Ref` is attached, and its object is live.
     unsafe {
         Ref::new(ffi::PyObject_VectorcallMethod(
             name.as_ptr(),
-            owner_and_args.as_ptr(),
+            object_and_args.as_ptr(),
             N,
             std::ptr::null_mut(),
         ))
     }
 }
 
-/// `future.set_exception(error)` unless it is cancelled.
-pub fn fail(future: &Ref, error: *mut PyObject) -> FfiResult<()> {
+/// `future.set_exception(error)`, unless the future is cancelled.
+pub fn fail(future: &Ref, error: &Ref) -> FfiResult<()> {
     if !is_cancelled(future)? {
-        call(&Stdlib::get().names.set_exception, [future.as_ptr(), error])?;
+        call_method(&Stdlib::get().names.set_exception, [future, error])?;
     }
     Ok(())
+}
+
+/// The object in a slot, or `None`.
+pub fn or_none<'py>(py: Python<'py>, slot: &SlotCell<Ref>) -> Bound<'py, PyAny> {
+    slot.get().unwrap_or_else(Ref::none).bind(py).clone()
+}
+
+/// What an attribute is set to; nothing for `None`.
+pub fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
+    (!object.is_none()).then(|| object.into())
 }
 
 /// The loop of a stream.
@@ -46,20 +58,19 @@ unsafe impl Counted for EventLoop {
 }
 
 impl EventLoop {
-    #[inline]
-    pub fn object(&self) -> &Ref {
-        match self {
-            Self::Native(event_loop) => event_loop.object(),
-            Self::Other(object) => object,
-        }
-    }
-
     pub fn new(object: Ref) -> FfiResult<Self> {
         if LoopCore::makes_futures_of(&object)? {
             // SAFETY: `makes_futures_of` is true only for live instances of `LoopCore`.
             return Ok(Self::Native(unsafe { LoopRef::borrowed(object.as_ptr()) }));
         }
         Ok(Self::Other(object))
+    }
+
+    pub fn object(&self) -> &Ref {
+        match self {
+            Self::Native(event_loop) => event_loop.object(),
+            Self::Other(object) => object,
+        }
     }
 
     /// `loop.create_future()`
@@ -70,7 +81,7 @@ impl EventLoop {
             Self::Native(event_loop) => unsafe {
                 event_loop.core().new_waiter(event_loop.as_ptr())
             },
-            Self::Other(object) => call(&Stdlib::get().names.create_future, [object.as_ptr()]),
+            Self::Other(object) => call_method(&Stdlib::get().names.create_future, [object]),
         }
     }
 }

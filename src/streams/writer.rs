@@ -1,4 +1,4 @@
-//! `StreamWriterCore`: writing, and waiting until there is room for more.
+//! `StreamWriterCore`: writing, and waiting until the transport has room for more.
 
 use std::ffi::c_int;
 
@@ -9,12 +9,13 @@ use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
 use crate::event_loop::install;
+use crate::python::args::{bind, Parameter};
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::stdlib::Stdlib;
 use crate::python::{nested_drop, Args, Cell, FfiResult, Ref, SlotCell};
 use crate::streams::protocol::StreamProtocolCore;
 use crate::streams::reader::{raise, StreamReaderCore};
-use crate::streams::waiter::call;
+use crate::streams::waiter::{call_method, or_none, unless_none};
 use crate::transports::stream::fast_path;
 use crate::{fastcall, noargs};
 
@@ -24,37 +25,36 @@ use crate::{fastcall, noargs};
 pub struct StreamWriterCore {
     transport: SlotCell<Ref>,
     protocol: SlotCell<Ref>,
-    /// The protocol is a `StreamProtocolCore` whose `_drain_helper()` is asyncio's.
-    is_plain: Cell<bool>,
+    /// The protocol is a `StreamProtocolCore` with asyncio's `_drain_helper()`.
+    has_native_drain: Cell<bool>,
     reader: SlotCell<Ref>,
     /// The reader is a `StreamReaderCore`.
-    is_core: Cell<bool>,
+    has_native_reader: Cell<bool>,
     event_loop: SlotCell<Ref>,
 }
 
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<StreamWriterCore>() <= 16);
 
-// SAFETY: as for `LoopCore`: cells are touched by the thread that holds the loop, under the interpreter lock.
+// SAFETY: `LoopCell` lets one thread in at a time. A `Cell` is used with the interpreter lock held, and locks by itself on
+// free-threaded builds.
 unsafe impl Sync for StreamWriterCore {}
-// SAFETY: as for `Sync`.
+// SAFETY: the references may be dropped in any attached thread.
 unsafe impl Send for StreamWriterCore {}
 
 impl Drop for StreamWriterCore {
     fn drop(&mut self) {
-        let slots = [
-            &self.transport,
-            &self.protocol,
-            &self.reader,
-            &self.event_loop,
-        ];
-        nested_drop::drop_content(slots.map(SlotCell::take));
+        nested_drop::drop_content(self.slots().map(SlotCell::take));
     }
 }
 
 impl StreamWriterCore {
+    /// The state of a writer.
+    ///
+    /// # Safety
+    /// The thread is attached, and `object` is a live instance of `StreamWriterCore` or of a subclass.
     unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
-        // SAFETY: the caller's object is a live instance; `get` of a frozen class is a fixed offset.
+        // SAFETY: the caller guarantees the class. `get` of a frozen class adds a fixed offset.
         unsafe {
             Borrowed::from_ptr(Python::assume_attached(), object)
                 .cast_unchecked::<Self>()
@@ -62,79 +62,73 @@ impl StreamWriterCore {
         }
     }
 
+    fn slots(&self) -> [&SlotCell<Ref>; 4] {
+        [
+            &self.transport,
+            &self.protocol,
+            &self.reader,
+            &self.event_loop,
+        ]
+    }
+
     fn transport(&self) -> Ref {
         self.transport.get().unwrap_or_else(Ref::none)
     }
 
-    /// Whether `reader`, which was in its place, is a reader of ours. Another thread may have put it there after the flag was
-    /// set for another one.
+    /// Whether `reader`, which was just read from its slot, is a `StreamReaderCore`. On free-threaded builds another thread may
+    /// have set both the slot and the flag since.
     #[inline]
-    fn is_core(&self, reader: &Ref) -> bool {
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        self.is_core.get()
+    fn is_native_reader(&self, py: Python<'_>, reader: &Ref) -> bool {
+        self.has_native_reader.get()
             && (!cfg!(Py_GIL_DISABLED) || reader.bind(py).is_instance_of::<StreamReaderCore>())
     }
 
-    /// The same for a protocol of ours that waits in asyncio's way.
+    /// Whether `protocol`, which was just read from its slot, is a `StreamProtocolCore` with asyncio's `_drain_helper()`.
     #[inline]
-    fn is_plain(&self, protocol: &Ref) -> bool {
-        self.is_plain.get()
-            && (!cfg!(Py_GIL_DISABLED) || StreamProtocolCore::find(protocol).is_some())
+    fn has_native_drain(&self, py: Python<'_>, protocol: &Ref) -> bool {
+        self.has_native_drain.get()
+            && (!cfg!(Py_GIL_DISABLED) || StreamProtocolCore::find(py, protocol).is_some())
     }
 
-    /// Raises what the reader's `exception()` gives.
+    /// Raises what the reader's `exception()` returns.
     #[inline]
-    fn check_reader(&self) -> FfiResult<()> {
+    fn check_reader(&self, py: Python<'_>) -> FfiResult<()> {
         let Some(reader) = self.reader.get() else {
             return Ok(());
         };
-        if self.is_core(&reader) {
-            // SAFETY: seen when it was set.
-            return unsafe { StreamReaderCore::of(reader.as_ptr()) }.check();
+        if self.is_native_reader(py, &reader) {
+            // SAFETY: `is_native_reader` has found the class, and `reader` keeps the object alive.
+            return unsafe { StreamReaderCore::of(reader.as_ptr()) }.check_exception(py);
         }
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let error = call(&Stdlib::get().names.exception, [reader.as_ptr()])?;
+        let error = call_method(&Stdlib::get().names.exception, [&reader])?;
         if error.bind(py).is_none() {
             Ok(())
         } else {
-            Err(raise(&error))
+            Err(raise(py, &error))
         }
     }
 
     #[inline]
-    fn is_closing(&self) -> FfiResult<bool> {
+    fn is_closing(&self, py: Python<'_>) -> FfiResult<bool> {
         let transport = self.transport();
         if let Some(stream) = fast_path::stream(&transport) {
             return Ok(stream.is_closing());
         }
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
-        let answer = call(&Stdlib::get().names.is_closing, [transport.as_ptr()])?;
+        let answer = call_method(&Stdlib::get().names.is_closing, [&transport])?;
         Ok(answer.bind(py).is_truthy()?)
     }
-}
-
-fn or_none(py: Python<'_>, slot: &SlotCell<Ref>) -> Py<PyAny> {
-    slot.get()
-        .map_or_else(|| py.None(), |object| object.bind(py).clone().unbind())
-}
-
-fn unless_none(object: &Bound<'_, PyAny>) -> Option<Ref> {
-    (!object.is_none()).then(|| object.into())
 }
 
 #[pymethods]
 impl StreamWriterCore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+    fn __new__(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
         Self::default()
     }
 
     #[getter]
-    fn _transport(&self, py: Python<'_>) -> Py<PyAny> {
+    fn _transport<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         or_none(py, &self.transport)
     }
 
@@ -144,33 +138,32 @@ impl StreamWriterCore {
     }
 
     #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Py<PyAny> {
+    fn _protocol<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         or_none(py, &self.protocol)
     }
 
     #[setter(_protocol)]
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
-        let protocol = unless_none(protocol);
-        let core = protocol.as_ref().and_then(StreamProtocolCore::find);
-        self.is_plain
-            .set(core.is_some_and(StreamProtocolCore::is_plain));
-        drop(self.protocol.replace(protocol));
+        let core = protocol.cast::<StreamProtocolCore>();
+        self.has_native_drain
+            .set(core.is_ok_and(|core| core.get().has_native_drain()));
+        drop(self.protocol.replace(unless_none(protocol)));
     }
 
     #[getter]
-    fn _reader(&self, py: Python<'_>) -> Py<PyAny> {
+    fn _reader<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         or_none(py, &self.reader)
     }
 
     #[setter(_reader)]
     fn set_reader(&self, reader: &Bound<'_, PyAny>) {
-        self.is_core
+        self.has_native_reader
             .set(reader.is_instance_of::<StreamReaderCore>());
         drop(self.reader.replace(unless_none(reader)));
     }
 
     #[getter]
-    fn _loop(&self, py: Python<'_>) -> Py<PyAny> {
+    fn _loop<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         or_none(py, &self.event_loop)
     }
 
@@ -180,71 +173,85 @@ impl StreamWriterCore {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for slot in [
-            &self.transport,
-            &self.protocol,
-            &self.reader,
-            &self.event_loop,
-        ] {
+        for slot in self.slots() {
             slot.visit(&visit)?;
         }
         Ok(())
     }
 
     fn __clear__(&self) {
-        // What `__del__` looks at has been looked at: finalizers run before this.
-        drop(self.transport.take());
-        drop(self.protocol.take());
-        drop(self.reader.take());
-        drop(self.event_loop.take());
+        // `__del__` has run: the collector calls finalizers first.
+        for slot in self.slots() {
+            drop(slot.take());
+        }
     }
 }
 
+/// The receiver of a method: the token of the thread, the object, and its state.
+///
+/// # Safety
+/// CPython is calling a method of `StreamWriterCore` on `*slf`: it has checked the class, keeps the object alive during the
+/// call, and the thread is attached.
+#[inline]
+unsafe fn receiver(slf: &*mut PyObject) -> (Python<'_>, &Ref, &StreamWriterCore) {
+    // SAFETY: the caller guarantees an attached thread and a live `StreamWriterCore`.
+    unsafe {
+        (
+            Python::assume_attached(),
+            Ref::from_ptr_ref(slf),
+            StreamWriterCore::of(*slf),
+        )
+    }
+}
+
+const DATA: Parameter = Parameter::required(c"data");
+
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let data = crate::streams::args::required(&args, "write", "data")?;
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
-    let transport = unsafe { StreamWriterCore::of(slf) }.transport();
-    // SAFETY: as above.
-    if let Some(written) = unsafe { fast_path::write(Python::assume_attached(), &transport, data) }
-    {
+    // SAFETY: `slf` is the receiver of a method, and `args` are its arguments, which are live during the call.
+    let (transport, data, written) = unsafe {
+        let [data] = bind(c"write", [DATA], &args)?;
+        let (py, _, writer) = receiver(&slf);
+        let transport = writer.transport();
+        let written = fast_path::write(py, &transport, data);
+        (transport, data, written)
+    };
+    if let Some(written) = written {
         return written;
     }
-    call(&Stdlib::get().names.write, [transport.as_ptr(), data])?;
+    // SAFETY: `data` is live during the call.
+    let data = unsafe { Ref::from_ptr_ref(&data) };
+    call_method(&Stdlib::get().names.write, [&transport, data])?;
     Ok(Ref::none())
 }
 
 unsafe fn writelines(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let data = crate::streams::args::required(&args, "writelines", "data")?;
-    // SAFETY: the method descriptor has checked `self`.
-    let transport = unsafe { StreamWriterCore::of(slf) }.transport();
-    call(&Stdlib::get().names.writelines, [transport.as_ptr(), data])?;
+    // SAFETY: `args` are the arguments of this call.
+    let [data] = unsafe { bind(c"writelines", [DATA], &args)? };
+    // SAFETY: `slf` is the receiver of a method, and `data` is live during the call.
+    let ((_, _, writer), data) = unsafe { (receiver(&slf), Ref::from_ptr_ref(&data)) };
+    let transport = writer.transport();
+    call_method(&Stdlib::get().names.writelines, [&transport, data])?;
     Ok(Ref::none())
 }
 
 unsafe fn is_closing(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
-    Ok(Ref::bool(
-        unsafe { StreamWriterCore::of(slf) }.is_closing()?,
-    ))
+    // SAFETY: `slf` is the receiver of a method.
+    let (py, _, writer) = unsafe { receiver(&slf) };
+    Ok(Ref::bool(writer.is_closing(py)?))
 }
 
 unsafe fn drain(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
-    let it = unsafe { StreamWriterCore::of(slf) };
-    // SAFETY: as above.
-    let writer = unsafe { Ref::borrowed(slf) };
-    let protocol = it.protocol.get().unwrap_or_else(Ref::none);
-    if !it.is_plain(&protocol) {
-        // Whose protocol has its own way of waiting.
-        // SAFETY: attached.
-        let py = unsafe { Python::assume_attached() };
+    // SAFETY: `slf` is the receiver of a method.
+    let (py, slf, writer) = unsafe { receiver(&slf) };
+    let protocol = writer.protocol.get().unwrap_or_else(Ref::none);
+    if !writer.has_native_drain(py, &protocol) {
         let drain = Stdlib::get().stream_writer_drain.bind(py);
-        return Ok(drain.call1((writer.bind(py),))?.into());
+        return Ok(drain.call1((slf.bind(py),))?.into());
     }
-    let drain = Drain {
-        writer,
+    let drain = DrainOperation {
+        writer: slf.clone(),
         protocol,
-        stage: Cell::new(Stage::Fresh),
+        stage: Cell::new(Stage::Start),
         waiter: SlotCell::default(),
     };
     coroutine::new(drain, c"StreamWriter.drain")
@@ -252,14 +259,15 @@ unsafe fn drain(slf: *mut PyObject) -> FfiResult<Ref> {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    Fresh,
-    /// The transport was closing: the loop has had an iteration to say what ended the connection.
+    Start,
+    /// The transport was closing. As in asyncio, the loop got one iteration to report why.
     Closing,
     Waiting,
 }
 
 /// One call of `drain()`.
-struct Drain {
+struct DrainOperation {
+    /// A `StreamWriterCore`.
     writer: Ref,
     /// A `StreamProtocolCore`.
     protocol: Ref,
@@ -269,28 +277,26 @@ struct Drain {
 
 static CLASS: Class = Class::new();
 
-impl Drain {
+impl DrainOperation {
     #[inline]
     fn protocol(&self) -> &StreamProtocolCore {
-        // SAFETY: made with one.
+        // SAFETY: `drain` has checked the class, and the reference keeps the object alive. Coroutines run in attached threads.
         unsafe { StreamProtocolCore::of(self.protocol.as_ptr()) }
     }
 
-    /// Takes its future out of those that `resume_writing()` resolves.
-    fn leave(&self) -> FfiResult<()> {
+    /// Removes the future from those that `resume_writing()` resolves.
+    fn stop_waiting(&self) -> FfiResult<()> {
         let Some(waiter) = self.waiter.take() else {
             return Ok(());
         };
         if let Some(waiters) = self.protocol().drain_waiters.get() {
-            call(
-                &Stdlib::get().names.remove,
-                [waiters.as_ptr(), waiter.as_ptr()],
-            )?;
+            call_method(&Stdlib::get().names.remove, [&waiters, &waiter])?;
         }
         Ok(())
     }
 
-    fn wait_for_room(&self) -> FfiResult<Step> {
+    /// asyncio's `_drain_helper()`
+    fn wait_unless_resumed(&self) -> FfiResult<Step> {
         let protocol = self.protocol();
         if protocol.lost.get() {
             return Err(PyConnectionResetError::new_err("Connection lost").into());
@@ -300,10 +306,7 @@ impl Drain {
         };
         let waiter = event_loop.create_future()?;
         if let Some(waiters) = protocol.drain_waiters.get() {
-            call(
-                &Stdlib::get().names.append,
-                [waiters.as_ptr(), waiter.as_ptr()],
-            )?;
+            call_method(&Stdlib::get().names.append, [&waiters, &waiter])?;
         }
         drop(self.waiter.replace(Some(waiter.clone())));
         self.stage.set(Stage::Waiting);
@@ -311,7 +314,7 @@ impl Drain {
     }
 }
 
-impl Operation for Drain {
+impl Operation for DrainOperation {
     fn class() -> &'static Class {
         &CLASS
     }
@@ -319,27 +322,31 @@ impl Operation for Drain {
     #[inline]
     fn step(&self) -> FfiResult<Step> {
         match self.stage.get() {
-            Stage::Fresh => {
-                // SAFETY: made with a writer.
-                let writer = unsafe { StreamWriterCore::of(self.writer.as_ptr()) };
-                writer.check_reader()?;
-                if writer.is_closing()? {
+            Stage::Start => {
+                // SAFETY: coroutines run in attached threads. `drain` is a method of `StreamWriterCore`, and the reference
+                // keeps the object alive.
+                let (py, writer) = unsafe {
+                    let writer = StreamWriterCore::of(self.writer.as_ptr());
+                    (Python::assume_attached(), writer)
+                };
+                writer.check_reader(py)?;
+                if writer.is_closing(py)? {
                     self.stage.set(Stage::Closing);
                     return Ok(Step::Yield);
                 }
-                self.wait_for_room()
+                self.wait_unless_resumed()
             }
-            Stage::Closing => self.wait_for_room(),
+            Stage::Closing => self.wait_unless_resumed(),
             Stage::Waiting => {
-                self.leave()?;
+                self.stop_waiting()?;
                 Ok(Step::Done(Ref::none()))
             }
         }
     }
 
     fn abandon(&self) {
-        if self.leave().is_err() {
-            // SAFETY: attached.
+        if self.stop_waiting().is_err() {
+            // SAFETY: coroutines end in attached threads.
             let py = unsafe { Python::assume_attached() };
             PyErr::fetch(py).write_unraisable(py, Some(self.writer.bind(py)));
         }
@@ -354,9 +361,8 @@ impl Operation for Drain {
             }
         }
         waiter.map_or(0, |waiter| {
-            // SAFETY: live as long as the operation has it; not counted, not dropped.
-            let waiter = std::mem::ManuallyDrop::new(unsafe { Ref::unowned(waiter) });
-            visit(&waiter)
+            // SAFETY: the cell keeps the future alive while the collector looks.
+            visit(unsafe { Ref::from_ptr_ref(&waiter) })
         })
     }
 }
@@ -364,7 +370,7 @@ impl Operation for Drain {
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    CLASS.init::<Drain>(py, c"hybridloop._core.StreamWriterCoroutine")?;
+    CLASS.init::<DrainOperation>(py, c"hybridloop._core.StreamWriterCoroutine")?;
     module.add_class::<StreamWriterCore>()?;
     install(
         &py.get_type::<StreamWriterCore>(),
