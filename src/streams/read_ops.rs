@@ -360,7 +360,7 @@ impl ReadOperation {
     }
 }
 
-/// What a search for a separator came to.
+/// The outcome of a search for a separator.
 enum SearchResult {
     /// The number of bytes up to and with the separator.
     Found(usize),

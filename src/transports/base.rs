@@ -289,7 +289,7 @@ impl TransportBase {
         let Some(protocol) = self.protocol.get() else {
             return Ok(());
         };
-        // Like asyncio, this runs in the context of whoever writes.
+        // Like asyncio, this runs in the context of the code that writes.
         match self.call_protocol_in_current_context(name, []) {
             Ok(_) => Ok(()),
             Err(_) => exceptions::report(

@@ -26,7 +26,7 @@ fn object(slot: &SlotCell<Ref>) -> FfiResult<Ref> {
 }
 
 fn size(value: usize) -> FfiResult<Ref> {
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     unsafe { Ref::new(ffi::PyLong_FromSize_t(value)) }
 }
 

@@ -164,7 +164,7 @@ unsafe fn get_write_buffer_size(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: `slf` is the receiver of a method.
     let (_, _, transport) = unsafe { receiver(&slf) };
     let size = transport.queue.with(|queue| queue.size());
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     unsafe { Ref::new(ffi::PyLong_FromSize_t(size)) }
 }
 

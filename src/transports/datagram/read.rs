@@ -19,7 +19,8 @@ use crate::transports::lifecycle::fatal_error;
 const MAX_SIZE: usize = 256 * 1024;
 /// The most datagrams received for one event, so that one busy socket does not starve the others.
 const READS_PER_EVENT: usize = 16;
-/// After so many events in quick succession, a second datagram is looked for. While there is one, it is with every event.
+/// After so many events in quick succession, the next one tries to receive several datagrams. So do later ones while it
+/// succeeds.
 const BURST_EVENTS: u8 = 2;
 
 const READ_FAILED: &str = "Fatal read error on datagram transport";
@@ -110,7 +111,7 @@ fn recvfrom(
     const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     loop {
         let mut length = ADDRESS_SIZE;
-        // SAFETY: both buffers are as long as the system is told.
+        // SAFETY: both buffers have the lengths that are passed.
         let n = unsafe {
             libc::recvfrom(
                 fd,

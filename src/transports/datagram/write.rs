@@ -181,7 +181,7 @@ fn sendto(fd: RawFd, data: &[u8], address: Option<&SockAddr>) -> io::Result<()> 
         (address.as_ptr(), address.len())
     });
     loop {
-        // SAFETY: data and address are valid during the call, and as long as the system is told.
+        // SAFETY: data and address are valid during the call, and have the lengths that are passed.
         let n = unsafe {
             libc::sendto(
                 fd,

@@ -22,7 +22,7 @@ pub struct AcceptTask(Ref);
 impl AcceptTask {
     /// Starts the task.
     pub fn new(cx: LoopContext<'_>) -> FfiResult<Self> {
-        // SAFETY: makes a new reference, or raises.
+        // SAFETY: this runs in an attached thread, and the result is a new reference or null.
         let transports = unsafe { Ref::new(ffi::PyList_New(0))? };
         let operation = AcceptOperation {
             event_loop: cx.loop_ref(),

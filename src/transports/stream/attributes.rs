@@ -30,7 +30,7 @@ fn object(slot: &SlotCell<Ref>) -> FfiResult<Ref> {
 }
 
 fn size(value: usize) -> FfiResult<Ref> {
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     unsafe { Ref::new(ffi::PyLong_FromSize_t(value)) }
 }
 
@@ -54,7 +54,7 @@ getter!(get_conn_lost, |transport| size(
 getter!(get_high_water, |transport| size(transport.high_water.get()));
 getter!(get_low_water, |transport| size(transport.low_water.get()));
 getter!(get_fd, |transport| {
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     unsafe { Ref::new(ffi::PyLong_FromLong(transport.fd.get().into())) }
 });
 getter!(get_closing, |transport| Ok(Ref::bool(
@@ -72,7 +72,7 @@ getter!(get_protocol_paused, |transport| Ok(Ref::bool(
     transport.has(PROTOCOL_PAUSED)
 )));
 getter!(get_cork_interval, |transport| {
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     unsafe {
         Ref::new(ffi::PyFloat_FromDouble(ticks_to_seconds(
             transport.cork_ticks.get(),

@@ -24,7 +24,7 @@ const READS_PER_EVENT: usize = 16;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
 
-/// What one read came to.
+/// The outcome of one read.
 enum ReadOutcome {
     /// The protocol got data.
     Data {
@@ -186,7 +186,7 @@ fn read_for_buffered(
         Err(error) => return read_failed(cx.py, slf, &error),
     };
     transport.set(CORKED, true);
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
         transport.call_protocol(&Stdlib::get().names.buffer_updated, [count.as_ptr()])
     });
@@ -204,7 +204,7 @@ fn read_for_buffered(
 
 /// `protocol.get_buffer(-1)`, as a writable buffer that is not empty.
 fn get_buffer(py: Python<'_>, transport: &StreamTransport) -> FfiResult<BufferGuard> {
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     let hint = unsafe { Ref::new(ffi::PyLong_FromLong(-1))? };
     let object = transport.call_protocol(&Stdlib::get().names.get_buffer, [hint.as_ptr()])?;
     // SAFETY: `object` keeps the object alive.

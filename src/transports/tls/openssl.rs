@@ -140,7 +140,7 @@ pub fn load(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
 }
 
 /// Clears this thread's error queue and returns its last error: library, reason, text, result of the verification and its text.
-/// `hybridloop.loop.tls` makes an exception of that.
+/// `hybridloop.loop.tls` turns that into an exception.
 ///
 /// # Safety
 /// `ssl` is live.

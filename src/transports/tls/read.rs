@@ -64,7 +64,7 @@ fn buffer_updated(py: Python<'_>, slf: &Ref, tls: &TlsCore, data: &[u8]) -> FfiR
     if stored.is_some_and(|stored| stored.is_err()) {
         return fatal_error(py, slf, PyMemoryError::new_err(()));
     }
-    // SAFETY: makes a new reference, or raises.
+    // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     let none = unsafe { Ref::new(ffi::PyLong_FromLong(0))? };
     call_method(py, slf, "buffer_updated", [&none]).map(drop)
 }

@@ -35,7 +35,7 @@ fn probe(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     Ok(Some(openssl))
 }
 
-/// Why a read or write came to nothing.
+/// Why nothing was read or written.
 #[derive(Clone, Copy)]
 pub enum Stop {
     /// More has to be received, or sent, first.

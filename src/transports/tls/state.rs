@@ -122,8 +122,7 @@ impl TlsCore {
         self.has(WRAPPED) && self.backlog_size.get() == 0
     }
 
-    /// What is needed to work on the `SSL`, if there is one. It must not be used after Python code has run, which may shut the
-    /// connection down.
+    /// What is needed to work on the `SSL`, if there is one.
     #[inline]
     pub fn session(&self) -> Option<Session<'_>> {
         let (openssl, ssl) = (OpenSsl::get()?, self.ssl.get());
