@@ -3,7 +3,7 @@
 //! * [`base`] — what every transport has: descriptor, protocol, context, flow control.
 //! * [`lifecycle`] — how transports end: fatal errors, `connection_lost()`, closing the descriptor.
 //! * [`object`] — the layout that the objects of all transport classes begin with.
-//! * [`address`] — socket addresses; [`args`] — arguments of methods; [`socket`] — descriptors before they get a transport.
+//! * [`address`] — socket addresses; [`args`] — arguments of methods; [`socket`] — descriptors without a transport.
 //! * [`stream`] — stream transports: state, queue, read, write, close, methods, attributes, class.
 //! * [`datagram`] — datagram transports, in files of the same names.
 //! * [`listener`] — accepting connections.
