@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use hybridloop_reactor::syscall::retry_on_intr;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -33,9 +34,8 @@ impl CompletionReader {
         }
         let mut bytes = [0; 64];
         loop {
-            match (&this.socket).read(&mut bytes) {
+            match retry_on_intr(|| (&this.socket).read(&mut bytes)) {
                 Ok(n) if n == bytes.len() => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(_) => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(os_error(&error)),

@@ -4,6 +4,8 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
+
 use crate::event_loop::LoopCore;
 use crate::python::bytes::Room;
 use crate::python::{FfiResult, Ref};
@@ -15,7 +17,7 @@ pub const READ_SIZE: usize = 256 * 1024;
 /// Receives up to `size` bytes.
 pub fn receive(fd: RawFd, into: *mut u8, size: usize, flags: c_int) -> io::Result<usize> {
     // SAFETY: the caller's buffer has `size` bytes.
-    uninterrupted(|| unsafe { libc::recv(fd, into.cast(), size, flags) })
+    retry_on_intr(|| check_len(unsafe { libc::recv(fd, into.cast(), size, flags) }))
 }
 
 /// Receives up to `most` bytes, [`READ_SIZE`] at most, and tells their number. Without a room, `make` makes the object of
@@ -90,17 +92,5 @@ fn receive_both(fd: RawFd, room: &Room, behind: &mut [u8], flags: c_int) -> io::
     message.msg_iov = parts.as_mut_ptr();
     message.msg_iovlen = parts.len() as _;
     // SAFETY: both parts can be written to, and nobody else has the room.
-    uninterrupted(|| unsafe { libc::recvmsg(fd, &raw mut message, flags) })
-}
-
-fn uninterrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        if let Ok(n) = usize::try_from(call()) {
-            return Ok(n);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+    retry_on_intr(|| check_len(unsafe { libc::recvmsg(fd, &raw mut message, flags) }))
 }

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
@@ -37,18 +38,17 @@ impl SocketCall {
         };
         loop {
             let left = &data[self.sent.get()..];
-            // SAFETY: the slice is valid for the call.
-            let n = unsafe { libc::send(fd, left.as_ptr().cast(), left.len(), SEND_FLAGS) };
-            let Ok(n) = usize::try_from(n) else {
-                let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::Interrupted => continue,
-                    io::ErrorKind::WouldBlock => {
-                        drop(self.data.replace(view));
-                        return Ok(Tried::Wait(None));
-                    }
-                    _ => return Err(exceptions::os_error(&error).into()),
+            let sent = retry_on_intr(|| {
+                // SAFETY: the slice is valid during the call.
+                check_len(unsafe { libc::send(fd, left.as_ptr().cast(), left.len(), SEND_FLAGS) })
+            });
+            let n = match sent {
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(self.data.replace(view));
+                    return Ok(Tried::Wait(None));
                 }
+                Err(error) => return Err(exceptions::os_error(&error).into()),
             };
             core.stats.sent(n);
             if n == left.len() {

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 use pyo3::prelude::*;
 
 use crate::event_loop::io::receive::fill_up;
@@ -109,10 +110,10 @@ fn recvfrom(
 ) -> io::Result<(usize, libc::socklen_t)> {
     #[allow(clippy::cast_possible_truncation)] // 128
     const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    loop {
+    retry_on_intr(|| {
         let mut length = ADDRESS_SIZE;
-        // SAFETY: both buffers have the lengths that are passed.
-        let n = unsafe {
+        // SAFETY: both buffers are as long as the system is told.
+        let n = check_len(unsafe {
             libc::recvfrom(
                 fd,
                 into.as_mut_ptr().cast(),
@@ -121,15 +122,9 @@ fn recvfrom(
                 from.as_mut_ptr().cast(),
                 &raw mut length,
             )
-        };
-        if let Ok(n) = usize::try_from(n) {
-            return Ok((n, length.min(ADDRESS_SIZE)));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+        })?;
+        Ok((n, length.min(ADDRESS_SIZE)))
+    })
 }
 
 /// The address of a datagram's sender; `None` for one without a name.

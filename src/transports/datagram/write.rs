@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 use pyo3::exceptions::{PyBlockingIOError, PyOSError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -180,9 +181,9 @@ fn sendto(fd: RawFd, data: &[u8], address: Option<&SockAddr>) -> io::Result<()> 
     let (name, length) = address.map_or((std::ptr::null(), 0), |address| {
         (address.as_ptr(), address.len())
     });
-    loop {
-        // SAFETY: data and address are valid during the call, and have the lengths that are passed.
-        let n = unsafe {
+    retry_on_intr(|| {
+        // SAFETY: data and address are valid during the call, and as long as the system is told.
+        check_len(unsafe {
             libc::sendto(
                 fd,
                 data.as_ptr().cast(),
@@ -191,15 +192,9 @@ fn sendto(fd: RawFd, data: &[u8], address: Option<&SockAddr>) -> io::Result<()> 
                 name.cast(),
                 length,
             )
-        };
-        if n >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+        })
+        .map(drop)
+    })
 }
 
 /// `socket.sendto(data, address)`: the socket resolves names, which blocks as it does in asyncio, and raises every error.

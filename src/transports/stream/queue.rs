@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
+
 use crate::python::fallible::push_back;
 use crate::python::{bytes, Ref};
 
@@ -59,10 +61,10 @@ impl WriteQueue {
         Ok(())
     }
 
-    /// Makes one system call. The pieces that are sent are returned, to be dropped when the queue's cell is closed.
+    /// Makes one system call, again if a signal interrupts it. The pieces that are sent are returned, to be dropped when the queue's cell is closed.
     #[inline]
     pub fn send(&mut self, fd: RawFd) -> io::Result<(SendResult, SentPieces)> {
-        let result = self.send_pieces(fd)?;
+        let result = retry_on_intr(|| self.send_pieces(fd))?;
         let pieces = self.advance(result.bytes);
         Ok((result, pieces))
     }
@@ -97,7 +99,7 @@ impl WriteQueue {
                 libc::sendmsg(fd, &raw const message, SEND_FLAGS)
             }
         };
-        let bytes = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        let bytes = check_len(sent)?;
         Ok(SendResult {
             bytes,
             complete: bytes == given,

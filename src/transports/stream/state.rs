@@ -252,7 +252,6 @@ impl Transport for StreamTransport {
                         return;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -215,7 +216,6 @@ pub fn try_flush(
                     break;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Ok(Some(error)),
         }
@@ -240,22 +240,21 @@ pub fn send_now(
     if transport.has(BLOCKED) || transport.queue.with(|queue| !queue.is_empty()) {
         return Ok(false);
     }
-    let sent = loop {
-        let fd = transport.open_fd();
+    let fd = transport.open_fd();
+    let sent = retry_on_intr(|| {
         // SAFETY: the slice is valid during the call.
-        let sent = unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), SEND_FLAGS) };
-        match usize::try_from(sent).map_err(|_| io::Error::last_os_error()) {
-            Ok(sent) => {
-                cx.core.stats.sent(sent);
-                if sent == data.len() {
-                    return Ok(true);
-                }
-                break sent;
+        check_len(unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), SEND_FLAGS) })
+    });
+    let sent = match sent {
+        Ok(sent) => {
+            cx.core.stats.sent(sent);
+            if sent == data.len() {
+                return Ok(true);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
-            Err(error) => return write_failed(cx.py, slf, transport, &error).map(|()| true),
+            sent
         }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return write_failed(cx.py, slf, transport, &error).map(|()| true),
     };
     let rest = to_bytes(&data[sent..])?;
     transport
