@@ -1,5 +1,5 @@
-//! Compression. Results are bytes; data that is damaged or incomplete is a `ValueError`. `max_size` limits what decompression
-//! gives, in bytes; 0 leaves it to the engine's limits.
+//! Compression. Results are bytes; damaged or incomplete data is a `ValueError`. `max_size` is the greatest size of
+//! decompressed data, in bytes; 0 means that only the limits of the engine apply.
 
 use std::io::{Read, Write};
 
@@ -69,7 +69,7 @@ fn zstd_compress<'a>(
     encoder.finish().map_err(codec_error)?.finish()
 }
 
-/// What is in the Zstandard frames of `data`.
+/// The decompressed Zstandard frames of `data`.
 #[kernel(name = "hl.zstd.decompress")]
 fn zstd_decompress<'a>(
     ctx: &'a Ctx,
@@ -93,7 +93,7 @@ fn gzip_compress<'a>(
     encoder.finish().map_err(codec_error)?.finish()
 }
 
-/// What is in the gzip members of `data`.
+/// The decompressed gzip members of `data`.
 #[kernel(name = "hl.gzip.decompress")]
 fn gzip_decompress<'a>(
     ctx: &'a Ctx,
@@ -117,7 +117,7 @@ fn zlib_compress<'a>(
     encoder.finish().map_err(codec_error)?.finish()
 }
 
-/// What is in the zlib stream (deflate) `data`.
+/// The decompressed zlib stream (deflate) `data`.
 #[kernel(name = "hl.zlib.decompress")]
 fn zlib_decompress<'a>(
     ctx: &'a Ctx,
@@ -140,7 +140,7 @@ fn lz4_compress<'a>(ctx: &'a Ctx, data: &[u8]) -> Result<Memory<'a, u8>, Error> 
         .finish()
 }
 
-/// What is in the LZ4 frame `data`.
+/// The decompressed LZ4 frame `data`.
 #[kernel(name = "hl.lz4.decompress")]
 fn lz4_decompress<'a>(
     ctx: &'a Ctx,

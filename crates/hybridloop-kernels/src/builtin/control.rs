@@ -13,7 +13,7 @@ pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<sleep>(),
 ];
 
-/// Removes `key` from the bus; whether it was there: a bool.
+/// Removes `key` from the bus. Returns whether it existed: a bool.
 #[kernel(name = "hl.bus.discard")]
 fn discard(ctx: &Ctx, key: Key<'_>) -> Result<bool, Error> {
     match ctx.bus().pop(key) {
@@ -23,7 +23,7 @@ fn discard(ctx: &Ctx, key: Key<'_>) -> Result<bool, Error> {
     }
 }
 
-/// Does nothing: what a call costs.
+/// Does nothing, for measurements of what a call costs.
 #[kernel(name = "hl.noop")]
 fn noop() {}
 
@@ -44,7 +44,7 @@ fn processor_time() -> Duration {
     Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Computes until it has used so many seconds of a processor: the same work however busy the machine is.
+/// Computes until it has used `seconds` of processor time: the same work however busy the machine is.
 #[kernel(name = "hl.spin")]
 fn spin(ctx: &Ctx, seconds: f64) -> Result<(), Error> {
     let (begin, duration) = (processor_time(), duration(seconds)?);
@@ -59,7 +59,7 @@ fn spin(ctx: &Ctx, seconds: f64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sleeps for so many seconds; looks every few milliseconds whether it was cancelled.
+/// Sleeps for `seconds`; checks every few milliseconds whether it was cancelled.
 #[kernel(name = "hl.sleep")]
 fn sleep(ctx: &Ctx, seconds: f64) -> Result<(), Error> {
     let (begin, duration) = (Instant::now(), duration(seconds)?);

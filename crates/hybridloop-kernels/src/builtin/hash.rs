@@ -29,7 +29,7 @@ fn blake3(ctx: &Ctx, data: &[u8]) -> Result<[u8; 32], Error> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// CRC-32 of `data` as `zlib.crc32()` computes it, going on from `start`: an int.
+/// CRC-32 of `data` as `zlib.crc32()` computes it, continued from `start`: an int.
 #[kernel(name = "hl.crc32")]
 fn crc32(ctx: &Ctx, data: &[u8], #[default(0)] start: u32) -> Result<u32, Error> {
     let mut hasher = crc32fast::Hasher::new_with_initial(start);

@@ -18,7 +18,7 @@ const ELEMENTS: usize = CHUNK / 8;
 
 trait Float: Element + PartialOrd {
     fn wide(self) -> f64;
-    /// By value, and what is not a number comes last.
+    /// Ascending, NaN last.
     fn order(&self, other: &Self) -> Ordering;
 }
 
@@ -103,7 +103,7 @@ fn sort_of<'a, T: Float>(ctx: &'a Ctx, values: &[T]) -> Result<Memory<'a, T>, Er
     Ok(memory)
 }
 
-/// `values`, f32 or f64, in ascending order, NaN last: an array of that type. Does not end early.
+/// `values`, f32 or f64, in ascending order, NaN last: an array of that type. Does not stop early.
 #[kernel(name = "hl.sort")]
 fn sort<'a>(ctx: &'a Ctx, values: Buf<'a>) -> Result<Sorted<'a>, Error> {
     Ok(match floats(&values)? {
@@ -150,8 +150,8 @@ fn argsort_of<'a, T: Float>(ctx: &'a Ctx, values: &[T]) -> Result<Memory<'a, i64
     Ok(order)
 }
 
-/// The places of `values`, f32 or f64, in ascending order, NaN last, equal ones as they come: an array of i64. Does not end
-/// early.
+/// The indices that sort `values`, f32 or f64, in ascending order, NaN last, equal ones in their order: an array of i64. Does
+/// not stop early.
 #[kernel(name = "hl.argsort")]
 fn argsort<'a>(ctx: &'a Ctx, values: Buf<'_>) -> Result<Memory<'a, i64>, Error> {
     match floats(&values)? {

@@ -1,4 +1,4 @@
-//! Hashes of passwords, and comparison that does not tell by its time. None of these ends early.
+//! Hashes of passwords, and comparison in constant time. None of these stops early.
 
 use argon2::password_hash::rand_core::OsRng;
 use argon2::password_hash::{self, PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
@@ -36,7 +36,7 @@ fn argon2id_hash(
     Ok(hash.to_string())
 }
 
-/// Whether `hash`, a PHC string of Argon2, was made of `password`: a bool. A hash that cannot be read is a `ValueError`.
+/// Whether `hash`, a PHC string of Argon2, is that of `password`: a bool. A hash that cannot be parsed is a `ValueError`.
 #[kernel(name = "hl.argon2id.verify")]
 fn argon2id_verify(password: &[u8], hash: &str) -> Result<bool, Error> {
     let hash = PasswordHash::new(hash).map_err(invalid)?;
@@ -59,7 +59,7 @@ fn bcrypt_hash(password: &[u8], #[default(12)] cost: u32) -> Result<String, Erro
     bcrypt::hash(password, cost).map_err(invalid)
 }
 
-/// Whether `hash` is bcrypt of `password`: a bool. A hash that cannot be read is a `ValueError`.
+/// Whether `hash` is a bcrypt hash of `password`: a bool. A hash that cannot be parsed is a `ValueError`.
 #[kernel(name = "hl.bcrypt.verify")]
 fn bcrypt_verify(password: &[u8], hash: &str) -> Result<bool, Error> {
     if password.len() > 72 || password.contains(&0) {

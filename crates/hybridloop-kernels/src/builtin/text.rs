@@ -8,7 +8,7 @@ use crate::builtin::common::entry;
 
 pub(super) const TABLE: &[abi::Kernel] = &[entry::<encode>(), entry::<decode>()];
 
-/// Base64 of `data`, with padding: ASCII bytes. With `urlsafe`, `-` and `_` instead of `+` and `/`. Does not end early.
+/// Base64 of `data`, with padding: ASCII bytes. With `urlsafe`, `-` and `_` instead of `+` and `/`. Does not stop early.
 #[kernel(name = "hl.base64.encode")]
 fn encode<'a>(
     ctx: &'a Ctx,
@@ -26,7 +26,7 @@ fn encode<'a>(
     Ok(memory)
 }
 
-/// The bytes whose padded Base64 is `data`; anything else, spaces included, is a `ValueError`. Does not end early.
+/// The bytes whose padded Base64 is `data`; anything else, spaces included, is a `ValueError`. Does not stop early.
 #[kernel(name = "hl.base64.decode")]
 fn decode<'a>(
     ctx: &'a Ctx,

@@ -1,4 +1,4 @@
-//! What Python may do with the bus. It never waits for a lock that a kernel may hold.
+//! What Python may do with the bus. Reads and writes of a key never wait for a lock that a kernel may hold.
 
 use hybridloop_sync::primitives::{lock, thread, try_lock, MutexGuard, Ordering};
 
