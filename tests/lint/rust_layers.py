@@ -1,4 +1,4 @@
-"""Check which Rust modules import which: no circles, and folders in layers.
+"""Check which Rust modules import which: no circles, neither of files nor of folders, and layers.
 
 `make lint` runs it; `python tests/lint/rust_layers.py src/kernels` checks one place only.
 
@@ -36,15 +36,17 @@ LAYERS = {
 SHOWN = 3
 
 Module = tuple[str, ...]
+# The places where each module imports another.
+Graph = dict[Module, dict[Module, list[str]]]
 
 
 @dataclass
 class Crate:
-    """The modules of a crate, and the places where each imports another."""
+    """The modules of a crate and their imports."""
 
     source: Path
     files: dict[Module, Path]
-    imports: dict[Module, dict[Module, list[str]]] = field(default_factory=dict)
+    imports: Graph = field(default_factory=dict)
 
     def name(self, module: Module) -> str:
         return "::".join(("crate", *module))
@@ -191,7 +193,7 @@ def resolve(
     return tuple(target)
 
 
-def circles(graph: dict[Module, set[Module]]) -> list[list[Module]]:
+def circles(graph: Graph) -> list[list[Module]]:
     """Groups of modules each of which leads to each other (Tarjan's algorithm)."""
     index: dict[Module, int] = {}
     low: dict[Module, int] = {}
@@ -226,16 +228,35 @@ def places(where: list[str], root: Path) -> str:
 
 
 def check_circles(crate: Crate, within: Module, root: Path) -> Iterator[str]:
-    """Say which modules below `within` import each other in a circle."""
-    inside = {module for module in crate.files if module[: len(within)] == within}
-    graph = {module: crate.imports[module].keys() & inside for module in inside}
-    for group in circles(graph):
-        lines = [f"{len(group)} modules import each other in a circle:"]
-        for module in group:
-            for other in sorted(graph[module] & set(group)):
-                where = places(crate.imports[module][other], root)
-                lines.append(f"    {crate.name(module)} -> {crate.name(other)}  {where}")
-        yield "\n".join(lines)
+    """Say which modules below `within` import each other in a circle, or which folders do."""
+    depth = len(within)
+    modules: Graph = {}
+    folders: Graph = {}
+    for module, imports in crate.imports.items():
+        if module[:depth] != within:
+            continue
+        modules.setdefault(module, {})
+        for other, where in imports.items():
+            if other[:depth] != within:
+                continue
+            modules[module][other] = where
+            # The file of the place itself may import all that is in it.
+            folder, target = module[: depth + 1], other[: depth + 1]
+            if folder != target and within not in (module, other):
+                folders.setdefault(folder, {}).setdefault(target, []).extend(where)
+                folders.setdefault(target, {})
+    reported: set[Module] = set()
+    for what, graph in (("modules", modules), ("folders", folders)):
+        for group in circles(graph):
+            if reported.issuperset(group):
+                continue
+            reported.update(group, (module[: depth + 1] for module in group))
+            lines = [f"{len(group)} {what} import each other in a circle:"]
+            for module in group:
+                for other in sorted(graph[module].keys() & set(group)):
+                    names = f"{crate.name(module)} -> {crate.name(other)}"
+                    lines.append(f"    {names}  {places(graph[module][other], root)}")
+            yield "\n".join(lines)
 
 
 def check_layers(crate: Crate, allowed: dict[str, list[str]], root: Path) -> Iterator[str]:

@@ -66,6 +66,17 @@ def test_what_is_no_import_is_not_reported(check, child):
     assert check(low__mod=parent, low__child=child) == []
 
 
+def test_folders_are_in_no_circle_though_their_files_are_in_none(check):
+    [error, _] = check(
+        low__a="use crate::high::b;", low__b="", high__a="use crate::low::b;", high__b=""
+    )
+    assert error.splitlines() == [
+        "2 folders import each other in a circle:",
+        "    crate::high -> crate::low  src/high/a.rs:1",
+        "    crate::low -> crate::high  src/low/a.rs:1",
+    ]
+
+
 def test_layers_are_checked_in_one_direction(check):
     assert check(low__a="", high__mod="use crate::low::a::A;") == []
     assert check(low__a="use crate::high;") != []
