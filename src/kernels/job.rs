@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hybridloop_kernels::{Job, State as JobState, Value};
+use hybridloop_kernels::{Job, JobState, Value};
 use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::prelude::*;

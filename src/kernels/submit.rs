@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hybridloop_kernels::{EventQueue, Key, Options};
+use hybridloop_kernels::{EventQueue, JobOptions, Key};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -205,7 +205,7 @@ unsafe fn submit_job(
         (None, _) => None,
     };
     let events = reserve_event_queue(owner.as_ref())?;
-    let options = Options {
+    let options = JobOptions {
         listener: Some(events),
         deadline: keywords.deadline(),
         priority: keywords.priority,
@@ -279,10 +279,10 @@ unsafe fn submit_batch(
     }
     let events = reserve_event_queue(owner.as_ref())?;
     let (deadline, priority) = (keywords.deadline(), keywords.priority);
-    let options = || Options {
+    let options = || JobOptions {
         deadline,
         priority,
-        ..Options::default()
+        ..JobOptions::default()
     };
     let object = NativeBatch::create(py, owner, keywords.detach, guards)?;
     let submitted = engine

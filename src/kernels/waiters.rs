@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{ChannelListener, Event, EventQueue, Watch as KeyWatch};
+use hybridloop_kernels::{ChannelListener, Event, EventQueue, KeyWatch};
 use hybridloop_sync::primitives::lock;
 use hybridloop_sync::Process;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};

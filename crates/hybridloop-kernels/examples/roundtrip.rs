@@ -4,7 +4,7 @@
 use std::sync::{mpsc, Arc};
 use std::time::Instant;
 
-use hybridloop_kernels::{Config, Engine, Event, EventQueue, Options, Registry};
+use hybridloop_kernels::{Config, Engine, Event, EventQueue, JobOptions, Registry};
 
 fn main() {
     const N: usize = 20_000;
@@ -13,9 +13,9 @@ fn main() {
     let (sender, receiver) = mpsc::sync_channel(1);
     let wake = move || sender.try_send(()).unwrap_or(());
     let queue = Arc::new(EventQueue::new(Some(Box::new(wake))));
-    let options = || Options {
+    let options = || JobOptions {
         listener: Some(queue.clone()),
-        ..Options::default()
+        ..JobOptions::default()
     };
     let take = |n: usize| {
         let (mut done, mut wakes) = (0, 0);
@@ -61,7 +61,7 @@ fn main() {
                 &noop,
                 vec![vec![]; 1000],
                 Some(queue.clone()),
-                &Options::default,
+                &JobOptions::default,
             )
             .unwrap();
         wakes += take(1);

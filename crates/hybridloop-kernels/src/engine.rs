@@ -11,7 +11,7 @@ use crate::error::SubmitError;
 use crate::job::batch::{Batch, BatchListener};
 use crate::job::inputs::Inputs;
 use crate::job::resources::Resources;
-use crate::job::{Job, Options};
+use crate::job::{Job, JobOptions};
 use crate::memory::limit::MemoryLimit;
 use crate::order::Order;
 use crate::registry::kernel::Kernel;
@@ -122,7 +122,7 @@ impl Engine {
         kernel: &Arc<Kernel>,
         args: Vec<Arg>,
         out: Option<Arg>,
-        options: Options,
+        options: JobOptions,
     ) -> Result<Arc<Job>, SubmitError> {
         let id = Job::next_id();
         let inputs = Inputs::bind(id, kernel, args, out)?;
@@ -143,7 +143,7 @@ impl Engine {
         kernel: &Arc<Kernel>,
         calls: Vec<Vec<Arg>>,
         listener: Option<Arc<dyn BatchListener>>,
-        options: &dyn Fn() -> Options,
+        options: &dyn Fn() -> JobOptions,
     ) -> Result<(Arc<Batch>, Vec<Arc<Job>>), SubmitError> {
         let mut bound = Vec::with_capacity(calls.len());
         for args in calls {

@@ -32,7 +32,7 @@ mod scheduler;
 mod value;
 
 pub use arg::{Arg, Buffer};
-pub use bus::{Bus, BusError, BusStats, Key, KeyListener, Policy, Watch};
+pub use bus::{Bus, BusError, BusStats, Key, KeyListener, KeyWatch, Policy};
 pub use call::set_call_check;
 pub use channel::{Channel, ChannelError, ChannelListener};
 pub use engine::{Config, Engine, Stats};
@@ -41,7 +41,7 @@ pub use hybridloop_kernel::{abi, Code};
 pub use job::batch::{Batch, BatchListener};
 pub use job::event::{Event, EventQueue};
 pub use job::result::{JobResult, KernelError};
-pub use job::{Job, JobListener, Options, State};
+pub use job::{Job, JobListener, JobOptions, JobState};
 pub use memory::block::{Block, BlockBuilder, Format, View, ALIGN};
 pub use memory::limit::{MemoryLimit, Reservation};
 pub use order::Order;

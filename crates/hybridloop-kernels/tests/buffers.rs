@@ -5,7 +5,7 @@
 mod common;
 
 use common::{engine, int, kernel, plain, result, run};
-use hybridloop_kernels::{Arg, Options, SubmitError};
+use hybridloop_kernels::{Arg, JobOptions, SubmitError};
 
 #[test]
 fn a_buffer_is_written_by_one_job_at_a_time() {
@@ -21,7 +21,7 @@ fn a_buffer_is_written_by_one_job_at_a_time() {
             &fill,
             vec![Arg::Int(4), Arg::Int(1)],
             Some(Arg::Buffer(target.clone())),
-            Options::default(),
+            JobOptions::default(),
         )
     };
     let first = submit().unwrap();
@@ -55,7 +55,7 @@ fn a_buffer_that_a_job_reads_is_not_written() {
             &fill,
             vec![Arg::Int(0), Arg::Int(0)],
             out,
-            Options::default(),
+            JobOptions::default(),
         )
     };
     let refused = SubmitError::BufferRead("target".into());
@@ -76,7 +76,7 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
     let mut buffer = unsafe { hybridloop_kernels::Buffer::new(0, memory.as_mut_ptr().cast(), 16) };
     (buffer.format, buffer.itemsize, buffer.writable) = (c"i".into(), 4, true);
     let call = || vec![Arg::Buffer(buffer.clone()), Arg::Int(4), Arg::Int(1)];
-    let many = |calls| engine.submit_many(&fill, calls, None, &Options::default);
+    let many = |calls| engine.submit_many(&fill, calls, None, &JobOptions::default);
     let refused = many(vec![call(), call()]).unwrap_err();
     assert!(matches!(
         refused,

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{buffer, soon};
-use hybridloop_kernels::{Arg, Code, Config, Engine, JobResult, Options, Registry, Value};
+use hybridloop_kernels::{Arg, Code, Config, Engine, JobOptions, JobResult, Registry, Value};
 
 fn call(name: &str, args: Vec<Arg>) -> Result<Value, (Code, String)> {
     let engine = Engine::new(&Config {
@@ -16,7 +16,7 @@ fn call(name: &str, args: Vec<Arg>) -> Result<Value, (Code, String)> {
     });
     let kernel = Registry::with_builtins().get(name).unwrap();
     let job = engine
-        .submit(&kernel, args, None, Options::default())
+        .submit(&kernel, args, None, JobOptions::default())
         .unwrap();
     match job.wait(soon()).unwrap() {
         JobResult::Value(value) => Ok(value.clone()),
@@ -306,7 +306,7 @@ fn time_and_the_bus() {
         });
         let kernel = Registry::with_builtins().get(name).unwrap();
         let job = engine
-            .submit(&kernel, vec![Arg::Int(1000)], None, Options::default())
+            .submit(&kernel, vec![Arg::Int(1000)], None, JobOptions::default())
             .unwrap();
         std::thread::yield_now();
         job.cancel();
@@ -325,7 +325,7 @@ fn time_and_the_bus() {
                 &discard,
                 vec![Arg::Key(key.clone())],
                 None,
-                Options::default(),
+                JobOptions::default(),
             )
             .unwrap();
         assert!(

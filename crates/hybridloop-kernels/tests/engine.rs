@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{engine, event_queue, events, int, ints, kernel, result, run, soon};
 use hybridloop_kernels::{
-    find_symbol, Arg, Config, Engine, Event, JobResult, Kernel, Options, Order, State, SubmitError,
-    Value,
+    find_symbol, Arg, Config, Engine, Event, JobOptions, JobResult, JobState, Kernel, Order,
+    SubmitError, Value,
 };
 
 #[test]
@@ -23,23 +23,23 @@ fn bad_arguments_and_full_queues_run_nothing() {
     });
     let sum = kernel("c.sum");
     let refused = engine
-        .submit(&sum, vec![Arg::Int(1)], None, Options::default())
+        .submit(&sum, vec![Arg::Int(1)], None, JobOptions::default())
         .unwrap_err();
     assert_eq!(
         refused.to_string(),
         "c.sum(): argument 'values': expected [i64], got int"
     );
     let blocker = run(&engine, &kernel("c.forever"), vec![]);
-    while blocker.state() == State::Queued {
+    while blocker.state() == JobState::Queued {
         std::thread::yield_now();
     }
     let waiting = [
         run(&engine, &sum, vec![ints(&[1])]),
         run(&engine, &sum, vec![ints(&[2])]),
     ];
-    let refused = engine.submit(&sum, vec![ints(&[])], None, Options::default());
+    let refused = engine.submit(&sum, vec![ints(&[])], None, JobOptions::default());
     assert_eq!(refused.unwrap_err(), SubmitError::QueueFull(2));
-    let many = engine.submit_many(&sum, vec![vec![ints(&[])]; 3], None, &Options::default);
+    let many = engine.submit_many(&sum, vec![vec![ints(&[])]; 3], None, &JobOptions::default);
     assert_eq!(many.unwrap_err(), SubmitError::QueueFull(2));
     waiting[0].cancel();
     let third = run(&engine, &sum, vec![ints(&[3])]);
@@ -56,15 +56,15 @@ fn priorities_and_orders_are_kept() {
             ..Config::default()
         });
         let blocker = run(&engine, &kernel("c.forever"), vec![]);
-        while blocker.state() == State::Queued {
+        while blocker.state() == JobState::Queued {
             std::thread::yield_now();
         }
         let (queue, wake) = event_queue();
         for (data, priority) in [(&[10][..], 0), (&[20], 0), (&[30], 5)] {
-            let options = Options {
+            let options = JobOptions {
                 listener: Some(queue.clone()),
                 priority,
-                ..Options::default()
+                ..JobOptions::default()
             };
             engine
                 .submit(&kernel("c.sum"), vec![ints(data)], None, options)
@@ -93,14 +93,19 @@ fn priorities_and_orders_are_kept() {
 fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     let engine = engine(1);
     let running = run(&engine, &kernel("c.forever"), vec![]);
-    while running.state() == State::Queued {
+    while running.state() == JobState::Queued {
         std::thread::yield_now();
     }
     let waiting = run(&engine, &kernel("c.sum"), vec![ints(&[1])]);
     assert!(engine.close(Duration::from_secs(30)).is_empty());
     assert!(matches!(running.result(), Some(JobResult::Cancelled)));
     assert!(matches!(waiting.result(), Some(JobResult::Closed)));
-    let refused = engine.submit(&kernel("c.sum"), vec![ints(&[])], None, Options::default());
+    let refused = engine.submit(
+        &kernel("c.sum"),
+        vec![ints(&[])],
+        None,
+        JobOptions::default(),
+    );
     assert_eq!(refused.unwrap_err(), SubmitError::Closed);
 
     // A kernel that does not check for cancellation.
@@ -111,7 +116,7 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
         Kernel::from_address("libc.usleep", address, "int(unsigned)", "", None).unwrap()
     };
     let stubborn = run(&engine, &sleep, vec![Arg::Int(400_000)]);
-    while stubborn.state() == State::Queued {
+    while stubborn.state() == JobState::Queued {
         std::thread::yield_now();
     }
     let began = Instant::now();
@@ -133,12 +138,12 @@ fn a_forked_child_has_to_make_its_own() {
     unsafe {
         let child = libc::fork();
         if child == 0 {
-            let refused = engine.submit(&sum, vec![ints(&[2])], None, Options::default());
+            let refused = engine.submit(&sum, vec![ints(&[2])], None, JobOptions::default());
             let own = Engine::new(&Config {
                 threads: 1,
                 ..Config::default()
             });
-            let job = own.submit(&sum, vec![ints(&[2])], None, Options::default());
+            let job = own.submit(&sum, vec![ints(&[2])], None, JobOptions::default());
             let works = job
                 .is_ok_and(|job| matches!(job.wait(soon()), Some(JobResult::Value(Value::Int(2)))));
             libc::_exit(i32::from(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{buffer, compile, event_queue, events, soon};
 use hybridloop_kernels::{
-    load, Arg, Channel, Config, Engine, Event, JobResult, Kernel, Key, Options, Order, Value,
+    load, Arg, Channel, Config, Engine, Event, JobOptions, JobResult, Kernel, Key, Order, Value,
 };
 
 fn kernels() -> Vec<Arc<Kernel>> {
@@ -41,10 +41,10 @@ fn engine() -> Engine {
 fn everything_of_interface_1_works() {
     let engine = engine();
     let (queue, wake) = event_queue();
-    let options = Options {
+    let options = JobOptions {
         listener: Some(queue.clone()),
         progress: true,
-        ..Options::default()
+        ..JobOptions::default()
     };
     let args = vec![
         Arg::Str("some text".into()),
@@ -80,7 +80,7 @@ fn channels_and_arrays_of_interface_1_work() {
     }
     let args = vec![Arg::Channel(channel.clone())];
     let job = engine
-        .submit(&kernel("v1.channel"), args, None, Options::default())
+        .submit(&kernel("v1.channel"), args, None, JobOptions::default())
         .unwrap();
     assert!(matches!(
         job.wait(soon()),
@@ -100,7 +100,7 @@ fn channels_and_arrays_of_interface_1_work() {
     (target.format, target.itemsize, target.writable) = (c"i".into(), 4, true);
     let out = Some(Arg::Buffer(target));
     let job = engine
-        .submit(&kernel("v1.arrays"), vec![], out, Options::default())
+        .submit(&kernel("v1.arrays"), vec![], out, JobOptions::default())
         .unwrap();
     match job.wait(soon()).unwrap() {
         JobResult::Value(Value::Buffer(view)) => {

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use common::{
     buffer, bytes, engine, error, event_queue, events, int, ints, kernel, result, run, soon,
 };
-use hybridloop_kernels::{Arg, Code, Config, Engine, Event, JobResult, Key, Options, State, Value};
+use hybridloop_kernels::{
+    Arg, Code, Config, Engine, Event, JobOptions, JobResult, JobState, Key, Value,
+};
 
 #[test]
 fn items_and_progress_come_in_order_and_before_the_end() {
@@ -20,10 +22,10 @@ fn items_and_progress_come_in_order_and_before_the_end() {
         (Some("i64([i64] values)"), "The sum.")
     );
     let (queue, wake) = event_queue();
-    let options = Options {
+    let options = JobOptions {
         listener: Some(queue.clone()),
         progress: true,
-        ..Options::default()
+        ..JobOptions::default()
     };
     let job = engine
         .submit(&sum, vec![ints(&[3, 4, 5])], None, options)
@@ -40,7 +42,7 @@ fn items_and_progress_come_in_order_and_before_the_end() {
     assert!(all.iter().any(|event| matches!(event, Event::Progress(_))));
     assert_eq!(
         (job.take_progress(), int(&job), job.state()),
-        ((3, 3), 12, State::Done)
+        ((3, 3), 12, JobState::Done)
     );
     queue.clear();
     assert!(queue.pop().is_none(), "nothing comes after the end");
@@ -55,7 +57,7 @@ fn a_batch_is_notified_once() {
             &sum,
             vec![vec![ints(&[])]; 1000],
             Some(queue.clone()),
-            &Options::default,
+            &JobOptions::default,
         )
         .unwrap();
     let all = events(&queue, &wake, |event| matches!(event, Event::Batch(_)));
@@ -81,9 +83,9 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
     let (engine, forever) = (engine(1), kernel("c.forever"));
     let (queue, wake) = event_queue();
     let running = run(&engine, &forever, vec![]);
-    let options = Options {
+    let options = JobOptions {
         listener: Some(queue.clone()),
-        ..Options::default()
+        ..JobOptions::default()
     };
     let waiting = engine.submit(&forever, vec![], None, options).unwrap();
     assert!(waiting.cancel());
@@ -92,7 +94,7 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
         "at once: it has never run"
     );
     events(&queue, &wake, |event| matches!(event, Event::Done(_)));
-    while running.state() == State::Queued {
+    while running.state() == JobState::Queued {
         std::thread::yield_now();
     }
     assert_eq!(engine.stats().queued, 0);
@@ -104,9 +106,9 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
 #[test]
 fn deadlines_count_while_waiting_and_while_running() {
     let (engine, forever) = (engine(1), kernel("c.forever"));
-    let late = |after| Options {
+    let late = |after| JobOptions {
         deadline: Some(Instant::now() + Duration::from_millis(after)),
-        ..Options::default()
+        ..JobOptions::default()
     };
     let running = engine.submit(&forever, vec![], None, late(150)).unwrap();
     let waiting = engine.submit(&forever, vec![], None, late(20)).unwrap();
@@ -161,9 +163,9 @@ fn errors_have_the_kernels_code_and_words() {
 fn memory_of_the_host_becomes_the_result_and_keys_go_with_the_job() {
     let engine = engine(1);
     let key = Key::new(b"result").unwrap();
-    let options = Options {
+    let options = JobOptions {
         key: Some(key),
-        ..Options::default()
+        ..JobOptions::default()
     };
     let data = Arg::Buffer(buffer(b"abc", c"B"));
     let job = engine

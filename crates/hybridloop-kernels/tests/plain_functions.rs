@@ -5,7 +5,9 @@
 mod common;
 
 use common::{buffer, engine, int, plain, result, run};
-use hybridloop_kernels::{Arg, ArgumentErrorKind, JobResult, Kernel, Options, SubmitError, Value};
+use hybridloop_kernels::{
+    Arg, ArgumentErrorKind, JobOptions, JobResult, Kernel, SubmitError, Value,
+};
 
 #[test]
 fn plain_functions_are_called_with_their_types() {
@@ -49,14 +51,19 @@ fn plain_functions_are_called_with_their_types() {
         &fill,
         args(),
         Some(Arg::Buffer(target.clone())),
-        Options::default(),
+        JobOptions::default(),
     );
     assert!(
         matches!(refused, Err(SubmitError::Argument(error)) if error.kind == ArgumentErrorKind::Value)
     );
     target.writable = true;
     let job = engine
-        .submit(&fill, args(), Some(Arg::Buffer(target)), Options::default())
+        .submit(
+            &fill,
+            args(),
+            Some(Arg::Buffer(target)),
+            JobOptions::default(),
+        )
         .unwrap();
     assert!(matches!(result(&job), JobResult::Value(Value::None)));
     // SAFETY: the job is done, so nobody writes to the memory.

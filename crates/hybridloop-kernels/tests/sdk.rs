@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
 use hybridloop_kernels::{
-    Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, JobResult, Kernel, Options,
-    Order, Value,
+    Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, JobOptions, JobResult,
+    Kernel, Order, Value,
 };
 
 /// The bytes, backwards.
@@ -87,7 +87,7 @@ fn result(job: &Arc<Job>) -> JobResult {
 }
 
 fn value(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Value {
-    let job = engine.submit(kernel, args, None, Options::default());
+    let job = engine.submit(kernel, args, None, JobOptions::default());
     match result(&job.unwrap()) {
         JobResult::Value(value) => value,
         other => panic!("{other:?}"),
@@ -144,10 +144,10 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
     // Nobody receives any more when the test has ended.
     let wake = move || sender.send(()).unwrap_or(());
     let queue = Arc::new(EventQueue::new(Some(Box::new(wake))));
-    let options = Options {
+    let options = JobOptions {
         listener: Some(queue.clone()),
         progress: true,
-        ..Options::default()
+        ..JobOptions::default()
     };
     let job = engine
         .submit(
@@ -227,7 +227,12 @@ fn a_panic_is_an_error_of_the_job() {
     let engine = engine();
     let text = Arg::Str("really".into());
     let job = engine
-        .submit(&kernel_of::<panics>(), vec![text], None, Options::default())
+        .submit(
+            &kernel_of::<panics>(),
+            vec![text],
+            None,
+            JobOptions::default(),
+        )
         .unwrap();
     match result(&job) {
         JobResult::Error(error) => {

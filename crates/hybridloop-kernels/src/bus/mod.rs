@@ -27,5 +27,5 @@ pub use key::Key;
 pub use listener::KeyListener;
 pub use stats::BusStats;
 pub use store::{Bus, Policy};
-pub use watch::Watch;
+pub use watch::KeyWatch;
 pub use writer::Writer;

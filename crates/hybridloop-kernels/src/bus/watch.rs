@@ -10,7 +10,7 @@ use crate::bus::store::Bus;
 
 /// A watch on a key; dropping it ends the watch. A notification that is under way is still delivered.
 #[derive(Debug)]
-pub struct Watch {
+pub struct KeyWatch {
     bus: Arc<Bus>,
     key: Key,
     /// `None` if the listener was notified at once.
@@ -20,14 +20,19 @@ pub struct Watch {
 impl Bus {
     /// Notifies `listener` once: at once if `key` is sealed and no kernel writes it, else when it is sealed next, or when the
     /// open write is aborted and leaves what was sealed before. If the bus is closed, the listener is notified of that.
-    pub fn watch(self: &Arc<Self>, key: Key, listener: Arc<dyn KeyListener>, token: u64) -> Watch {
+    pub fn watch(
+        self: &Arc<Self>,
+        key: Key,
+        listener: Arc<dyn KeyListener>,
+        token: u64,
+    ) -> KeyWatch {
         let now = self.tick();
         let mut shard = lock(self.shard(key.as_bytes()));
         // Under the lock: `close` sets the flag before it empties the shards.
         if self.is_closed() {
             drop(shard);
             listener.closed(token);
-            return Watch {
+            return KeyWatch {
                 bus: self.clone(),
                 key,
                 id: None,
@@ -46,7 +51,7 @@ impl Bus {
         if let Some(view) = &ready {
             listener.sealed(token, view);
         }
-        Watch {
+        KeyWatch {
             bus: self.clone(),
             key,
             id,
@@ -54,7 +59,7 @@ impl Bus {
     }
 }
 
-impl Drop for Watch {
+impl Drop for KeyWatch {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         if !self.bus.is_current_process() {

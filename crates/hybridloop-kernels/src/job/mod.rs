@@ -33,7 +33,7 @@ const DONE: u8 = 4;
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum JobState {
     /// Waiting for a worker.
     Queued,
     /// The kernel runs.
@@ -56,7 +56,7 @@ pub trait JobListener: Send + Sync {
 
 /// How to run a job.
 #[derive(Default)]
-pub struct Options {
+pub struct JobOptions {
     /// Who is notified.
     pub listener: Option<Arc<dyn JobListener>>,
     /// The time from which the job counts as timed out.
@@ -110,7 +110,7 @@ impl Job {
         id: u64,
         kernel: Arc<Kernel>,
         inputs: Inputs,
-        options: Options,
+        options: JobOptions,
         batch: Option<Arc<Batch>>,
         resources: Arc<Resources>,
     ) -> Arc<Self> {
@@ -152,11 +152,11 @@ impl Job {
     }
 
     /// Its state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> JobState {
         match self.state.load(Ordering::Acquire) {
-            QUEUED => State::Queued,
-            DONE => State::Done,
-            _ => State::Running,
+            QUEUED => JobState::Queued,
+            DONE => JobState::Done,
+            _ => JobState::Running,
         }
     }
 
@@ -296,7 +296,7 @@ impl Job {
         listeners.waiting += 1;
         while !listeners.done {
             // While the job is queued, nobody else checks its deadline.
-            let deadline = self.deadline.filter(|_| self.state() == State::Queued);
+            let deadline = self.deadline.filter(|_| self.state() == JobState::Queued);
             let next = match (until, deadline) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

@@ -6,8 +6,8 @@ use std::sync::{mpsc, Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hybridloop_kernels::{
-    find_symbol, load, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, JobResult,
-    Kernel, Options, Value, View,
+    find_symbol, load, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, JobOptions,
+    JobResult, Kernel, Value, View,
 };
 
 /// The limit for every wait.
@@ -150,6 +150,6 @@ pub fn bytes(job: &Arc<Job>) -> View {
 
 pub fn run(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Arc<Job> {
     engine
-        .submit(kernel, args, None, Options::default())
+        .submit(kernel, args, None, JobOptions::default())
         .unwrap()
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernels::abi::{self, Host, RawCtx, Val};
 use hybridloop_kernels::{
-    Config, Engine, Event, EventQueue, Idle, Job, JobResult, Kernel, Options, Policy, SubmitError,
-    Value,
+    Config, Engine, Event, EventQueue, Idle, Job, JobOptions, JobResult, Kernel, Policy,
+    SubmitError, Value,
 };
 use loom::thread;
 
@@ -57,10 +57,10 @@ fn engine() -> Engine {
     })
 }
 
-fn options(queue: &Arc<EventQueue>) -> Options {
-    Options {
+fn options(queue: &Arc<EventQueue>) -> JobOptions {
+    JobOptions {
         listener: Some(queue.clone()),
-        ..Options::default()
+        ..JobOptions::default()
     }
 }
 
@@ -119,7 +119,7 @@ fn a_late_job_never_runs() {
     check(move || {
         let (engine, (kernel, calls)) = (engine(), kernel());
         let (queue, flag) = event_queue();
-        let options = Options {
+        let options = JobOptions {
             deadline: Some(past),
             ..options(&queue)
         };
@@ -139,7 +139,7 @@ fn a_job_that_is_taken_while_the_engine_closes_has_an_end() {
         let (engine, (kernel, _)) = (Arc::new(engine()), kernel());
         let submitter = {
             let engine = engine.clone();
-            thread::spawn(move || engine.submit(&kernel, vec![], None, Options::default()))
+            thread::spawn(move || engine.submit(&kernel, vec![], None, JobOptions::default()))
         };
         // Without a timeout: a job that never ends is a deadlock, which loom reports.
         engine.close(Duration::MAX);
@@ -160,7 +160,7 @@ fn a_subscriber_is_notified_once() {
         let (engine, (kernel, _)) = (engine(), kernel());
         let (queue, flag) = event_queue();
         let job = engine
-            .submit(&kernel, vec![], None, Options::default())
+            .submit(&kernel, vec![], None, JobOptions::default())
             .unwrap();
         job.subscribe(queue.clone());
         assert_eq!(ends(&queue, &flag), 1);
@@ -180,7 +180,7 @@ fn each_listener_is_notified_of_a_batch_once() {
                 &kernel,
                 vec![vec![]; 2],
                 Some(first.clone()),
-                &Options::default,
+                &JobOptions::default,
             )
             .unwrap();
         batch.subscribe(second.clone());
