@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
-use crate::kernels::exceptions::{forked, new_error};
+use crate::kernels::exceptions::{forked_error, new_error};
 use crate::kernels::waiters::{ChannelWaiters, Waiter};
 use crate::python::bytes::new_list;
 use crate::python::finalization::hang_at_exit;
@@ -27,7 +27,7 @@ pub struct Channel {
     memory: Arc<MemoryLimit>,
 }
 
-fn error(py: Python<'_>, error: ChannelError) -> PyErr {
+fn channel_error(py: Python<'_>, error: ChannelError) -> PyErr {
     match error {
         ChannelError::Closed => new_error(py, |c| &c.channel_closed, "the channel is closed"),
         ChannelError::Full => new_error(
@@ -36,7 +36,7 @@ fn error(py: Python<'_>, error: ChannelError) -> PyErr {
             "the channel is full; take from it first, or make its limit larger",
         ),
         ChannelError::Memory => PyMemoryError::new_err(()),
-        ChannelError::Forked => forked(py, "channel"),
+        ChannelError::Forked => forked_error(py, "channel"),
     }
 }
 
@@ -51,7 +51,7 @@ impl Channel {
         if self.inner.is_current_process() {
             Ok(())
         } else {
-            Err(forked(py, "channel"))
+            Err(forked_error(py, "channel"))
         }
     }
 
@@ -102,7 +102,7 @@ impl Channel {
         let copy = from_python(value, &self.memory)?;
         self.inner
             .push(copy)
-            .map_err(|reason| error(value.py(), reason))
+            .map_err(|reason| channel_error(value.py(), reason))
     }
 
     /// Pop a value; return `default` if the channel is empty. Raises `ChannelClosedError` if it is empty and closed.
@@ -116,7 +116,7 @@ impl Channel {
         match self.inner.pop() {
             Ok(Some(value)) => to_python(py, value),
             Ok(None) => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
-            Err(reason) => Err(error(py, reason)),
+            Err(reason) => Err(channel_error(py, reason)),
         }
     }
 

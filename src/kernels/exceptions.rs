@@ -66,7 +66,7 @@ pub fn new_error(
 }
 
 /// The error for an object that was created before a fork.
-pub fn forked(py: Python<'_>, what: &str) -> PyErr {
+pub fn forked_error(py: Python<'_>, what: &str) -> PyErr {
     new_error(
         py,
         |classes| &classes.closed,

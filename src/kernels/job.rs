@@ -14,7 +14,7 @@ use pyo3::PyTraverseError;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::completion_queue::{CompletionQueue, FutureVTable};
 use crate::kernels::convert::to_python;
-use crate::kernels::exceptions::forked;
+use crate::kernels::exceptions::forked_error;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
@@ -285,7 +285,7 @@ impl Operation for Next {
         drop(output);
         if !slf.as_super().get().is_current_process() {
             // Its output may be in events that the parent process dispatches.
-            return Err(forked(py, "job").into());
+            return Err(forked_error(py, "job").into());
         }
         let Some(handle) = LoopHandle::running(py)? else {
             return Err(PyRuntimeError::new_err("no running event loop").into());

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::detached::{detached_queue, drain_detached};
-use crate::kernels::exceptions::forked;
+use crate::kernels::exceptions::forked_error;
 use crate::kernels::future::callbacks::schedule;
 use crate::kernels::future::state::{Callback, NativeAwaitable};
 use crate::kernels::future::work::Work;
@@ -126,6 +126,6 @@ impl NativeAwaitable {
         if self.is_current_process() || self.poll_result(py)?.is_some() {
             return Ok(());
         }
-        Err(forked(py, self.work().map_or("job", Work::describe)))
+        Err(forked_error(py, self.work().map_or("job", Work::describe)))
     }
 }
