@@ -24,32 +24,34 @@ from benchmarks.loops import (
 )
 
 METHOD = """\
-**CPU time** is the main figure: user and system together, of all threads of the server (or of \
-the micro-benchmark's process), divided by the messages, requests, connections or operations of \
-the measured window. It is read from the scheduler's nanosecond counters and is disturbed less \
-by other work on the machine than a rate is. Children are not counted.
+**CPU time** is the main figure: user and system time of all threads of the server (or of the \
+micro-benchmark's process), divided by the messages, requests, connections or operations of the \
+measured window. It is read from the scheduler's nanosecond counters, and is disturbed less by \
+other work on the machine than a rate. Child processes are not included.
 
-Every sample starts a fresh server and a fresh client, pinned to a core each. Within a row the \
-loops take turns, {repeats} times, each time in another order, so that drift of the machine meets \
-all of them. A cell shows the median of its samples, and in parentheses the least and the \
-greatest; {mark} marks a cell in which these lie more than {wide:.0%} of the median apart. A ratio \
-is the median of the ratios of the single repeats; below 1, {subject} costs less. It is *even* \
-unless all repeats agree on who costs less and the median differs by 1 % at least.
+Every sample starts a new server and a new client, each pinned to a core. The loops of a row are \
+measured alternately, {repeats} times, each time in another order, so that drift of the machine \
+affects all of them. A cell shows the median of its samples and, in parentheses, the minimum and \
+the maximum; {mark} marks a cell whose minimum and maximum differ by more than {wide:.0%} of the \
+median. A ratio is the median of the ratios of the repeats; below 1, {subject} uses less. It is \
+*even* unless all repeats agree on which loop uses less and the median differs from 1 by at \
+least 1 %.
 
-Echo servers get {warmup:,} messages of warm-up ({large_warmup} from {large} on), then a window of \
-{seconds:g} s; the load generator keeps one message per connection under way and compares every \
-byte that comes back. TLS connections use version 1.3 with an ECDSA P-256 certificate, and the \
+Echo servers get {warmup:,} messages of warm-up ({large_warmup} from {large} on), then a window \
+of {seconds:g} s. The load generator has one message per connection in flight and compares every \
+byte of the response. TLS connections use version 1.3 with an ECDSA P-256 certificate, and the \
 client resumes no session. HTTP rows are driven by wrk, for at least a second after a second of \
 warm-up. Each server first frees one large block, as most programs have done before they serve: \
 until then glibc maps every 256 KiB read buffer anew, which multiplies the cost of loops that \
-make one per read. With one connection, most of the time is the kernel's for sleeping and waking.
+allocate one per read. With one connection, most of the time is spent by the operating system's \
+kernel on sleeping and waking.
 
 `{floor}` is {floor_text}, with one recv, one call into Python and one send per message and \
-nothing else; a loop gets below it only by saving system calls. `{limit}` is {limit_text}: what \
-the kernel, and TLS, cost alone. `{own_streams}` are {subject}'s own streams \
-(`hybridloop.start_server()`) beside asyncio's on the loops. {ring} waits by io_uring where the \
-kernel has it, the others by epoll. {none} is a row that a loop can't do, with the reason below \
-the table. How to run this: `benchmarks/README.md`."""
+nothing else; a loop can only be below it by saving system calls. `{limit}` is {limit_text}: the \
+cost of the operating system's kernel, and of TLS, alone. `{own_streams}` are {subject}'s own \
+streams (`hybridloop.start_server()`), next to asyncio's on the loops. {ring} waits with \
+io_uring if the kernel supports it, the others with epoll. {none} is a row that a loop does not \
+support, with the reason below the table. See `benchmarks/README.md` for how to run this."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,9 @@ def summary(results: Results) -> Iterator[str]:
                 ]
             )
     yield (
-        f"What {SUBJECT} costs relative to other loops, in CPU time: below 1 it costs less. The "
-        "median over the rows of a group, and in parentheses the least and the greatest row; "
-        "best and worst are meant row by row. What is measured, and how: see "
-        "[Method](#method).\n"
+        f"CPU time of {SUBJECT}, relative to other loops: below 1 it uses less. A cell is the "
+        "median over the rows of a group, with the minimum and the maximum in parentheses; best "
+        "and worst are determined for each row. See [Method](#method).\n"
     )
     head = ["", "rows", f"/ {BASELINE}", "/ best epoll loop", "worst row, to any loop"]
     yield from table([*head, "ahead / even / behind"], body)
@@ -193,14 +194,14 @@ def losses(results: Results) -> Iterator[str]:
             span = f"{factor.low:.2f}..{factor.high:.2f}"
             line = f"- {group}, {row.title}: {factor.median:.2f} ({span}) times {peer}'s CPU time"
             (behind if factor.verdict == "behind" else close).append((factor, line))
-    yield f"\n## Where {SUBJECT} loses\n"
+    yield f"\n## Rows in which {SUBJECT} is slower\n"
     for (group, failure), count in cannot.items():
         yield f"- {group}, {count} row{'s' if count > 1 else ''}: {NONE}, {failure}"
     yield from worst_first(behind)
     if not cannot and not behind:
-        yield "In no row."
+        yield "None."
     if close:
-        yield "\nMore than the best other loop, but even by the repeats:\n"
+        yield "\nSlower than the best other loop, but even by the repeats:\n"
         yield from worst_first(close)
 
 

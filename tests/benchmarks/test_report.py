@@ -113,22 +113,24 @@ class TestReport:
 
     def test_losses_are_named_with_the_peer(self):
         text = report(self.RESULTS).markdown()
-        assert section(text, "Where hybridloop loses") == [
+        assert section(text, "Rows in which hybridloop is slower") == [
             "- Echo: Protocol, 100 KiB, 1 connection: 1.30 (1.20..1.40) times blazio's CPU time"
         ]
 
     def test_losses_that_the_repeats_do_not_agree_on_stand_apart(self):
         results = {SMALL: {"uvloop": result(100, 100), "hybridloop": result(99, 120)}}
-        lines = section(report(results).markdown(), "Where hybridloop loses")
-        assert lines[0] == "In no row."
-        assert lines[2].startswith("More than the best other loop, but even")
+        lines = section(report(results).markdown(), "Rows in which hybridloop is slower")
+        assert lines[0] == "None."
+        assert lines[2].startswith("Slower than the best other loop, but even")
         assert "1.09 (0.99..1.20) times uvloop's" in lines[-1]
 
     def test_what_the_subject_cannot_do_is_a_loss(self):
         cells = {"uvloop": result(1), "hybridloop": result(failure="it died")}
-        lines = section(report({SMALL: cells}).markdown(), "Where hybridloop loses")
+        lines = section(report({SMALL: cells}).markdown(), "Rows in which hybridloop is slower")
         assert lines == ["- Echo: Protocol, 1 row: \N{EN DASH}, it died"]
-        lines = section(report({SMALL: cells, LARGE: cells}).markdown(), "Where hybridloop loses")
+        lines = section(
+            report({SMALL: cells, LARGE: cells}).markdown(), "Rows in which hybridloop is slower"
+        )
         assert lines == ["- Echo: Protocol, 2 rows: \N{EN DASH}, it died"]
 
     def test_the_worst_loss_comes_first(self):
@@ -136,7 +138,7 @@ class TestReport:
             FakeRow(str(cost)): {"uvloop": result(100, 100), "hybridloop": result(cost, cost)}
             for cost in (110, 130, 120)
         }
-        lines = section(report(results).markdown(), "Where hybridloop loses")
+        lines = section(report(results).markdown(), "Rows in which hybridloop is slower")
         assert [line.split(":")[1].split(",")[1].strip() for line in lines] == ["130", "120", "110"]
 
     def test_without_the_subject_there_is_nothing_to_sum_up(self):

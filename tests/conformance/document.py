@@ -20,14 +20,13 @@ LOOPS = ("asyncio", "uvloop", "hybridloop")
 HEAD = """\
 # CPython's asyncio tests
 
-How the loops do in the tests of asyncio that CPython brings along (`test.test_asyncio`), when each
-takes the place of asyncio's default loop. The counts are of tests that create a loop, or that fail
-with one of the loops. A test that stops making progress hangs; one that takes its process with it
-crashes. All three loops run in the same runner, `python -m tests.conformance`; this page is written
-by `tests/conformance/document.py` from what it kept.
+The results of CPython's own tests of asyncio (`test.test_asyncio`), with each loop as asyncio's
+default loop. Tests are counted if they create a loop, or fail with one of the loops. "hang" is a
+test that does not end, "crash" a test that ends its process. All loops run in the same runner,
+`python -m tests.conformance`; `tests/conformance/document.py` writes this page from its results.
 
-Some of the tests look at private attributes, or mock parts, that only a loop derived from asyncio's
-has; a failure of another loop there need not concern its users.
+Some of the tests check private attributes, or mock parts, that only loops derived from asyncio's
+have; such a failure of another loop does not affect its users.
 """
 
 Runs = dict[str, dict[str, list[dict]]]
@@ -134,13 +133,13 @@ def document(runs: Runs) -> str:
     parts = [
         HEAD,
         totals(runs),
-        "\n## What does not pass on hybridloop\n",
+        "\n## Failures on hybridloop\n",
         expected(runs, [entry for entry in registry.read() if entry.section == "expected"]),
-        "\n## What does not pass on uvloop\n",
+        "\n## Failures on uvloop\n",
         groups(runs, "uvloop"),
-        "\n## What is not run\n",
-        "These modules never create asyncio's default loop, so that they would test the same thing "
-        "whatever loop is under test:\n",
+        "\n## Modules that are not run\n",
+        "These modules do not create asyncio's default loop, so they would test the same with "
+        "every loop:\n",
         left_out(),
     ]
     return "\n".join(parts) + "\n"

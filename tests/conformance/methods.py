@@ -38,14 +38,14 @@ HEAD = """\
 Every public method of `asyncio.AbstractEventLoop`, on {system}, Python {python}, with
 {versions}.
 
-- *native*: compiled code of the loop's own.
-- *Python*: the loop's own Python.
-- *inherited*: asyncio's own code, by inheritance.
-- *not implemented*: there is no such method, or it raises `NotImplementedError`.
-- *fails*: the method was called as its documentation says, and that did not work.
+- *native*: compiled code of the loop.
+- *Python*: Python code of the loop.
+- *inherited*: asyncio's code, by inheritance.
+- *not implemented*: the method does not exist, or raises `NotImplementedError`.
+- *fails*: the method was called as documented, and did not work.
 
-Where a method comes from is read off the class. Whether it works is tried: each one is really used,
-in a process of its own, by `tests/conformance/probes.py`, which says how. This page is written by
+The origin of a method is read from the class. To see whether it works, each method is called by
+`tests/conformance/probes.py`, in a separate process. This page is written by
 `python -m tests.conformance.methods --write`.
 
 """
