@@ -314,6 +314,7 @@ async def test_connecting_by_name(loop):
     server = await loop.create_server(asyncio.Protocol, "localhost", 0)
     port = server.sockets[0].getsockname()[1]
     transport, _ = await loop.create_connection(asyncio.Protocol, "localhost", port)
+    assert transport.get_extra_info("peername")[1] == port
     transport.abort()
     server.close()
     await server.wait_closed()

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -101,8 +102,10 @@ def test_an_idle_engine_that_is_dropped_ends_at_once() -> None:
 
 def test_an_engine_that_was_never_started_needs_no_close() -> None:
     engine = Engine()
+    reference = weakref.ref(engine)
     del engine
     gc.collect()
+    assert reference() is None
 
 
 def test_aclose_in_one_of_its_own_tasks_is_refused(engine: Engine) -> None:

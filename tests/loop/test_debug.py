@@ -126,7 +126,7 @@ def test_slow_callback_that_raises_is_not_hidden(debug_loop, turn, asyncio_log, 
     assert len(unhandled) == 1
 
 
-def test_fast_callbacks_and_normal_mode_are_silent(loop, turn):
+def test_fast_callbacks_and_normal_mode_are_silent(loop, turn, asyncio_log):
     loop.set_debug(True)
     loop.slow_callback_duration = 5
     loop.call_soon(slow)
@@ -135,6 +135,7 @@ def test_fast_callbacks_and_normal_mode_are_silent(loop, turn):
     loop.slow_callback_duration = 0.02
     loop.call_soon(slow)
     turn()
+    assert asyncio_log.messages == []
 
 
 def test_debug_switched_while_running(loop, asyncio_log):
@@ -178,10 +179,17 @@ def test_call_from_another_thread_while_the_loop_rests_is_allowed(debug_loop, tu
 
 
 def test_threadsafe_call_from_another_thread_is_allowed(debug_loop):
-    thread = threading.Timer(0.01, debug_loop.call_soon_threadsafe, (debug_loop.stop,))
+    seen = []
+
+    def call():
+        debug_loop.call_soon_threadsafe(seen.append, "called")
+        debug_loop.call_soon_threadsafe(debug_loop.stop)
+
+    thread = threading.Timer(0.01, call)
     thread.start()
     debug_loop.run_forever()
     thread.join()
+    assert seen == ["called"]
 
 
 def test_exception_context_has_the_source_traceback(debug_loop, turn, unhandled):

@@ -99,6 +99,7 @@ def test_child_that_exits_at_once_does_not_disturb_the_parents_readers(run_scrip
                 await asyncio.sleep(0.001)
 
         loop.run_until_complete(main())
+        assert seen == [b"x"]
         loop.remove_reader(ours)
         loop.close()
         """
@@ -134,12 +135,12 @@ def test_threadsafe_calls_in_the_parent_still_wake_it(run_script):
 
         async def main():
             await reaped(in_child(lambda: None))
-            for _ in range(100):
+            for number in range(100):
                 future = loop.create_future()
                 threading.Thread(
-                    target=loop.call_soon_threadsafe, args=(future.set_result, None)
+                    target=loop.call_soon_threadsafe, args=(future.set_result, number)
                 ).start()
-                await future
+                assert await future == number
 
         loop.run_until_complete(main())
         loop.close()

@@ -6,6 +6,8 @@ import socket
 import threading
 import weakref
 
+from tests.conftest import open_fds
+
 FAR = 3600
 
 
@@ -81,9 +83,10 @@ def test_loops_that_call_each_other(loop_factory):
 
 
 def test_creating_and_closing_many_loops(loop_factory):
-    """The fd check at the end of every test watches this one."""
+    before = open_fds()
     for _ in range(200):
         loop_factory().close()
+    assert open_fds() == before
 
 
 def test_creating_running_and_closing_many_loops(loop_factory):
@@ -169,6 +172,6 @@ def test_interpreter_exit_with_a_loop_running_in_a_daemon_thread(run_script):
         started = threading.Event()
         loop.call_soon(started.set)
         threading.Thread(target=loop.run_forever, daemon=True).start()
-        started.wait()
+        assert started.wait(60)
         """
     )

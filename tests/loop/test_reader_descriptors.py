@@ -354,6 +354,7 @@ def test_fd_number_used_again_after_close(loop):
             loop.add_reader(ours, loop.stop)
             theirs.send(b"x")
             loop.run_forever()
+            assert ours.recv(10) == b"x"
             loop.remove_reader(ours)
 
 
@@ -412,5 +413,6 @@ def test_listening_socket(loop):
         loop.add_reader(listener, loop.stop)
         with socket.create_connection(listener.getsockname()):
             loop.run_forever()
-            listener.accept()[0].close()
-        loop.remove_reader(listener)
+            accepted, _ = listener.accept()
+            accepted.close()
+        assert loop.remove_reader(listener)

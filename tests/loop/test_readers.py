@@ -296,6 +296,7 @@ def test_readers_are_served_while_callbacks_keep_the_loop_busy(loop, socket_pair
     loop.add_reader(ours, loop.stop)
     loop.call_later(0.01, theirs.send, b"x")
     loop.run_forever()
+    assert ours.recv(10) == b"x"
     loop.remove_reader(ours)
 
 

@@ -273,6 +273,7 @@ def test_closing_drops_what_was_scheduled(loop):
 def test_stop_after_close_is_harmless(loop):
     loop.close()
     loop.stop()
+    assert loop.is_closed()
 
 
 def test_methods_of_a_closed_loop_that_need_no_running(loop):
@@ -404,8 +405,9 @@ def test_attributes_can_be_set_on_a_loop(loop):
 
 
 def test_no_warning_from_making_and_using_a_loop(loop_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
         loop = loop_factory()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
+    assert seen == []

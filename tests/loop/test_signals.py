@@ -44,11 +44,13 @@ def test_handler_runs_on_the_loop(loop):
 
 
 def test_signal_from_outside_wakes_a_sleeping_loop(loop):
-    loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, lambda: (seen.append("signal"), loop.stop()))
     timer = threading.Timer(0.05, kill_self)
     timer.start()
     loop.run_forever()
     timer.join()
+    assert seen == ["signal"]
 
 
 def test_each_of_many_signals_arrives(loop, run_until):
@@ -63,9 +65,11 @@ def test_each_of_many_signals_arrives(loop, run_until):
 
 
 def test_signal_before_the_loop_runs_is_not_lost(loop):
-    loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, lambda: (seen.append("signal"), loop.stop()))
     kill_self()
     loop.run_forever()
+    assert seen == ["signal"]
 
 
 def test_replacing_a_handler(loop, run_until):
@@ -224,12 +228,14 @@ def test_child_signal_can_be_handled(loop, run_until):
 
 
 def test_second_loop_may_take_over_the_signals(loop, loop_factory):
-    loop.add_signal_handler(signal.SIGUSR1, int)
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "first")
     other = loop_factory()
-    other.add_signal_handler(signal.SIGUSR1, other.stop)
+    other.add_signal_handler(signal.SIGUSR1, lambda: (seen.append("second"), other.stop()))
     kill_self()
     other.run_forever()
     other.close()
+    assert seen == ["second"]
 
 
 def test_handler_runs_in_the_context_it_was_added_in(loop):

@@ -173,11 +173,13 @@ def test_infinite_delay_never_fires(loop):
 
 
 def test_very_large_delay(loop):
-    timers = [loop.call_later(delay, int) for delay in (1e8, 1e12, 1e300)]
+    seen = []
+    timers = [loop.call_later(delay, seen.append, delay) for delay in (1e8, 1e12, 1e300)]
     loop.call_later(0.01, loop.stop)
     loop.run_forever()
     for timer in timers:
         timer.cancel()
+    assert seen == []
 
 
 def test_arguments_and_context(loop):

@@ -70,7 +70,8 @@ class TestRegistration:
         server = parallel.server("127.0.0.1", 0)
         parallel.register(server, parallel.Protocol)
         parallel.run_once()
-        socket.create_connection(("127.0.0.1", server.port)).close()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            assert client.getpeername()[1] == server.port
         server.shutdown()
         parallel.run()
 

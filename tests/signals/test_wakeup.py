@@ -160,7 +160,7 @@ def test_foreign_descriptor_that_is_closed_is_no_obstacle(loop):
     signal.set_wakeup_fd(ours.fileno())
     ours.close()
     theirs.close()
-    loop.run_until_complete(asyncio.sleep(0))
+    assert loop.run_until_complete(asyncio.sleep(0, "ran")) == "ran"
     signal.set_wakeup_fd(-1)
 
 
@@ -218,7 +218,7 @@ def test_out_of_descriptors_does_not_keep_a_loop_from_running(run_script):
                 opened.append(os.dup(0))
         except OSError:
             pass
-        loop.run_until_complete(asyncio.sleep(0.001))
+        assert loop.run_until_complete(asyncio.sleep(0.001, "ran")) == "ran"
         for fd in opened:
             os.close(fd)
         loop.close()

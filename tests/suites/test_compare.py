@@ -31,7 +31,7 @@ def known(tmp_path, text):
 
 
 def test_the_list_itself_is_valid():
-    compare.read()
+    assert compare.read()
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,4 @@ def test_a_loop_that_is_closed_meanwhile(loop, listener):
     peer.close()
     protocol.transport.abort()
     loop.run_until_complete(asyncio.sleep(0))
+    assert protocol.lost

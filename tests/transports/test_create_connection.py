@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.conftest import open_fds
+
 from .support import Recorder, is_open
 
 needs_all_errors = pytest.mark.skipif(
@@ -182,14 +184,18 @@ async def test_happy_eyeballs_passes_a_silent_address(loop, opened, listener, ad
 
 
 @needs_full_backlog
-async def test_happy_eyeballs_loser_is_closed(loop, opened, listener, address, black_hole):
-    """The fd check at the end of the test would find its socket."""
+async def test_happy_eyeballs_loser_is_closed(
+    loop, opened, listener, address, black_hole, eventually
+):
     fake_getaddrinfo(loop, black_hole, black_hole, address)
+    before = open_fds()
     for _ in range(3):
         transport, _ = await loop.create_connection(
             Recorder, "somewhere", 1, happy_eyeballs_delay=0.01
         )
         opened.append(transport)
+        used = {it.get_extra_info("socket").fileno() for it in opened}
+        await eventually(lambda used=used: open_fds() - before <= used)
 
 
 async def test_interleave(loop, opened, listener, address):

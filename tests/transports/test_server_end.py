@@ -51,6 +51,7 @@ async def test_wait_closed_without_connections(loop, serve):
     server, _, _ = await serve()
     server.close()
     await asyncio.wait_for(server.wait_closed(), 10)
+    assert server.sockets == ()
 
 
 @waits_for_clients

@@ -141,8 +141,10 @@ async def test_sendall_of_much(loop, pair, kind):
 
 
 async def test_sendall_of_nothing(loop, pair):
-    ours, _ = pair
+    ours, theirs = pair
     await asyncio.wait_for(loop.sock_sendall(ours, b""), 10)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
 
 
 async def test_sendall_to_a_peer_that_is_gone(loop, pair):
@@ -360,7 +362,7 @@ async def test_fd_number_used_again_in_the_other_direction(loop):
         reading = asyncio.create_task(loop.sock_recv(ours, 10))
         await asyncio.sleep(0)
         theirs.send(b"x")
-        await reading
+        assert await reading == b"x"
         ours.close()
         theirs.close()
         ours, theirs = socket.socketpair()

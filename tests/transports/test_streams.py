@@ -137,6 +137,7 @@ async def test_several_tasks_drain_at_once(loop, streams):
     writer.write(b"z" * 8 * MIB)
     tasks = [asyncio.create_task(writer.drain()) for _ in range(10)]
     await asyncio.sleep(0.002)
+    assert not any(task.done() for task in tasks)
     await peer.read(8 * MIB)
     await asyncio.wait_for(asyncio.gather(*tasks), 10)
 

@@ -1,6 +1,7 @@
 """What a transport is and tells: types, extra info, repr, protocol, other threads."""
 
 import asyncio
+import gc
 import socket
 import threading
 import weakref
@@ -108,18 +109,22 @@ async def test_questions_from_another_thread(loop, connect):
     assert f"fd={answers['socket']}" in answers["repr"]
 
 
-async def test_last_reference_dropped_in_another_thread(loop, connect, eventually):
-    protocol = Recorder()
-    transport, _ = await connect(protocol)
+async def test_last_reference_dropped_in_another_thread(loop, make_pair, eventually):
+    ours, theirs = make_pair()
+    transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
     transport.close()
+    theirs.close()
     await eventually(lambda: protocol.lost)
     holder = [transport, protocol]
+    references = [weakref.ref(it) for it in holder]
     protocol.transport = None
     protocol.calls.clear()
     del transport, protocol
     thread = threading.Thread(target=holder.clear)
     thread.start()
     thread.join()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
 
 
 async def test_repr(loop, connect, eventually):

@@ -140,6 +140,7 @@ async def test_a_file_that_is_gone_already(serve, folder):
     os.unlink(path)
     server.close()
     await server.wait_closed()
+    assert not os.path.exists(path)
 
 
 @new_in_13
