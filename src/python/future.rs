@@ -6,7 +6,6 @@ use pyo3::types::PyType;
 
 use crate::python::refs::Ref;
 use crate::python::stdlib::Stdlib;
-use crate::python::unstable::future_blocking;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// `_asyncio.Future`. Its methods cannot be replaced, so they need not be looked up for its instances.
@@ -46,13 +45,8 @@ pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
 pub fn block(future: &Ref) -> FfiResult<()> {
     // SAFETY: attached; all are live.
     let failed = unsafe {
-        match future_blocking::set(future.as_ptr()) {
-            Some(failed) => failed,
-            None => {
-                let name = &Stdlib::get().names._asyncio_future_blocking;
-                ffi::PyObject_SetAttr(future.as_ptr(), name.as_ptr(), ffi::Py_True())
-            }
-        }
+        let name = &Stdlib::get().names._asyncio_future_blocking;
+        ffi::PyObject_SetAttr(future.as_ptr(), name.as_ptr(), ffi::Py_True())
     };
     if failed != 0 {
         return Err(ErrSet);

@@ -14,8 +14,6 @@ SHOW = "import json, hybridloop; print(json.dumps(hybridloop.build_info()))"
 
 TRICKS = {
     "context_vars",
-    "coroutine_reuse",
-    "future_blocking",
     "handle_reuse",
     "slot_offset",
     "socket_fd",
@@ -45,7 +43,7 @@ def test_what_it_says():
 )
 def test_all_are_on_by_default():
     free_threaded = info("0")["free_threaded"]
-    needs_lock = {"coroutine_reuse", "handle_reuse", "slot_offset"}
+    needs_lock = {"handle_reuse", "slot_offset"}
     assert {name for name, on in info("0")["unstable"].items() if not on} == (
         needs_lock if free_threaded else set()
     )
@@ -59,7 +57,7 @@ def test_a_list_of_names_turns_these_off():
     unstable = info("socket_fd, context_vars")["unstable"]
     assert not unstable["socket_fd"]
     assert not unstable["context_vars"]
-    assert unstable["future_blocking"] == info("")["unstable"]["future_blocking"]
+    assert unstable["handle_reuse"] == info("")["unstable"]["handle_reuse"]
 
 
 def test_programs_run_without_any():

@@ -38,7 +38,6 @@ use pyo3::prelude::*;
 use crate::python::cell::{LoopCell, SlotCell};
 use crate::python::nested_drop;
 use crate::python::refs::Ref;
-use crate::python::unstable::object_reuse;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// What one step of an operation came to.
@@ -81,19 +80,9 @@ pub trait Operation: Sized + Send + 'static {
     fn traverse(&self, visit: Visit<'_>) -> c_int;
 }
 
-/// How many dead coroutines of a class are kept to be used again.
-const SPARES: usize = 64;
-
-/// The memory of a dead coroutine: its type is still counted, the operation is gone.
-struct Spare(*mut PyObject);
-
-// SAFETY: memory that nobody else knows.
-unsafe impl Send for Spare {}
-
 /// The Python class of one kind of coroutine.
 pub struct Class {
     ty: AtomicPtr<PyTypeObject>,
-    spares: LoopCell<Vec<Spare>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -120,7 +109,6 @@ impl Class {
     pub const fn new() -> Self {
         Self {
             ty: AtomicPtr::new(ptr::null_mut()),
-            spares: LoopCell::new(Vec::new()),
         }
     }
 
@@ -156,29 +144,13 @@ pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<R
 fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiResult<Ref> {
     let class = T::class();
     let ty = class.ty.load(Ordering::Relaxed);
-    let spare = if object_reuse::of_coroutines() {
-        class.spares.with(Vec::pop)
-    } else {
-        None
-    };
     // SAFETY: the type was made at import; the fields are written before anybody else sees the object.
     unsafe {
-        let object = match spare {
-            Some(Spare(object)) => {
-                // The type is counted anew.
-                ffi::PyObject_Init(object, ty);
-                object
-            }
-            None => {
-                let alloc = (*ty).tp_alloc;
-                let Some(alloc) = alloc else {
-                    return Err(PyImportError::new_err("coroutines cannot be allocated").into());
-                };
-                let object = Ref::new(alloc(ty, 0))?.into_ptr();
-                ffi::PyObject_GC_UnTrack(object.cast());
-                object
-            }
+        let Some(alloc) = (*ty).tp_alloc else {
+            return Err(PyImportError::new_err("coroutines cannot be allocated").into());
         };
+        let object = Ref::new(alloc(ty, 0))?.into_ptr();
+        ffi::PyObject_GC_UnTrack(object.cast());
         let this = object.cast::<CoroutineObject<T>>();
         (&raw mut (*this).weakrefs).write(ptr::null_mut());
         (&raw mut (*this).name).write(name);

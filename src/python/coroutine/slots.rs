@@ -11,11 +11,10 @@ use pyo3::prelude::*;
 use crate::python::coroutine::wrapper::CoroutineWrapper;
 use crate::python::coroutine::{
     already_executing, not_a_result, of, reused, thrown, view, Answer, CoroutineObject, Kind,
-    Operation, Spare, State, SPARES,
+    Operation, State,
 };
 use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
-use crate::python::unstable::object_reuse;
 use crate::python::vectorcall::{guard, Method};
 use crate::python::{ErrSet, FfiResult, Ref};
 
@@ -369,20 +368,8 @@ unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
         this.end();
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).future);
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).operation);
-        // The memory of one that the collector has finalized remembers that.
-        let reusable = object_reuse::of_coroutines() && ffi::PyObject_GC_IsFinalized(object) == 0;
-        let kept = reusable
-            && T::class().spares.with(|spares| {
-                let room = spares.len() < SPARES;
-                if room {
-                    spares.push(Spare(object));
-                }
-                room
-            });
-        if !kept {
-            if let Some(free) = (*ty).tp_free {
-                free(object.cast());
-            }
+        if let Some(free) = (*ty).tp_free {
+            free(object.cast());
         }
         ffi::Py_DECREF(ty.cast());
     }

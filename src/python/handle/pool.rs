@@ -15,7 +15,7 @@ use crate::python::handle::{
     PERSISTENT, PLAIN_FIELDS, SUBCLASS_WORDS, TEMPLATE, THREAD_SAFE, TRACKED,
 };
 use crate::python::refs::Ref;
-use crate::python::unstable::object_reuse;
+use crate::python::unstable::handle_reuse;
 use crate::python::vectorcall::FfiResult;
 
 /// What a new handle is to call.
@@ -135,7 +135,7 @@ pub fn track_kept(handle: &HandleRef, whatever: bool) {
     let this = handle.as_ptr();
     // SAFETY: an owned handle is live.
     unsafe {
-        let kept = whatever || !object_reuse::of_handles() || ffi::Py_REFCNT(this.cast()) > 1;
+        let kept = whatever || !handle_reuse::is_on() || ffi::Py_REFCNT(this.cast()) > 1;
         if kept && !(*this).has(TRACKED) {
             (*this).set(TRACKED, true);
             ffi::PyObject_GC_Track(this.cast());
@@ -188,7 +188,7 @@ unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
         track_kept(handle, true);
         let before = handle_pool.with_leaf(|handle_pool| handle_pool.last.replace(handle.clone()));
         if let Some(before) = before {
-            if object_reuse::of_handles()
+            if handle_reuse::is_on()
                 && ffi::Py_REFCNT(before.as_ptr().cast()) == 2
                 && !(*before.as_ptr()).has(PERSISTENT)
                 && (*before.as_ptr()).has(TRACKED)
@@ -213,7 +213,7 @@ pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
                 .take_if(|last| std::ptr::eq(last.as_ptr(), this))
         });
         drop(last);
-        if object_reuse::of_handles()
+        if handle_reuse::is_on()
             && ffi::Py_REFCNT(this.cast()) == 1
             && !has_weakrefs(this)
             && is_plain(this)

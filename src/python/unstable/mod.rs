@@ -10,8 +10,7 @@
 //! `hybridloop.build_info()` shows which are on.
 
 pub mod context_vars;
-pub mod future_blocking;
-pub mod object_reuse;
+pub mod handle_reuse;
 pub mod slot_offset;
 pub mod socket_fd;
 pub mod ssl_object;
@@ -30,8 +29,7 @@ const TESTED: RangeInclusive<u8> = 11..=15;
 /// Decides which tricks may be used, and probes them.
 pub fn init(py: Python<'_>) -> PyResult<()> {
     context_vars::init(py)?;
-    future_blocking::init(py);
-    object_reuse::init(py);
+    handle_reuse::init(py);
     slot_offset::init(py);
     socket_fd::init(py);
     ssl_object::init(py);
@@ -59,9 +57,7 @@ pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let tricks = PyDict::new(py);
     for (name, is_on) in [
         (context_vars::NAME, context_vars::is_on()),
-        (future_blocking::NAME, future_blocking::is_on()),
-        (object_reuse::HANDLES, object_reuse::of_handles()),
-        (object_reuse::COROUTINES, object_reuse::of_coroutines()),
+        (handle_reuse::NAME, handle_reuse::is_on()),
         (slot_offset::NAME, slot_offset::is_on()),
         (socket_fd::NAME, socket_fd::is_on()),
         (ssl_object::NAME, ssl_object::is_on()),
