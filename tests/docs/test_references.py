@@ -34,6 +34,12 @@ def test_links(page):
             assert fragment in set(anchors(target)), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths(page):
+    for path in re.findall(r"`((?:src|crates|hybridloop|tests)/[\w/.-]*)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
 def exists(dotted):
     parts = dotted.split(".")
     found = importlib.import_module(parts[0])
