@@ -20,7 +20,11 @@ MIN_PYTHON := 11
 MIN_RUST := 88
 MINOR_VERSION := -c 'import sys; print(sys.version_info[:2])'
 
+comma := ,
 PY := $(VENV)/bin/python
+# The unit tests of the extension call no function of Python, which need not be there to link with.
+NO_PYTHON := $(if $(filter Darwin,$(shell uname)),-C link-arg=-undefined -C link-arg=dynamic_lookup,\
+	-C link-arg=-Wl$(comma)--unresolved-symbols=ignore-all)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 # PyO3's build script asks this interpreter, also when cargo is called without maturin.
@@ -74,10 +78,11 @@ sdist: $(VENV)/.maturin ## Build a source distribution into dist/
 test: test-rust test-python ## Run every test: Rust, loom models, Python
 
 .PHONY: test-rust
-test-rust: | check-tools ## Run the tests of the crates without Python, and the loom models
+test-rust: $(PY) | check-tools ## Run the tests in Rust, which need no Python, and the loom models
 	$(CARGO) test -p hybridloop-sync -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-sync -p hybridloop-kernels --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
+	PYO3_BUILD_EXTENSION_MODULE=1 RUSTFLAGS="$(NO_PYTHON)" $(CARGO) test -p hybridloop --lib --target-dir "$(TARGET_DIR)/unit"
 
 .PHONY: test-stress
 test-stress: | check-tools ## Run the tests of the memory bus that take long, optimized

@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyString};
 use crate::python::buffer::BufferGuard;
 use crate::python::cell::SlotCell;
 use crate::python::refs::Ref;
+use crate::python::unstable::bytes_reuse;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// Below this CPython shares objects (empty, single bytes) or allocates them cheaply.
@@ -111,7 +112,7 @@ impl SpareBytes {
             // `data` and the zero byte behind it.
             unsafe {
                 if size_of_bytes(&spare) == data.len() {
-                    overwrite(&spare, data);
+                    bytes_reuse::overwrite(spare.as_ptr(), data);
                     return Ok(spare);
                 }
             }
@@ -122,8 +123,7 @@ impl SpareBytes {
     /// Keeps an object that [`SpareBytes::make`] has made, if this is the last reference to it.
     #[inline]
     pub fn keep(&self, data: Ref) {
-        // Free-threaded builds split the count, so that it does not tell.
-        if cfg!(Py_GIL_DISABLED) {
+        if !bytes_reuse::is_on() {
             return;
         }
         // SAFETY: the object is live.
@@ -166,7 +166,7 @@ impl Room {
         }
         if size == room {
             // SAFETY: it is exact `bytes`.
-            unsafe { forget_hash(self.0.as_ptr()) };
+            unsafe { bytes_reuse::forget_hash(self.0.as_ptr()) };
             return Ok(self.0);
         }
         if size == 0 {
@@ -206,31 +206,6 @@ extern "C" {
 unsafe fn size_of_bytes(bytes: &Ref) -> usize {
     // SAFETY: the caller's object is a `bytes`.
     unsafe { ffi::Py_SIZE(bytes.as_ptr()).unsigned_abs() }
-}
-
-/// Puts other data of the same size into an object that nobody else holds.
-#[inline]
-unsafe fn overwrite(bytes: &Ref, data: &[u8]) {
-    // SAFETY: the caller's object has room for `data`, and a zero byte behind it.
-    unsafe {
-        ptr::copy_nonoverlapping(
-            data.as_ptr(),
-            ffi::PyBytes_AS_STRING(bytes.as_ptr()).cast_mut().cast(),
-            data.len(),
-        );
-        forget_hash(bytes.as_ptr());
-    }
-}
-
-/// A `bytes` object remembers its hash; −1 stands for one that was not asked for yet.
-unsafe fn forget_hash(bytes: *mut PyObject) {
-    // SAFETY: the caller's object is exactly of this layout.
-    unsafe {
-        #[allow(deprecated)]
-        {
-            (*bytes.cast::<ffi::PyBytesObject>()).ob_shash = -1;
-        }
-    }
 }
 
 /// A `str`; PyO3's own functions panic if there is no memory for it.

@@ -13,6 +13,7 @@ import hybridloop
 SHOW = "import json, hybridloop; print(json.dumps(hybridloop.build_info()))"
 
 TRICKS = {
+    "bytes_reuse",
     "context_vars",
     "handle_reuse",
     "slot_offset",
@@ -43,7 +44,7 @@ def test_what_it_says():
 )
 def test_all_are_on_by_default():
     free_threaded = info("0")["free_threaded"]
-    needs_lock = {"handle_reuse", "slot_offset"}
+    needs_lock = {"bytes_reuse", "handle_reuse", "slot_offset"}
     assert {name for name, on in info("0")["unstable"].items() if not on} == (
         needs_lock if free_threaded else set()
     )

@@ -1,7 +1,7 @@
 //! Everything that depends on how CPython lays out its private memory: one file per trick.
 //!
-//! Each file says what it reads, on which Pythons it was seen to work, how it is probed at import and what it gains, and has
-//! a way around it that uses public functions only. A trick is on if
+//! Each file says what it reads, on which Pythons it was seen to work and how it is probed at import, and has a way around it that
+//! uses public functions only; `docs/architecture/unstable.md` says what each gains. A trick is on if
 //!
 //! * `HYBRIDLOOP_SAFE` does not turn it off: `1` turns off all, else it is a list of names separated by commas;
 //! * this is one of the Pythons on which the tests run ([`TESTED`]);
@@ -9,6 +9,7 @@
 //!
 //! `hybridloop.build_info()` shows which are on.
 
+pub mod bytes_reuse;
 pub mod context_vars;
 pub mod handle_reuse;
 pub mod slot_offset;
@@ -28,6 +29,7 @@ const TESTED: RangeInclusive<u8> = 11..=15;
 
 /// Decides which tricks may be used, and probes them.
 pub fn init(py: Python<'_>) -> PyResult<()> {
+    bytes_reuse::init(py);
     context_vars::init(py)?;
     handle_reuse::init(py);
     slot_offset::init(py);
@@ -56,6 +58,7 @@ fn is_allowed(py: Python<'_>, name: &str) -> bool {
 pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let tricks = PyDict::new(py);
     for (name, is_on) in [
+        (bytes_reuse::NAME, bytes_reuse::is_on()),
         (context_vars::NAME, context_vars::is_on()),
         (handle_reuse::NAME, handle_reuse::is_on()),
         (slot_offset::NAME, slot_offset::is_on()),
