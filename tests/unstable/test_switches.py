@@ -16,7 +16,6 @@ TRICKS = {
     "bytes_reuse",
     "context_vars",
     "handle_reuse",
-    "slot_offset",
     "socket_fd",
     "ssl_object",
     "stream_reader",
@@ -44,7 +43,7 @@ def test_what_it_says():
 )
 def test_all_are_on_by_default():
     free_threaded = info("0")["free_threaded"]
-    needs_lock = {"bytes_reuse", "handle_reuse", "slot_offset"}
+    needs_lock = {"bytes_reuse", "handle_reuse"}
     assert {name for name, on in info("0")["unstable"].items() if not on} == (
         needs_lock if free_threaded else set()
     )

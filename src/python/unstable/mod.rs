@@ -12,7 +12,6 @@
 pub mod bytes_reuse;
 pub mod context_vars;
 pub mod handle_reuse;
-pub mod slot_offset;
 pub mod socket_fd;
 pub mod ssl_object;
 pub mod stream_reader;
@@ -32,7 +31,6 @@ pub fn init(py: Python<'_>) -> PyResult<()> {
     bytes_reuse::init(py);
     context_vars::init(py)?;
     handle_reuse::init(py);
-    slot_offset::init(py);
     socket_fd::init(py);
     ssl_object::init(py);
     stream_reader::init(py);
@@ -61,7 +59,6 @@ pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         (bytes_reuse::NAME, bytes_reuse::is_on()),
         (context_vars::NAME, context_vars::is_on()),
         (handle_reuse::NAME, handle_reuse::is_on()),
-        (slot_offset::NAME, slot_offset::is_on()),
         (socket_fd::NAME, socket_fd::is_on()),
         (ssl_object::NAME, ssl_object::is_on()),
         (stream_reader::NAME, stream_reader::is_on()),

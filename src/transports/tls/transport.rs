@@ -1,6 +1,7 @@
 //! The native `write()` of `hybridloop.loop.tls.SSLTransport`, the transport that the application's protocol gets.
 
 use pyo3::ffi::{self, PyObject};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -9,14 +10,16 @@ use crate::fastcall;
 use crate::python::args::{bind, Parameter};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{contents, to_bytes};
-use crate::python::unstable::slot_offset::Slot;
 use crate::python::{Args, FfiResult, Ref};
 use crate::transports::args::is_bytes_like;
 use crate::transports::tls::state::{is_tls, TlsCore};
 use crate::transports::tls::write::write_and_send;
 
-/// The slot with the TLS protocol.
-static PROTOCOL: Slot = Slot::new("_ssl_protocol");
+/// The TLS protocol of a transport; `None` once asyncio has deleted it.
+fn protocol_of(transport: Bound<'_, PyAny>) -> Option<Ref> {
+    let protocol = transport.getattr(intern!(transport.py(), "_ssl_protocol"));
+    protocol.ok().map(Ref::from).filter(is_tls)
+}
 
 /// `SSLTransport.write(data)`
 unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
@@ -27,7 +30,7 @@ unsafe fn write(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         let py = Python::assume_attached();
         (
             py,
-            PROTOCOL.get(slf).filter(is_tls),
+            protocol_of(Bound::from_borrowed_ptr(py, slf)),
             Ref::from_ptr_ref(&slf),
             Ref::from_ptr_ref(&data),
         )
@@ -84,9 +87,6 @@ fn inherited_write(py: Python<'_>, transport: &Ref, data: &Ref) -> FfiResult<Ref
 
 /// Adds the method to the class: a subclass of asyncio's, with the slot `_ssl_protocol` and nothing else.
 pub fn install_write(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let sample = class.call_method1("__new__", (class,))?;
-    sample.setattr("_closed", true)?;
-    PROTOCOL.probe(class, &sample)?;
     install(
         class,
         [(
