@@ -2,7 +2,7 @@
 //!
 //! Whatever a program, a peer or a file decides the size of is asked for by functions that may fail, and ends in `MemoryError`.
 //! What is left is small and of fixed size: blocks of a queue, shared counters, texts of errors. Rust's library ends the
-//! process when it does not get these. So there is a reserve for them, which nobody else uses. [`is_short`] tells when much of
+//! process when it does not get these. So there is a reserve for them, which nobody else uses. [`is_memory_low`] tells when much of
 //! it is used, and then nothing begins that would need more.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -26,7 +26,7 @@ pub fn out_of_memory<E>(left: E) -> ErrSet {
 
 /// Whether the system gives no memory and half of the reserve is used.
 #[inline]
-pub fn is_short() -> bool {
+pub fn is_memory_low() -> bool {
     RESERVE.used.load(Ordering::Relaxed) > SLOTS / 2
 }
 

@@ -132,7 +132,7 @@ impl LoopCore {
     #[setter(_debug)]
     fn set_debug(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.debug.set(value.is_truthy()?);
-        self.choose_run();
+        self.update_run_path();
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl LoopCore {
             )
         })?;
         for pending in [&self.to_flush, &self.to_resume] {
-            pending.with(|list| objects(list.iter().map(|it| &it.object), &visit))?;
+            pending.with(|list| objects(list.iter().map(|source| &source.object), &visit))?;
         }
         self.contexts
             .with(|contexts| objects(contexts.iter(), &visit))?;

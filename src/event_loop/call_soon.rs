@@ -6,8 +6,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::allocator::{is_short, out_of_memory};
-use crate::event_loop::callback_arguments::{by_keyword, number, parse};
+use crate::allocator::{is_memory_low, out_of_memory};
+use crate::event_loop::callback_args::{by_keyword, number, parse};
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::tasks::{create_future, create_task};
 use crate::event_loop::{check_thread, handles, LoopCore};
@@ -66,7 +66,7 @@ impl LoopCore {
 
     /// Puts a handle into the inbox and wakes the loop if it sleeps.
     pub fn push_inbox(&self, handle: HandleRef) -> FfiResult<()> {
-        if is_short() {
+        if is_memory_low() {
             return Err(out_of_memory(handle));
         }
         if self.inbox.push(handle) {
@@ -77,7 +77,7 @@ impl LoopCore {
 
     /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get
     /// in there where nothing may fail.
-    pub fn keep_places(&self) -> FfiResult<()> {
+    pub fn reserve_queues(&self) -> FfiResult<()> {
         let count = self.descriptors.with(|all| all.len()) + 1;
         [&self.to_flush, &self.to_resume]
             .into_iter()
@@ -142,7 +142,7 @@ unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         }
         let handle = core.soon(slf, call.callback, call.args, call.context)?;
         if core.is_debug() {
-            handles::note_source(&handle)?;
+            handles::save_source_traceback(&handle)?;
         }
         Ok(handle.into_object())
     }
@@ -169,7 +169,7 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> FfiResult<
         let (running, class) = (core.is_running(), Class::of_other_threads());
         let handle = new_handle(&core.handle_pool, &core.contexts, running, class, call)?;
         if core.is_debug() {
-            handles::note_source(&handle)?;
+            handles::save_source_traceback(&handle)?;
         }
         core.push_inbox(handle.clone())?;
         Ok(handle.into_object())
@@ -232,7 +232,7 @@ unsafe fn timer(
         }
         let timer = core.at(slf, when, call.callback, call.args, call.context)?;
         if core.is_debug() {
-            handles::note_source(&timer)?;
+            handles::save_source_traceback(&timer)?;
         }
         Ok(timer.into_object())
     }
@@ -269,8 +269,8 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> FfiResult<R
     // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
     unsafe {
         let core = LoopCore::of(slf);
-        if let Some(ours) = crate::python::handle::downcast(handle) {
-            if !(*ours).has(crate::python::handle::CANCELLED) {
+        if let Some(native) = crate::python::handle::downcast(handle) {
+            if !(*native).has(crate::python::handle::CANCELLED) {
                 core.push_ready(HandleRef::borrowed(handle))?;
             }
             return Ok(Ref::none());

@@ -104,7 +104,7 @@ impl LoopCore {
 
 impl LoopCore {
     /// Whether `object` is a loop of ours whose class has not replaced `create_future()`.
-    pub fn makes_futures_of(object: &Ref) -> FfiResult<bool> {
+    pub fn has_native_create_future(object: &Ref) -> FfiResult<bool> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let core = py.get_type::<Self>();

@@ -31,10 +31,10 @@ impl LoopCore {
             let before = (*this).begin_run();
             let outcome = if before & CANCELLED != 0 || (*this).callback.is_null() {
                 Ok(())
-            } else if self.runs_watched.get() {
-                self.run_watched(event_loop, &handle)
+            } else if self.needs_slow_run.get() {
+                self.run_slow(event_loop, &handle)
             } else {
-                self.run_plain(event_loop, &handle)
+                self.run_callback(event_loop, &handle)
             };
             if before & RUNNING != 0 {
                 // Its callback has run the loop. The references have to stay until that callback returns.
@@ -53,7 +53,7 @@ impl LoopCore {
     }
 
     #[inline]
-    unsafe fn run_plain(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
+    unsafe fn run_callback(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
         // SAFETY: the caller owns the handle and has set RUNNING, so its context stays.
         let result = unsafe {
@@ -72,7 +72,7 @@ impl LoopCore {
     /// Runs a handle in a copy of the template it was made with.
     #[inline]
     unsafe fn run_in_copy(&self, this: *mut HandleObject) -> FfiResult<()> {
-        // SAFETY: as for `run_plain`.
+        // SAFETY: as for `run_callback`.
         unsafe {
             let template = HandleObject::locked(this, || Ref::borrowed((*this).context));
             let context = Contexts::lease(&self.contexts, &template)?;
@@ -93,11 +93,11 @@ impl LoopCore {
 
     /// Runs a handle by its `_run()` if that was replaced. In debug mode slow ones are logged.
     #[cold]
-    unsafe fn run_watched(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
+    unsafe fn run_slow(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let run = || match self.run_by_method(handle) {
             Some(result) => result,
             // SAFETY: the caller's promise.
-            None => unsafe { self.run_plain(event_loop, handle) },
+            None => unsafe { self.run_callback(event_loop, handle) },
         };
         if !self.is_debug() {
             return run();
@@ -151,21 +151,21 @@ impl LoopCore {
             }
         });
         for timer in &gone {
-            left_heap(timer);
+            mark_unscheduled(timer);
         }
     }
 }
 
 /// Notes that a timer is not in the heap any longer.
 #[inline]
-pub fn left_heap(timer: &HandleRef) {
+pub fn mark_unscheduled(timer: &HandleRef) {
     // SAFETY: an owned handle is live.
     unsafe { (*timer.as_ptr()).set(SCHEDULED | COUNTED, false) };
 }
 
 /// Keeps where the handle was made, for reports in debug mode.
 #[cold]
-pub fn note_source(handle: &HandleRef) -> FfiResult<()> {
+pub fn save_source_traceback(handle: &HandleRef) -> FfiResult<()> {
     // SAFETY: attached; the handle is live.
     unsafe {
         let py = Python::assume_attached();
@@ -182,7 +182,7 @@ pub fn note_source(handle: &HandleRef) -> FfiResult<()> {
 }
 
 /// Waits until the callback has returned, if it runs in another thread and the handle is of the kind that waits.
-unsafe fn wait_if_elsewhere(slf: *mut PyObject) -> FfiResult<()> {
+unsafe fn wait_for_other_thread(slf: *mut PyObject) -> FfiResult<()> {
     // SAFETY: the caller's handle is live; the loop of a handle is a `LoopCore`.
     unsafe {
         let this = slf.cast::<HandleObject>();
@@ -206,7 +206,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
     let this = slf.cast::<HandleObject>();
     // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
     unsafe {
-        wait_if_elsewhere(slf)?;
+        wait_for_other_thread(slf)?;
         if (*this).has(CANCELLED) {
             return Ok(Ref::none());
         }
@@ -229,7 +229,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
         }
         if !core.is_owner() {
             // The owner of the loop lets go of the rest when it comes by, or runs it right now.
-            wait_if_elsewhere(slf)?;
+            wait_for_other_thread(slf)?;
             return Ok(Ref::none());
         }
         if !(*this).has(RUNNING) {
@@ -246,7 +246,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
 unsafe fn cancelled(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`.
     unsafe {
-        wait_if_elsewhere(slf)?;
+        wait_for_other_thread(slf)?;
         Ok(Ref::bool((*slf.cast::<HandleObject>()).has(CANCELLED)))
     }
 }
@@ -402,11 +402,11 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         if class == Class::ThreadSafe {
             attributes.push(getset(c"_lock", get_lock, None));
         }
-        if let Some(made) = make_type(py, class, methods(), attributes)? {
+        if let Some(class_object) = make_type(py, class, methods(), attributes)? {
             if class != Class::ThreadSafe {
                 module.add(
-                    made.bind(py).getattr("__name__")?.cast_into()?,
-                    made.bind(py),
+                    class_object.bind(py).getattr("__name__")?.cast_into()?,
+                    class_object.bind(py),
                 )?;
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! * [`attributes`] — the attributes and cold methods that Python sees.
 //! * [`run_once`] — one iteration after another until the loop is stopped.
-//! * [`call_soon`] — `call_soon`, `call_later`, `call_at`; [`callback_arguments`] — what they are called with.
+//! * [`call_soon`] — `call_soon`, `call_later`, `call_at`; [`callback_args`] — their arguments.
 //! * [`tasks`], [`futures`] — making tasks and futures.
 //! * [`handles`] — running, cancelling and describing handles.
 //! * [`io`] — descriptors: `add_reader` and related methods, readiness, receiving.
@@ -17,7 +17,7 @@
 
 mod attributes;
 mod call_soon;
-mod callback_arguments;
+mod callback_args;
 mod completions;
 mod dns;
 pub mod exceptions;
@@ -105,7 +105,7 @@ pub struct LoopCore {
     iterating_process: RelaxedU64,
     overrides: overrides::Overrides,
     /// Handles are run with a look at what else is to be done: in debug mode, or where `_run()` was replaced.
-    runs_watched: RelaxedBool,
+    needs_slow_run: RelaxedBool,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
     thread_id: RelaxedU64,
     /// `poll_skip_interval` in ticks of the processor's counter.
@@ -163,7 +163,7 @@ impl LoopCore {
             running_thread: AtomicU64::new(0),
             iterating_process: RelaxedU64::default(),
             overrides: overrides::Overrides::default(),
-            runs_watched: RelaxedBool::default(),
+            needs_slow_run: RelaxedBool::default(),
             thread_id: RelaxedU64::default(),
             poll_skip_ticks: Cell::new(ns_to_ticks(run_once::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(ns_to_seconds(run_once::POLL_SKIP_NS)),
@@ -237,7 +237,7 @@ impl LoopCore {
     }
 
     /// Ends the loop's sleep if another thread calls: what it has left in the loop's queues is looked at.
-    pub fn wake_from_elsewhere(&self) {
+    pub fn wake_from_other_thread(&self) {
         if self.is_running() && !self.runs_here() && self.inbox.notify() {
             self.wake();
         }
@@ -342,7 +342,7 @@ impl LoopCore {
         drop(self.ready.take());
         let timers = self.timers.with(TimerHeap::take_all);
         for timer in &timers {
-            handles::left_heap(timer);
+            handles::mark_unscheduled(timer);
         }
         drop(timers);
         drop(self.to_flush.take());

@@ -13,7 +13,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::event_loop::callback_arguments::number;
+use crate::event_loop::callback_args::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
 use crate::python::unstable::type_version::SeenVersion;
@@ -28,7 +28,7 @@ pub struct Overrides {
     /// Version of the loop's class while `time()` is ours.
     clock_version: SeenVersion,
     /// The loop object has an attribute `time`.
-    clock_on_instance: RelaxedBool,
+    time_on_instance: RelaxedBool,
     /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
     run_version: SeenVersion,
     /// `_run()` of each class when it was found to be asyncio's.
@@ -51,10 +51,10 @@ pub fn set_attribute(
     if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), pointer) } != 0 {
         return Err(ErrSet.into());
     }
-    let known = &slf.get().overrides;
+    let overrides = &slf.get().overrides;
     if name.eq(intern!(slf.py(), "time"))? {
-        known.clock_on_instance.set(value.is_some());
-        known.clock_version.forget();
+        overrides.time_on_instance.set(value.is_some());
+        overrides.clock_version.forget();
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ pub fn set_attribute(
 impl LoopCore {
     /// Whether `time()` of the loop object is not ours.
     #[inline]
-    fn has_other_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
+    fn has_custom_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
         // SAFETY: the callers' loop is live.
         if unsafe {
             self.overrides
@@ -71,23 +71,23 @@ impl LoopCore {
         } {
             return Ok(false);
         }
-        self.look_at_clock(event_loop)
+        self.find_clock_override(event_loop)
     }
 
     #[cold]
-    fn look_at_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
+    fn find_clock_override(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
         // SAFETY: attached; the callers' loop is live.
         unsafe {
             let py = Python::assume_attached();
             let name = intern!(py, "time");
             let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
-            let is_ours = class.getattr(name)?.is(own_time(py)?);
-            let known = &self.overrides;
-            if known.clock_on_instance.get() || !is_ours {
-                known.clock_version.forget();
+            let is_ours = class.getattr(name)?.is(native_time(py)?);
+            let overrides = &self.overrides;
+            if overrides.time_on_instance.get() || !is_ours {
+                overrides.clock_version.forget();
                 return Ok(true);
             }
-            known.clock_version.remember(class.as_type_ptr());
+            overrides.clock_version.remember(class.as_type_ptr());
         }
         Ok(false)
     }
@@ -98,9 +98,9 @@ impl LoopCore {
     /// `event_loop` is the live loop object of this core.
     #[inline]
     pub unsafe fn now(&self, event_loop: *mut PyObject) -> FfiResult<f64> {
-        if self.has_other_clock(event_loop)? {
+        if self.has_custom_clock(event_loop)? {
             // SAFETY: the caller's promise.
-            return unsafe { other_time(event_loop) };
+            return unsafe { custom_time(event_loop) };
         }
         Ok(ns_to_seconds(now_ns()))
     }
@@ -110,10 +110,10 @@ impl LoopCore {
     /// # Safety
     /// As [`LoopCore::now`].
     #[inline]
-    pub unsafe fn now_to_wait(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
-        if self.has_other_clock(event_loop)? {
+    pub unsafe fn now_for_timeout(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
+        if self.has_custom_clock(event_loop)? {
             // SAFETY: the caller's promise.
-            return Ok(deadline_ns(unsafe { other_time(event_loop) }?));
+            return Ok(deadline_ns(unsafe { custom_time(event_loop) }?));
         }
         Ok(now_ns())
     }
@@ -123,25 +123,25 @@ impl LoopCore {
     /// # Safety
     /// As [`LoopCore::now`].
     #[inline]
-    pub unsafe fn now_for_due(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
-        if self.has_other_clock(event_loop)? {
+    pub unsafe fn latest_due(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
+        if self.has_custom_clock(event_loop)? {
             // SAFETY: the caller's promise.
-            return unsafe { other_due(event_loop) };
+            return unsafe { custom_due(event_loop) };
         }
         Ok(now_ns())
     }
 
     /// Looks whether `_run()` of handles is asyncio's, if that may have changed.
     #[inline]
-    pub fn look_at_runs(&self) {
+    pub fn check_run_override(&self) {
         // SAFETY: the class was made at import and lives for good.
         if !unsafe { self.overrides.run_version.is_current(Class::Timer.ty()) } {
-            self.look_at_run();
+            self.find_run_override();
         }
     }
 
     #[cold]
-    fn look_at_run(&self) {
+    fn find_run_override(&self) {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         let mut replaced = false;
@@ -159,20 +159,20 @@ impl LoopCore {
                 drop(seen.replace(run));
             }
         }
-        let known = &self.overrides;
-        known.run_replaced.set(replaced);
+        let overrides = &self.overrides;
+        overrides.run_replaced.set(replaced);
         if replaced {
-            known.run_version.forget();
+            overrides.run_version.forget();
         } else {
             // SAFETY: the class was made at import and lives for good.
-            unsafe { known.run_version.remember(Class::Timer.ty()) };
+            unsafe { overrides.run_version.remember(Class::Timer.ty()) };
         }
-        self.choose_run();
+        self.update_run_path();
     }
 
-    /// Brings `runs_watched` in line with what it depends on.
-    pub fn choose_run(&self) {
-        self.runs_watched
+    /// Brings `needs_slow_run` in line with what it depends on.
+    pub fn update_run_path(&self) {
+        self.needs_slow_run
             .set(self.is_debug() || self.overrides.run_replaced.get());
     }
 
@@ -190,7 +190,7 @@ impl LoopCore {
         Some(run.map(drop).map_err(ErrSet::from))
     }
 
-    /// Whether polling is up to [`LoopCore::ask_selector`].
+    /// Whether polling is up to [`LoopCore::poll_selector`].
     #[inline]
     pub fn is_select_replaced(&self) -> bool {
         self.overrides.select_replaced.get()
@@ -202,7 +202,11 @@ impl LoopCore {
 
     /// Polls by `event_loop._selector.select(timeout)`.
     #[cold]
-    pub fn ask_selector(&self, event_loop: *mut PyObject, wait: Option<Duration>) -> FfiResult<()> {
+    pub fn poll_selector(
+        &self,
+        event_loop: *mut PyObject,
+        wait: Option<Duration>,
+    ) -> FfiResult<()> {
         // SAFETY: attached; the callers' loop is live.
         let event_loop = unsafe {
             let py = Python::assume_attached();
@@ -228,14 +232,14 @@ impl LoopCore {
         let wait = timeout
             .map(|timeout| Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX));
         if wait == Some(Duration::ZERO) {
-            return Ok(self.poll_at_once(py)?);
+            return Ok(self.poll_nonblocking(py)?);
         }
         Ok(self.wait_for_io(py, wait)?)
     }
 }
 
 /// `LoopCore.time`
-fn own_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
+fn native_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
     static TIME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let time = TIME.get_or_try_init(py, || {
         py.get_type::<LoopCore>().getattr("time").map(Bound::unbind)
@@ -244,7 +248,7 @@ fn own_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
 }
 
 #[cold]
-unsafe fn other_time(event_loop: *mut PyObject) -> FfiResult<f64> {
+unsafe fn custom_time(event_loop: *mut PyObject) -> FfiResult<f64> {
     // SAFETY: attached; the caller's loop is live.
     unsafe {
         let py = Python::assume_attached();
@@ -256,14 +260,14 @@ unsafe fn other_time(event_loop: *mut PyObject) -> FfiResult<f64> {
 
 /// asyncio's rule: what comes before the end of the clock's tick is due.
 #[cold]
-unsafe fn other_due(event_loop: *mut PyObject) -> FfiResult<u64> {
+unsafe fn custom_due(event_loop: *mut PyObject) -> FfiResult<u64> {
     // SAFETY: attached; the caller's loop is live.
     unsafe {
         let py = Python::assume_attached();
         let resolution: Ref = Bound::from_borrowed_ptr(py, event_loop)
             .getattr(intern!(py, "_clock_resolution"))?
             .into();
-        let end = other_time(event_loop)? + number(resolution.as_ptr())?;
+        let end = custom_time(event_loop)? + number(resolution.as_ptr())?;
         Ok(deadline_ns(end).saturating_sub(1))
     }
 }

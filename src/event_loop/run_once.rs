@@ -13,12 +13,12 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::event_loop::handles::left_heap;
+use crate::event_loop::handles::mark_unscheduled;
 use crate::event_loop::stats::CallbackTimer;
 use crate::event_loop::{current_thread, exceptions, CompletionSource, LoopContext, LoopCore};
 use crate::python::context::Contexts;
 use crate::python::finalization::hang_at_exit;
-use crate::python::handle::{track_kept, HandlePool, HandleRef, CANCELLED, COUNTED};
+use crate::python::handle::{track_if_shared, HandlePool, HandleRef, CANCELLED, COUNTED};
 use crate::python::FfiResult;
 
 /// How long a busy loop may go on without looking for I/O …
@@ -102,8 +102,11 @@ impl LoopCore {
         if self.inbox.is_pending() {
             self.drain_inbox();
         }
-        self.ready
-            .with(|ready| ready.iter().for_each(|handle| track_kept(handle, false)));
+        self.ready.with(|ready| {
+            ready
+                .iter()
+                .for_each(|handle| track_if_shared(handle, false))
+        });
     }
 
     /// An iteration; what was written before an exception still leaves.
@@ -121,9 +124,9 @@ impl LoopCore {
             self.drain_inbox();
         }
         self.stats.iteration();
-        self.look_at_runs();
+        self.check_run_override();
         self.drop_cancelled_timers();
-        self.look_for_io(py, object)?;
+        self.poll_for_io(py, object)?;
         if self.lookups.is_pending() {
             self.lookups.deliver(object)?;
             self.stats.callbacks_begin();
@@ -151,10 +154,10 @@ impl LoopCore {
 
     /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
     fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> FfiResult<()> {
-        let mut together = CallbackTimer::new();
+        let mut timer = CallbackTimer::new();
         for number in 0..count {
             if number > 0 {
-                if let Some(now) = self.stats.next_callback(&mut together) {
+                if let Some(now) = self.stats.next_callback(&mut timer) {
                     self.flush_if_due(py, object, now)?;
                 }
             }
@@ -177,7 +180,7 @@ impl LoopCore {
                 None
             }
         }) {
-            left_heap(&timer);
+            mark_unscheduled(&timer);
         }
     }
 
@@ -187,12 +190,12 @@ impl LoopCore {
             return Ok(0);
         }
         // SAFETY: the loop object of this core.
-        let now = unsafe { self.now_for_due(object)? };
+        let now = unsafe { self.latest_due(object)? };
         let due = self.timers.with(|timers| {
             self.ready.with(|ready| {
                 let before = ready.len();
                 let due = timers.take_due(now, is_counted, ready);
-                ready.range(before..).for_each(left_heap);
+                ready.range(before..).for_each(mark_unscheduled);
                 due
             })
         });
@@ -203,7 +206,7 @@ impl LoopCore {
     }
 
     /// Polls, for as long as nothing else is to be done.
-    fn look_for_io(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
+    fn poll_for_io(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let busy = self.stopping.get()
             || !self.ready.is_empty()
             || !self.to_resume.is_empty()
@@ -212,7 +215,7 @@ impl LoopCore {
             // The inbox may have been cleared after this completion arrived.
             || self.completions().is_some_and(CompletionSource::is_pending);
         if busy {
-            return self.poll_if_time(py, object);
+            return self.poll_if_due(py, object);
         }
         let wait = match self
             .timers
@@ -221,7 +224,7 @@ impl LoopCore {
             None => None,
             Some(when) => {
                 // SAFETY: the loop object of this core.
-                let now = unsafe { self.now_to_wait(object)? };
+                let now = unsafe { self.now_for_timeout(object)? };
                 if when <= now {
                     return self.poll_now(py, object);
                 }
@@ -233,7 +236,7 @@ impl LoopCore {
             if completions.should_spin()
                 && py.detach(|| completions.spin(&|| self.inbox.is_pending()))
             {
-                return self.poll_if_time(py, object);
+                return self.poll_if_due(py, object);
             }
         }
         if self
@@ -245,7 +248,7 @@ impl LoopCore {
         }
         drop(Contexts::take_all(&self.contexts));
         if self.is_select_replaced() {
-            return self.ask_selector(object, wait);
+            return self.poll_selector(object, wait);
         }
         self.wait_for_io(py, wait)
     }
@@ -254,13 +257,13 @@ impl LoopCore {
     #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         if !self.inbox.begin_poll() {
-            return self.poll_at_once(py);
+            return self.poll_nonblocking(py);
         }
         self.stats.polling(true);
         if self.green_threads {
             let waited = self.wait_among_green_threads(py, wait);
             self.inbox.end_poll();
-            return waited.and_then(|()| self.poll_at_once(py));
+            return waited.and_then(|()| self.poll_nonblocking(py));
         }
         let result = py.detach(|| self.poll(wait));
         self.inbox.end_poll();
@@ -283,7 +286,7 @@ impl LoopCore {
 
     /// Polls without waiting, unless the last poll is a short time ago.
     #[inline]
-    fn poll_if_time(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
+    fn poll_if_due(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let skipped = self.polls_skipped.get() + 1;
         if skipped < self.poll_skip_iterations.get() {
             let now = ticks();
@@ -300,13 +303,13 @@ impl LoopCore {
     #[inline(never)]
     fn poll_now(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         if self.is_select_replaced() {
-            return self.ask_selector(object, Some(Duration::ZERO));
+            return self.poll_selector(object, Some(Duration::ZERO));
         }
-        self.poll_at_once(py)
+        self.poll_nonblocking(py)
     }
 
     /// Polls without waiting, and without giving the interpreter away for it.
-    pub fn poll_at_once(&self, py: Python<'_>) -> FfiResult<()> {
+    pub fn poll_nonblocking(&self, py: Python<'_>) -> FfiResult<()> {
         self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
         self.polled(py, result)
@@ -352,8 +355,8 @@ impl LoopCore {
                 break;
             };
             // SAFETY: what waits is live and of its kind.
-            let gone_on = unsafe { (source.vtable.resume)(self.cx(py, object), &source.object) };
-            exceptions::report_unless_fatal(object, gone_on)?;
+            let resumed = unsafe { (source.vtable.resume)(self.cx(py, object), &source.object) };
+            exceptions::report_unless_fatal(object, resumed)?;
         }
         Ok(())
     }

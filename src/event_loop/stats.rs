@@ -15,17 +15,17 @@ use crate::python::RelaxedU64;
 /// Callbacks that take no longer than this, one or several timed together, are short.
 const SHORT_NS: u64 = 5_000;
 /// So many short callbacks are timed together at most.
-const TOGETHER: u32 = 8;
+const MAX_BATCH: u32 = 8;
 
 /// How many callbacks are timed together: more and more, as long as they are short.
 pub struct CallbackTimer {
-    most: u32,
+    batch: u32,
     left: u32,
 }
 
 impl CallbackTimer {
     pub fn new() -> Self {
-        Self { most: 1, left: 1 }
+        Self { batch: 1, left: 1 }
     }
 }
 
@@ -132,20 +132,20 @@ impl Stats {
 
     /// A callback is over, and the next one begins; the counter's value, if it was read.
     #[inline]
-    pub fn next_callback(&self, together: &mut CallbackTimer) -> Option<u64> {
-        together.left -= 1;
-        if together.left > 0 {
+    pub fn next_callback(&self, timer: &mut CallbackTimer) -> Option<u64> {
+        timer.left -= 1;
+        if timer.left > 0 {
             return None;
         }
         let now = ticks();
         let took = self.called(now);
         let short = took < self.short.get();
-        together.most = if short {
-            TOGETHER.min(2 * together.most)
+        timer.batch = if short {
+            MAX_BATCH.min(2 * timer.batch)
         } else {
             1
         };
-        together.left = together.most;
+        timer.left = timer.batch;
         Some(now)
     }
 
@@ -233,19 +233,19 @@ impl LoopCore {
         let transports = self
             .descriptors
             .with(|all| all.natives().filter(|native| is_transport(native)).count());
-        let it = &self.stats;
-        let (running_seconds, busy_seconds) = it.times();
-        let (longest_iteration, longest_callback) = it.longest();
+        let stats = &self.stats;
+        let (running_seconds, busy_seconds) = stats.times();
+        let (longest_iteration, longest_callback) = stats.longest();
         let counts = (
-            it.iterations.get(),
-            it.callbacks.get(),
-            it.polls.get(),
-            it.polls_skipped.get(),
+            stats.iterations.get(),
+            stats.callbacks.get(),
+            stats.polls.get(),
+            stats.polls_skipped.get(),
             self.ready.len(),
             timers,
             transports,
-            it.bytes_in.get(),
-            it.bytes_out.get(),
+            stats.bytes_in.get(),
+            stats.bytes_out.get(),
         );
         let seconds = (
             longest_iteration,

@@ -10,7 +10,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::allocator::{is_short, out_of_memory};
+use crate::allocator::{is_memory_low, out_of_memory};
 use crate::event_loop::{install, LoopCore};
 use crate::fastcall;
 use crate::kernels::arguments::convert;
@@ -157,7 +157,7 @@ unsafe fn given(py: Python<'_>, value: *mut PyObject) -> Option<Bound<'_, PyAny>
 fn prepare(py: Python<'_>) -> FfiResult<()> {
     hang_at_exit();
     drain_detached(py);
-    if is_short() {
+    if is_memory_low() {
         return Err(out_of_memory(()));
     }
     Ok(())

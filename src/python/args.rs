@@ -63,7 +63,10 @@ pub unsafe fn bind<const N: usize>(
     parameters: [Parameter; N],
     args: &Args<'_>,
 ) -> FfiResult<[*mut PyObject; N]> {
-    let required = parameters.iter().filter(|it| it.is_required).count();
+    let required = parameters
+        .iter()
+        .filter(|parameter| parameter.is_required)
+        .count();
     if !args.has_keywords() && (required..=N).contains(&args.positional.len()) {
         let mut bound = [ptr::null_mut(); N];
         for (slot, value) in bound.iter_mut().zip(args.positional) {
@@ -72,7 +75,7 @@ pub unsafe fn bind<const N: usize>(
         return Ok(bound);
     }
     // SAFETY: the caller passes the arguments of the current call.
-    unsafe { bind_slowly(function, &parameters, args) }
+    unsafe { bind_slow(function, &parameters, args) }
 }
 
 /// Arguments by name, or an error.
@@ -80,7 +83,7 @@ pub unsafe fn bind<const N: usize>(
 /// # Safety
 /// `args` are the arguments of the current call.
 #[cold]
-unsafe fn bind_slowly<const N: usize>(
+unsafe fn bind_slow<const N: usize>(
     function: &CStr,
     parameters: &[Parameter; N],
     args: &Args<'_>,
@@ -153,7 +156,11 @@ fn short_name(function: &CStr) -> String {
 #[cold]
 fn too_many(function: &CStr, parameters: &[Parameter], given: usize) -> ErrSet {
     let most = parameters.len() + 1;
-    let required = parameters.iter().filter(|it| it.is_required).count() + 1;
+    let required = parameters
+        .iter()
+        .filter(|parameter| parameter.is_required)
+        .count()
+        + 1;
     let range = if required < most {
         format!("from {required} to {most}")
     } else {

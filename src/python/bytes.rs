@@ -19,7 +19,7 @@ const MIN_SIZE: usize = 256;
 /// What is worth keeping.
 const MAX_SIZE: usize = 256 * 1024;
 /// From this size on, data is received into its object, as copying would cost as much as the rest of the read …
-const MIN_ROOM: usize = 16 * 1024;
+const MIN_RECEIVE: usize = 16 * 1024;
 /// … and up to this one into a fresh one: larger ones would be mapped and unmapped by the allocator.
 const MAX_FRESH: usize = 120 * 1024;
 
@@ -75,26 +75,26 @@ impl SpareBytes {
     /// An object to receive up to `most` bytes into, if what was received of late was large: nearly always the next data
     /// is no larger.
     #[inline]
-    pub fn room(&self, most: usize) -> FfiResult<Option<Room>> {
+    pub fn receive_buffer(&self, most: usize) -> FfiResult<Option<ReceiveBuffer>> {
         let [before, last] = self.recent.get();
         let size = before.max(last).min(most);
-        if size < MIN_ROOM {
+        if size < MIN_RECEIVE {
             return Ok(None);
         }
-        self.large_room(size, most).map(Some)
+        self.large_buffer(size, most).map(Some)
     }
 
-    fn large_room(&self, size: usize, most: usize) -> FfiResult<Room> {
+    fn large_buffer(&self, size: usize, most: usize) -> FfiResult<ReceiveBuffer> {
         if let Some(spare) = self.spare.take() {
             // SAFETY: what is kept is exact `bytes`.
             if (size..=most).contains(unsafe { &size_of_bytes(&spare) }) {
                 // Nobody else holds it, as `keep` says.
-                return Ok(Room(spare));
+                return Ok(ReceiveBuffer(spare));
             }
         }
         let size = size.min(MAX_FRESH).cast_signed();
         // SAFETY: attached; nobody sees the object before it is filled.
-        unsafe { Ref::new(ffi::PyBytes_FromStringAndSize(ptr::null(), size)) }.map(Room)
+        unsafe { Ref::new(ffi::PyBytes_FromStringAndSize(ptr::null(), size)) }.map(ReceiveBuffer)
     }
 
     /// Tells what has come in.
@@ -140,9 +140,9 @@ impl SpareBytes {
 }
 
 /// A `bytes` object that nobody else holds, for data that is on its way.
-pub struct Room(Ref);
+pub struct ReceiveBuffer(Ref);
 
-impl Room {
+impl ReceiveBuffer {
     #[inline]
     pub fn len(&self) -> usize {
         // SAFETY: it is exact `bytes`.
@@ -151,20 +151,20 @@ impl Room {
 
     /// Where the data goes.
     #[inline]
-    pub fn start(&self) -> *mut u8 {
+    pub fn as_mut_ptr(&self) -> *mut u8 {
         // SAFETY: it is exact `bytes`.
         unsafe { ffi::PyBytes_AS_STRING(self.0.as_ptr()) }
             .cast_mut()
             .cast()
     }
 
-    /// An object of the first `size` bytes; those that did not fit are in front of `behind`.
-    pub fn filled(self, size: usize, behind: &[u8]) -> FfiResult<Ref> {
-        let room = self.len();
-        if size > room {
-            return self.joined(&behind[..size - room]);
+    /// An object of the first `size` bytes; those that did not fit are in front of `rest`.
+    pub fn into_bytes(self, size: usize, rest: &[u8]) -> FfiResult<Ref> {
+        let capacity = self.len();
+        if size > capacity {
+            return self.joined(&rest[..size - capacity]);
         }
-        if size == room {
+        if size == capacity {
             // SAFETY: it is exact `bytes`.
             unsafe { bytes_reuse::forget_hash(self.0.as_ptr()) };
             return Ok(self.0);
@@ -183,15 +183,15 @@ impl Room {
     }
 
     fn joined(self, rest: &[u8]) -> FfiResult<Ref> {
-        let (room, size) = (self.len(), self.len() + rest.len());
+        let (capacity, size) = (self.len(), self.len() + rest.len());
         // SAFETY: attached; the new object has room for both parts, and nobody sees it before it is filled.
         unsafe {
             let joined = Self(Ref::new(ffi::PyBytes_FromStringAndSize(
                 ptr::null(),
                 size.cast_signed(),
             ))?);
-            ptr::copy_nonoverlapping(self.start(), joined.start(), room);
-            ptr::copy_nonoverlapping(rest.as_ptr(), joined.start().add(room), rest.len());
+            ptr::copy_nonoverlapping(self.as_mut_ptr(), joined.as_mut_ptr(), capacity);
+            ptr::copy_nonoverlapping(rest.as_ptr(), joined.as_mut_ptr().add(capacity), rest.len());
             Ok(joined.0)
         }
     }

@@ -92,8 +92,8 @@ impl Contexts {
         if let Some(vars) = context_vars::current() {
             // SAFETY: comparing pointers and counting a reference runs no other code.
             let known = unsafe {
-                cell.with_leaf(|it| {
-                    let template = it.template.as_ref()?;
+                cell.with_leaf(|contexts| {
+                    let template = contexts.template.as_ref()?;
                     (context_vars::of(template)? == vars).then(|| template.clone())
                 })
             };
@@ -102,7 +102,7 @@ impl Contexts {
             }
         }
         let template = copy_current()?;
-        let old = cell.with(|it| it.template.replace(template.clone()));
+        let old = cell.with(|contexts| contexts.template.replace(template.clone()));
         drop(old);
         Ok(template)
     }
@@ -111,7 +111,7 @@ impl Contexts {
     #[inline]
     pub fn lease(cell: &LoopCell<Self>, template: &Ref) -> FfiResult<Ref> {
         // SAFETY: moving a reference runs no other code.
-        let spare = unsafe { cell.with_leaf(|it| it.spare.take()) };
+        let spare = unsafe { cell.with_leaf(|contexts| contexts.spare.take()) };
         if let Some(spare) = spare {
             let vars = context_vars::of(&spare);
             if vars.is_some() && vars == context_vars::of(template) {
@@ -128,7 +128,7 @@ impl Contexts {
         // SAFETY: the context is live.
         if !cfg!(Py_GIL_DISABLED) && unsafe { ffi::Py_REFCNT(context.as_ptr()) } == 1 {
             // SAFETY: moving a reference runs no other code.
-            let old = unsafe { cell.with_leaf(|it| it.spare.replace(context)) };
+            let old = unsafe { cell.with_leaf(|contexts| contexts.spare.replace(context)) };
             drop(old);
         }
     }

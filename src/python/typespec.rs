@@ -58,9 +58,9 @@ impl Slots {
             .transpose()?;
         let bases = bases.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
         // SAFETY: spec and slots are complete and outlive the call; CPython copies what it keeps.
-        let made: FfiResult<Ref> =
+        let class: FfiResult<Ref> =
             unsafe { Ref::new(ffi::PyType_FromSpecWithBases(&raw mut spec, bases)) };
-        Ok(made?)
+        Ok(class?)
     }
 }
 

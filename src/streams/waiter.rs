@@ -59,8 +59,8 @@ unsafe impl Counted for EventLoop {
 
 impl EventLoop {
     pub fn new(object: Ref) -> FfiResult<Self> {
-        if LoopCore::makes_futures_of(&object)? {
-            // SAFETY: `makes_futures_of` is true only for live instances of `LoopCore`.
+        if LoopCore::has_native_create_future(&object)? {
+            // SAFETY: `has_native_create_future` is true only for live instances of `LoopCore`.
             return Ok(Self::Native(unsafe { LoopRef::borrowed(object.as_ptr()) }));
         }
         Ok(Self::Other(object))

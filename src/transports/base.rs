@@ -177,7 +177,7 @@ impl TransportBase {
     pub unsafe fn register(&self, core: &LoopCore, slf: &Ref) -> FfiResult<()> {
         // SAFETY: `slf` is live, and the vtable is for its class.
         let source = unsafe { IoSource::new(slf.as_ptr(), self.vtable)? };
-        core.keep_places()?;
+        core.reserve_queues()?;
         let (token, replaced) = core
             .descriptors
             .with(|all| all.insert(self.fd.get(), Source::IoSource(source)));

@@ -81,7 +81,7 @@ pub trait Transport: Deref<Target = TransportBase> {
             return Err(closed_error());
         }
         cx.call_soon(&callback, [error], self.context.get())?;
-        cx.core.wake_from_elsewhere();
+        cx.core.wake_from_other_thread();
         self.update_hold(slf);
         Ok(())
     }

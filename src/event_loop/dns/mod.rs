@@ -1,11 +1,11 @@
 //! `getaddrinfo` and `getnameinfo`: literal addresses at once, names on the resolver's own threads.
 //!
-//! * [`answers`] — what `socket` makes of the system's answers.
+//! * [`convert`] — conversion of results to the objects that `socket` returns.
 //!
 //! What is not plain goes the way of asyncio, in the executor: debug mode, which logs slow lookups, arguments of unusual
 //! types, and a `socket.getaddrinfo` that somebody has replaced.
 
-mod answers;
+mod convert;
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, CString};
@@ -21,7 +21,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
 
-use self::answers::{decoded, error_of, list, module};
+use self::convert::{decoded, error_of, list, module};
 use crate::allocator::out_of_memory;
 use crate::event_loop::methods::{install, ASYNCIO};
 use crate::event_loop::{exceptions, LoopCore};
@@ -63,8 +63,8 @@ impl Reply {
 /// What the thread and the coroutine of a lookup share.
 #[derive(Default)]
 struct Slot {
-    answer: Mutex<Option<Reply>>,
-    given_up: AtomicBool,
+    reply: Mutex<Option<Reply>>,
+    cancelled: AtomicBool,
 }
 
 impl Lookups {
@@ -122,11 +122,11 @@ impl Lookups {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (slot, finished) = (Arc::clone(slot), Arc::clone(&self.finished));
         let job = move || {
-            if slot.given_up.load(Ordering::Relaxed) {
+            if slot.cancelled.load(Ordering::Relaxed) {
                 return;
             }
             let reply = resolve();
-            *lock(&slot.answer) = Some(reply);
+            *lock(&slot.reply) = Some(reply);
             finished.push(number);
         };
         dns::spawn(Box::new(job)).map_err(|error| match error.raw_os_error() {
@@ -169,8 +169,8 @@ impl Operation for Lookup {
         let py = unsafe { Python::assume_attached() };
         let (number, slot) = match self.under_way.take() {
             Some((number, slot)) => {
-                let answer = lock(&slot.answer).take();
-                match answer {
+                let reply = lock(&slot.reply).take();
+                match reply {
                     Some(reply) => return reply.outcome(py),
                     None => (number, slot),
                 }
@@ -212,7 +212,7 @@ impl Operation for Lookup {
 
     fn abandon(&self) {
         if let Some((number, slot)) = self.under_way.take() {
-            slot.given_up.store(true, Ordering::Relaxed);
+            slot.cancelled.store(true, Ordering::Relaxed);
             let future = self
                 .lookups()
                 .waiting
@@ -375,11 +375,11 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     unsafe {
         let core = LoopCore::of(slf);
-        let own_way = args.positional.len() <= BY_POSITION
+        let use_resolver = args.positional.len() <= BY_POSITION
             && !core.is_debug()
             && !core.is_closed()
             && module(Python::assume_attached())?.is_original();
-        if own_way {
+        if use_resolver {
             let [host, port, hints @ ..] = bind(c"getaddrinfo", PARAMETERS, &args)?;
             let [family, socktype, protocol, flags] = hints.map(|object| hint(object));
             if let (true, true, Some(family), Some(socktype), Some(protocol), Some(flags)) = (

@@ -72,7 +72,7 @@ impl LoopCore {
     ///
     /// # Safety
     /// Attached; `file` is a live object.
-    pub unsafe fn watched_as(&self, file: *mut PyObject) -> FfiResult<Option<Watched>> {
+    pub unsafe fn find_watched(&self, file: *mut PyObject) -> FfiResult<Option<Watched>> {
         // SAFETY: the caller's promise.
         let error = match unsafe { file_number(file) } {
             Ok(number) if number >= 0 => {

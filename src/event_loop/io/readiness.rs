@@ -20,7 +20,7 @@ use crate::python::{FfiResult, Ref};
 pub struct RegisteredSocket {
     token: Token,
     /// There is nothing to read until the next edge.
-    pub dry: bool,
+    pub drained: bool,
 }
 
 impl LoopCore {
@@ -40,19 +40,19 @@ impl LoopCore {
             if !watch.is_edge() {
                 return None;
             }
-            let dry = watch.dry;
+            let drained = watch.drained;
             let target = watch.socket.as_ref()?.upgrade();
-            Some((RegisteredSocket { token, dry }, target?))
+            Some((RegisteredSocket { token, drained }, target?))
         })?;
         ptr::eq(target.as_ptr(), socket).then_some(known)
     }
 
     /// Takes note that `known` had nothing left to read, as a read that would block says, or one that came back short.
     #[inline]
-    pub fn found_dry(&self, known: RegisteredSocket, short: bool) {
+    pub fn mark_drained(&self, known: RegisteredSocket, short: bool) {
         self.descriptors.with(|all| {
             if let Some(watch) = all.watch_of(known.token) {
-                watch.dry = !short || watch.short_means_dry;
+                watch.drained = !short || watch.short_read_drains;
             }
         });
     }
@@ -105,16 +105,20 @@ impl LoopCore {
             let same = old.is_some_and(|old| ptr::eq(old.as_ptr(), socket));
             (WeakRef::try_new(socket)?, same)
         };
-        let short_means_dry = is_tcp(fd);
+        let short_read_drains = is_tcp(fd);
         let (before, replaced, _old, pushed) = self.descriptors.with(|all| {
             let replaced = all.ensure_watch(fd);
             let Some(watch) = all.watch(fd) else {
                 return (None, replaced, None, Ok(()));
             };
             // What was registered for another socket says nothing about this one.
-            let before = if same { watch.mode() } else { Mode::Out };
-            watch.dry = false;
-            watch.short_means_dry = short_means_dry;
+            let before = if same {
+                watch.mode()
+            } else {
+                Mode::Unregistered
+            };
+            watch.drained = false;
+            watch.short_read_drains = short_read_drains;
             let old = std::mem::replace(&mut watch.socket, weak);
             let pushed = watch.direction(write).waiters.push(future);
             (Some(before), replaced, old, pushed)
@@ -135,7 +139,7 @@ impl LoopCore {
             let watch = all.watch(fd)?;
             let before = watch.mode();
             let removed = watch.direction(write).waiters.remove(future)?;
-            let socket = if watch.is_awaited() {
+            let socket = if watch.has_waiters() {
                 None
             } else {
                 watch.socket.take()

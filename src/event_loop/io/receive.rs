@@ -1,4 +1,4 @@
-//! `recv`, into the loop's buffer or straight into the object that the data is handed over in.
+//! `recv`, into the loop's scratch buffer or directly into the `bytes` object for the protocol.
 
 use std::ffi::c_int;
 use std::io;
@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 
 use crate::event_loop::LoopCore;
-use crate::python::bytes::Room;
+use crate::python::bytes::ReceiveBuffer;
 use crate::python::{FfiResult, Ref};
 
 /// What one `recv` takes at most, as in asyncio. All streams and sockets of a loop share one such buffer: a fresh one of
@@ -16,24 +16,24 @@ pub const READ_SIZE: usize = 256 * 1024;
 
 /// Receives up to `size` bytes.
 pub fn receive(fd: RawFd, into: *mut u8, size: usize, flags: c_int) -> io::Result<usize> {
-    // SAFETY: the caller's buffer has `size` bytes.
+    // SAFETY: the caller guarantees that `size` bytes at `into` are writable.
     retry_on_intr(|| check_len(unsafe { libc::recv(fd, into.cast(), size, flags) }))
 }
 
-/// Receives up to `most` bytes, [`READ_SIZE`] at most, and tells their number. Without a room, `make` makes the object of
-/// what has come into the loop's buffer.
+/// Receives up to `most` bytes, [`READ_SIZE`] at most, and returns their number. Without `buffer`, the data goes to the loop's
+/// scratch buffer, and `make` makes the object.
 #[inline]
 pub fn receive_bytes(
     core: &LoopCore,
     fd: RawFd,
     most: usize,
     flags: c_int,
-    room: Option<Room>,
+    buffer: Option<ReceiveBuffer>,
     make: impl FnOnce(&[u8]) -> FfiResult<Ref>,
 ) -> io::Result<(usize, FfiResult<Ref>)> {
     let most = most.min(READ_SIZE);
-    let received = match room {
-        Some(room) if room.len() <= most => receive_large(core, fd, most, flags, room)?,
+    let received = match buffer {
+        Some(buffer) if buffer.len() <= most => receive_large(core, fd, most, flags, buffer)?,
         _ => core.scratch.with(|scratch| -> io::Result<_> {
             fill_up(scratch, READ_SIZE)?;
             let n = receive(fd, scratch.as_mut_ptr(), most, flags)?;
@@ -49,20 +49,20 @@ fn receive_large(
     fd: RawFd,
     most: usize,
     flags: c_int,
-    room: Room,
+    buffer: ReceiveBuffer,
 ) -> io::Result<(usize, FfiResult<Ref>)> {
-    // Objects are dropped while it is out of its cell.
+    // Objects may be dropped below, so the buffer is taken out of its cell first.
     let mut scratch = core.scratch.take();
     let received = fill_up(&mut scratch, READ_SIZE).and_then(|()| {
-        let behind = &mut scratch[..most - room.len()];
-        let n = receive_both(fd, &room, behind, flags)?;
-        Ok((n, room.filled(n, behind)))
+        let rest = &mut scratch[..most - buffer.len()];
+        let n = receive_both(fd, &buffer, rest, flags)?;
+        Ok((n, buffer.into_bytes(n, rest)))
     });
     drop(core.scratch.replace(scratch));
     received
 }
 
-/// Makes a buffer `size` bytes long, if it is shorter.
+/// Extends a buffer to `size` bytes, if it is shorter.
 ///
 /// # Errors
 /// [`io::ErrorKind::OutOfMemory`]
@@ -75,22 +75,27 @@ pub fn fill_up(scratch: &mut Vec<u8>, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives into the room, and behind it.
-fn receive_both(fd: RawFd, room: &Room, behind: &mut [u8], flags: c_int) -> io::Result<usize> {
+/// Receives into the buffer, and behind it.
+fn receive_both(
+    fd: RawFd,
+    buffer: &ReceiveBuffer,
+    rest: &mut [u8],
+    flags: c_int,
+) -> io::Result<usize> {
     let mut parts = [
         libc::iovec {
-            iov_base: room.start().cast(),
-            iov_len: room.len(),
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
         },
         libc::iovec {
-            iov_base: behind.as_mut_ptr().cast(),
-            iov_len: behind.len(),
+            iov_base: rest.as_mut_ptr().cast(),
+            iov_len: rest.len(),
         },
     ];
-    // SAFETY: all zeros are a message without anything; what differs between systems is the type of the count.
+    // SAFETY: a zeroed `msghdr` is valid: it has null pointers and no parts. Only the type of the count differs between systems.
     let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
     message.msg_iov = parts.as_mut_ptr();
     message.msg_iovlen = parts.len() as _;
-    // SAFETY: both parts can be written to, and nobody else has the room.
+    // SAFETY: both parts are writable for their length: `buffer` is the only reference to its object, `rest` is a `&mut` slice.
     retry_on_intr(|| check_len(unsafe { libc::recvmsg(fd, &raw mut message, flags) }))
 }

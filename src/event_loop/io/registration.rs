@@ -10,13 +10,13 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
-use crate::event_loop::callback_arguments::context_keyword;
+use crate::event_loop::callback_args::context_keyword;
 use crate::event_loop::io::files::{file_number, too_large, Watched};
 use crate::event_loop::io::source::{IoRef, IoSource};
 use crate::event_loop::io::watcher::{Direction, FdWatcher, Mode, Owner, Ready};
 use crate::event_loop::methods::install;
 use crate::event_loop::{check_thread, exceptions, handles, LoopCore};
-use crate::python::handle::{new_handle, track_kept, Call, Class, HandleRef, PERSISTENT};
+use crate::python::handle::{new_handle, track_if_shared, Call, Class, HandleRef, PERSISTENT};
 use crate::python::vectorcall::missing;
 use crate::python::{context, Args, FfiResult, Ref};
 use crate::{fastcall, onearg};
@@ -176,15 +176,15 @@ impl LoopCore {
         // Registering anew reports what is ready now.
         self.descriptors.with(|all| {
             if let Some(watch) = all.watch(fd) {
-                watch.dry = false;
+                watch.drained = false;
             }
         });
-        let known = before != Mode::Out;
+        let known = before != Mode::Unregistered;
         let result = match mode {
             Mode::Level(interest) => self.register_level(open_fd, token, interest, known),
             Mode::Edge if open_fd >= 0 => self.register_edge(open_fd, token, Interest::BOTH, known),
             // The registration that `sock_*` calls keep ends with their socket.
-            Mode::Edge | Mode::Out => {
+            Mode::Edge | Mode::Unregistered => {
                 drop(self.descriptors.with(|all| all.remove(fd, token)));
                 self.deregister(fd);
                 return Ok(());
@@ -209,14 +209,14 @@ impl LoopCore {
             self.drop_closed(fd);
         }
         // SAFETY: the caller's object is live.
-        let named = unsafe { (ffi::PyLong_Check(file) == 0).then(|| Ref::borrowed(file)) };
+        let file_object = unsafe { (ffi::PyLong_Check(file) == 0).then(|| Ref::borrowed(file)) };
         let (before, old, replaced, _unused) = self.descriptors.with(|all| {
             let replaced = all.ensure_watch(fd);
             let Some(watch) = all.watch(fd) else {
-                return (Mode::Out, Some(callback), replaced, named);
+                return (Mode::Unregistered, Some(callback), replaced, file_object);
             };
             let before = watch.mode();
-            let unused = watch.name(named);
+            let unused = watch.set_file(file_object);
             let old = watch.direction(write).callback.replace(callback);
             (before, old, replaced, unused)
         });
@@ -252,7 +252,7 @@ impl LoopCore {
         self.check_open()?;
         // SAFETY: arguments are live during the call.
         unsafe {
-            let watched = self.watched_as(file)?.ok_or_else(too_large)?;
+            let watched = self.find_watched(file)?.ok_or_else(too_large)?;
             self.refuse_transport(watched.fd, file)?;
             // Releases before Python 3.15 have no `context`, and what later ones add is not for a watch.
             let context = match context_keyword(args) {
@@ -276,9 +276,9 @@ impl LoopCore {
                 )?
             };
             (*handle.as_ptr()).set(PERSISTENT, true);
-            track_kept(&handle, true);
+            track_if_shared(&handle, true);
             if self.is_debug() {
-                handles::note_source(&handle)?;
+                handles::save_source_traceback(&handle)?;
             }
             cancel(self.watch_file(file, watched, write, handle.clone())?)?;
             Ok(handle.into_object())
@@ -290,7 +290,7 @@ impl LoopCore {
             return Ok(Ref::bool(false));
         }
         // SAFETY: the argument is live during the call.
-        let Some(Watched { fd, .. }) = (unsafe { self.watched_as(file)? }) else {
+        let Some(Watched { fd, .. }) = (unsafe { self.find_watched(file)? }) else {
             return Ok(Ref::bool(false));
         };
         let taken = self.descriptors.with(|all| {
@@ -304,7 +304,12 @@ impl LoopCore {
             let watch = all.watch(fd)?;
             let (before, owner) = (watch.mode(), watch.owner());
             let callback = watch.direction(write).callback.take();
-            Some(Taken::Callback(before, owner, callback, watch.unname()))
+            Some(Taken::Callback(
+                before,
+                owner,
+                callback,
+                watch.take_unused_file(),
+            ))
         });
         let (before, owner, callback) = match taken {
             None => return Ok(Ref::bool(false)),
@@ -390,7 +395,7 @@ unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: as for `add_reader`.
     unsafe {
         let core = LoopCore::of(slf);
-        let Some(Watched { fd, .. }) = core.watched_as(file)? else {
+        let Some(Watched { fd, .. }) = core.find_watched(file)? else {
             return Ok(Ref::none());
         };
         let handle = |direction: &Direction| direction.callback.clone().map(HandleRef::into_object);

@@ -47,12 +47,12 @@ impl Waiters {
 
     /// Takes one out; the others keep their order.
     pub fn remove(&mut self, future: &Ref) -> Option<Ref> {
-        let is_it = |waiter: &Ref| waiter.as_ptr() == future.as_ptr();
-        if self.first.as_ref().is_some_and(is_it) {
+        let is_future = |waiter: &Ref| waiter.as_ptr() == future.as_ptr();
+        if self.first.as_ref().is_some_and(is_future) {
             let next = (!self.more.is_empty()).then(|| self.more.remove(0));
             return std::mem::replace(&mut self.first, next);
         }
-        let at = self.more.iter().position(is_it)?;
+        let at = self.more.iter().position(is_future)?;
         Some(self.more.remove(at))
     }
 
@@ -73,9 +73,9 @@ pub struct FdWatcher {
     /// over shows by this.
     pub socket: Option<WeakRef>,
     /// Nothing to read was left, and no edge has come since. Says something in [`Mode::Edge`] only.
-    pub dry: bool,
+    pub drained: bool,
     /// A read that came back short has emptied the socket.
-    pub short_means_dry: bool,
+    pub short_read_drains: bool,
 }
 
 /// Whose a watched descriptor is.
@@ -107,7 +107,7 @@ impl Owner {
 /// How a watched descriptor is registered.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Mode {
-    Out,
+    Unregistered,
     Edge,
     Level(Interest),
 }
@@ -120,8 +120,8 @@ impl FdWatcher {
             read: Direction::default(),
             write: Direction::default(),
             socket: None,
-            dry: false,
-            short_means_dry: false,
+            drained: false,
+            short_read_drains: false,
         }
     }
 
@@ -139,23 +139,23 @@ impl FdWatcher {
     }
 
     /// Keeps the object that the first callback was added with. What is not kept comes back, to be dropped.
-    pub fn name(&mut self, file: Option<Ref>) -> Option<Ref> {
-        if self.is_called() {
+    pub fn set_file(&mut self, file: Option<Ref>) -> Option<Ref> {
+        if self.has_callback() {
             return file;
         }
         std::mem::replace(&mut self.file, file)
     }
 
     /// Takes the object out once there is no callback.
-    pub fn unname(&mut self) -> Option<Ref> {
-        if self.is_called() {
+    pub fn take_unused_file(&mut self) -> Option<Ref> {
+        if self.has_callback() {
             None
         } else {
             self.file.take()
         }
     }
 
-    fn is_called(&self) -> bool {
+    fn has_callback(&self) -> bool {
         self.read.callback.is_some() || self.write.callback.is_some()
     }
 
@@ -163,7 +163,7 @@ impl FdWatcher {
     pub fn owner(&self) -> Owner {
         match (&self.file, &self.socket) {
             (Some(file), _) => Owner::File(file.clone()),
-            (None, Some(socket)) if !self.is_called() => Owner::Socket(socket.clone()),
+            (None, Some(socket)) if !self.has_callback() => Owner::Socket(socket.clone()),
             _ => Owner::Unknown,
         }
     }
@@ -182,25 +182,25 @@ impl FdWatcher {
         let (read, write) = (&self.read, &self.write);
         if self.is_edge() {
             Mode::Edge
-        } else if self.is_called() || self.is_awaited() {
+        } else if self.has_callback() || self.has_waiters() {
             Mode::Level(Interest {
                 readable: read.callback.is_some() || !read.waiters.is_empty(),
                 writable: write.callback.is_some() || !write.waiters.is_empty(),
             })
         } else {
-            Mode::Out
+            Mode::Unregistered
         }
     }
 
     /// Whether `sock_*` calls wait.
-    pub fn is_awaited(&self) -> bool {
+    pub fn has_waiters(&self) -> bool {
         !self.read.waiters.is_empty() || !self.write.waiters.is_empty()
     }
 
     /// Whether the mode is [`Mode::Edge`].
     #[inline]
     pub fn is_edge(&self) -> bool {
-        self.socket.is_some() && !self.is_called()
+        self.socket.is_some() && !self.has_callback()
     }
 
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
@@ -221,11 +221,11 @@ impl FdWatcher {
     pub fn ready(&mut self, event: Event) -> Ready {
         let before = self.mode();
         if event.readable {
-            self.dry = false;
+            self.drained = false;
         }
         if event.closed {
             // An end or an error waits behind the data.
-            self.short_means_dry = false;
+            self.short_read_drains = false;
         }
         let take = |on: bool, direction: &mut Direction| {
             if on {

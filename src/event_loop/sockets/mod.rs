@@ -85,7 +85,7 @@ struct SocketCall {
 }
 
 /// What a try came to.
-enum Tried {
+enum Attempt {
     Done(Ref),
     /// It would block. What is known of the socket, if no Python has run since that was looked up.
     Wait(Option<RegisteredSocket>),
@@ -115,8 +115,8 @@ impl Operation for SocketCall {
             _ => self.call_method(core, fd)?,
         };
         match tried {
-            Tried::Done(result) => Ok(Step::Done(result)),
-            Tried::Wait(known) => self.wait(core, fd, known),
+            Attempt::Done(result) => Ok(Step::Done(result)),
+            Attempt::Wait(known) => self.wait(core, fd, known),
         }
     }
 
@@ -204,7 +204,7 @@ impl SocketCall {
     }
 
     /// Has the socket's method do the work.
-    fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> FfiResult<Tried> {
+    fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> FfiResult<Attempt> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         // SAFETY: the operation holds the socket.
@@ -214,8 +214,8 @@ impl SocketCall {
             self.kind,
             Kind::RecvFrom | Kind::RecvFromInto | Kind::Accept
         );
-        if reads && known.is_some_and(|known| known.dry) {
-            return Ok(Tried::Wait(None));
+        if reads && known.is_some_and(|known| known.drained) {
+            return Ok(Attempt::Wait(None));
         }
         let args: Vec<_> = self
             .args
@@ -229,13 +229,13 @@ impl SocketCall {
                 if self.kind == Kind::Accept {
                     result.get_item(0)?.call_method1("setblocking", (false,))?;
                 }
-                Ok(Tried::Done(result.into()))
+                Ok(Attempt::Done(result.into()))
             }
             Err(error) if would_block(py, &error) => {
                 if let (true, Some(known)) = (reads, known) {
-                    core.found_dry(known, false);
+                    core.mark_drained(known, false);
                 }
-                Ok(Tried::Wait(None))
+                Ok(Attempt::Wait(None))
             }
             Err(error) => Err(error.into()),
         }

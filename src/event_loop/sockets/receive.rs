@@ -7,7 +7,7 @@ use std::ptr;
 use pyo3::ffi;
 
 use crate::event_loop::io::receive::{receive, receive_bytes, READ_SIZE};
-use crate::event_loop::sockets::{Kind, SocketCall, Tried};
+use crate::event_loop::sockets::{Attempt, Kind, SocketCall};
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{_PyBytes_Resize, to_bytes};
@@ -20,13 +20,13 @@ struct Received {
 }
 
 impl SocketCall {
-    pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Tried> {
+    pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Attempt> {
         // SAFETY: the operation holds the socket.
         let known = unsafe { core.known_socket(self.socket.as_ptr(), fd) };
-        let dry = known.is_some_and(|known| known.dry);
+        let drained = known.is_some_and(|known| known.drained);
         let received = match self.kind {
-            Kind::RecvInto => self.receive_into(fd, dry)?,
-            _ => self.receive_bytes(core, fd, dry)?,
+            Kind::RecvInto => self.receive_into(fd, drained)?,
+            _ => self.receive_bytes(core, fd, drained)?,
         };
         let Some(received) = received else {
             return self.call_method(core, Some(fd));
@@ -39,15 +39,15 @@ impl SocketCall {
             }) => {
                 core.stats.received(size);
                 if let (Some(known), true) = (known, 0 < size && size < asked) {
-                    core.found_dry(known, true);
+                    core.mark_drained(known, true);
                 }
-                Ok(Tried::Done(result))
+                Ok(Attempt::Done(result))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if let Some(known) = known {
-                    core.found_dry(known, false);
+                    core.mark_drained(known, false);
                 }
-                Ok(Tried::Wait(known))
+                Ok(Attempt::Wait(known))
             }
             Err(error) => Err(exceptions::os_error(&error).into()),
         }
@@ -58,7 +58,7 @@ impl SocketCall {
         &self,
         core: &LoopCore,
         fd: RawFd,
-        dry: bool,
+        drained: bool,
     ) -> FfiResult<Option<io::Result<Received>>> {
         let size = self.argument(0);
         // SAFETY: the argument is live.
@@ -76,14 +76,14 @@ impl SocketCall {
         let Ok(asked) = usize::try_from(asked) else {
             return Ok(None);
         };
-        if dry && asked > 0 {
+        if drained && asked > 0 {
             return Ok(Some(Err(io::ErrorKind::WouldBlock.into())));
         }
         if asked == 0 || asked > READ_SIZE {
-            return receive_much(fd, asked);
+            return receive_exact_size(fd, asked);
         }
-        let room = core.spare_bytes.room(asked)?;
-        let received = receive_bytes(core, fd, asked, libc::MSG_DONTWAIT, room, to_bytes);
+        let buffer = core.spare_bytes.receive_buffer(asked)?;
+        let received = receive_bytes(core, fd, asked, libc::MSG_DONTWAIT, buffer, to_bytes);
         Ok(Some(match received {
             Ok((size, result)) => Ok(Received {
                 result: result?,
@@ -94,7 +94,7 @@ impl SocketCall {
         }))
     }
 
-    fn receive_into(&self, fd: RawFd, dry: bool) -> FfiResult<Option<io::Result<Received>>> {
+    fn receive_into(&self, fd: RawFd, drained: bool) -> FfiResult<Option<io::Result<Received>>> {
         // SAFETY: the argument is live.
         let Ok(buffer) = (unsafe { BufferGuard::writable(self.argument(0)) }) else {
             // The socket's method refuses it in its own words.
@@ -105,7 +105,7 @@ impl SocketCall {
         let asked = buffer.len();
         let received = if asked == 0 {
             Ok(0)
-        } else if dry {
+        } else if drained {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
             receive(fd, buffer.as_mut_ptr(), asked, libc::MSG_DONTWAIT)
@@ -125,7 +125,7 @@ impl SocketCall {
 
 /// Reads into an object of the size asked for, which is then cut; nothing at all if nothing is asked for.
 #[cold]
-fn receive_much(fd: RawFd, asked: usize) -> FfiResult<Option<io::Result<Received>>> {
+fn receive_exact_size(fd: RawFd, asked: usize) -> FfiResult<Option<io::Result<Received>>> {
     // SAFETY: attached; the object is new, and nobody else sees it before it is complete.
     unsafe {
         let result = Ref::new(ffi::PyBytes_FromStringAndSize(

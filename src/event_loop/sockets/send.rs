@@ -9,7 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice};
 
-use crate::event_loop::sockets::{would_block, SocketCall, Tried};
+use crate::event_loop::sockets::{would_block, Attempt, SocketCall};
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::contents;
@@ -22,7 +22,7 @@ const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
 
 impl SocketCall {
-    pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Tried> {
+    pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Attempt> {
         let object = self.argument(0);
         let mut view = self.data.take();
         // SAFETY: the operation holds the argument.
@@ -46,20 +46,20 @@ impl SocketCall {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     drop(self.data.replace(view));
-                    return Ok(Tried::Wait(None));
+                    return Ok(Attempt::Wait(None));
                 }
                 Err(error) => return Err(exceptions::os_error(&error).into()),
             };
             core.stats.sent(n);
             if n == left.len() {
-                return Ok(Tried::Done(Ref::none()));
+                return Ok(Attempt::Done(Ref::none()));
             }
             self.sent.set(self.sent.get() + n);
         }
     }
 
     /// As [`SocketCall::send`], through the socket's own method.
-    pub(super) fn send_by_method(&self) -> FfiResult<Tried> {
+    pub(super) fn send_by_method(&self) -> FfiResult<Attempt> {
         // SAFETY: attached.
         let py = unsafe { Python::assume_attached() };
         // SAFETY: the operation holds the argument.
@@ -71,11 +71,11 @@ impl SocketCall {
             let rest = view.get_item(rest)?;
             match self.socket.bind(py).call_method1("send", (rest,)) {
                 Ok(n) => self.sent.set(self.sent.get().saturating_add(n.extract()?)),
-                Err(error) if would_block(py, &error) => return Ok(Tried::Wait(None)),
+                Err(error) if would_block(py, &error) => return Ok(Attempt::Wait(None)),
                 Err(error) => return Err(error.into()),
             }
             if self.sent.get() >= size {
-                return Ok(Tried::Done(Ref::none()));
+                return Ok(Attempt::Done(Ref::none()));
             }
         }
     }

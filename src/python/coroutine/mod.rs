@@ -122,8 +122,8 @@ impl Class {
         // SAFETY: the layout begins with that of `object`.
         let class = unsafe { slots.build(py, name, size_of::<CoroutineObject<T>>(), 0, None)? };
         let class = class.into_ptr().cast();
-        // SAFETY: as `hide` wants it.
-        unsafe { slots::hide::<T>(class) };
+        // SAFETY: as `set_iterator_slots` wants it.
+        unsafe { slots::set_iterator_slots::<T>(class) };
         self.ty.store(class, Ordering::Relaxed);
         Ok(())
     }
@@ -169,7 +169,7 @@ unsafe fn of<'a, T>(object: *mut PyObject) -> &'a CoroutineObject<T> {
 }
 
 /// How a suspended or finished coroutine answers.
-enum Answer {
+enum Resumed {
     Yielded(Ref),
     Returned(Ref),
 }
@@ -209,12 +209,12 @@ impl<T: Operation> CoroutineObject<T> {
 
     /// Runs the operation until it ends or waits.
     #[inline]
-    fn resume(&self) -> FfiResult<Answer> {
+    fn resume(&self) -> FfiResult<Resumed> {
         match self.claim() {
             State::Fresh | State::Waiting => {}
             State::Running => return Err(already_executing()),
             State::Finished if T::KIND == Kind::Iterator => {
-                return Ok(Answer::Returned(Ref::none()))
+                return Ok(Resumed::Returned(Ref::none()))
             }
             State::Finished => return Err(reused()),
         }
@@ -226,10 +226,10 @@ impl<T: Operation> CoroutineObject<T> {
         match step {
             Ok(Step::Done(value)) => {
                 self.finish();
-                Ok(Answer::Returned(value))
+                Ok(Resumed::Returned(value))
             }
             Ok(Step::Wait(future)) => match self.suspend(&future, waited.as_ref()) {
-                Ok(()) => Ok(Answer::Yielded(future)),
+                Ok(()) => Ok(Resumed::Yielded(future)),
                 Err(raised) => {
                     self.end_abandoned();
                     Err(raised)
@@ -237,7 +237,7 @@ impl<T: Operation> CoroutineObject<T> {
             },
             Ok(Step::Yield) => {
                 self.state.replace(State::Waiting);
-                Ok(Answer::Yielded(Ref::none()))
+                Ok(Resumed::Yielded(Ref::none()))
             }
             Err(raised) => {
                 self.finish_raised();

@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 
 use crate::python::coroutine::wrapper::CoroutineWrapper;
 use crate::python::coroutine::{
-    already_executing, not_a_result, of, reused, thrown, view, Answer, CoroutineObject, Kind,
-    Operation, State,
+    already_executing, not_a_result, of, reused, thrown, view, CoroutineObject, Kind, Operation,
+    Resumed, State,
 };
 use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
@@ -42,11 +42,11 @@ pub fn all<T: Operation>() -> Slots {
         .table(ffi::Py_tp_methods, methods::<T>(), method_end());
     match T::KIND {
         Kind::Coroutine => slots
-            .add(ffi::Py_am_await, awaited::<T> as *mut c_void)
+            .add(ffi::Py_am_await, am_await::<T> as *mut c_void)
             .add(ffi::Py_tp_repr, view::repr::<T> as *mut c_void)
             .table(ffi::Py_tp_getset, view::attributes::<T>(), getset_end()),
         Kind::Iterator => slots
-            .add(ffi::Py_tp_iter, itself as *mut c_void)
+            .add(ffi::Py_tp_iter, return_self as *mut c_void)
             .add(ffi::Py_tp_iternext, next::<T> as *mut c_void),
     }
 }
@@ -58,7 +58,7 @@ pub fn all<T: Operation>() -> Slots {
 ///
 /// # Safety
 /// The type was made of the slots of [`all`] for the same operation, and no other thread knows it yet.
-pub unsafe fn hide<T: Operation>(ty: *mut PyTypeObject) {
+pub unsafe fn set_iterator_slots<T: Operation>(ty: *mut PyTypeObject) {
     if T::KIND == Kind::Coroutine {
         // SAFETY: the caller's promise.
         unsafe {
@@ -114,7 +114,7 @@ fn method(name: &'static CStr, meth: ffi::PyMethodDefPointer, flags: c_int) -> M
 }
 
 /// `await`: the coroutine is its own iterator.
-unsafe extern "C" fn awaited<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
+unsafe extern "C" fn am_await<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     // SAFETY: the slot gets a live coroutine.
     unsafe {
         if of::<T>(slf).state.get() == State::Waiting {
@@ -122,11 +122,11 @@ unsafe extern "C" fn awaited<T: Operation>(slf: *mut PyObject) -> *mut PyObject 
                 Err(PyRuntimeError::new_err("coroutine is being awaited already").into())
             });
         }
-        itself(slf)
+        return_self(slf)
     }
 }
 
-unsafe extern "C" fn itself(slf: *mut PyObject) -> *mut PyObject {
+unsafe extern "C" fn return_self(slf: *mut PyObject) -> *mut PyObject {
     // SAFETY: the slot gets a live object.
     unsafe {
         ffi::Py_INCREF(slf);
@@ -169,10 +169,10 @@ unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
         // SAFETY: the slot gets a live coroutine; `None` is always live.
         match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
-            (Answer::Yielded(value), _) => Ok(value),
+            (Resumed::Yielded(value), _) => Ok(value),
             // The end of an iterator without an exception stands for it.
-            (Answer::Returned(value), none) if value.as_ptr() == none => Err(ErrSet),
-            (Answer::Returned(value), _) => Err(raise_stop(&value)),
+            (Resumed::Returned(value), none) if value.as_ptr() == none => Err(ErrSet),
+            (Resumed::Returned(value), _) => Err(raise_stop(&value)),
         }
     })
 }
@@ -189,8 +189,8 @@ unsafe extern "C" fn send_slot<T: Operation>(
         let this = unsafe { of::<T>(slf) };
         refuse_value(this, value)?;
         match this.resume()? {
-            Answer::Yielded(value) => Ok(value),
-            Answer::Returned(value) => {
+            Resumed::Yielded(value) => Ok(value),
+            Resumed::Returned(value) => {
                 returned = true;
                 Ok(value)
             }
@@ -221,8 +221,8 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> FfiRes
     let this = unsafe { of::<T>(slf) };
     refuse_value(this, value)?;
     match this.resume()? {
-        Answer::Yielded(value) => Ok(value),
-        Answer::Returned(value) => Err(raise_stop(&value)),
+        Resumed::Yielded(value) => Ok(value),
+        Resumed::Returned(value) => Err(raise_stop(&value)),
     }
 }
 
@@ -235,9 +235,9 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     thrown::check_count(arguments.len())?;
     // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
     let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
-    let looks_first =
+    let checks_state_first =
         T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get() == State::Waiting);
-    let made = if looks_first {
+    let exception = if checks_state_first {
         None
     } else {
         Some(thrown::exception(py, arguments)?)
@@ -248,7 +248,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
         State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
         State::Fresh | State::Waiting | State::Finished => {}
     }
-    let exception = match made.map_or_else(|| thrown::exception(py, arguments), Ok) {
+    let exception = match exception.map_or_else(|| thrown::exception(py, arguments), Ok) {
         Ok(exception) => exception,
         Err(refused) => {
             // What a coroutine waits for refuses them, and that ends it; before it starts, nobody has seen them.
@@ -327,7 +327,7 @@ unsafe extern "C" fn traverse<T: Operation>(
     // SAFETY: the collector passes a live coroutine.
     unsafe {
         let this = of::<T>(object);
-        let mut show = |it: &Ref| visit(it.as_ptr(), arg);
+        let mut show = |object: &Ref| visit(object.as_ptr(), arg);
         let stop = visit(ffi::Py_TYPE(object).cast(), arg);
         if stop != 0 {
             return stop;

@@ -50,8 +50,12 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
     };
     let (kind, value, traceback) = (argument(0), argument(1), argument(2));
     // SAFETY: attached; the object is live.
-    let is_traceback = |it: &Bound<'_, PyAny>| unsafe { ffi::PyTraceBack_Check(it.as_ptr()) } != 0;
-    if traceback.as_ref().is_some_and(|it| !is_traceback(it)) {
+    let is_traceback =
+        |object: &Bound<'_, PyAny>| unsafe { ffi::PyTraceBack_Check(object.as_ptr()) } != 0;
+    if traceback
+        .as_ref()
+        .is_some_and(|object| !is_traceback(object))
+    {
         return Err(PyTypeError::new_err(
             "throw() third argument must be a traceback object",
         ));
@@ -66,10 +70,10 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
     };
     if is_class {
         // What its constructor raises is thrown in its place.
-        let made = normalised(&kind, value)
+        let exception = normalised(&kind, value)
             .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
-        set_traceback(&made, traceback.as_ref());
-        return Ok(made);
+        set_traceback(&exception, traceback.as_ref());
+        return Ok(exception);
     }
     if !is_instance {
         return Err(PyTypeError::new_err(format!(
@@ -109,20 +113,23 @@ fn normalised<'py>(
     if is_exception && value.get_type().is_subclass(class)? {
         return Ok(value);
     }
-    let made = match value.cast::<PyTuple>() {
+    let exception = match value.cast::<PyTuple>() {
         Ok(arguments) => class.call1(arguments)?,
         Err(_) => class.call1((value,))?,
     };
-    checked(class, made)
+    checked(class, exception)
 }
 
-fn checked<'py>(class: &Bound<'py, PyAny>, made: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+fn checked<'py>(
+    class: &Bound<'py, PyAny>,
+    exception: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; the object is live.
-    if unsafe { ffi::PyExceptionInstance_Check(made.as_ptr()) } != 0 {
-        return Ok(made);
+    if unsafe { ffi::PyExceptionInstance_Check(exception.as_ptr()) } != 0 {
+        return Ok(exception);
     }
     let class = class.cast::<PyType>()?.repr()?;
-    let kind = made.get_type().name()?;
+    let kind = exception.get_type().name()?;
     Err(PyTypeError::new_err(format!(
         "calling {class} should have returned an instance of BaseException, not {kind}"
     )))

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use pyo3::ffi::{self, PyObject};
 
-pub use pool::{new_handle, new_timer, recycle, track_kept, visit_owned, Call, HandlePool};
+pub use pool::{new_handle, new_timer, recycle, track_if_shared, visit_owned, Call, HandlePool};
 pub use types::{class_of, downcast, make_type, Class};
 
 use crate::python::refs::Ref;

@@ -33,7 +33,7 @@ pub struct Call<'a> {
 /// [`visit_owned`]). Such are most handles, because callers mostly drop what `call_soon()` returns; but that shows only
 /// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it. While
 /// the loop runs, plain handles are not tracked at all: a running loop is alive, and so is everything in its queues.
-/// When it stops, [`track_kept`] makes up for it.
+/// When it stops, [`track_if_shared`] makes up for it.
 #[derive(Default)]
 pub struct HandlePool {
     /// Handles of each class that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
@@ -131,11 +131,11 @@ pub unsafe fn new_handle(
 }
 
 /// Has the collector track a handle that somebody else than the loop holds, or will hold.
-pub fn track_kept(handle: &HandleRef, whatever: bool) {
+pub fn track_if_shared(handle: &HandleRef, force: bool) {
     let this = handle.as_ptr();
     // SAFETY: an owned handle is live.
     unsafe {
-        let kept = whatever || !handle_reuse::is_on() || ffi::Py_REFCNT(this.cast()) > 1;
+        let kept = force || !handle_reuse::is_on() || ffi::Py_REFCNT(this.cast()) > 1;
         if kept && !(*this).has(TRACKED) {
             (*this).set(TRACKED, true);
             ffi::PyObject_GC_Track(this.cast());
@@ -185,7 +185,7 @@ unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult
 unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
     // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
     unsafe {
-        track_kept(handle, true);
+        track_if_shared(handle, true);
         let before = handle_pool.with_leaf(|handle_pool| handle_pool.last.replace(handle.clone()));
         if let Some(before) = before {
             if handle_reuse::is_on()

@@ -194,9 +194,10 @@ pub fn make_type(
         .table(ffi::Py_tp_methods, methods, method_end())
         .table(ffi::Py_tp_getset, attributes, getset_end());
     // SAFETY: the layout begins with the words of the base, as just checked.
-    let made = unsafe { slots.build(py, name, size_of::<HandleObject>(), flags, Some(&base)) }?;
-    TYPES[class as usize].store(made.clone().into_ptr().cast(), Ordering::Relaxed);
-    Ok(Some(made))
+    let class_object =
+        unsafe { slots.build(py, name, size_of::<HandleObject>(), flags, Some(&base)) }?;
+    TYPES[class as usize].store(class_object.clone().into_ptr().cast(), Ordering::Relaxed);
+    Ok(Some(class_object))
 }
 
 /// The handle behind an object, if it is one of ours.

@@ -152,7 +152,7 @@ unsafe fn listen(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     };
     let listener = Ref::from(Bound::new(cx.py, listener)?);
     let source = Source::IoSource(IoSource::owned(listener, &VTABLE));
-    core.keep_places()?;
+    core.reserve_queues()?;
     let registered = core.descriptors.with(|all| all.token(fd).is_some());
     let (token, replaced) = core.descriptors.with(|all| all.insert(fd, source));
     if let Some(replaced) = replaced {

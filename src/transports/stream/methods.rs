@@ -144,7 +144,7 @@ unsafe fn resume_reading(slf: *mut PyObject) -> FfiResult<Ref> {
         let core = event_loop.core();
         if transport.has(READABLE) && transport.has(STARTED) && !transport.has(EOF_READ) {
             transport.schedule_read(core, slf);
-            core.wake_from_elsewhere();
+            core.wake_from_other_thread();
         } else {
             // asyncio registers the descriptor here, and so looks for its readiness in the next iteration.
             core.poll_next_iteration();

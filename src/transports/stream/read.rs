@@ -122,10 +122,10 @@ fn read_bytes(
     transport: &StreamTransport,
 ) -> FfiResult<ReadOutcome> {
     let core = cx.core;
-    let Ok(room) = core.spare_bytes.room(READ_SIZE) else {
+    let Ok(buffer) = core.spare_bytes.receive_buffer(READ_SIZE) else {
         return out_of_memory(cx.py, slf);
     };
-    let read = receive_bytes(core, transport.open_fd(), READ_SIZE, 0, room, |data| {
+    let read = receive_bytes(core, transport.open_fd(), READ_SIZE, 0, buffer, |data| {
         core.spare_bytes.make(data)
     });
     let (n, data) = match read {

@@ -14,7 +14,7 @@ use crate::python::vectorcall::{missing, unexpected};
 use crate::python::{Args, ErrSet, FfiResult, Ref};
 
 /// The arguments `(callback, *args, context=None)` from position `at` on.
-pub struct Parsed<'a> {
+pub struct CallbackArgs<'a> {
     pub callback: *mut PyObject,
     pub args: &'a [*mut PyObject],
     pub context: Option<Ref>,
@@ -23,7 +23,7 @@ pub struct Parsed<'a> {
 /// # Safety
 /// The arguments are live.
 #[inline]
-pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult<Parsed<'a>> {
+pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult<CallbackArgs<'a>> {
     let names = &Stdlib::get().names;
     let mut callback = args.positional.get(at).copied().unwrap_or(ptr::null_mut());
     let mut context = ptr::null_mut();
@@ -43,7 +43,7 @@ pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult
     let context = (!context.is_null())
         .then(|| unsafe { some(context) })
         .flatten();
-    Ok(Parsed {
+    Ok(CallbackArgs {
         callback,
         args: args.positional.get(at + 1..).unwrap_or(&[]),
         context,

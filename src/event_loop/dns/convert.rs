@@ -1,4 +1,4 @@
-//! What lookups come to, as `socket` shows it.
+//! Conversion of lookup results to the objects that `socket` returns.
 
 use std::ffi::{c_int, CStr};
 use std::io;
@@ -14,7 +14,7 @@ use crate::python::bytes::new_list;
 use crate::python::stdlib::current;
 use crate::python::{ErrSet, Ref};
 
-/// What is used of `socket`.
+/// Objects of the `socket` module.
 pub struct Module {
     whole: Ref,
     /// The contents of `asyncio.base_events`, and its name for the module.
@@ -121,8 +121,8 @@ pub fn module(py: Python<'_>) -> PyResult<&'static Module> {
     if let Some(module) = MODULE.get() {
         return Ok(module);
     }
-    let made = Module::new(py)?;
-    Ok(MODULE.get_or_init(|| made))
+    let new = Module::new(py)?;
+    Ok(MODULE.get_or_init(|| new))
 }
 
 /// The list that `socket.getaddrinfo` returns.
