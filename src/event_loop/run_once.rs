@@ -103,9 +103,9 @@ impl LoopCore {
             self.drain_inbox();
         }
         self.ready.with(|ready| {
-            ready
-                .iter()
-                .for_each(|handle| track_if_shared(handle, false))
+            for handle in ready.iter() {
+                track_if_shared(handle, false);
+            }
         });
     }
 
