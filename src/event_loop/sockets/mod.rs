@@ -104,7 +104,7 @@ impl Operation for SocketCall {
         // SAFETY: the loop of a call is a LoopCore.
         let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
         let socket = self.socket.as_ptr();
-        // SAFETY: the operation holds the socket.
+        // SAFETY: a step runs attached, and the operation holds a reference to the socket.
         let fd = unsafe { plain_descriptor(socket) };
         self.check(core, fd.is_some())?;
         let tried = match (self.kind, fd) {

@@ -3,7 +3,7 @@
 //! * Reads: the `int` behind the head of a `_socket.socket`.
 //! * Pythons: 3.11 to 3.15.
 //! * Probe: at import descriptor, family, type and protocol of two sockets are found behind the head, and −1 once they are closed.
-//! * Otherwise: the methods of the object are called.
+//! * Otherwise: `fileno()` is called. What is done with the descriptor is the same.
 
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
@@ -20,37 +20,46 @@ const METHODS: [&str; 4] = ["recv", "recv_into", "send", "fileno"];
 const FD: usize = size_of::<PyObject>();
 
 struct Plain {
+    /// The descriptor is read from memory.
+    reads_memory: bool,
     class: Ref,
     base: Ref,
     /// The version of the class that was found to have the methods of `_socket`.
     version: SeenVersion,
 }
 
-static PLAIN: OnceLock<Option<Plain>> = OnceLock::new();
+/// Not set where there are no sockets.
+static PLAIN: OnceLock<Plain> = OnceLock::new();
 
 pub const NAME: &str = "socket_fd";
 
 pub fn init(py: Python<'_>) {
     if PLAIN.get().is_none() {
-        // Where there are no sockets to look at, there is nothing to be found.
-        let plain = if super::is_allowed(py, NAME) {
-            find(py).unwrap_or_default()
-        } else {
-            None
-        };
-        // A second import finds it set.
-        let _ = PLAIN.set(plain);
+        if let Ok(plain) = find(py) {
+            // Another interpreter may have set it meanwhile, to the same.
+            let _ = PLAIN.set(plain);
+        }
     }
 }
 
 pub fn is_on() -> bool {
-    PLAIN.get().is_some_and(Option::is_some)
+    PLAIN.get().is_some_and(|plain| plain.reads_memory)
 }
 
-fn find(py: Python<'_>) -> PyResult<Option<Plain>> {
+fn find(py: Python<'_>) -> PyResult<Plain> {
     let class = py.import("socket")?.getattr("socket")?;
     let base = py.import("_socket")?.getattr("socket")?;
-    let pair = py.import("socket")?.call_method0("socketpair")?;
+    Ok(Plain {
+        reads_memory: super::is_allowed(py, NAME) && probe(&class).unwrap_or(false),
+        class: class.into(),
+        base: base.into(),
+        version: SeenVersion::default(),
+    })
+}
+
+/// Whether sockets keep in memory what their methods say.
+fn probe(class: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let pair = class.py().import("socket")?.call_method0("socketpair")?;
     let mut as_expected = true;
     for index in 0..2 {
         let sock = pair.get_item(index)?;
@@ -60,15 +69,11 @@ fn find(py: Python<'_>) -> PyResult<Option<Plain>> {
             sock.getattr("type")?.extract()?,
             sock.getattr("proto")?.extract()?,
         ];
-        as_expected &= sock.get_type().is(&class) && words(&sock) == expected;
+        as_expected &= sock.get_type().is(class) && words(&sock) == expected;
         sock.call_method0("close")?;
         as_expected &= words(&sock)[0] == -1;
     }
-    Ok(as_expected.then(|| Plain {
-        class: class.into(),
-        base: base.into(),
-        version: SeenVersion::default(),
-    }))
+    Ok(as_expected)
 }
 
 /// The four numbers behind the head of the object.
@@ -87,11 +92,11 @@ fn words(sock: &Bound<'_, PyAny>) -> [i32; 4] {
 /// object, which has to be asked.
 ///
 /// # Safety
-/// `sock` is a live object.
+/// Attached; `sock` is a live object.
 #[inline]
 pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
-    let plain = PLAIN.get()?.as_ref()?;
-    // SAFETY: the caller's promise; the type of a live object is live.
+    let plain = PLAIN.get()?;
+    // SAFETY: `sock` is a live object, which the caller upholds; the type of a live object is live.
     unsafe {
         let ty = ffi::Py_TYPE(sock);
         if !std::ptr::eq(ty.cast(), plain.class.as_ptr()) {
@@ -100,8 +105,23 @@ pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
         if !plain.version.is_current(ty) && !plain.check(ty) {
             return None;
         }
-        Some(sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
+        if plain.reads_memory {
+            Some(sock.cast::<u8>().add(FD).cast::<RawFd>().read_unaligned())
+        } else {
+            ask_plain(sock)
+        }
     }
+}
+
+/// The descriptor of a `socket.socket` by its `fileno()`, which is that of `_socket` and runs no Python.
+///
+/// # Safety
+/// Attached; `sock` is a live object.
+#[cold]
+unsafe fn ask_plain(sock: *mut PyObject) -> Option<RawFd> {
+    // SAFETY: attached, and `sock` is a live object: the caller upholds both.
+    let sock = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), sock) };
+    sock.call_method0("fileno").ok()?.extract().ok()
 }
 
 /// `fd` while `file`, which had this descriptor, still has it; −1 once it was closed or detached. The number may belong to
@@ -120,10 +140,10 @@ pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
     unsafe { ask_descriptor(file, fd) }
 }
 
-/// The descriptor of an instance of `_socket.socket`; −1 once it is closed.
+/// The descriptor of an instance of `_socket.socket`, −1 once it is closed; `None` for what has to be asked.
 #[inline]
 unsafe fn socket_descriptor(sock: *mut PyObject) -> Option<RawFd> {
-    let plain = PLAIN.get()?.as_ref()?;
+    let plain = PLAIN.get().filter(|plain| plain.reads_memory)?;
     // SAFETY: the caller's object is live, and so is its type. The instances of a subclass begin with those of its base.
     unsafe {
         let ty = ffi::Py_TYPE(sock);
