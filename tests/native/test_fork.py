@@ -304,7 +304,7 @@ def test_kernels_are_found_while_another_thread_of_the_parent_looks_for_them():
         held, go_on = threading.Event(), threading.Event()
 
         def hold():
-            with registry._discovering:
+            with registry._discover_lock:
                 held.set()
                 go_on.wait(LIMIT)
 
