@@ -34,6 +34,13 @@ real_stderr = pytest.StashKey()
 FD_DIR = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
+def turned_off(name):
+    """Whether `HYBRIDLOOP_SAFE` turns off what `hybridloop.build_info()["unstable"]` calls so."""
+    if os.environ.get("HYBRIDLOOP_SAFE", "0") in ("", "0"):
+        return False  # what is off then is a fault
+    return not importlib.import_module("hybridloop").build_info()["unstable"][name]
+
+
 def pytest_configure(config):
     config.stash[real_stderr] = os.dup(2)  # nothing is captured yet
     # A shell starts background jobs with Ctrl-C ignored, and their children would inherit that.

@@ -92,7 +92,7 @@ SCENARIOS = {
         def fill_up():
             with little_memory():
                 fill(lambda: loop.call_at(0, nothing))
-                loop.call_soon(lambda: None)
+            loop.call_soon(lambda: None)
 
         async def main():
             fill_up()

@@ -4,12 +4,18 @@ import ssl
 import pytest
 import trustme
 
-from tests.conftest import LOOP_MODULE
+from tests.conftest import LOOP_MODULE, turned_off
 from tests.transports.support import Recorder
 
 from .support import Echo
 
 ON_ASYNCIO = LOOP_MODULE == "asyncio"
+if ON_ASYNCIO:
+    PATHS = ["asyncio"]
+elif turned_off("ssl_object"):
+    PATHS = ["fallback"]
+else:
+    PATHS = ["native", "fallback"]
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +23,7 @@ def _clean_end(clean_end):
     """Every test here has to end clean."""
 
 
-@pytest.fixture(autouse=True, params=["asyncio"] if ON_ASYNCIO else ["native", "fallback"])
+@pytest.fixture(autouse=True, params=PATHS)
 def path(request):
     """Every test runs natively, and as where Python's OpenSSL is out of reach."""
     if request.param != "fallback":
