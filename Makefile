@@ -115,6 +115,11 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")
 	$(PY) -m pytest tests $(PYTEST_ARGS)
 
+# What looks into private memory of CPython has a way around it; see src/python/unstable.
+.PHONY: test-safe
+test-safe: $(BUILT) $(VENV)/.extra-test ## Run the Python tests without any look into private memory of CPython
+	HYBRIDLOOP_SAFE=1 $(PY) -m pytest tests $(PYTEST_ARGS)
+
 .PHONY: test-random
 test-random: $(BUILT) $(VENV)/.extra-test ## Run the Python tests in random order (SEED=7 for that of an earlier run)
 	$(PY) -m pytest tests -p randomly --randomly-seed=$(or $(SEED),default) $(PYTEST_ARGS)
