@@ -56,7 +56,7 @@ def make_error(
     return error
 
 
-class CorkedTransport(sslproto._SSLProtocolTransport):
+class CorkedSSLTransport(sslproto._SSLProtocolTransport):
     """asyncio's TLS transport, with the `cork_interval` of the stream transport below."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class CorkedTransport(sslproto._SSLProtocolTransport):
             stream.cork_interval = seconds
 
 
-class SSLTransport(CorkedTransport):
+class SSLTransport(CorkedSSLTransport):
     """The transport of the application's protocol: asyncio's, with a native `write()`."""
 
     __slots__ = ("_ssl_protocol",)
@@ -89,7 +89,7 @@ TlsCore._install_transport(SSLTransport)
 class _SSLProtocolBase(sslproto.SSLProtocol):
     """asyncio's TLS protocol, with another class for the application's transport."""
 
-    _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedTransport
+    _app_transport_class: type[sslproto._SSLProtocolTransport] = CorkedSSLTransport
 
     def _get_app_transport(self) -> sslproto._SSLProtocolTransport:
         if self._app_transport is None and not self._app_transport_created:
