@@ -1,4 +1,4 @@
-//! `call_soon`, timers and what else runs once per callback.
+//! `call_soon`, timers, and other methods that run once per callback.
 
 use hybridloop_sync::clock::{deadline_ns, now_ns, ns_to_seconds};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -19,7 +19,7 @@ use crate::python::{Args, FfiResult, Ref};
 use crate::{fastcall, noargs, onearg};
 
 impl LoopCore {
-    /// Makes a handle on the loop object `event_loop` and puts it behind all others.
+    /// Makes a handle for the loop object `event_loop` and appends it to the ready queue.
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
@@ -37,7 +37,7 @@ impl LoopCore {
             context,
             event_loop,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a live loop, and that the pointers in `call` are live.
         let handle = unsafe {
             let running = self.is_running();
             new_handle(
@@ -52,7 +52,7 @@ impl LoopCore {
         Ok(handle)
     }
 
-    /// Puts a handle behind all that are ready, those of other threads included: all of them are one queue.
+    /// Appends a handle to the ready queue, behind the handles that other threads have scheduled.
     #[inline]
     pub fn push_ready(&self, handle: HandleRef) -> FfiResult<()> {
         if !self.is_owner() {
@@ -75,8 +75,8 @@ impl LoopCore {
         Ok(())
     }
 
-    /// Keeps places in the lists that a transport or listener is in once at most, for all that there are and one more: they get
-    /// in there where nothing may fail.
+    /// Reserves capacity in the queues of transports and listeners, for all that exist and one more. Each is queued once at
+    /// most, so that queueing it later cannot fail.
     pub fn reserve_queues(&self) -> FfiResult<()> {
         let count = self.descriptors.with(|all| all.len()) + 1;
         [&self.to_flush, &self.to_resume]
@@ -87,7 +87,8 @@ impl LoopCore {
             .map_err(out_of_memory)
     }
 
-    /// Moves what came from other threads behind what is ready. What there is no room for stays until the next time.
+    /// Moves handles that other threads have scheduled to the end of the ready queue. Without memory the rest stays in the
+    /// inbox.
     pub fn drain_inbox(&self) {
         self.inbox.clear();
         let all = self.ready.with(|ready| {
@@ -104,7 +105,10 @@ impl LoopCore {
         }
     }
 
-    /// `TimerHandle` for `when` (the loop's seconds).
+    /// Schedules a `TimerHandle` for `when`, in seconds of the loop's clock.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
     pub unsafe fn at(
         &self,
         event_loop: *mut PyObject,
@@ -119,19 +123,20 @@ impl LoopCore {
             context,
             event_loop,
         };
-        // SAFETY: the caller's arguments are live.
+        // SAFETY: the caller guarantees that the loop and the arguments are live.
         let timer = unsafe { new_timer(&self.handle_pool, &self.contexts, call, when)? };
         self.timers
             .with(|timers| timers.push(deadline_ns(when), timer.clone()))
             .map_err(out_of_memory)?;
-        // SAFETY: just made.
+        // SAFETY: the reference `timer` keeps the handle alive, and flags are atomic.
         unsafe { (*timer.as_ptr()).set(SCHEDULED, true) };
         Ok(timer)
     }
 }
 
 unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let call = parse("call_soon", &args, 0)?;
@@ -149,7 +154,8 @@ unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 }
 
 unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call_soon`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let call = parse("call_soon_threadsafe", &args, 0)?;
@@ -177,7 +183,8 @@ unsafe fn call_soon_threadsafe(slf: *mut PyObject, args: Args<'_>) -> FfiResult<
 }
 
 unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call_soon`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let Some(&delay) = args.positional.first() else {
@@ -190,7 +197,7 @@ unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         let when = if ffi::PyFloat_CheckExact(delay) != 0 || ffi::PyLong_CheckExact(delay) != 0 {
             now + number(delay)?
         } else {
-            // Whatever adds up with a float, and nothing else.
+            // Any object that can be added to a float, as in asyncio.
             let now = Ref::new(ffi::PyFloat_FromDouble(now))?;
             number(Ref::new(ffi::PyNumber_Add(now.as_ptr(), delay))?.as_ptr())?
         };
@@ -199,7 +206,8 @@ unsafe fn call_later(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 }
 
 unsafe fn call_at(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call_soon`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let Some(&when) = args.positional.first() else {
@@ -221,13 +229,14 @@ unsafe fn timer(
     args: &Args<'_>,
     when: f64,
 ) -> FfiResult<Ref> {
-    // SAFETY: as for `call_soon`.
+    // SAFETY: the callers are methods of the loop: `slf` is their receiver, a live `LoopCore`, and CPython keeps the arguments
+    // alive.
     unsafe {
         let call = parse(function, args, 1)?;
         core.check_open()?;
         if core.is_debug() {
             core.refuse_other_thread()?;
-            // asyncio's call_later() goes by way of call_at(), and its message says so.
+            // asyncio's call_later() calls call_at(), so the message names that.
             core.check_callback(slf, call.callback, "call_at")?;
         }
         let timer = core.at(slf, when, call.callback, call.args, call.context)?;
@@ -239,34 +248,35 @@ unsafe fn timer(
 }
 
 unsafe fn time(_slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: returns a new reference or raises.
+    // SAFETY: CPython calls methods attached. The result is a new reference, or null with an exception set.
     unsafe { Ref::new(ffi::PyFloat_FromDouble(ns_to_seconds(now_ns()))) }
 }
 
 unsafe fn stop(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
     unsafe { LoopCore::of(slf) }.stopping.set(true);
     Ok(Ref::none())
 }
 
 unsafe fn is_running(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_running()))
 }
 
 unsafe fn is_closed(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_closed()))
 }
 
 unsafe fn get_debug(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
     Ok(Ref::bool(unsafe { LoopCore::of(slf) }.is_debug()))
 }
 
-/// `_add_callback(handle)`: what inherited code does with a handle that it made itself.
+/// `_add_callback(handle)`: schedules a handle that inherited code has made.
 unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`; the argument is live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         if let Some(native) = crate::python::handle::downcast(handle) {
@@ -286,7 +296,7 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> FfiResult<R
 }
 
 impl LoopCore {
-    /// asyncio's check of what is not safe to be called from other threads.
+    /// asyncio's check of methods that are not thread-safe, in debug mode.
     pub fn check_thread_in_debug(&self) -> FfiResult<()> {
         if self.is_debug() {
             return self.refuse_other_thread();
@@ -314,7 +324,8 @@ impl LoopCore {
         callback: *mut PyObject,
         function: &str,
     ) -> FfiResult<()> {
-        // SAFETY: the caller's arguments are live.
+        // SAFETY: the callers are methods of the loop `slf`, so the thread is attached; CPython keeps receiver and arguments
+        // alive.
         unsafe {
             let py = Python::assume_attached();
             let callback = Bound::from_borrowed_ptr(py, callback);

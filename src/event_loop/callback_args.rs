@@ -39,7 +39,7 @@ pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult
     if callback.is_null() {
         return Err(missing(function, "callback"));
     }
-    // SAFETY: an argument is live during the call.
+    // SAFETY: the caller guarantees live arguments.
     let context = (!context.is_null())
         .then(|| unsafe { some(context) })
         .flatten();
@@ -50,14 +50,13 @@ pub unsafe fn parse<'a>(function: &str, args: &Args<'a>, at: usize) -> FfiResult
     })
 }
 
-/// The keyword argument `context` of a method that takes other keywords as well, without looking at these; no context if
-/// there is none or it is `None`.
+/// The keyword argument `context` of a method; other keywords are ignored. `None` if it is not given or is `None`.
 ///
 /// # Safety
 /// The arguments are live.
 pub unsafe fn context_keyword(args: &Args<'_>) -> Option<Ref> {
     let (_, value) = args.keywords().find(|&(name, _)| is_context(name))?;
-    // SAFETY: an argument is live during the call, and `None` always is.
+    // SAFETY: the caller guarantees live arguments.
     unsafe { some(value) }
 }
 
@@ -66,21 +65,23 @@ pub unsafe fn context_keyword(args: &Args<'_>) -> Option<Ref> {
 /// # Safety
 /// The argument is live.
 unsafe fn some(argument: *mut PyObject) -> Option<Ref> {
-    // SAFETY: the caller upholds it.
+    // SAFETY: the caller guarantees that `argument` is live.
     unsafe { (argument != ffi::Py_None()).then(|| Ref::borrowed(argument)) }
 }
 
 /// Whether a keyword's name is `wanted`. Names in compiled code are interned; others are compared by content.
 #[inline]
 fn is_name(name: *mut PyObject, wanted: &Ref) -> bool {
-    // SAFETY: both are live strings; comparing exact strings does not raise.
+    // SAFETY: CPython passes names of keywords as live strings, and `wanted` is an interned one. Comparing strings does not
+    // raise.
     name == wanted.as_ptr() || unsafe { ffi::PyUnicode_Compare(name, wanted.as_ptr()) == 0 }
 }
 
 /// The name that asyncio's C code passes: always the same object, and not the interned one.
 static CONTEXT: AtomicPtr<PyObject> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether a keyword's name is `context`. The first such name that is not interned is kept, to be known by its address.
+/// Whether a keyword's name is `context`. The first such name that is not interned is kept, so that later calls compare
+/// addresses.
 #[inline]
 fn is_context(name: *mut PyObject) -> bool {
     let interned = &Stdlib::get().names.context;
@@ -89,7 +90,7 @@ fn is_context(name: *mut PyObject) -> bool {
     }
     let equal = is_name(name, interned);
     if equal && CONTEXT.load(Ordering::Relaxed).is_null() {
-        // SAFETY: the name is live, and the reference to it is never given back.
+        // SAFETY: CPython passes names of keywords as live strings. The reference is never released.
         let kept = unsafe { Ref::borrowed(name) }.into_ptr();
         CONTEXT.store(kept, Ordering::Relaxed);
     }
@@ -101,7 +102,7 @@ fn is_context(name: *mut PyObject) -> bool {
 /// # Safety
 /// The object is live.
 pub unsafe fn number(object: *mut PyObject) -> FfiResult<f64> {
-    // SAFETY: an argument is live; -1.0 may be a value or an error, which the indicator tells apart.
+    // SAFETY: the caller guarantees that `object` is live. -1.0 may be a value or an error: the error indicator shows which.
     unsafe {
         let value = ffi::PyFloat_AsDouble(object);
         #[allow(clippy::float_cmp)]
@@ -128,8 +129,8 @@ pub unsafe fn by_keyword(slf: *mut PyObject, function: &CStr, args: &Args<'_>) -
         Parameter::required(c"callback"),
         Parameter::optional(c"context"),
     ];
-    // SAFETY: methods are called attached; the caller says that the loop is live, and that `args` are the arguments of the
-    // current call, which are live until it returns.
+    // SAFETY: CPython calls methods attached. The caller guarantees a live loop, and that `args` are the arguments of the
+    // current call, which CPython keeps alive until it returns.
     unsafe {
         let [time, callback, context] = bind(function, parameters, args)?;
         let py = Python::assume_attached();

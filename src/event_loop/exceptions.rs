@@ -1,4 +1,4 @@
-//! Exceptions of callbacks: to the loop's exception handler, unless they are to end the loop.
+//! Exceptions of callbacks go to the loop's exception handler, except those that end the loop.
 
 use std::io;
 
@@ -15,8 +15,8 @@ use crate::python::handle::HandleRef;
 use crate::python::stdlib::Stdlib;
 use crate::python::{FfiResult, Ref};
 
-/// The `OSError` (or its subclass) that Python raises for an error of the system, `MemoryError` or
-/// `RuntimeError` for one of our own.
+/// The Python exception for an I/O error: `OSError` or its subclass for an error of the system, else `MemoryError` or
+/// `RuntimeError`.
 pub fn os_error(error: &io::Error) -> PyErr {
     let Some(code) = error.raw_os_error() else {
         if error.kind() == io::ErrorKind::OutOfMemory {
@@ -31,16 +31,17 @@ pub fn os_error(error: &io::Error) -> PyErr {
     PyOSError::new_err((code, text.to_owned()))
 }
 
-/// Takes the exception that is set; `SystemExit` and `KeyboardInterrupt` go on to the caller of `run_forever()`.
+/// Takes the exception that is set. `SystemExit` and `KeyboardInterrupt` are returned as errors, for the caller of
+/// `run_forever()`.
 pub fn take(py: Python<'_>) -> FfiResult<PyErr> {
     let error = PyErr::fetch(py);
     if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Err(error.into());
     }
-    // Before Python 3.12 the traceback travels beside the exception, and does not reach who only gets the exception.
+    // Before Python 3.12 the traceback is stored beside the exception object, so it is set here.
     #[cfg(not(Py_3_12))]
     if let Some(traceback) = error.traceback(py) {
-        // SAFETY: attached; both objects are live.
+        // SAFETY: `py` proves that the thread is attached; `error` and `traceback` hold the objects.
         unsafe {
             pyo3::ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr());
         }
@@ -51,7 +52,7 @@ pub fn take(py: Python<'_>) -> FfiResult<PyErr> {
 /// Reports the exception that a handle's callback has raised.
 #[cold]
 pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
-    // SAFETY: called from the loop, attached, with its own live object.
+    // SAFETY: the loop's thread calls this attached, with its own loop object, which is live while it runs.
     unsafe {
         let py = Python::assume_attached();
         let error = take(py)?;
@@ -61,7 +62,7 @@ pub fn callback_failed(event_loop: *mut PyObject, handle: &HandleRef) -> FfiResu
     }
 }
 
-/// Reports an exception that the loop's own work has raised: only `SystemExit` and `KeyboardInterrupt` may end the loop.
+/// Reports an exception of the loop's own code: only `SystemExit` and `KeyboardInterrupt` may end the loop.
 #[inline]
 pub fn report_unless_fatal(event_loop: *mut PyObject, result: FfiResult<()>) -> FfiResult<()> {
     match result {
@@ -70,10 +71,10 @@ pub fn report_unless_fatal(event_loop: *mut PyObject, result: FfiResult<()>) -> 
     }
 }
 
-/// Reports the exception that is set, with `message` and what else belongs to it.
+/// Reports the exception that is set, with `message` and the entries of `about`.
 #[cold]
 pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) -> FfiResult<()> {
-    // SAFETY: as for `callback_failed`.
+    // SAFETY: the loop's thread calls this attached, with its own loop object, which is live while it runs.
     unsafe {
         let py = Python::assume_attached();
         let error = take(py)?;
@@ -87,13 +88,13 @@ pub fn report(event_loop: *mut PyObject, message: &str, about: &[(&str, &Ref)]) 
     }
 }
 
-/// The beginning of every report. Reports are made when there is no memory as well.
+/// The entries of every report. It must not panic without memory: reports are made then as well.
 pub fn new_report<'py>(
     py: Python<'py>,
     message: &str,
     error: &PyErr,
 ) -> PyResult<Bound<'py, PyDict>> {
-    // SAFETY: attached; a new dictionary or an error.
+    // SAFETY: `py` proves that the thread is attached. The result is a new dictionary, or null with an exception set.
     let report = unsafe {
         Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyDict_New())?.cast_into_unchecked::<PyDict>()
     };
@@ -114,8 +115,8 @@ fn deliver<'py>(
             .call1((report,))
     });
     if let Err(error) = sent {
-        // The inherited call_exception_handler() lets only these through; anything else (a repr that raises) is shown
-        // by the interpreter, so that nothing gets lost.
+        // The inherited call_exception_handler() raises only these two. Any other exception, such as that of a `__repr__`, goes
+        // to `sys.unraisablehook`.
         if error.is_instance_of::<PySystemExit>(py)
             || error.is_instance_of::<PyKeyboardInterrupt>(py)
         {

@@ -11,7 +11,7 @@ use crate::python::stdlib::{current, Stdlib};
 use crate::python::{ErrSet, FfiResult, Ref};
 
 impl LoopCore {
-    /// `Future(loop=event_loop)`, of whatever class `asyncio.futures.Future` is now.
+    /// `Future(loop=event_loop)`, of the class that `asyncio.futures.Future` is now.
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core.
@@ -22,7 +22,7 @@ impl LoopCore {
             .native_future
             .as_ref()
             .is_some_and(|native| native.class.as_ptr() == class.as_ptr());
-        // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
+        // SAFETY: the caller guarantees a live loop. `class` is held here and called as `type.__call__` does it.
         unsafe {
             if is_native {
                 return self.new_native_future(event_loop, &class);
@@ -37,13 +37,14 @@ impl LoopCore {
         }
     }
 
-    /// A future for a coroutine of ours to wait for, of the native class whatever `asyncio.futures.Future` is now.
+    /// A future for a native coroutine to wait for. It is a `_asyncio.Future`, even if a program has replaced
+    /// `asyncio.futures.Future`.
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core.
     #[inline]
     pub unsafe fn new_waiter(&self, event_loop: *mut PyObject) -> FfiResult<Ref> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `event_loop` is the live loop object of this core.
         unsafe {
             match &Stdlib::get().native_future {
                 Some(native) => self.new_native_future(event_loop, &native.class),
@@ -52,11 +53,13 @@ impl LoopCore {
         }
     }
 
+    /// # Safety
+    /// `event_loop` is the live loop object of this core.
     unsafe fn new_native_future(&self, event_loop: *mut PyObject, class: &Ref) -> FfiResult<Ref> {
         let stdlib = Stdlib::get();
-        // SAFETY: the caller's loop is live; a type is called as `type.__call__` would.
+        // SAFETY: the caller guarantees a live loop. `class` is held here and called as `type.__call__` does it.
         unsafe {
-            // A call would make a dictionary of the keyword each time.
+            // A call with keywords would make this dictionary each time.
             let keywords = match self.future_keywords.get() {
                 Some(keywords) => keywords,
                 None => self.make_future_keywords(event_loop)?,
@@ -82,10 +85,13 @@ impl LoopCore {
         }
     }
 
-    /// `{"loop": event_loop}`, which no code but the initialiser of futures gets to see.
+    /// `{"loop": event_loop}`. Only the initializer of futures gets this dictionary.
+    ///
+    /// # Safety
+    /// `event_loop` is the live loop object of this core.
     #[cold]
     unsafe fn make_future_keywords(&self, event_loop: *mut PyObject) -> FfiResult<Ref> {
-        // SAFETY: attached; the caller's loop is live.
+        // SAFETY: the loop's thread calls this attached; the caller guarantees that `event_loop` is live.
         let keywords = unsafe {
             let py = Python::assume_attached();
             let keywords: Ref = PyDict::new(py).into();
@@ -103,9 +109,9 @@ impl LoopCore {
 }
 
 impl LoopCore {
-    /// Whether `object` is a loop of ours whose class has not replaced `create_future()`.
+    /// Whether `object` is a `LoopCore` whose class has not replaced `create_future()`.
     pub fn has_native_create_future(object: &Ref) -> FfiResult<bool> {
-        // SAFETY: attached.
+        // SAFETY: the thread is attached: only such threads have a `Ref`.
         let py = unsafe { Python::assume_attached() };
         let core = py.get_type::<Self>();
         let class = object.bind(py).get_type();

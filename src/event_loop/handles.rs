@@ -21,13 +21,13 @@ use crate::python::vectorcall::{guard, guard_int};
 use crate::python::{context, ErrSet, FfiResult, Ref};
 
 impl LoopCore {
-    /// Runs one handle. Its exception goes to the loop's exception handler; only those that end the loop come back.
+    /// Runs one handle. Its exception goes to the loop's exception handler; only exceptions that end the loop are returned.
     #[inline]
     pub fn run_handle(&self, event_loop: *mut PyObject, handle: HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
-        // SAFETY: the handle is owned here; RUNNING keeps its references in place while Python runs.
+        // SAFETY: `handle` keeps the object alive. While RUNNING is set, nobody clears its fields.
         unsafe {
-            // Before the look at CANCELLED: who cancels at the same moment in another thread sees either.
+            // RUNNING is set before CANCELLED is read, so a thread that cancels now sees RUNNING or is seen.
             let before = (*this).begin_run();
             let outcome = if before & CANCELLED != 0 || (*this).callback.is_null() {
                 Ok(())
@@ -37,7 +37,7 @@ impl LoopCore {
                 self.run_callback(event_loop, &handle)
             };
             if before & RUNNING != 0 {
-                // Its callback has run the loop. The references have to stay until that callback returns.
+                // The callback of this handle runs the loop. Its references must stay until that callback returns.
                 return outcome;
             }
             (*this).set(RUNNING, false);
@@ -55,7 +55,7 @@ impl LoopCore {
     #[inline]
     unsafe fn run_callback(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
-        // SAFETY: the caller owns the handle and has set RUNNING, so its context stays.
+        // SAFETY: the caller holds the handle and has set RUNNING, so that nobody clears its fields.
         let result = unsafe {
             if (*this).has(TEMPLATE) {
                 self.run_in_copy(this)
@@ -69,10 +69,10 @@ impl LoopCore {
         }
     }
 
-    /// Runs a handle in a copy of the template it was made with.
+    /// Runs a handle in a copy of its template context.
     #[inline]
     unsafe fn run_in_copy(&self, this: *mut HandleObject) -> FfiResult<()> {
-        // SAFETY: as for `run_callback`.
+        // SAFETY: the caller holds the handle and has set RUNNING, so that nobody clears its fields.
         unsafe {
             let template = HandleObject::locked(this, || Ref::borrowed((*this).context));
             let context = Contexts::lease(&self.contexts, &template)?;
@@ -83,7 +83,7 @@ impl LoopCore {
                     Ok(())
                 }
                 Err(raised) => {
-                    // The exception handler runs in the handle's context, and sees what the callback has set.
+                    // The exception handler runs in the handle's context and sees the variables that the callback has set.
                     replace_template(this, context);
                     Err(raised)
                 }
@@ -91,12 +91,12 @@ impl LoopCore {
         }
     }
 
-    /// Runs a handle by its `_run()` if that was replaced. In debug mode slow ones are logged.
+    /// Runs a handle by its `_run()` if that was replaced. In debug mode, logs slow handles.
     #[cold]
     unsafe fn run_slow(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let run = || match self.run_by_method(handle) {
             Some(result) => result,
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller holds the handle and has set RUNNING.
             None => unsafe { self.run_callback(event_loop, handle) },
         };
         if !self.is_debug() {
@@ -116,7 +116,7 @@ impl LoopCore {
         result
     }
 
-    /// Runs `body` and logs it, as `describe` puts it, if it took longer than `slow_callback_duration`.
+    /// Runs `body`, and logs the text of `describe` if it took longer than `slow_callback_duration`.
     #[cold]
     pub fn timed(
         &self,
@@ -127,7 +127,7 @@ impl LoopCore {
         let result = body();
         let took = ns_to_seconds(now_ns() - start);
         result?;
-        // SAFETY: called from the loop, attached.
+        // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };
         let limit = self.slow_callback_duration.get();
         if limit.map_or(Ok(false), |limit| limit.bind(py).le(took))? {
@@ -141,7 +141,7 @@ impl LoopCore {
         Ok(())
     }
 
-    /// Notes that a timer was cancelled, and clears the heap of such when there are many.
+    /// Counts a cancelled timer, and removes all cancelled timers from the heap when there are many.
     fn timer_cancelled(&self) {
         let gone = self.timers.with(|timers| {
             if timers.note_cancelled() {
@@ -156,17 +156,17 @@ impl LoopCore {
     }
 }
 
-/// Notes that a timer is not in the heap any longer.
+/// Clears the flags of a timer that has left the heap.
 #[inline]
 pub fn mark_unscheduled(timer: &HandleRef) {
-    // SAFETY: an owned handle is live.
+    // SAFETY: the reference `timer` keeps the handle alive, and flags are atomic.
     unsafe { (*timer.as_ptr()).set(SCHEDULED | COUNTED, false) };
 }
 
-/// Keeps where the handle was made, for reports in debug mode.
+/// Stores the stack at which the handle was made, for reports in debug mode.
 #[cold]
 pub fn save_source_traceback(handle: &HandleRef) -> FfiResult<()> {
-    // SAFETY: attached; the handle is live.
+    // SAFETY: methods of the loop call this attached; `handle` keeps the object alive, and `locked` keeps other threads out.
     unsafe {
         let py = Python::assume_attached();
         let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
@@ -181,9 +181,12 @@ pub fn save_source_traceback(handle: &HandleRef) -> FfiResult<()> {
     Ok(())
 }
 
-/// Waits until the callback has returned, if it runs in another thread and the handle is of the kind that waits.
+/// If the handle is thread-safe and its callback runs in another thread, waits until that has returned.
+///
+/// # Safety
+/// `slf` is a live handle.
 unsafe fn wait_for_other_thread(slf: *mut PyObject) -> FfiResult<()> {
-    // SAFETY: the caller's handle is live; the loop of a handle is a `LoopCore`.
+    // SAFETY: the caller guarantees a live handle. Its loop is a `LoopCore`: only methods of one make handles.
     unsafe {
         let this = slf.cast::<HandleObject>();
         let event_loop = (*this).event_loop;
@@ -204,7 +207,7 @@ unsafe fn wait_for_other_thread(slf: *mut PyObject) -> FfiResult<()> {
 /// `slf` is a live handle.
 pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
     let this = slf.cast::<HandleObject>();
-    // SAFETY: the method descriptor has checked `self`; the loop of a handle is a `LoopCore`.
+    // SAFETY: the caller guarantees a live handle. Its loop is a `LoopCore`: only methods of one make handles.
     unsafe {
         wait_for_other_thread(slf)?;
         if (*this).has(CANCELLED) {
@@ -215,7 +218,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
             (*this).set(CANCELLED, true);
             return Ok(Ref::none());
         }
-        // A `__repr__`, and what is in the handle, may drop the last other reference to the loop.
+        // A `__repr__`, or dropping the fields of the handle, may drop the last other reference to the loop.
         let event_loop = Ref::borrowed(event_loop);
         let core = LoopCore::of(event_loop.as_ptr());
         (*this).set(CANCELLED, true);
@@ -228,7 +231,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
             ffi::Py_XDECREF(old);
         }
         if !core.is_owner() {
-            // The owner of the loop lets go of the rest when it comes by, or runs it right now.
+            // The loop's thread clears the handle when it reaches it, or runs it right now.
             wait_for_other_thread(slf)?;
             return Ok(Ref::none());
         }
@@ -244,7 +247,7 @@ pub unsafe fn cancel(slf: *mut PyObject) -> FfiResult<Ref> {
 }
 
 unsafe fn cancelled(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live handle: CPython passes the method's receiver, whose class the descriptor has checked.
     unsafe {
         wait_for_other_thread(slf)?;
         Ok(Ref::bool((*slf.cast::<HandleObject>()).has(CANCELLED)))
@@ -252,7 +255,7 @@ unsafe fn cancelled(slf: *mut PyObject) -> FfiResult<Ref> {
 }
 
 unsafe fn when(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live handle: CPython passes the method's receiver, whose class the descriptor has checked.
     unsafe {
         if class_of(slf.cast()) == Class::Timer {
             let this = slf.cast::<HandleObject>();
@@ -268,8 +271,11 @@ unsafe fn when(slf: *mut PyObject) -> FfiResult<Ref> {
 }
 
 /// An object field, or `None`.
+///
+/// # Safety
+/// `object` is a field of a live handle.
 unsafe fn field(object: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: a field that is set holds a live object.
+    // SAFETY: the caller passes a field of a live handle: null or a reference that the handle owns.
     Ok(unsafe {
         if object.is_null() {
             Ref::none()
@@ -279,12 +285,13 @@ unsafe fn field(object: *mut PyObject) -> FfiResult<Ref> {
     })
 }
 
-/// Gives a handle a context of its own instead of a template, if it still has one.
+/// Replaces the template context of a handle by `own`, if it still has a template.
 ///
 /// # Safety
 /// The handle is live; this is the thread of its loop.
 unsafe fn replace_template(this: *mut HandleObject, own: Ref) {
-    // SAFETY: the caller's promise; a context that is set is an owned reference.
+    // SAFETY: the caller guarantees a live handle and the loop's thread. A context that is set is a reference that the handle
+    // owns.
     unsafe {
         let unused = HandleObject::locked(this, || {
             if !(*this).has(TEMPLATE) || (*this).context.is_null() {
@@ -301,7 +308,7 @@ macro_rules! getter {
     ($name:ident, |$this:ident| $body:expr) => {
         unsafe extern "C" fn $name(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
             let $this = slf.cast::<HandleObject>();
-            // SAFETY: the descriptor has checked `self`.
+            // SAFETY: `slf` is a live handle: CPython passes the attribute's owner, whose class the descriptor has checked.
             guard(|| unsafe { $body })
         }
     };
@@ -318,8 +325,8 @@ getter!(get_context, |this| {
     if !(*this).has(TEMPLATE) || (*this).context.is_null() {
         return Ok(context);
     }
-    // Whoever asks may change it: from here on the handle has a context of its own. Other threads get a copy, because
-    // the loop may be about to run the handle.
+    // The caller may change the context, so the handle gets its own copy. Other threads get a separate copy, because the
+    // loop may be about to run the handle.
     let own = context::copy(&context)?;
     let event_loop = (*this).event_loop;
     if event_loop.is_null() || LoopCore::of(event_loop).is_owner() {
@@ -337,8 +344,7 @@ getter!(get_source_traceback, |this| HandleObject::locked(
     || field((*this).source_traceback)
 ));
 getter!(get_scheduled, |this| Ok(Ref::bool((*this).has(SCHEDULED))));
-// asyncio's has a lock, which is held while the callback runs. Nothing is behind this one: who waits does so in
-// `cancel()` and `cancelled()`.
+// asyncio holds this lock while the callback runs. Here it has no effect: `cancel()` and `cancelled()` wait by themselves.
 getter!(get_lock, |_this| {
     let py = Python::assume_attached();
     Ok(py.import("threading")?.call_method0("RLock")?.into())
@@ -352,7 +358,8 @@ unsafe extern "C" fn set_source_traceback(
     _: *mut c_void,
 ) -> std::ffi::c_int {
     guard_int(|| {
-        // SAFETY: the descriptor has checked `self`; a null value is a deletion.
+        // SAFETY: `slf` is a live handle, whose class the descriptor has checked. CPython passes a live value, or null to
+        // delete.
         unsafe {
             ffi::Py_XINCREF(value);
             let this = slf.cast::<HandleObject>();
@@ -422,7 +429,7 @@ pub fn failure_report<'py>(
     error: &PyErr,
 ) -> PyResult<Bound<'py, PyDict>> {
     let this = handle.as_ptr();
-    // SAFETY: the handle is live and keeps its callback while RUNNING.
+    // SAFETY: `handle` keeps the object alive, and while RUNNING is set nobody clears its fields.
     let (callback, args, source) = unsafe {
         (
             field((*this).callback)?,

@@ -11,7 +11,7 @@ use crate::python::{Counted, FfiResult, Ref};
 #[repr(transparent)]
 pub struct LoopRef(Ref);
 
-// SAFETY: cloning counts the reference.
+// SAFETY: cloning increments the reference count and runs no Python.
 unsafe impl Counted for LoopRef {
     #[inline]
     fn as_object(&self) -> &Ref {
@@ -38,7 +38,7 @@ impl LoopRef {
 
     #[inline]
     pub fn core(&self) -> &LoopCore {
-        // SAFETY: `every constructor accepts nothing but a `LoopCore`, and the reference keeps it alive.
+        // SAFETY: every constructor accepts only a `LoopCore`, and the reference keeps it alive.
         unsafe { LoopCore::of(self.0.as_ptr()) }
     }
 
@@ -88,7 +88,7 @@ impl<'a> LoopContext<'a> {
         context: Option<Ref>,
     ) -> FfiResult<()> {
         let args = args.map(Ref::as_ptr);
-        // SAFETY: a context is made of a live loop; the references keep the other objects alive.
+        // SAFETY: a `LoopContext` has a live loop for `'a`; the references keep the other objects alive.
         let handle = unsafe {
             self.core
                 .soon(self.event_loop, callback.as_ptr(), &args, context)?
@@ -100,7 +100,7 @@ impl<'a> LoopContext<'a> {
     /// A reference to the loop.
     #[inline]
     pub fn loop_ref(self) -> LoopRef {
-        // SAFETY: a context is made of a live loop, and lives no longer than that.
+        // SAFETY: a `LoopContext` has a live loop for `'a`.
         unsafe { LoopRef::borrowed(self.event_loop) }
     }
 }

@@ -31,10 +31,10 @@ pub fn install<const N: usize>(
             "{name}{}\n--\n\n{doc}",
             signature.replacen("(self", "($self", 1)
         );
-        // CPython keeps pointers to the definition and its documentation as long as the class lives.
+        // CPython keeps pointers to the definition and its documentation while the class lives.
         let doc = Box::leak(CString::new(doc)?.into_boxed_c_str());
         let def = Box::leak(Box::new(method.def(doc)));
-        // SAFETY: the definition is complete and lives for good.
+        // SAFETY: the definition is complete and was leaked, so it lives as long as the class.
         let descriptor = unsafe {
             Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), def))?
         };

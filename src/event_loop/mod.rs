@@ -8,12 +8,12 @@
 //! * [`io`] — descriptors: `add_reader` and related methods, readiness, receiving.
 //! * [`dns`] — `getaddrinfo` and `getnameinfo`.
 //! * [`sockets`] — `sock_recv` and related methods.
-//! * [`completions`] — the interface of what threads without Python complete for the loop.
+//! * [`completions`] — the interface for completions from threads without Python.
 //! * [`stats`] — counters.
-//! * [`overrides`] — what programs replace and expect the loop to use: its clock, `Handle._run()`.
+//! * [`overrides`] — functions that programs replace: the loop's `time()`, `Handle._run()`, `select()`.
 //! * [`loop_ref`] — references that are known to be loops.
 //! * [`methods`] — adding methods to the class, with asyncio's signatures.
-//! * [`exceptions`] — exceptions on their way to the loop's exception handler.
+//! * [`exceptions`] — reports to the loop's exception handler.
 
 mod attributes;
 mod call_soon;
@@ -63,9 +63,8 @@ pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 
 /// Native state of one event loop.
 ///
-/// It belongs to the thread that runs the loop; other threads come in through `call_soon_threadsafe`, and see a state that
-/// is whole in what they may look at. On free-threaded builds methods that would change the rest refuse other threads
-/// (see [`LoopCore::check_thread`]).
+/// It belongs to the thread that runs the loop. Other threads use `call_soon_threadsafe`, and read only atomic fields. On
+/// free-threaded builds, methods that change other fields raise in other threads (see [`LoopCore::check_thread`]).
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
     pub ready: LoopCell<VecDeque<HandleRef>>,
@@ -73,10 +72,10 @@ pub struct LoopCore {
     pub contexts: LoopCell<Contexts>,
     pub timers: LoopCell<TimerHeap<HandleRef>>,
     pub inbox: NotifyQueue<HandleRef>,
-    /// Gone once the loop is closed. Taken only when the loop sleeps, so nobody waits for it on the hot path.
+    /// `None` once the loop is closed. Locked only when the loop sleeps, not on the hot path.
     waker: Mutex<Option<WakeHandle>>,
     poller: LoopCell<Option<Poller>>,
-    /// Whether a library of green threads has replaced `select.select()`, with which the loop then has to wait.
+    /// Whether a green-thread library has replaced `select.select()`. The loop then waits with that function.
     green_threads: bool,
     registrar: Registrar,
     pub descriptors: LoopCell<Descriptors>,
@@ -84,27 +83,27 @@ pub struct LoopCore {
     completions: OnceLock<Box<dyn CompletionSource>>,
     pub stats: stats::Stats,
     events: LoopCell<VecDeque<Event>>,
-    /// Transports with writes of this iteration to be sent.
+    /// Transports with corked writes of this iteration.
     pub to_flush: LoopCell<VecDeque<IoRef>>,
     /// Transports and listeners that have more to read than one event allows.
     pub to_resume: LoopCell<VecDeque<IoRef>>,
-    /// Where all streams read to.
+    /// The receive buffer that all streams share.
     pub scratch: LoopCell<Vec<u8>>,
-    /// The object that data was last handed over in, if nobody kept it.
+    /// The `bytes` object of the last read, for reuse if the protocol has not kept it.
     pub spare_bytes: SpareBytes,
     polls_skipped: Cell<u32>,
     last_poll: Cell<u64>,
-    /// When streams were flushed last, or the poll was over, by the processor's counter.
+    /// When streams were flushed last, or the last poll ended, in ticks of the processor's counter.
     flushed: Cell<u64>,
     closed: RelaxedBool,
     stopping: RelaxedBool,
     debug: RelaxedBool,
     /// The thread that runs iterations; 0 if none does.
     running_thread: AtomicU64,
-    /// The process in which an iteration is under way; 0 if none is. That of its parent is none of a forked child's.
+    /// The process in which an iteration runs; 0 if none does. A forked child does not take its parent's iteration for its own.
     iterating_process: RelaxedU64,
     overrides: overrides::Overrides,
-    /// Handles are run with a look at what else is to be done: in debug mode, or where `_run()` was replaced.
+    /// Handles take the slow path: debug mode is on, or `Handle._run()` was replaced.
     needs_slow_run: RelaxedBool,
     /// Identifier of the thread that runs the loop; 0 while it does not run.
     thread_id: RelaxedU64,
@@ -112,7 +111,7 @@ pub struct LoopCore {
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
     poll_skip_iterations: Cell<u32>,
-    /// How long new streams hold back what is written; see [`LoopCore::callback_ticks`].
+    /// How long new streams cork writes; see [`LoopCore::callback_ticks`].
     pub cork: Cell<u64>,
     slow_callback_duration: SlotCell<Ref>,
     task_factory: SlotCell<Ref>,
@@ -126,10 +125,10 @@ pub struct LoopCore {
 // Python's allocator aligns objects to 16 bytes and no more.
 const _: () = assert!(align_of::<LoopCore>() <= 16);
 
-// SAFETY: a `Local` lets one thread in at a time. `Cell`s are touched by the thread that runs the loop, under the
+// SAFETY: a `LoopCell` admits one thread at a time. `Cell`s are used only by the thread that runs the loop, under the
 // interpreter lock or, on free-threaded builds, behind `running_thread` or `check_thread`.
 unsafe impl Send for LoopCore {}
-// SAFETY: as for `Send`.
+// SAFETY: `LoopCell` and atomics may be shared. `Cell`s are used only by the thread that runs the loop, or under the lock.
 unsafe impl Sync for LoopCore {}
 
 impl LoopCore {
@@ -183,7 +182,7 @@ impl LoopCore {
     /// `object` is a live instance of `LoopCore` or a subclass.
     #[inline]
     pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
-        // SAFETY: the caller's promise; `get` of a frozen class is a fixed offset.
+        // SAFETY: the caller guarantees a live instance of `LoopCore`; only attached threads have one.
         unsafe {
             Borrowed::from_ptr(Python::assume_attached(), object)
                 .cast_unchecked::<Self>()
@@ -195,13 +194,13 @@ impl LoopCore {
         self.thread_id.get() != 0
     }
 
-    /// Whether it runs in this thread.
+    /// Whether the loop runs in this thread.
     #[inline]
     pub fn runs_here(&self) -> bool {
         self.thread_id.get() == current_thread()
     }
 
-    /// Whether an iteration is under way, `run_forever()` or not.
+    /// Whether an iteration runs, in `run_forever()` or not.
     fn is_iterating(&self) -> bool {
         self.iterating_process.get() == u64::from(std::process::id())
     }
@@ -214,7 +213,7 @@ impl LoopCore {
         self.debug.get()
     }
 
-    /// When the selector was looked at last, by the processor's counter.
+    /// When the loop polled last, in ticks of the processor's counter.
     #[inline]
     pub fn last_poll(&self) -> u64 {
         self.last_poll.get()
@@ -231,19 +230,19 @@ impl LoopCore {
     pub fn wake(&self) {
         let waker = lock(&self.waker);
         if let Some(waker) = waker.as_ref() {
-            // It fails only when the counter is full, and then the loop has been woken.
+            // It fails only if the counter is full; then the loop has been woken already.
             let _ = waker.wake();
         }
     }
 
-    /// Ends the loop's sleep if another thread calls: what it has left in the loop's queues is looked at.
+    /// Wakes the loop if another thread calls, so that the loop handles what that thread has queued.
     pub fn wake_from_other_thread(&self) {
         if self.is_running() && !self.runs_here() && self.inbox.notify() {
             self.wake();
         }
     }
 
-    /// For how long the callback under way has run, in ticks of the processor's counter.
+    /// How long the current callback has run, in ticks of the processor's counter.
     #[inline]
     pub fn callback_ticks(&self) -> u64 {
         self.stats.callback_ticks()
@@ -275,10 +274,10 @@ impl LoopCore {
         self.registrar.register_level(fd, token, interest, known)
     }
 
-    /// Takes a descriptor out of the selector, unless the loop is closed and the selector gone with it.
+    /// Deregisters a descriptor, unless the loop is closed and so has no poller.
     pub fn deregister(&self, fd: RawFd) {
         if !self.closed.get() {
-            // A descriptor that the kernel does not know is out already.
+            // It fails if the kernel has no such registration, for example after `close()` of the descriptor.
             let _ = self.registrar.deregister(fd);
         }
     }
@@ -309,30 +308,30 @@ impl LoopCore {
     }
 }
 
-/// For methods that are not safe to be called from other threads while the loop runs, as asyncio's are not: on
-/// free-threaded builds they refuse that, in the words of asyncio's debug mode.
+/// For methods that are not thread-safe, as in asyncio. On free-threaded builds they raise the error of asyncio's debug mode if
+/// another thread calls them while the loop runs.
 ///
 /// # Safety
 /// `slf` is a live loop.
 #[inline]
 pub unsafe fn check_thread(slf: *mut PyObject) -> FfiResult<()> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `slf` is a live loop.
     unsafe { LoopCore::of(slf) }.check_thread()
 }
 
 fn current_thread() -> u64 {
-    // SAFETY: reads the identifier of the calling thread, as threading.get_ident() does.
+    // SAFETY: may be called by any thread; it returns the number of `threading.get_ident()`.
     unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
 }
 
-/// What asyncio raises when a closed loop is used.
+/// The error of asyncio for the use of a closed loop.
 #[cold]
 pub fn closed_error() -> vectorcall::ErrSet {
     PyRuntimeError::new_err("Event loop is closed").into()
 }
 
 impl LoopCore {
-    /// Drops everything that waits. Each list is emptied first and dropped after, because dropping may run Python.
+    /// Drops all that is pending. Each list is taken out of its cell before it is dropped, because dropping may run Python.
     fn close(&self) {
         self.closed.set(true);
         self.inbox.clear();
@@ -348,7 +347,7 @@ impl LoopCore {
         drop(self.to_flush.take());
         drop(self.to_resume.take());
         self.events.with(VecDeque::clear);
-        // One at a time: dropping one may end others, which then take themselves out.
+        // One at a time: dropping a source may end others, which then remove themselves.
         while let Some(source) = self.descriptors.with(Descriptors::pop) {
             source.forget();
         }
