@@ -1,8 +1,8 @@
-//! What programs and tests replace on a loop and on handles, and expect the loop to use: its `time()`, the `select()` of its
-//! selector, and `asyncio.Handle._run()`.
+//! Functions that programs and tests replace and expect the loop to use: `time()` of the loop, `select()` of its selector, and
+//! `asyncio.Handle._run()`.
 //!
-//! A class changes its version when one of its attributes, or of its bases' attributes, is set. As long as the version is the
-//! one that was looked at, what was found then is true. Attributes of the loop object itself come in through `__setattr__()`.
+//! The version of a class changes when an attribute of the class or of a base is set. While the version is the same, the result
+//! of the last lookup is still true. Attributes of the loop object itself are set through `__setattr__()`.
 
 use std::time::Duration;
 
@@ -22,21 +22,21 @@ use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool, SlotCell};
 /// The classes of handles.
 const CLASSES: [Class; 3] = [Class::Plain, Class::Timer, Class::ThreadSafe];
 
-/// What is known of the attributes that may be replaced.
+/// The results of the last lookups of replaceable attributes.
 #[derive(Default)]
 pub struct Overrides {
-    /// Version of the loop's class while `time()` is ours.
+    /// Version of the loop's class at which `time()` was `LoopCore.time`.
     clock_version: SeenVersion,
     /// The loop object has an attribute `time`.
     time_on_instance: RelaxedBool,
-    /// Version of `TimerHandle`, whose bases are those of all handles, while `_run()` is asyncio's.
+    /// Version of `TimerHandle` at which `_run()` was asyncio's. Its bases are the bases of all handle classes.
     run_version: SeenVersion,
-    /// `_run()` of each class when it was found to be asyncio's.
+    /// `_run()` of each class, once it was found to be asyncio's.
     seen_runs: [SlotCell<Ref>; CLASSES.len()],
     run_replaced: RelaxedBool,
-    /// Somebody has set `select` on the loop's selector.
+    /// `select` was set on the loop's selector.
     select_replaced: RelaxedBool,
-    /// The selector is being asked.
+    /// The loop is calling `select()` of its selector.
     selecting: RelaxedBool,
 }
 
@@ -47,7 +47,7 @@ pub fn set_attribute(
     value: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let pointer = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
-    // SAFETY: attached; the arguments are live, and null deletes.
+    // SAFETY: a `Bound` proves that the thread is attached and its object live. Null deletes the attribute.
     if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), pointer) } != 0 {
         return Err(ErrSet.into());
     }
@@ -60,10 +60,10 @@ pub fn set_attribute(
 }
 
 impl LoopCore {
-    /// Whether `time()` of the loop object is not ours.
+    /// Whether `time()` of the loop object is not `LoopCore.time`.
     #[inline]
     fn has_custom_clock(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
-        // SAFETY: the callers' loop is live.
+        // SAFETY: the callers have a live loop: they are its methods, or code that it runs.
         if unsafe {
             self.overrides
                 .clock_version
@@ -76,14 +76,14 @@ impl LoopCore {
 
     #[cold]
     fn find_clock_override(&self, event_loop: *mut PyObject) -> FfiResult<bool> {
-        // SAFETY: attached; the callers' loop is live.
+        // SAFETY: the callers have a live loop and are attached: they are its methods, or code that it runs.
         unsafe {
             let py = Python::assume_attached();
             let name = intern!(py, "time");
             let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
-            let is_ours = class.getattr(name)?.is(native_time(py)?);
+            let is_native = class.getattr(name)?.is(native_time(py)?);
             let overrides = &self.overrides;
-            if overrides.time_on_instance.get() || !is_ours {
+            if overrides.time_on_instance.get() || !is_native {
                 overrides.clock_version.forget();
                 return Ok(true);
             }
@@ -99,20 +99,20 @@ impl LoopCore {
     #[inline]
     pub unsafe fn now(&self, event_loop: *mut PyObject) -> FfiResult<f64> {
         if self.has_custom_clock(event_loop)? {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `event_loop` is the live loop object of this core.
             return unsafe { custom_time(event_loop) };
         }
         Ok(ns_to_seconds(now_ns()))
     }
 
-    /// The same in nanoseconds, from which a deadline is how long to wait.
+    /// The loop's time in nanoseconds. A deadline minus this is the time to wait.
     ///
     /// # Safety
-    /// As [`LoopCore::now`].
+    /// `event_loop` is the live loop object of this core.
     #[inline]
     pub unsafe fn now_for_timeout(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
         if self.has_custom_clock(event_loop)? {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `event_loop` is the live loop object of this core.
             return Ok(deadline_ns(unsafe { custom_time(event_loop) }?));
         }
         Ok(now_ns())
@@ -121,20 +121,20 @@ impl LoopCore {
     /// The latest deadline that is due.
     ///
     /// # Safety
-    /// As [`LoopCore::now`].
+    /// `event_loop` is the live loop object of this core.
     #[inline]
     pub unsafe fn latest_due(&self, event_loop: *mut PyObject) -> FfiResult<u64> {
         if self.has_custom_clock(event_loop)? {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that `event_loop` is the live loop object of this core.
             return unsafe { custom_due(event_loop) };
         }
         Ok(now_ns())
     }
 
-    /// Looks whether `_run()` of handles is asyncio's, if that may have changed.
+    /// Looks up whether `_run()` of handles is asyncio's, if that may have changed.
     #[inline]
     pub fn check_run_override(&self) {
-        // SAFETY: the class was made at import and lives for good.
+        // SAFETY: the class was made at import and is never released.
         if !unsafe { self.overrides.run_version.is_current(Class::Timer.ty()) } {
             self.find_run_override();
         }
@@ -142,14 +142,14 @@ impl LoopCore {
 
     #[cold]
     fn find_run_override(&self) {
-        // SAFETY: attached.
+        // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };
         let mut replaced = false;
         for (class, seen) in CLASSES.into_iter().zip(&self.overrides.seen_runs) {
             if class.ty().is_null() {
                 continue;
             }
-            // SAFETY: the class was made at import and lives for good.
+            // SAFETY: the class was made at import and is never released.
             let class = unsafe { Bound::from_borrowed_ptr(py, class.ty().cast()) };
             let run = class.getattr(intern!(py, "_run")).ok().map(Ref::from);
             let is_known = run.as_ref().map(Ref::as_ptr) == seen.as_ptr();
@@ -164,24 +164,24 @@ impl LoopCore {
         if replaced {
             overrides.run_version.forget();
         } else {
-            // SAFETY: the class was made at import and lives for good.
+            // SAFETY: the class was made at import and is never released.
             unsafe { overrides.run_version.remember(Class::Timer.ty()) };
         }
         self.update_run_path();
     }
 
-    /// Brings `needs_slow_run` in line with what it depends on.
+    /// Updates `needs_slow_run` after a change of debug mode or `_run()`.
     pub fn update_run_path(&self) {
         self.needs_slow_run
             .set(self.is_debug() || self.overrides.run_replaced.get());
     }
 
-    /// `handle._run()`, if that is not asyncio's.
+    /// Calls `handle._run()`, if that is not asyncio's.
     pub fn run_by_method(&self, handle: &HandleRef) -> Option<FfiResult<()>> {
         if !self.overrides.run_replaced.get() {
             return None;
         }
-        // SAFETY: attached.
+        // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };
         let run = handle
             .as_object()
@@ -190,7 +190,7 @@ impl LoopCore {
         Some(run.map(drop).map_err(ErrSet::from))
     }
 
-    /// Whether polling is up to [`LoopCore::poll_selector`].
+    /// Whether the loop polls by [`LoopCore::poll_selector`].
     #[inline]
     pub fn is_select_replaced(&self) -> bool {
         self.overrides.select_replaced.get()
@@ -207,7 +207,7 @@ impl LoopCore {
         event_loop: *mut PyObject,
         wait: Option<Duration>,
     ) -> FfiResult<()> {
-        // SAFETY: attached; the callers' loop is live.
+        // SAFETY: the callers have a live loop and are attached: they are its methods, or code that it runs.
         let event_loop = unsafe {
             let py = Python::assume_attached();
             Bound::from_borrowed_ptr(py, event_loop)
@@ -221,14 +221,14 @@ impl LoopCore {
         Ok(())
     }
 
-    /// What the selector's own `select()` does: events go to the loop's queue.
+    /// The selector's own `select()`: appends events to the loop's queue.
     pub fn select(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         if !self.overrides.selecting.get() {
             return Err(PyRuntimeError::new_err(
                 "only the event loop itself can poll its selector",
             ));
         }
-        // Whatever is not a time is none at all.
+        // A number that is not a valid duration means no timeout.
         let wait = timeout
             .map(|timeout| Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX));
         if wait == Some(Duration::ZERO) {
@@ -249,7 +249,7 @@ fn native_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
 
 #[cold]
 unsafe fn custom_time(event_loop: *mut PyObject) -> FfiResult<f64> {
-    // SAFETY: attached; the caller's loop is live.
+    // SAFETY: the callers have a live loop and are attached: they are its methods, or code that it runs.
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, event_loop);
@@ -258,10 +258,10 @@ unsafe fn custom_time(event_loop: *mut PyObject) -> FfiResult<f64> {
     }
 }
 
-/// asyncio's rule: what comes before the end of the clock's tick is due.
+/// asyncio's rule: timers before the end of the clock's tick are due.
 #[cold]
 unsafe fn custom_due(event_loop: *mut PyObject) -> FfiResult<u64> {
-    // SAFETY: attached; the caller's loop is live.
+    // SAFETY: the callers have a live loop and are attached: they are its methods, or code that it runs.
     unsafe {
         let py = Python::assume_attached();
         let resolution: Ref = Bound::from_borrowed_ptr(py, event_loop)
@@ -272,8 +272,8 @@ unsafe fn custom_due(event_loop: *mut PyObject) -> FfiResult<u64> {
     }
 }
 
-/// Whether `_run` of a class is another function than asyncio's, which is known by the file it comes from: it may have been
-/// replaced before hybridloop was imported.
+/// Whether `_run` of a class is not asyncio's. It is compared by its source file, because a program may have replaced it before
+/// it imported hybridloop.
 fn is_run_replaced(class: &Bound<'_, PyAny>) -> bool {
     let file = |name: &str| {
         class
@@ -281,6 +281,6 @@ fn is_run_replaced(class: &Bound<'_, PyAny>) -> bool {
             .getattr("__code__")?
             .getattr("co_filename")
     };
-    let is_asyncios = file("_run").and_then(|run| run.eq(file("_repr_info")?));
-    !is_asyncios.unwrap_or(false)
+    let is_asyncio = file("_run").and_then(|run| run.eq(file("_repr_info")?));
+    !is_asyncio.unwrap_or(false)
 }

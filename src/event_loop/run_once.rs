@@ -1,7 +1,7 @@
-//! One iteration after another.
+//! The iterations of the loop.
 //!
-//! An iteration looks for I/O, then runs what was ready before, then what I/O made ready, then the timers that are due (the
-//! order of asyncio), and at last sends what streams have gathered.
+//! An iteration polls for I/O, then runs the handles that were ready before, then the callbacks of I/O events, then due timers
+//! (the order of asyncio). At the end it sends the corked writes of streams.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,25 +21,26 @@ use crate::python::finalization::hang_at_exit;
 use crate::python::handle::{track_if_shared, HandlePool, HandleRef, CANCELLED, COUNTED};
 use crate::python::FfiResult;
 
-/// How long a busy loop may go on without looking for I/O …
+/// How long a busy loop may run without polling …
 pub const POLL_SKIP_NS: u64 = 50_000;
 /// … and for how many iterations.
 pub const POLL_SKIP_ITERATIONS: u32 = 16;
 
-/// How long a callback that runs on may hold back what is written, unless `cork_interval` says otherwise.
+/// How long a running callback may cork writes: the default of `cork_interval`.
 pub const CORK_NS: u64 = 1_000_000;
 
-/// A callback that keeps writing must not keep the loop from I/O: what it wrote last is sent an iteration later.
+/// How often one iteration flushes. Streams that write again while they are flushed must not keep the loop from polling: their
+/// last writes are sent in the next iteration.
 const FLUSH_PASSES: u32 = 8;
-/// How much one poll waits at most: what `asyncio` allows (a day).
+/// The longest wait of one poll: a day, as in asyncio.
 const MAX_WAIT_NS: u64 = 24 * 3600 * 1_000_000_000;
 
 fn is_counted(timer: &HandleRef) -> bool {
     timer.has(COUNTED)
 }
 
-/// What `run_forever()` calls: runs iterations until `stop()` or until an exception ends the loop. Called inside of an
-/// iteration, or for a loop that does not run, it runs one iteration as asyncio's does.
+/// Called by `run_forever()`: runs iterations until `stop()`, or until an exception ends the loop. If it is called during an
+/// iteration, or while the loop does not run, it runs one iteration, as in asyncio.
 pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let (py, core, object) = (slf.py(), slf.get(), slf.as_ptr());
     let before = core.lock_run("This event loop is already running")?;
@@ -49,7 +50,7 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
         }
         hang_at_exit();
         core.iterating_process.set(u64::from(std::process::id()));
-        // A loop that starts to run looks for I/O first.
+        // A loop that starts to run polls first.
         core.poll_next_iteration();
         core.stats.run_begins();
         let result = run_iterations(py, core, object);
@@ -71,14 +72,14 @@ fn run_iterations(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyR
     }
 }
 
-/// What is `select.select()` now.
+/// The current `select.select`.
 pub fn select(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("select")?.getattr("select")
 }
 
 impl LoopCore {
-    /// Keeps other threads from running or closing the loop until [`LoopCore::unlock_run`], which wants what this gives.
-    /// asyncio's own check looks and then sets, which two threads may do at the same time.
+    /// Keeps other threads from running or closing the loop until [`LoopCore::unlock_run`], which takes the returned number.
+    /// asyncio's own check is a read followed by a write, so two threads may pass it at the same time.
     pub fn lock_run(&self, refusal: &str) -> PyResult<u64> {
         let me = current_thread();
         let before = self
@@ -95,7 +96,8 @@ impl LoopCore {
         self.running_thread.store(before, Ordering::Release);
     }
 
-    /// A loop that does not run keeps nothing alive by accident, and what is left in its queues can be garbage with it.
+    /// Drops cached contexts and buffers, and makes the collector track the handles in the queues: a stopped loop may be
+    /// garbage.
     fn on_stop(&self) {
         drop(Contexts::take_all(&self.contexts));
         self.spare_bytes.clear();
@@ -109,7 +111,7 @@ impl LoopCore {
         });
     }
 
-    /// An iteration; what was written before an exception still leaves.
+    /// Runs an iteration. After an exception, writes that are corked are still sent.
     #[inline]
     fn iterate(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
         self.iteration(py, object).map_err(|raised| {
@@ -152,7 +154,7 @@ impl LoopCore {
         self.flush_all(py, object)
     }
 
-    /// Runs the `count` oldest handles; fewer if a callback has run some of them itself.
+    /// Runs the `count` oldest handles, or fewer if a callback has run some of them by a nested iteration.
     fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> FfiResult<()> {
         let mut timer = CallbackTimer::new();
         for number in 0..count {
@@ -170,7 +172,7 @@ impl LoopCore {
         Ok(())
     }
 
-    /// Cancelled timers at the head of the heap must not wake the loop.
+    /// Removes cancelled timers from the head of the heap, so that they do not wake the loop.
     fn drop_cancelled_timers(&self) {
         while let Some(timer) = self.timers.with(|timers| {
             let (_, timer) = timers.peek()?;
@@ -184,12 +186,12 @@ impl LoopCore {
         }
     }
 
-    /// Moves the timers that are due behind what is ready, and counts them.
+    /// Moves due timers to the end of the ready queue, and returns their number.
     fn collect_due_timers(&self, object: *mut PyObject) -> FfiResult<usize> {
         if self.timers.with(|timers| timers.is_empty()) {
             return Ok(0);
         }
-        // SAFETY: the loop object of this core.
+        // SAFETY: `object` is the loop object of this core, which the caller of the iteration holds.
         let now = unsafe { self.latest_due(object)? };
         let due = self.timers.with(|timers| {
             self.ready.with(|ready| {
@@ -205,7 +207,7 @@ impl LoopCore {
         Ok(due)
     }
 
-    /// Polls, for as long as nothing else is to be done.
+    /// Polls. If nothing is ready, waits until an event, a timer or a wake-up.
     fn poll_for_io(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let busy = self.stopping.get()
             || !self.ready.is_empty()
@@ -223,7 +225,7 @@ impl LoopCore {
         {
             None => None,
             Some(when) => {
-                // SAFETY: the loop object of this core.
+                // SAFETY: `object` is the loop object of this core, which the caller of the iteration holds.
                 let now = unsafe { self.now_for_timeout(object)? };
                 if when <= now {
                     return self.poll_now(py, object);
@@ -232,7 +234,7 @@ impl LoopCore {
             }
         };
         if let Some(completions) = self.completions() {
-            // Detached, so that other Python threads can run meanwhile.
+            // Detached, so that other Python threads can run.
             if completions.should_spin()
                 && py.detach(|| completions.spin(&|| self.inbox.is_pending()))
             {
@@ -253,7 +255,7 @@ impl LoopCore {
         self.wait_for_io(py, wait)
     }
 
-    /// Polls, and waits for events if nothing came from other threads.
+    /// Polls, and waits for events if other threads have scheduled nothing.
     #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         if !self.inbox.begin_poll() {
@@ -261,7 +263,7 @@ impl LoopCore {
         }
         self.stats.polling(true);
         if self.green_threads {
-            let waited = self.wait_among_green_threads(py, wait);
+            let waited = self.wait_with_green_threads(py, wait);
             self.inbox.end_poll();
             return waited.and_then(|()| self.poll_nonblocking(py));
         }
@@ -270,21 +272,21 @@ impl LoopCore {
         self.polled(py, result)
     }
 
-    /// Waits in `select.select()`, which a library of green threads has replaced, so that the others run meanwhile.
+    /// Waits in `select.select()`, which a green-thread library has replaced, so that other green threads can run.
     #[cold]
-    fn wait_among_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
+    fn wait_with_green_threads(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         let (none, seconds) = (PyTuple::empty(py), wait.map(|wait| wait.as_secs_f64()));
         select(py)?.call1(([self.registrar.selector()], &none, &none, seconds))?;
         Ok(())
     }
 
-    /// Has the next iteration look for I/O. Whoever registers a descriptor may count on that, as in asyncio: what it has ready
-    /// comes before what is scheduled by the callbacks of the next iteration.
+    /// Makes the next iteration poll. Called when a descriptor is registered: as in asyncio, its events are handled before the
+    /// handles that callbacks of the next iteration schedule.
     pub fn poll_next_iteration(&self) {
         self.polls_skipped.set(u32::MAX - 1);
     }
 
-    /// Polls without waiting, unless the last poll is a short time ago.
+    /// Polls without waiting, unless the loop has polled a short time ago.
     #[inline]
     fn poll_if_due(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let skipped = self.polls_skipped.get() + 1;
@@ -308,7 +310,7 @@ impl LoopCore {
         self.poll_nonblocking(py)
     }
 
-    /// Polls without waiting, and without giving the interpreter away for it.
+    /// Polls without waiting and without detaching from the interpreter.
     pub fn poll_nonblocking(&self, py: Python<'_>) -> FfiResult<()> {
         self.stats.polling(false);
         let result = self.poll(Some(Duration::ZERO));
@@ -337,8 +339,8 @@ impl LoopCore {
         }
     }
 
-    /// Hands events to their descriptors. An event leaves the queue before its callback runs, so an exception that
-    /// ends the loop loses none of the others.
+    /// Dispatches events to their sources. Each event is removed from the queue before its callback runs, so an exception that
+    /// ends the loop loses no other event.
     fn dispatch(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         let more = self.to_resume.len();
         while let Some(event) = self.events.pop_front() {
@@ -354,14 +356,14 @@ impl LoopCore {
             let Some(source) = self.to_resume.pop_front() else {
                 break;
             };
-            // SAFETY: what waits is live and of its kind.
+            // SAFETY: queued and registered objects are held by `IoRef`, which is made with the vtable of the object's class.
             let resumed = unsafe { (source.vtable.resume)(self.cx(py, object), &source.object) };
             exceptions::report_unless_fatal(object, resumed)?;
         }
         Ok(())
     }
 
-    /// Sends what streams have gathered if that has waited for as long as a callback may hold it back.
+    /// Sends corked writes of streams if they have waited for the cork interval.
     #[inline]
     fn flush_if_due(&self, py: Python<'_>, object: *mut PyObject, now: u64) -> FfiResult<()> {
         if now.wrapping_sub(self.flushed.get()) < self.cork.get() {
@@ -370,7 +372,7 @@ impl LoopCore {
         self.flush_all(py, object)
     }
 
-    /// Sends what streams have gathered in this iteration.
+    /// Sends the corked writes of all streams.
     fn flush_all(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<()> {
         for _ in 0..FLUSH_PASSES {
             let count = self.to_flush.len();
@@ -382,7 +384,8 @@ impl LoopCore {
                 let Some(stream) = self.to_flush.pop_front() else {
                     break;
                 };
-                // SAFETY: what waits is live and of its kind.
+                // SAFETY: queued and registered objects are held by `IoRef`, which is made with the vtable of the object's
+                // class.
                 let flushed = unsafe { (stream.vtable.flush)(self.cx(py, object), &stream.object) };
                 exceptions::report_unless_fatal(object, flushed)?;
             }
@@ -395,7 +398,7 @@ impl LoopCore {
     fn dispatch_event(&self, py: Python<'_>, object: *mut PyObject, event: Event) -> FfiResult<()> {
         if let Some(native) = self.descriptors.with(|all| all.native(event.token)) {
             let cx = self.cx(py, object);
-            // SAFETY: what is in the table is live and of its kind.
+            // SAFETY: queued and registered objects are held by `IoRef`, which is made with the vtable of the object's class.
             let body = || unsafe { (native.vtable.ready)(cx, &native.object, event) };
             if self.is_debug() {
                 return self.timed(body, |py| {
@@ -404,7 +407,7 @@ impl LoopCore {
             }
             return body();
         }
-        // A source may have gone away after the kernel had noted the event.
+        // The source may have been removed after the kernel had queued the event.
         match self.descriptors.with(|all| all.ready(event)) {
             Some(ready) => ready.run(self, object),
             None => Ok(()),

@@ -1,7 +1,7 @@
-//! What a loop has done: counters that are always on, so they cost next to nothing.
+//! Statistics of a loop. They are always on, so they must be cheap.
 //!
-//! Time is taken where the loop reads the processor's counter anyway, once an iteration, and between the callbacks of an
-//! iteration. Reading it costs a tenth of a short callback, so many short ones in a row are timed together.
+//! The processor's counter is read where the loop reads it anyway, once an iteration, and between the callbacks of an
+//! iteration. A read costs a tenth of a short callback, so consecutive short callbacks are timed as a batch.
 
 use hybridloop_sync::tsc::{ns_to_ticks, ticks};
 use pyo3::prelude::*;
@@ -12,12 +12,12 @@ use crate::event_loop::LoopCore;
 use crate::python::handle::CANCELLED;
 use crate::python::RelaxedU64;
 
-/// Callbacks that take no longer than this, one or several timed together, are short.
+/// A callback or a batch that takes less time than this is short.
 const SHORT_NS: u64 = 5_000;
-/// So many short callbacks are timed together at most.
+/// The largest batch.
 const MAX_BATCH: u32 = 8;
 
-/// How many callbacks are timed together: more and more, as long as they are short.
+/// How many callbacks are timed as one batch: twice as many after each short batch.
 pub struct CallbackTimer {
     batch: u32,
     left: u32,
@@ -37,16 +37,16 @@ pub struct Stats {
     polls_skipped: RelaxedU64,
     bytes_in: RelaxedU64,
     bytes_out: RelaxedU64,
-    /// When the run under way began, in ticks; 0 while the loop does not run.
+    /// When the current run began, in ticks; 0 while the loop does not run.
     running_since: RelaxedU64,
-    /// When it began to wait; 0 while it does not.
+    /// When the loop began to wait; 0 while it does not wait.
     waiting_since: RelaxedU64,
-    /// When the work under way began.
+    /// When the current iteration's work began.
     working_since: RelaxedU64,
     ran: RelaxedU64,
     waited: RelaxedU64,
     longest: RelaxedU64,
-    /// When the callback under way began, or what is timed together with it.
+    /// When the current callback, or its batch, began.
     called_since: RelaxedU64,
     longest_callback: RelaxedU64,
     /// [`SHORT_NS`] in ticks.
@@ -69,7 +69,7 @@ impl Stats {
         add(&self.callbacks, 1);
     }
 
-    /// A busy iteration did not look for I/O; the counter stands at `now`.
+    /// A busy iteration did not poll; the counter's value is `now`.
     #[inline]
     pub fn poll_skipped(&self, now: u64) {
         add(&self.polls_skipped, 1);
@@ -87,7 +87,7 @@ impl Stats {
         }
     }
 
-    /// A poll is over; the counter stands at `now`.
+    /// A poll has ended; the counter's value is `now`.
     #[inline]
     pub fn polled(&self, now: u64) {
         let since = self.waiting_since.replace(0);
@@ -107,7 +107,7 @@ impl Stats {
         self.called(now);
     }
 
-    /// A callback is over; how long it took, with those that were timed together with it.
+    /// A callback has ended. Returns how long its batch took.
     #[inline]
     fn called(&self, now: u64) -> u64 {
         let took = now.wrapping_sub(self.called_since.replace(now));
@@ -117,20 +117,20 @@ impl Stats {
         took
     }
 
-    /// A callback is over, and something else begins; the counter's value.
+    /// A callback has ended, and other work begins. Returns the counter's value.
     pub fn callback_over(&self) -> u64 {
         let now = ticks();
         self.called(now);
         now
     }
 
-    /// How long the callback under way has run, with those that are timed together with it.
+    /// How long the current callback has run, with the earlier callbacks of its batch.
     #[inline]
     pub fn callback_ticks(&self) -> u64 {
         ticks().wrapping_sub(self.called_since.get())
     }
 
-    /// A callback is over, and the next one begins; the counter's value, if it was read.
+    /// A callback has ended, and the next one begins. Returns the counter's value, if it was read.
     #[inline]
     pub fn next_callback(&self, timer: &mut CallbackTimer) -> Option<u64> {
         timer.left -= 1;
@@ -149,7 +149,7 @@ impl Stats {
         Some(now)
     }
 
-    /// The loop has done work of its own; what comes now is a callback. The counter's value.
+    /// Callbacks begin after other work. Returns the counter's value.
     pub fn callbacks_begin(&self) -> u64 {
         let now = ticks();
         self.called_since.set(now);
@@ -171,13 +171,13 @@ impl Stats {
         add(&self.ran, now.wrapping_sub(since));
     }
 
-    /// Bytes came in.
+    /// Counts received bytes.
     #[inline]
     pub fn received(&self, n: usize) {
         add(&self.bytes_in, n as u64);
     }
 
-    /// Bytes went out.
+    /// Counts sent bytes.
     #[inline]
     pub fn sent(&self, n: usize) {
         add(&self.bytes_out, n as u64);
@@ -201,7 +201,7 @@ impl Stats {
         )
     }
 
-    /// Seconds that the loop has run, and of these the ones in which it did not wait.
+    /// Seconds that the loop has run, and seconds of these in which it did not wait.
     fn times(&self) -> (f64, f64) {
         let now = ticks();
         let under_way = |since: &RelaxedU64| match since.get() {

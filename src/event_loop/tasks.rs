@@ -10,22 +10,23 @@ use crate::python::stdlib::{current, Stdlib};
 use crate::python::{Args, FfiResult, Ref};
 
 pub unsafe fn create_future(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
     unsafe { LoopCore::of(slf).new_future(slf) }
 }
 
-/// `create_task(coro, **kwargs)`: `asyncio.Task` directly, unless a factory is set or debug mode wants the rest of what
-/// the inherited method does.
+/// `create_task(coro, **kwargs)`: calls `asyncio.Task` directly. The inherited method is called if a task factory is set, in
+/// debug mode, and for unusual arguments.
 pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const MAX_KEYWORDS: usize = 2;
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let stdlib = Stdlib::get();
         let keywords = args.keyword_count();
         if args.positional.len() != 1
             || keywords > MAX_KEYWORDS
-            // What else a task takes, asyncio may refuse.
+            // The inherited method checks other keywords.
             || !args.keywords().all(|(keyword, _)| is_name_or_context(keyword))
             || core.is_debug()
             || core.is_closed()
@@ -33,7 +34,7 @@ pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> 
         {
             return inherited_create_task(slf, &args);
         }
-        // Layout of a vectorcall: a free slot, the coroutine, then `loop` and the caller's keyword values.
+        // The arguments of the vectorcall: a scratch slot, the coroutine, then `loop` and the caller's keyword values.
         let mut values = [ptr::null_mut(); MAX_KEYWORDS + 3];
         values[1] = args.positional[0];
         values[2] = slf;
@@ -67,7 +68,7 @@ pub unsafe fn create_task(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> 
 
 #[inline]
 fn is_name_or_context(keyword: *mut PyObject) -> bool {
-    // SAFETY: the name of a keyword is a live `str`.
+    // SAFETY: CPython passes names of keywords as live strings.
     [c"name", c"context"]
         .iter()
         .any(|name| unsafe { ffi::PyUnicode_CompareWithASCIIString(keyword, name.as_ptr()) } == 0)
@@ -75,7 +76,7 @@ fn is_name_or_context(keyword: *mut PyObject) -> bool {
 
 #[cold]
 unsafe fn inherited_create_task(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `create_task`.
+    // SAFETY: the caller is a method of the live `LoopCore` `slf`; CPython calls it attached and keeps its arguments alive.
     unsafe {
         let py = Python::assume_attached();
         let kwargs = pyo3::types::PyDict::new(py);

@@ -17,20 +17,20 @@ use crate::python::{ErrSet, Ref};
 /// Objects of the `socket` module.
 pub struct Module {
     whole: Ref,
-    /// The contents of `asyncio.base_events`, and its name for the module.
+    /// The dictionary of `asyncio.base_events`, in which `socket` is looked up.
     user_contents: Ref,
     socket: Ref,
     contents: Ref,
     native_contents: Ref,
     name: Ref,
-    /// The functions that the resolver stands in for.
+    /// Python's own functions, which the resolver replaces; `None` if they were replaced at import.
     functions: Option<[Ref; 2]>,
     gaierror: Ref,
     families: Enumeration,
     kinds: Enumeration,
 }
 
-/// Numbers that `socket` shows as members of an enumeration.
+/// Numbers that `socket` converts to members of an enumeration.
 struct Enumeration {
     known: Vec<(c_int, Ref)>,
     converter: Ref,
@@ -74,7 +74,7 @@ impl Module {
             module.getattr("getaddrinfo")?,
             native.getattr("getaddrinfo")?,
         );
-        // One that was replaced before this package was imported is no less replaced.
+        // A program may have replaced the functions before it imported this package.
         let original = function
             .getattr("__globals__")
             .is_ok_and(|globals| globals.is(module.dict()))
@@ -104,7 +104,7 @@ impl Module {
         let same = |contents, name, object: &Ref| match current(contents, name) {
             Ok(found) => std::ptr::eq(found.as_ptr(), object.as_ptr()),
             Err(ErrSet) => {
-                // SAFETY: attached.
+                // SAFETY: `current` has just set an exception, so the thread is attached.
                 unsafe { ffi::PyErr_Clear() };
                 false
             }

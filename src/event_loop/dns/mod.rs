@@ -2,8 +2,8 @@
 //!
 //! * [`convert`] — conversion of results to the objects that `socket` returns.
 //!
-//! What is not plain goes the way of asyncio, in the executor: debug mode, which logs slow lookups, arguments of unusual
-//! types, and a `socket.getaddrinfo` that somebody has replaced.
+//! asyncio's implementation, in the executor, is used in debug mode, which logs slow lookups, for arguments of unusual types,
+//! and if `socket.getaddrinfo` was replaced.
 
 mod convert;
 
@@ -30,23 +30,23 @@ use crate::python::args::{bind, Parameter};
 use crate::python::coroutine::{self, Class, Operation, Step, Visit};
 use crate::python::{future, Args, ErrSet, FfiResult, LoopCell, Ref};
 
-/// Lookups of one loop that are under way.
+/// The pending lookups of one loop.
 pub struct Lookups {
-    /// The numbers of finished lookups. A lookup that is under way keeps it alive, longer than the loop if need be.
+    /// The numbers of finished lookups. A pending lookup keeps it alive, also after the loop is gone.
     finished: Arc<WakingQueue<u64>>,
-    /// The futures that wait, by number.
+    /// The futures of pending lookups, by number.
     waiting: LoopCell<HashMap<u64, Ref>>,
     last: AtomicU64,
 }
 
-/// What a lookup comes to.
+/// The result of a lookup.
 enum Reply {
     Addresses(Result<Vec<AddressInfo>, LookupError>),
     Names(Result<Names, LookupError>),
 }
 
 impl Reply {
-    /// What the coroutine returns or raises.
+    /// The value that the coroutine returns, or the exception that it raises.
     fn outcome(self, py: Python<'_>) -> FfiResult<Step> {
         let failure = match self {
             Self::Addresses(Ok(found)) => return Ok(Step::Done(list(py, &found)?)),
@@ -60,7 +60,7 @@ impl Reply {
     }
 }
 
-/// What the thread and the coroutine of a lookup share.
+/// State that the thread and the coroutine of a lookup share.
 #[derive(Default)]
 struct Slot {
     reply: Mutex<Option<Reply>>,
@@ -70,7 +70,7 @@ struct Slot {
 impl Lookups {
     pub fn new(waker: WakeHandle) -> Self {
         let wake = move || {
-            // It fails only when the counter is full, and then the loop has been woken.
+            // It fails only if the counter is full; then the loop has been woken already.
             let _ = waker.wake();
         };
         Self {
@@ -86,7 +86,7 @@ impl Lookups {
         self.finished.is_pending()
     }
 
-    /// Wakes who waits for lookups that have finished.
+    /// Resolves the futures of finished lookups.
     #[cold]
     pub fn deliver(&self, event_loop: *mut PyObject) -> FfiResult<()> {
         self.finished.clear();
@@ -99,13 +99,13 @@ impl Lookups {
         Ok(())
     }
 
-    /// Lets go of everything, for a loop that is closed.
+    /// Drops all futures; the loop is closed.
     pub fn close(&self) {
         self.finished.stop_waking();
         drop(self.waiting.take());
     }
 
-    /// Shows the futures to the collector.
+    /// Visits the futures, for the garbage collector.
     pub fn each<E>(&self, visit: impl FnMut(&Ref) -> Result<(), E>) -> Result<(), E> {
         self.waiting
             .with(|waiting| waiting.values().try_for_each(visit))
@@ -141,7 +141,7 @@ impl Lookups {
 struct Lookup {
     event_loop: Ref,
     request: Request,
-    under_way: LoopCell<Option<(u64, Arc<Slot>)>>,
+    pending: LoopCell<Option<(u64, Arc<Slot>)>>,
 }
 
 enum Request {
@@ -149,7 +149,7 @@ enum Request {
     Names(NameQuery),
 }
 
-/// Those of `getaddrinfo`.
+/// The arguments of `getaddrinfo`.
 struct Arguments {
     host: Ref,
     port: Ref,
@@ -165,9 +165,9 @@ impl Operation for Lookup {
     }
 
     fn step(&self) -> FfiResult<Step> {
-        // SAFETY: attached.
+        // SAFETY: coroutines run in attached threads.
         let py = unsafe { Python::assume_attached() };
-        let (number, slot) = match self.under_way.take() {
+        let (number, slot) = match self.pending.take() {
             Some((number, slot)) => {
                 let reply = lock(&slot.reply).take();
                 match reply {
@@ -196,11 +196,11 @@ impl Operation for Lookup {
                 (number, slot)
             }
         };
-        // The answer is delivered by this thread, so there is time to wait for it.
-        // SAFETY: the loop of a call is a LoopCore.
+        // `deliver` runs in this thread, so the future is registered before the reply is delivered.
+        // SAFETY: the methods that make a `Lookup` store their receiver, a `LoopCore`, and the operation holds it.
         let future =
             unsafe { LoopCore::of(self.event_loop.as_ptr()).new_future(self.event_loop.as_ptr()) };
-        drop(self.under_way.replace(Some((number, slot))));
+        drop(self.pending.replace(Some((number, slot))));
         let future = future?;
         let before = self
             .lookups()
@@ -211,7 +211,7 @@ impl Operation for Lookup {
     }
 
     fn abandon(&self) {
-        if let Some((number, slot)) = self.under_way.take() {
+        if let Some((number, slot)) = self.pending.take() {
             slot.cancelled.store(true, Ordering::Relaxed);
             let future = self
                 .lookups()
@@ -236,16 +236,16 @@ impl Operation for Lookup {
 
 impl Lookup {
     fn lookups(&self) -> &Lookups {
-        // SAFETY: the operation holds the loop, and that of a call is a LoopCore.
+        // SAFETY: the methods that make a `Lookup` store their receiver, a `LoopCore`, and the operation holds it.
         &unsafe { LoopCore::of(self.event_loop.as_ptr()) }.lookups
     }
 }
 
 impl Arguments {
-    /// Tells audit hooks, as the function of `socket` does.
+    /// Raises the audit event of `socket.getaddrinfo`.
     fn audit(&self) -> FfiResult<()> {
         let [family, socktype, protocol, _] = self.hints;
-        // SAFETY: attached; the format fits the arguments.
+        // SAFETY: coroutines run in attached threads. The format matches the types of the arguments, which are live.
         let failed = unsafe {
             PySys_Audit(
                 c"socket.getaddrinfo".as_ptr(),
@@ -294,7 +294,7 @@ extern "C" {
     fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
 }
 
-/// A text for the system: of `str`, `bytes` or `int`. None for what has no place there, which is refused before.
+/// A C string of `str`, `bytes` or `int`; `None` for `None` and for text that a C string cannot hold.
 fn text(object: &Bound<'_, PyAny>) -> PyResult<Option<CString>> {
     let bytes = if let Ok(bytes) = object.cast::<PyBytes>() {
         bytes.as_bytes().to_vec()
@@ -311,9 +311,12 @@ fn text(object: &Bound<'_, PyAny>) -> PyResult<Option<CString>> {
     Ok(CString::new(bytes).ok())
 }
 
-/// Whether `host` or `port` is of a type that needs no judgement.
+/// Whether `host` or `port` has a type and value that need no check by `socket`.
+///
+/// # Safety
+/// `object` is an argument of the current call.
 unsafe fn is_plain(object: *mut PyObject, number: bool) -> bool {
-    // SAFETY: an argument is live during the call.
+    // SAFETY: the caller passes an argument of the current call, which CPython keeps alive.
     unsafe {
         if object == ffi::Py_None() {
             return true;
@@ -342,9 +345,12 @@ unsafe fn is_plain(object: *mut PyObject, number: bool) -> bool {
     }
 }
 
-/// The number of a hint, if it is one.
+/// The number of a hint; `None` if it is not a C `int`.
+///
+/// # Safety
+/// `object` is an argument of the current call, or null.
 unsafe fn hint(object: *mut PyObject) -> Option<c_int> {
-    // SAFETY: an argument is live during the call.
+    // SAFETY: the caller passes an argument of the current call, which CPython keeps alive.
     unsafe {
         if object.is_null() {
             return Some(0);
@@ -372,7 +378,8 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         Parameter::optional(c"flags"),
     ];
     const BY_POSITION: usize = 2;
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let use_resolver = args.positional.len() <= BY_POSITION
@@ -397,7 +404,7 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
                         port: Ref::borrowed(port),
                         hints: [family, socktype, protocol, flags],
                     }),
-                    under_way: LoopCell::default(),
+                    pending: LoopCell::default(),
                 };
                 return coroutine::new(operation, c"Loop.getaddrinfo");
             }
@@ -406,12 +413,13 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     }
 }
 
-/// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is in numbers.
+/// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is numeric.
 unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[host, service, flow, scope, flags] = args.positional else {
         return Err(PyTypeError::new_err("_look_up_names() takes five arguments").into());
     };
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let py = Python::assume_attached();
         LoopCore::of(slf).check_open()?;
@@ -425,7 +433,7 @@ unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
                 scope: borrowed(scope).extract()?,
                 flags: borrowed(flags).extract()?,
             }),
-            under_way: LoopCell::default(),
+            pending: LoopCell::default(),
         };
         coroutine::new(operation, c"Loop.getnameinfo")
     }
@@ -434,7 +442,7 @@ unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 /// `asyncio.BaseEventLoop.getaddrinfo`.
 #[cold]
 unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `getaddrinfo`.
+    // SAFETY: the caller is a method of the live `LoopCore` `slf`; CPython calls it attached and keeps its arguments alive.
     unsafe {
         let py = Python::assume_attached();
         let borrowed = |object| Bound::from_borrowed_ptr(py, object);
@@ -457,7 +465,7 @@ unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
 /// Makes the class of the coroutines and adds the method to the loop.
 pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
     CLASS.init::<Lookup>(class.py(), c"hybridloop._core.Lookup")?;
-    // At import, when nobody has replaced the functions yet.
+    // At import, before a program can replace the functions.
     module(class.py())?;
     install(
         class,

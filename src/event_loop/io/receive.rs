@@ -92,7 +92,8 @@ fn receive_both(
             iov_len: rest.len(),
         },
     ];
-    // SAFETY: a zeroed `msghdr` is valid: it has null pointers and no parts. Only the type of the count differs between systems.
+    // SAFETY: a zeroed `msghdr` is valid: it has null pointers and no parts. Only the type of the count differs between
+    // systems.
     let mut message = unsafe { std::mem::zeroed::<libc::msghdr>() };
     message.msg_iov = parts.as_mut_ptr();
     message.msg_iovlen = parts.len() as _;
