@@ -1,10 +1,10 @@
-//! Descriptors: who has registered which, and what is known of their readiness.
+//! Descriptors: their owners, registration and readiness.
 //!
-//! * [`registration`] — who owns which descriptor; `add_reader` and related methods.
+//! * [`registration`] — the table of descriptors; `add_reader` and related methods.
 //! * [`watcher`] — one descriptor of the user: its reader and writer; [`files`] — file objects that stand for descriptors.
-//! * [`readiness`] — what is known of the sockets of `sock_*` methods.
-//! * [`receive`] — `recv`, into the object that is handed over where that is faster.
-//! * [`source`] — the interface of transports and listeners, as the loop sees it.
+//! * [`readiness`] — the readiness of the sockets of `sock_*` methods.
+//! * [`receive`] — `recv`, directly into a `bytes` object where that is faster.
+//! * [`source`] — the interface of transports and listeners to the loop.
 
 pub mod files;
 pub mod readiness;

@@ -1,7 +1,7 @@
-//! What is known of the sockets that `sock_*` calls work on, so that a read which would only fail is left out.
+//! The readiness of sockets that `sock_*` methods use, so that a read which would block is skipped.
 //!
-//! The first wait registers a socket for edges, and the registration stays. From then on an edge follows whatever arrives
-//! after the socket was found empty: by a read that would have blocked or, on TCP, by one that came back short.
+//! The first wait registers a socket as edge-triggered, and the registration stays. A socket is drained after a read that would
+//! have blocked or, on TCP, after a short read. Data that arrives later causes an edge.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -15,16 +15,16 @@ use crate::event_loop::LoopCore;
 use crate::python::refs::WeakRef;
 use crate::python::{FfiResult, Ref};
 
-/// A socket that is registered for edges.
+/// A socket with an edge-triggered registration.
 #[derive(Clone, Copy)]
 pub struct RegisteredSocket {
     token: Token,
-    /// There is nothing to read until the next edge.
+    /// No data can be read until the next edge.
     pub drained: bool,
 }
 
 impl LoopCore {
-    /// What is known of `socket`, if `fd` is registered for it and for nothing else.
+    /// The registration of `socket`, if `fd` is registered for this socket and nothing else.
     ///
     /// # Safety
     /// `socket` is a live object.
@@ -47,7 +47,7 @@ impl LoopCore {
         ptr::eq(target.as_ptr(), socket).then_some(known)
     }
 
-    /// Takes note that `known` had nothing left to read, as a read that would block says, or one that came back short.
+    /// Marks a socket as drained after a read that would have blocked, or after a short read.
     #[inline]
     pub fn mark_drained(&self, known: RegisteredSocket, short: bool) {
         self.descriptors.with(|all| {
@@ -57,10 +57,10 @@ impl LoopCore {
         });
     }
 
-    /// Lets `future` be resolved when `socket` is ready for reading, or for writing.
+    /// Registers `future`, which is resolved when `socket` is ready for reading, or for writing.
     ///
-    /// The registration stays for the socket's later calls. A number that the system has given to another socket since
-    /// is noticed by the socket object, and registered anew.
+    /// The registration stays for later calls with the same socket. If the system has given the number to another socket, the
+    /// socket object differs, and the number is registered again.
     ///
     /// # Safety
     /// `socket` is a live object whose descriptor is `fd`, and `known`, if it is given, has just been looked up.
@@ -73,7 +73,7 @@ impl LoopCore {
         future: Ref,
     ) -> FfiResult<()> {
         self.check_open()?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a live socket object; methods call this attached.
         unsafe {
             if let Some(known) = known {
                 return self
@@ -98,7 +98,7 @@ impl LoopCore {
         write: bool,
         future: Ref,
     ) -> FfiResult<()> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller, `wait_for`, guarantees a live socket object in an attached thread.
         let (weak, same) = unsafe {
             let old = self.descriptors.with(|all| all.watch(fd)?.socket.clone());
             let old = old.and_then(|weak| weak.upgrade());
@@ -111,7 +111,7 @@ impl LoopCore {
             let Some(watch) = all.watch(fd) else {
                 return (None, replaced, None, Ok(()));
             };
-            // What was registered for another socket says nothing about this one.
+            // A registration of another socket is not valid for this one.
             let before = if same {
                 watch.mode()
             } else {
@@ -130,10 +130,10 @@ impl LoopCore {
         before.map_or(Ok(()), |before| self.rearm_as(fd, fd, before))
     }
 
-    /// Takes back [`LoopCore::wait_for`], if the future still waits.
+    /// Undoes [`LoopCore::wait_for`], if the future is still pending.
     ///
-    /// With the last one the registration goes. A wait in vain may be one for an event that cannot come, because
-    /// `os.dup2()` has put another file where the socket was: the next wait finds that out.
+    /// The registration ends with the last future. After `os.dup2()` the number may refer to another file, for which no event
+    /// comes: the next wait registers it again.
     pub fn stop_waiting(&self, fd: RawFd, write: bool, future: &Ref) -> FfiResult<()> {
         let found = self.descriptors.with(|all| {
             let watch = all.watch(fd)?;
@@ -150,14 +150,14 @@ impl LoopCore {
     }
 }
 
-/// Whether `fd` is a TCP socket. Of other sockets a read may end early: at the end of a message, or where a Unix socket
-/// passes a descriptor.
+/// Whether `fd` is a TCP socket. With other sockets a short read does not mean drained: it may end at the end of a message, or
+/// where a Unix socket passes a descriptor.
 #[cfg(target_os = "linux")]
 fn is_tcp(fd: RawFd) -> bool {
     let option = |name| {
         let mut value: libc::c_int = -1;
         let mut size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
-        // SAFETY: the value has the size given; the kernel checks the descriptor.
+        // SAFETY: `value` is writable for `size` bytes. The kernel checks the descriptor.
         let status = unsafe {
             libc::getsockopt(
                 fd,

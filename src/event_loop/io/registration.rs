@@ -1,4 +1,4 @@
-//! Descriptors: who owns each, what is registered for it, and what happens when it is ready.
+//! The table of descriptors: the owner of each, its registration, and its events.
 
 use std::os::fd::RawFd;
 
@@ -21,16 +21,16 @@ use crate::python::vectorcall::missing;
 use crate::python::{context, Args, FfiResult, Ref};
 use crate::{fastcall, onearg};
 
-/// Who gets the events of a descriptor.
+/// The receiver of a descriptor's events.
 pub enum Source {
     /// A transport or a listening socket.
     IoSource(IoSource),
-    /// Callbacks and `sock_*` calls of the user. Boxed, so that the entries of the many connections are small.
+    /// Callbacks and `sock_*` calls of the program. Boxed, so that the entries of transports are small.
     FdWatcher(Box<FdWatcher>),
 }
 
 impl Source {
-    /// Lets go of a source that was taken out of the table.
+    /// Releases a source that was removed from the table.
     pub fn forget(self) {
         match self {
             Self::IoSource(native) => native.forget(),
@@ -70,14 +70,14 @@ impl Descriptors {
         self.sources.len()
     }
 
-    /// Puts a source in. What was there before under the same number comes back, to be dropped.
+    /// Inserts a source. Returns the previous source of the same number, for the caller to drop.
     pub fn insert(&mut self, fd: RawFd, source: Source) -> (Token, Option<Source>) {
         let token = self.sources.insert(source);
         let old = self.by_fd.insert(fd, token);
         (token, old.and_then(|old| self.sources.remove(old)))
     }
 
-    /// The descriptor that `file` is watched under, which may have been closed since.
+    /// The descriptor under which `file` is watched. The file may be closed by now.
     pub fn watched_file(&self, file: *mut PyObject) -> Option<RawFd> {
         self.sources.iter().find_map(|source| match source {
             Source::FdWatcher(watch) => watch.is_for(file).then(|| watch.fd()),
@@ -85,7 +85,8 @@ impl Descriptors {
         })
     }
 
-    /// Makes `fd` a watch. A source of another kind under that number comes back, to be dropped.
+    /// Makes sure that `fd` has an [`FdWatcher`]. Returns a source of another kind that had this number, for the caller to
+    /// drop.
     pub fn ensure_watch(&mut self, fd: RawFd) -> Option<Source> {
         if self.watch(fd).is_some() {
             return None;
@@ -94,13 +95,13 @@ impl Descriptors {
             .1
     }
 
-    /// Takes the source out that `token` names.
+    /// Removes the source of `token`.
     pub fn remove(&mut self, fd: RawFd, token: Token) -> Option<Source> {
         self.by_fd.remove(fd, token);
         self.sources.remove(token)
     }
 
-    /// Takes out the source of the highest descriptor.
+    /// Removes the source of the highest descriptor.
     pub fn pop(&mut self) -> Option<Source> {
         while let Some(token) = self.by_fd.pop() {
             let source = self.sources.remove(token);
@@ -125,7 +126,7 @@ impl Descriptors {
         Ok(())
     }
 
-    /// The I/O object behind a token, if it is one.
+    /// The I/O object of a token, if its source is one.
     #[inline]
     pub fn native(&self, token: Token) -> Option<IoRef> {
         match self.sources.get(token)? {
@@ -142,7 +143,7 @@ impl Descriptors {
         })
     }
 
-    /// What an event on a watched descriptor calls for, with references of its own.
+    /// The callbacks and futures of an event on a watched descriptor, as owned references.
     pub fn ready(&mut self, event: Event) -> Option<Ready> {
         match self.sources.get_mut(event.token)? {
             Source::IoSource(_) => None,
@@ -152,8 +153,7 @@ impl Descriptors {
 }
 
 impl LoopCore {
-    /// Brings the selector in line with what is wanted of `fd`, which wanted `before` until now. The number may belong to
-    /// another file by now.
+    /// Updates the registration of `fd`, which was `before`, to the current mode. The number may belong to another file by now.
     pub fn rearm(&self, fd: RawFd, before: Mode) -> FfiResult<()> {
         let owner = self.descriptors.with(|all| Some(all.watch(fd)?.owner()));
         match owner {
@@ -162,7 +162,7 @@ impl LoopCore {
         }
     }
 
-    /// As [`LoopCore::rearm`], where `open_fd` is `fd`, or −1 if the file that is watched is closed.
+    /// Like [`LoopCore::rearm`]. `open_fd` is `fd`, or −1 if the watched file is closed.
     pub fn rearm_as(&self, fd: RawFd, open_fd: RawFd, before: Mode) -> FfiResult<()> {
         let wanted = self
             .descriptors
@@ -173,7 +173,7 @@ impl LoopCore {
         if mode == before {
             return Ok(());
         }
-        // Registering anew reports what is ready now.
+        // Registering again reports the current readiness.
         self.descriptors.with(|all| {
             if let Some(watch) = all.watch(fd) {
                 watch.drained = false;
@@ -196,7 +196,10 @@ impl LoopCore {
         })
     }
 
-    /// Puts a callback in, in place of the one that comes back.
+    /// Sets the callback of one direction, and returns the previous one.
+    ///
+    /// # Safety
+    /// `file` is a live object, and the thread is attached.
     unsafe fn watch_file(
         &self,
         file: *mut PyObject,
@@ -208,7 +211,7 @@ impl LoopCore {
         if open {
             self.drop_closed(fd);
         }
-        // SAFETY: the caller's object is live.
+        // SAFETY: the caller is a method of the loop: CPython calls it attached, and keeps its arguments alive.
         let file_object = unsafe { (ffi::PyLong_Check(file) == 0).then(|| Ref::borrowed(file)) };
         let (before, old, replaced, _unused) = self.descriptors.with(|all| {
             let replaced = all.ensure_watch(fd);
@@ -227,7 +230,7 @@ impl LoopCore {
         Ok(old)
     }
 
-    /// Drops what is registered for a file that is closed, and whose number another file has got.
+    /// Drops the source of a closed file whose number now belongs to another file.
     fn drop_closed(&self, fd: RawFd) {
         let owner = self.descriptors.with(|all| Some(all.watch(fd)?.owner()));
         if owner.is_some_and(|owner| owner.open_fd(fd) < 0) {
@@ -250,11 +253,11 @@ impl LoopCore {
             return Err(missing(function, "callback"));
         };
         self.check_open()?;
-        // SAFETY: arguments are live during the call.
+        // SAFETY: the caller is a method of the loop: CPython calls it attached, and keeps its arguments alive.
         unsafe {
             let watched = self.find_watched(file)?.ok_or_else(too_large)?;
             self.refuse_transport(watched.fd, file)?;
-            // Releases before Python 3.15 have no `context`, and what later ones add is not for a watch.
+            // Python before 3.15 has no `context` here. Keywords that later releases add are ignored.
             let context = match context_keyword(args) {
                 Some(context) => context,
                 None => context::copy_current()?,
@@ -289,7 +292,7 @@ impl LoopCore {
         if self.is_closed() {
             return Ok(Ref::bool(false));
         }
-        // SAFETY: the argument is live during the call.
+        // SAFETY: the caller is a method of the loop: CPython calls it attached, and keeps its arguments alive.
         let Some(Watched { fd, .. }) = (unsafe { self.find_watched(file)? }) else {
             return Ok(Ref::bool(false));
         };
@@ -330,7 +333,11 @@ impl LoopCore {
 }
 
 impl LoopCore {
-    /// An open transport owns its descriptor: nobody else may wait on it. One whose socket somebody has closed owns none.
+    /// Raises if an open transport owns the descriptor: nothing else may watch it. A transport whose socket was closed by the
+    /// program owns none.
+    ///
+    /// # Safety
+    /// `file` is a live object, and the thread is attached.
     pub unsafe fn refuse_transport(&self, fd: RawFd, file: *mut PyObject) -> FfiResult<()> {
         let owner = self.descriptors.with(|all| match all.source(fd) {
             Some(Source::IoSource(native)) => native.hold(),
@@ -338,7 +345,7 @@ impl LoopCore {
         });
         match owner.filter(IoRef::is_exclusive) {
             Some(owner) => {
-                // SAFETY: attached; the caller's argument is live.
+                // SAFETY: the caller guarantees an attached thread and a live `file`.
                 let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
                 Err(PyRuntimeError::new_err(format!(
                     "File descriptor {} is used by transport {}",
@@ -352,47 +359,52 @@ impl LoopCore {
     }
 }
 
-/// What `_remove_reader()` and `_remove_writer()` take out.
+/// What `_remove_reader()` and `_remove_writer()` have removed.
 enum Taken {
     /// A listening socket.
     IoSource(Option<Source>),
-    /// A callback, and the file object with the last one. What the descriptor wanted before, and whose it is.
+    /// The mode before the removal, the owner of the descriptor, the callback, and with the last callback the file object.
     Callback(Mode, Owner, Option<HandleRef>, Option<Ref>),
 }
 
 /// Cancels a handle that was replaced or removed.
 fn cancel(handle: Option<HandleRef>) -> FfiResult<()> {
     match handle {
-        // SAFETY: an owned handle is live.
+        // SAFETY: the reference `handle` keeps the object alive.
         Some(handle) => unsafe { handles::cancel(handle.as_object().as_ptr()).map(drop) },
         None => Ok(()),
     }
 }
 
 unsafe fn add_reader(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { LoopCore::of(slf).set_callback(slf, &args, false) }
 }
 
 unsafe fn add_writer(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `add_reader`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { LoopCore::of(slf).set_callback(slf, &args, true) }
 }
 
 unsafe fn remove_reader(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: as for `add_reader`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { LoopCore::of(slf).unset_callback(file, false) }
 }
 
 unsafe fn remove_writer(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: as for `add_reader`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { LoopCore::of(slf).unset_callback(file, true) }
 }
 
-/// `_watched(file)`: the file object that was given first, its descriptor, and the reader and writer handle or `None` for
+/// `_watched(file)`: the file object of the first `_add_…()`, its descriptor, and the reader and writer handle or `None` for
 /// each; `None` if nothing is watched.
 unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: as for `add_reader`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let core = LoopCore::of(slf);
         let Some(Watched { fd, .. }) = core.find_watched(file)? else {
@@ -423,9 +435,10 @@ unsafe fn watched(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
     }
 }
 
-/// `_ensure_fd_no_transport(fd)`: refuses descriptors that a transport of this loop owns.
+/// `_ensure_fd_no_transport(fd)`: raises if a transport of this loop owns the descriptor.
 unsafe fn ensure_fd_no_transport(slf: *mut PyObject, file: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: as for `add_reader`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         if let Ok(fd) = RawFd::try_from(file_number(file)?) {
             LoopCore::of(slf).refuse_transport(fd, file)?;
@@ -442,32 +455,32 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
             (
                 fastcall!(c"_add_reader", add_reader, check_thread),
                 "(self, fd, callback, *args, context=None)",
-                "Call back while a descriptor can be read.",
+                "Call a callback while the descriptor is readable.",
             ),
             (
                 fastcall!(c"_add_writer", add_writer, check_thread),
                 "(self, fd, callback, *args, context=None)",
-                "Call back while a descriptor can be written.",
+                "Call a callback while the descriptor is writable.",
             ),
             (
                 onearg!(c"_remove_reader", remove_reader, check_thread),
                 "(self, fd)",
-                "Stop calling back; False if nothing was there.",
+                "Remove the callback. Returns False if there was none.",
             ),
             (
                 onearg!(c"_remove_writer", remove_writer, check_thread),
                 "(self, fd)",
-                "Stop calling back; False if nothing was there.",
+                "Remove the callback. Returns False if there was none.",
             ),
             (
                 onearg!(c"_watched", watched),
                 "(self, fd)",
-                "File object, descriptor, reader and writer handle of what is watched.",
+                "Return the watched file object, its descriptor, and the reader and writer handles.",
             ),
             (
                 onearg!(c"_ensure_fd_no_transport", ensure_fd_no_transport),
                 "(self, fd)",
-                "Refuse a descriptor that a transport owns.",
+                "Raise RuntimeError if a transport owns the descriptor.",
             ),
         ],
     )

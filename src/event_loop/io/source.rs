@@ -1,4 +1,4 @@
-//! What the loop asks of native I/O objects. The rooms above make them; the loop knows them only by this.
+//! The interface of native I/O objects. Higher layers implement it; the loop uses nothing else of them.
 
 use std::mem::ManuallyDrop;
 
@@ -11,7 +11,7 @@ use crate::event_loop::LoopCore;
 use crate::python::refs::WeakRef;
 use crate::python::{FfiResult, Ref};
 
-/// Where a call comes from.
+/// The loop that makes a call, for native code.
 #[derive(Clone, Copy)]
 pub struct LoopContext<'a> {
     pub py: Python<'a>,
@@ -20,30 +20,30 @@ pub struct LoopContext<'a> {
     pub event_loop: *mut PyObject,
 }
 
-/// The functions of one kind of I/O object. Each gets an object of its vtable, which is live.
+/// The functions of one class of I/O objects. The loop passes each a live object of that class.
 pub struct SourceVTable {
     /// The descriptor is ready.
     pub ready: unsafe fn(LoopContext<'_>, &Ref, Event) -> FfiResult<()>,
-    /// An iteration later: there is more to do than one event allows.
+    /// Continue reading, an iteration later: one event does not read everything.
     pub resume: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
-    /// At the end of the iteration: send what was gathered.
+    /// Send corked writes, at the end of the iteration.
     pub flush: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
-    /// Whether nobody else may watch the descriptor.
+    /// Whether nothing else may watch the descriptor.
     pub is_exclusive: unsafe fn(*mut PyObject) -> bool,
     /// Whether the descriptor table's pointer counts as a reference.
     pub is_held: unsafe fn(*mut PyObject) -> bool,
     /// The table has dropped its pointer, and with it the reference if it was one.
     pub dropped: unsafe fn(*mut PyObject),
-    /// Whether removing the reader of the descriptor takes the object out, as for a listening socket.
+    /// Whether `remove_reader()` of the descriptor removes the object, as for a listening socket.
     pub is_reader: bool,
 }
 
 /// An I/O object in the descriptor table.
 ///
-/// Its memory lasts as long as it is in there: one of which the table's pointer does not count as a reference takes itself out
-/// before its memory is freed. Python may run between its last reference's end and that: in what a subclass of its class has in
-/// slots, or in other threads of builds without a global interpreter lock. Then it is not to be had any longer: with the lock
-/// its count of references tells, without one a weak reference.
+/// Its memory is valid while it is in the table: an object that the table does not hold removes itself before its memory is
+/// freed. Python code may run between the drop of its last reference and that removal: in slots of a subclass, or in other
+/// threads of free-threaded builds. [`IoSource::hold`] then returns `None`: with the global interpreter lock it checks the
+/// reference count, without one a weak reference.
 pub struct IoSource {
     object: *mut PyObject,
     pub vtable: &'static SourceVTable,
@@ -51,25 +51,25 @@ pub struct IoSource {
     weak: Option<WeakRef>,
 }
 
-// SAFETY: the pointer is used while the table is locked, or while the object is held.
+// SAFETY: the loop uses the pointer only while it has the table open, or while an `IoRef` holds the object.
 unsafe impl Send for IoSource {}
 
 impl IoSource {
-    /// For an object that takes itself out of the table.
+    /// For an object that removes itself from the table.
     ///
     /// # Safety
-    /// Attached; `object` is live, and of that kind.
+    /// The thread is attached, and `object` is live and of the vtable's class.
     pub unsafe fn new(object: *mut PyObject, vtable: &'static SourceVTable) -> FfiResult<Self> {
         Ok(Self {
             object,
             vtable,
             #[cfg(Py_GIL_DISABLED)]
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees an attached thread and a live object.
             weak: Some(unsafe { WeakRef::new(object)? }),
         })
     }
 
-    /// For an object of which the table has a reference, until `dropped` gives it back.
+    /// For an object that the table holds a reference to, until `dropped` releases it.
     pub fn owned(object: Ref, vtable: &'static SourceVTable) -> Self {
         Self {
             object: object.into_ptr(),
@@ -79,7 +79,7 @@ impl IoSource {
         }
     }
 
-    /// A reference of its own, for the length of a call; `None` if the object is dying.
+    /// An owned reference for the duration of a call; `None` if the object is being deallocated.
     #[inline]
     pub fn hold(&self) -> Option<IoRef> {
         #[cfg(Py_GIL_DISABLED)]
@@ -89,7 +89,8 @@ impl IoSource {
                 vtable: self.vtable,
             });
         }
-        // SAFETY: what is in the table, or was taken out of it just now, has its memory; it is live if it is counted.
+        // SAFETY: the memory of an object outlasts its entry in the table: `dropped` or its deallocator removes it first. It is
+        // live if its reference count is not 0.
         let object =
             unsafe { (ffi::Py_REFCNT(self.object) > 0).then(|| Ref::borrowed(self.object))? };
         Some(IoRef {
@@ -98,33 +99,34 @@ impl IoSource {
         })
     }
 
-    /// The object of one that is in the table, if the table's pointer counts as a reference; it must not be dropped.
+    /// The object, if the table's pointer counts as a reference. The result must not be dropped.
     pub fn held(&self) -> Option<ManuallyDrop<Ref>> {
-        // SAFETY: what is in the table has its memory, and is of its vtable; a reference of the table keeps the object.
+        // SAFETY: the caller has found `self` in the table, so its memory is valid, and it was made with the vtable of its
+        // class. If `is_held`, the table's reference keeps the object alive.
         unsafe {
             (self.vtable.is_held)(self.object).then(|| ManuallyDrop::new(Ref::unowned(self.object)))
         }
     }
 
-    /// Lets go of an object that was taken out of the table.
+    /// Releases an object that was removed from the table.
     pub fn forget(self) {
         if let Some(held) = self.hold() {
-            // SAFETY: held here, so giving back the table's reference does not end it.
+            // SAFETY: `held` keeps the object alive while `dropped` releases the table's reference.
             unsafe { (self.vtable.dropped)(held.object.as_ptr()) };
         }
     }
 }
 
-/// An I/O object that waits for its turn.
+/// An owned reference to an I/O object.
 pub struct IoRef {
     pub object: Ref,
     pub vtable: &'static SourceVTable,
 }
 
 impl IoRef {
-    /// Whether nobody else may watch the descriptor; to find that out may run Python.
+    /// Whether nothing else may watch the descriptor. It may run Python.
     pub fn is_exclusive(&self) -> bool {
-        // SAFETY: the object is held, and of its kind.
+        // SAFETY: `self` holds the object, and was made with the vtable of its class.
         unsafe { (self.vtable.is_exclusive)(self.object.as_ptr()) }
     }
 }

@@ -1,4 +1,4 @@
-//! One descriptor of the user: who waits for it, and how it is registered for that.
+//! A descriptor that the program watches: its callbacks and futures, and its registration.
 
 use std::os::fd::RawFd;
 
@@ -14,13 +14,13 @@ use crate::python::{future, FfiResult, Ref};
 /// One direction of a watched descriptor.
 #[derive(Default)]
 pub struct Direction {
-    /// Set by `add_reader`/`add_writer`: runs as long as the descriptor is ready.
+    /// Set by `add_reader`/`add_writer`: runs in each iteration in which the descriptor is ready.
     pub callback: Option<HandleRef>,
     /// Futures of `sock_*` calls, resolved at the next readiness.
     pub waiters: Waiters,
 }
 
-/// Futures in the order in which they came: mostly one.
+/// Futures in order of registration: mostly one.
 #[derive(Default)]
 pub struct Waiters {
     first: Option<Ref>,
@@ -28,7 +28,7 @@ pub struct Waiters {
 }
 
 impl Waiters {
-    /// Adds one; it comes back if there is no memory for it.
+    /// Adds a future, or returns it if there is no memory for it.
     #[inline]
     pub fn push(&mut self, future: Ref) -> Result<(), Ref> {
         if self.first.is_none() {
@@ -45,7 +45,7 @@ impl Waiters {
         self.first.is_none()
     }
 
-    /// Takes one out; the others keep their order.
+    /// Removes a future; the others keep their order.
     pub fn remove(&mut self, future: &Ref) -> Option<Ref> {
         let is_future = |waiter: &Ref| waiter.as_ptr() == future.as_ptr();
         if self.first.as_ref().is_some_and(is_future) {
@@ -61,26 +61,25 @@ impl Waiters {
     }
 }
 
-/// What the user waits for on one descriptor.
+/// The callbacks and futures of one descriptor.
 pub struct FdWatcher {
     fd: RawFd,
-    /// The file object that `add_reader`/`add_writer` was given, unless it was a number. It is kept while there is a
-    /// callback, as by `selectors`: a file that is closed is found by it, and shows by it that the number is another's.
+    /// The file object of `add_reader`/`add_writer`, unless it was a number. It is kept while there is a callback, as by
+    /// `selectors`: a closed file is found by it, and it shows whether the number now belongs to another file.
     file: Option<Ref>,
     pub read: Direction,
     pub write: Direction,
-    /// The socket whose `sock_*` calls keep the registration. A number that another socket has taken
-    /// over shows by this.
+    /// The socket whose `sock_*` calls keep the registration. It shows whether the number now belongs to another socket.
     pub socket: Option<WeakRef>,
-    /// Nothing to read was left, and no edge has come since. Says something in [`Mode::Edge`] only.
+    /// The last read found no more data, and no edge has come since. Valid in [`Mode::Edge`] only.
     pub drained: bool,
-    /// A read that came back short has emptied the socket.
+    /// A short read means that the socket is drained.
     pub short_read_drains: bool,
 }
 
-/// Whose a watched descriptor is.
+/// The owner of a watched descriptor.
 pub enum Owner {
-    /// A file object that was given to `add_reader`/`add_writer`.
+    /// The file object of `add_reader`/`add_writer`.
     File(Ref),
     /// The socket whose calls keep the registration.
     Socket(WeakRef),
@@ -91,7 +90,7 @@ pub enum Owner {
 impl Owner {
     /// `fd` while its owner has it, −1 afterwards. It may run Python.
     pub fn open_fd(&self, fd: RawFd) -> RawFd {
-        // SAFETY: attached, as all code of the loop's table is; the objects are held here.
+        // SAFETY: methods and the thread of the loop call this attached; `self` holds the objects.
         unsafe {
             match self {
                 Self::File(file) => still_open(file.as_ptr(), fd),
@@ -133,12 +132,12 @@ impl FdWatcher {
         self.file.clone()
     }
 
-    /// Whether `file` is the object that was given.
+    /// Whether `file` is the watched file object.
     pub fn is_for(&self, file: *mut PyObject) -> bool {
         self.file.as_ref().is_some_and(|own| own.as_ptr() == file)
     }
 
-    /// Keeps the object that the first callback was added with. What is not kept comes back, to be dropped.
+    /// Stores the file object of the first callback. Returns the object that is not stored, for the caller to drop.
     pub fn set_file(&mut self, file: Option<Ref>) -> Option<Ref> {
         if self.has_callback() {
             return file;
@@ -146,7 +145,7 @@ impl FdWatcher {
         std::mem::replace(&mut self.file, file)
     }
 
-    /// Takes the object out once there is no callback.
+    /// Takes the file object out, if there is no callback.
     pub fn take_unused_file(&mut self) -> Option<Ref> {
         if self.has_callback() {
             None
@@ -159,7 +158,7 @@ impl FdWatcher {
         self.read.callback.is_some() || self.write.callback.is_some()
     }
 
-    /// Whose the descriptor is, as far as that is known.
+    /// The owner of the descriptor, if it is known.
     pub fn owner(&self) -> Owner {
         match (&self.file, &self.socket) {
             (Some(file), _) => Owner::File(file.clone()),
@@ -176,8 +175,8 @@ impl FdWatcher {
         }
     }
 
-    /// What to register: callbacks want to hear again and again, `sock_*` calls once per change. Those of an object that
-    /// cannot be told from others of the same number are heard once.
+    /// The mode to register: level-triggered for callbacks, edge-triggered for `sock_*` calls. Calls with an object that
+    /// supports no weak references are level-triggered, until their futures are resolved.
     pub fn mode(&self) -> Mode {
         let (read, write) = (&self.read, &self.write);
         if self.is_edge() {
@@ -217,14 +216,14 @@ impl FdWatcher {
             .chain(&self.file)
     }
 
-    /// What an event calls for, with references of its own.
+    /// The callbacks and futures of an event, as owned references.
     pub fn ready(&mut self, event: Event) -> Ready {
         let before = self.mode();
         if event.readable {
             self.drained = false;
         }
         if event.closed {
-            // An end or an error waits behind the data.
+            // The event reported EOF or an error, so a short read does not mean drained.
             self.short_read_drains = false;
         }
         let take = |on: bool, direction: &mut Direction| {
@@ -239,7 +238,7 @@ impl FdWatcher {
         };
         let (reader, readers) = take(event.readable, &mut self.read);
         let (writer, writers) = take(event.writable, &mut self.write);
-        // A level that nobody waits for any longer would be reported for ever.
+        // A level-triggered event without waiters would be reported in every poll.
         let changed =
             !(readers.is_empty() && writers.is_empty()) && matches!(before, Mode::Level(_));
         Ready {
@@ -250,7 +249,7 @@ impl FdWatcher {
     }
 }
 
-/// What a watched descriptor has ready, out of the table.
+/// The callbacks and futures of an event, taken out of the table.
 pub struct Ready {
     callbacks: [Option<HandleRef>; 2],
     waiters: [Waiters; 2],
@@ -260,7 +259,7 @@ pub struct Ready {
 impl Ready {
     pub fn run(self, core: &LoopCore, object: *mut PyObject) -> FfiResult<()> {
         if let Some((fd, before)) = self.stale {
-            // One that was closed meanwhile has nothing to be brought in line.
+            // It does nothing if the descriptor was removed meanwhile.
             exceptions::report_unless_fatal(object, core.rearm(fd, before))?;
         }
         for waiters in &self.waiters {

@@ -17,6 +17,9 @@ use crate::python::coroutine;
 use crate::python::{Args, ErrSet, FfiResult, LoopCell, Ref};
 
 /// Makes the coroutine of a call.
+///
+/// # Safety
+/// `slf` is a live `LoopCore`, and `args` are the arguments of the current call.
 #[inline]
 unsafe fn call<const N: usize>(
     slf: *mut PyObject,
@@ -24,7 +27,7 @@ unsafe fn call<const N: usize>(
     parameters: [Parameter; N],
     args: &Args<'_>,
 ) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: the callers are methods of the loop: `slf` is their receiver, and CPython keeps it and the arguments alive.
     unsafe {
         let bound = bind(kind.name(), parameters, args)?;
         let object = |at: usize| {
@@ -55,43 +58,50 @@ const BUF: Parameter = Parameter::required(c"buf");
 const DATA: Parameter = Parameter::required(c"data");
 
 unsafe fn sock_recv(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // asyncio's abstract class and its loops have different names for it.
+    // asyncio's abstract class and its loops use different names.
     const SIZE: Parameter = Parameter::required(c"n").alias(c"nbytes");
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::Recv, [SOCK, SIZE], &args) }
 }
 
 unsafe fn sock_recv_into(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::RecvInto, [SOCK, BUF], &args) }
 }
 
 unsafe fn sock_recvfrom(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const SIZE: Parameter = Parameter::required(c"bufsize");
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::RecvFrom, [SOCK, SIZE], &args) }
 }
 
 unsafe fn sock_recvfrom_into(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const SIZE: Parameter = Parameter::optional(c"nbytes");
-    // Without a number, or with 0, the socket's method takes the size of the buffer.
-    // SAFETY: as for `call`.
+    // Without a number, or with 0, the socket's method takes the size of the buffer. SAFETY: `slf` is a live `LoopCore`:
+    // CPython passes the method's receiver, whose class the descriptor has checked. It keeps the arguments alive during the
+    // call.
     unsafe { call(slf, Kind::RecvFromInto, [SOCK, BUF, SIZE], &args) }
 }
 
 unsafe fn sock_sendall(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::SendAll, [SOCK, DATA], &args) }
 }
 
 unsafe fn sock_sendto(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     const ADDRESS: Parameter = Parameter::required(c"address");
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::SendTo, [SOCK, DATA, ADDRESS], &args) }
 }
 
 unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    // SAFETY: as for `call`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe { call(slf, Kind::Accept, [SOCK], &args) }
 }
 
@@ -102,7 +112,8 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
         );
     };
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let fd = descriptor_of(socket)?;
         let write = write == ffi::Py_True();
@@ -113,7 +124,7 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     }
 }
 
-/// `_leave_socket(fd, write, future)`: takes `_wait_socket()` back. The socket may be closed by now.
+/// `_leave_socket(fd, write, future)`: undoes `_wait_socket()`. The socket may be closed by now.
 unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[fd, write, future] = args.positional else {
         return Err(PyTypeError::new_err(
@@ -121,7 +132,8 @@ unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
         )
         .into());
     };
-    // SAFETY: as for `wait_socket`.
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
     unsafe {
         let fd = file_descriptor(fd)?;
         let write = write == ffi::Py_True();

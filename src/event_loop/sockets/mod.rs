@@ -1,4 +1,4 @@
-//! `sock_recv`, `sock_sendall` and their kin: coroutines over the user's own sockets.
+//! `sock_recv`, `sock_sendall` and related methods: coroutines over the user's own sockets.
 //!
 //! * [`methods`] — what Python calls: the arguments.
 //! * [`receive`], [`send`] — system calls on plain sockets.
@@ -84,10 +84,10 @@ struct SocketCall {
     waiter: LoopCell<Option<(RawFd, Ref)>>,
 }
 
-/// What a try came to.
+/// The result of an attempt.
 enum Attempt {
     Done(Ref),
-    /// It would block. What is known of the socket, if no Python has run since that was looked up.
+    /// It would block. The socket's registration, if no Python has run since it was looked up.
     Wait(Option<RegisteredSocket>),
 }
 
@@ -101,14 +101,14 @@ impl Operation for SocketCall {
     #[inline]
     fn step(&self) -> FfiResult<Step> {
         self.stop_waiting()?;
-        // SAFETY: the loop of a call is a LoopCore.
+        // SAFETY: the methods that make a `SocketCall` store their receiver, a `LoopCore`, and the operation holds it.
         let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
         let socket = self.socket.as_ptr();
         // SAFETY: a step runs attached, and the operation holds a reference to the socket.
         let fd = unsafe { plain_descriptor(socket) };
         self.check(core, fd.is_some())?;
         let tried = match (self.kind, fd) {
-            // A closed socket raises what its methods do.
+            // The methods of a closed socket raise the right error.
             (Kind::Recv | Kind::RecvInto, Some(fd)) if fd >= 0 => self.receive(core, fd)?,
             (Kind::SendAll, Some(fd)) if fd >= 0 => self.send(core, fd)?,
             (Kind::SendAll, _) => self.send_by_method()?,
@@ -122,7 +122,7 @@ impl Operation for SocketCall {
 
     fn abandon(&self) {
         if let Err(ErrSet) = self.stop_waiting() {
-            // SAFETY: attached.
+            // SAFETY: coroutines run in attached threads.
             let py = unsafe { Python::assume_attached() };
             PyErr::fetch(py).write_unraisable(py, None);
         }
@@ -142,7 +142,7 @@ impl Operation for SocketCall {
             }
         }
         match waiter {
-            // SAFETY: the future is held; this reference is not counted, as the collector needs it.
+            // SAFETY: `waiter` holds the future. The collector needs a reference that is not counted, so it is not dropped.
             Some(future) => visit(&std::mem::ManuallyDrop::new(unsafe {
                 Ref::unowned(future)
             })),
@@ -156,13 +156,13 @@ impl SocketCall {
         self.args[at].as_ref().map_or(ptr::null_mut(), Ref::as_ptr)
     }
 
-    /// Refuses what asyncio refuses, once, when the call begins to run.
+    /// Makes asyncio's checks of the socket, once, when the call begins to run.
     #[inline]
     fn check(&self, core: &LoopCore, plain: bool) -> FfiResult<()> {
         if self.checked.replace(true) || (plain && !core.is_debug()) {
             return Ok(());
         }
-        // SAFETY: attached.
+        // SAFETY: coroutines run in attached threads.
         let py = unsafe { Python::assume_attached() };
         py.import("asyncio.base_events")?
             .getattr("_check_ssl_socket")?
@@ -180,7 +180,7 @@ impl SocketCall {
         known: Option<RegisteredSocket>,
     ) -> FfiResult<Step> {
         let socket = self.socket.as_ptr();
-        // SAFETY: the operation holds the socket and the loop.
+        // SAFETY: the operation holds the socket and the loop, and coroutines run in attached threads.
         unsafe {
             let fd = match fd {
                 Some(fd) if fd >= 0 => fd,
@@ -198,18 +198,18 @@ impl SocketCall {
         let Some((fd, future)) = self.waiter.take() else {
             return Ok(());
         };
-        // SAFETY: the loop of a call is a LoopCore.
+        // SAFETY: the methods that make a `SocketCall` store their receiver, a `LoopCore`, and the operation holds it.
         let core = unsafe { LoopCore::of(self.event_loop.as_ptr()) };
         core.stop_waiting(fd, self.kind.writes(), &future)
     }
 
-    /// Has the socket's method do the work.
+    /// Calls the socket's method.
     fn call_method(&self, core: &LoopCore, fd: Option<RawFd>) -> FfiResult<Attempt> {
-        // SAFETY: attached.
+        // SAFETY: coroutines run in attached threads.
         let py = unsafe { Python::assume_attached() };
-        // SAFETY: the operation holds the socket.
+        // SAFETY: the operation holds the socket, and coroutines run in attached threads.
         let known = fd.and_then(|fd| unsafe { core.known_socket(self.socket.as_ptr(), fd) });
-        // A size or buffer that is refused is refused at once.
+        // Methods that check a size or buffer are called even if the socket is drained, so that errors are raised at once.
         let reads = matches!(
             self.kind,
             Kind::RecvFrom | Kind::RecvFromInto | Kind::Accept
@@ -242,12 +242,12 @@ impl SocketCall {
     }
 }
 
-/// The descriptor of a socket, as asyncio finds it: what `fileno()` gives is taken for a file object.
+/// The descriptor of a socket, as in asyncio: the result of `fileno()` is used as a file object.
 ///
 /// # Safety
 /// Attached; `socket` is a live object.
 unsafe fn descriptor_of(socket: *mut PyObject) -> FfiResult<RawFd> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an attached thread and a live `socket`.
     unsafe {
         let socket = Bound::from_borrowed_ptr(Python::assume_attached(), socket);
         file_descriptor(socket.call_method0("fileno")?.as_ptr())

@@ -21,7 +21,7 @@ struct Received {
 
 impl SocketCall {
     pub(super) fn receive(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Attempt> {
-        // SAFETY: the operation holds the socket.
+        // SAFETY: the operation holds the socket, and coroutines run in attached threads.
         let known = unsafe { core.known_socket(self.socket.as_ptr(), fd) };
         let drained = known.is_some_and(|known| known.drained);
         let received = match self.kind {
@@ -53,7 +53,7 @@ impl SocketCall {
         }
     }
 
-    /// `None` for a size that the socket's own method has to judge.
+    /// `None` for a size that the socket's own method must check.
     fn receive_bytes(
         &self,
         core: &LoopCore,
@@ -61,7 +61,7 @@ impl SocketCall {
         drained: bool,
     ) -> FfiResult<Option<io::Result<Received>>> {
         let size = self.argument(0);
-        // SAFETY: the argument is live.
+        // SAFETY: the operation holds its arguments, and coroutines run in attached threads.
         let asked = unsafe {
             if ffi::PyLong_CheckExact(size) == 0 {
                 return Ok(None);
@@ -95,10 +95,10 @@ impl SocketCall {
     }
 
     fn receive_into(&self, fd: RawFd, drained: bool) -> FfiResult<Option<io::Result<Received>>> {
-        // SAFETY: the argument is live.
+        // SAFETY: the operation holds its arguments, and coroutines run in attached threads.
         let Ok(buffer) = (unsafe { BufferGuard::writable(self.argument(0)) }) else {
-            // The socket's method refuses it in its own words.
-            // SAFETY: attached.
+            // The socket's method raises its own error.
+            // SAFETY: coroutines run in attached threads.
             unsafe { ffi::PyErr_Clear() };
             return Ok(None);
         };
@@ -113,7 +113,7 @@ impl SocketCall {
         drop(buffer);
         Ok(Some(match received {
             Ok(size) => Ok(Received {
-                // SAFETY: attached; a new reference or an error.
+                // SAFETY: coroutines run in attached threads. The result is a new reference, or null with an exception set.
                 result: unsafe { Ref::new(ffi::PyLong_FromSize_t(size))? },
                 size,
                 asked,
@@ -123,10 +123,10 @@ impl SocketCall {
     }
 }
 
-/// Reads into an object of the size asked for, which is then cut; nothing at all if nothing is asked for.
+/// Reads into a `bytes` object of the requested size, and shrinks it. A size of 0 reads nothing.
 #[cold]
 fn receive_exact_size(fd: RawFd, asked: usize) -> FfiResult<Option<io::Result<Received>>> {
-    // SAFETY: attached; the object is new, and nobody else sees it before it is complete.
+    // SAFETY: coroutines run in attached threads. Only this function has the new object until it is complete.
     unsafe {
         let result = Ref::new(ffi::PyBytes_FromStringAndSize(
             ptr::null(),

@@ -15,7 +15,7 @@ use crate::python::buffer::BufferGuard;
 use crate::python::bytes::contents;
 use crate::python::{FfiResult, Ref};
 
-/// Non-blocking, whatever the socket is set to; and an error instead of `SIGPIPE`.
+/// Non-blocking, also on blocking sockets, and an error instead of `SIGPIPE`.
 #[cfg(target_os = "linux")]
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(not(target_os = "linux"))]
@@ -25,21 +25,21 @@ impl SocketCall {
     pub(super) fn send(&self, core: &LoopCore, fd: RawFd) -> FfiResult<Attempt> {
         let object = self.argument(0);
         let mut view = self.data.take();
-        // SAFETY: the operation holds the argument.
+        // SAFETY: the operation holds its arguments, and coroutines run in attached threads.
         let is_bytes = unsafe { ffi::PyBytes_CheckExact(object) } != 0;
         if view.is_none() && !is_bytes {
-            // SAFETY: as above.
+            // SAFETY: the operation holds its arguments, and coroutines run in attached threads.
             view = Some(Box::new(unsafe { BufferGuard::readable(object)? }));
         }
         let data = match &view {
             Some(view) => view.as_slice(),
-            // SAFETY: an exact `bytes`, which does not change.
+            // SAFETY: without a view the object is an exact `bytes`, as checked above, and the operation holds it.
             None => unsafe { contents(object) },
         };
         loop {
             let left = &data[self.sent.get()..];
             let sent = retry_on_intr(|| {
-                // SAFETY: the slice is valid during the call.
+                // SAFETY: `left` is a slice that is valid during the call.
                 check_len(unsafe { libc::send(fd, left.as_ptr().cast(), left.len(), SEND_FLAGS) })
             });
             let n = match sent {
@@ -58,11 +58,11 @@ impl SocketCall {
         }
     }
 
-    /// As [`SocketCall::send`], through the socket's own method.
+    /// Like [`SocketCall::send`], by the socket's own method.
     pub(super) fn send_by_method(&self) -> FfiResult<Attempt> {
-        // SAFETY: attached.
+        // SAFETY: coroutines run in attached threads.
         let py = unsafe { Python::assume_attached() };
-        // SAFETY: the operation holds the argument.
+        // SAFETY: the operation holds its arguments, and coroutines run in attached threads.
         let data = unsafe { Bound::from_borrowed_ptr(py, self.argument(0)) };
         let view = PyMemoryView::from(&data)?.call_method1("cast", ("B",))?;
         let size = view.len()?;
