@@ -74,7 +74,7 @@ pub unsafe fn bind<const N: usize>(
         }
         return Ok(bound);
     }
-    // SAFETY: the caller passes the arguments of the current call.
+    // SAFETY: the caller guarantees that `args` are the arguments of the current call.
     unsafe { bind_slow(function, &parameters, args) }
 }
 
@@ -93,7 +93,7 @@ unsafe fn bind_slow<const N: usize>(
         return Err(too_many(function, parameters, args.positional.len()));
     }
     bound[..args.positional.len()].copy_from_slice(args.positional);
-    // SAFETY: the caller passes the arguments of the current call.
+    // SAFETY: the caller guarantees that `args` are the arguments of the current call.
     unsafe { bind_named(function, parameters, args, &mut bound)? };
     for (parameter, value) in parameters.iter().zip(&bound) {
         if parameter.is_required && value.is_null() {
@@ -116,7 +116,7 @@ pub unsafe fn bind_keywords<const N: usize>(
 ) -> FfiResult<[*mut PyObject; N]> {
     let mut bound = [ptr::null_mut(); N];
     if args.has_keywords() {
-        // SAFETY: the caller passes the arguments of the current call.
+        // SAFETY: the caller guarantees that `args` are the arguments of the current call.
         unsafe { bind_named(function, &names.map(Parameter::optional), args, &mut bound)? };
     }
     Ok(bound)
@@ -133,7 +133,7 @@ unsafe fn bind_named(
     for (name, value) in args.keywords() {
         let index = parameters
             .iter()
-            // SAFETY: the name is one of a keyword argument of the current call, as the caller says.
+            // SAFETY: the caller guarantees that `args` are those of the current call, so `name` is one of its keywords.
             .position(|parameter| unsafe { parameter.is_named(name) });
         let Some(index) = index else {
             return Err(unexpected(&short_name(function), name));

@@ -22,7 +22,7 @@ impl BufferGuard {
     /// The thread is attached, and `object` is live.
     #[inline]
     pub unsafe fn readable(object: *mut PyObject) -> FfiResult<Self> {
-        // SAFETY: the caller upholds the contract of `acquire`, which is the same.
+        // SAFETY: the caller guarantees an attached thread and a live object.
         unsafe { Self::acquire(object, ffi::PyBUF_SIMPLE, |_| ()) }.map(|(guard, ())| guard)
     }
 
@@ -32,7 +32,7 @@ impl BufferGuard {
     /// The thread is attached, and `object` is live.
     #[inline]
     pub unsafe fn writable(object: *mut PyObject) -> FfiResult<Self> {
-        // SAFETY: the caller upholds the contract of `acquire`, which is the same.
+        // SAFETY: the caller guarantees an attached thread and a live object.
         unsafe { Self::acquire(object, ffi::PyBUF_WRITABLE, |_| ()) }.map(|(guard, ())| guard)
     }
 
@@ -48,7 +48,7 @@ impl BufferGuard {
         inspect: impl FnOnce(&ffi::Py_buffer) -> T,
     ) -> FfiResult<(Self, T)> {
         let mut view = MaybeUninit::<ffi::Py_buffer>::zeroed();
-        // SAFETY: the caller says that the thread is attached and `object` is live. On success CPython has filled the view, for
+        // SAFETY: the caller guarantees an attached thread and a live object. On success CPython has filled the view, for
         // which all zeros are valid as well.
         unsafe {
             if ffi::PyObject_GetBuffer(object, view.as_mut_ptr(), flags) != 0 {

@@ -1,4 +1,4 @@
-//! State that one thread touches at a time.
+//! Cells for state that one thread uses at a time.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use crate::python::refs::Ref;
 
 /// A cell for state of a loop or transport, opened for the length of a short closure.
 ///
-/// The closure must not run Python code or drop a Python object, because that could come back to the same cell. Whether it does
+/// The closure must not run Python code or drop a Python object, because that could open the same cell again. Whether it does
 /// is checked in every build: opening a cell that is open panics, which the entry point turns into a Python exception. With the
 /// global interpreter lock no other thread can find the cell open, unless the closure has given the lock away. On free-threaded
 /// builds the cell is a spin lock as well: another thread waits for the few instructions of the closure.
@@ -26,7 +26,7 @@ pub struct LoopCell<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `open` lets one closure at a time have the value, on whichever thread.
+// SAFETY: `open` gives the value to one closure at a time, in any thread.
 unsafe impl<T: Send> Sync for LoopCell<T> {}
 
 /// Closes a cell, also when the closure panics.
@@ -53,7 +53,7 @@ impl<T> LoopCell<T> {
         }
     }
 
-    /// Opens the cell. The lock of the interpreter orders what threads see, so that relaxed accesses do.
+    /// Opens the cell. The interpreter lock orders the accesses of threads, so relaxed ones suffice.
     #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
     fn open(&self) -> Open<'_, T> {
@@ -83,7 +83,7 @@ impl<T> LoopCell<T> {
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         let open = self.open();
-        // SAFETY: the cell was closed, so nobody else has a reference to the value until `open` is dropped.
+        // SAFETY: `open` has found the cell closed, so no other reference to the value exists until it is dropped.
         f(unsafe { &mut *open.0.value.get() })
     }
 
@@ -100,15 +100,15 @@ impl<T> LoopCell<T> {
             if self.is_open.load(Ordering::Relaxed) {
                 opened_twice();
             }
-            // SAFETY: the cell is closed, and `f` does not come back to it, as the caller guarantees.
+            // SAFETY: the cell is closed, and the caller guarantees that `f` does not use the cell.
             f(unsafe { &mut *self.value.get() })
         }
     }
 
-    /// Puts `value` in and gives back what was there, to be dropped by the caller after the cell is closed.
+    /// Replaces the value, and returns the old one. The caller drops it, after the cell is closed.
     #[inline]
     pub fn replace(&self, value: T) -> T {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|slot| std::mem::replace(slot, value)) }
     }
 }
@@ -116,26 +116,26 @@ impl<T> LoopCell<T> {
 impl<T> LoopCell<VecDeque<T>> {
     #[inline]
     pub fn len(&self) -> usize {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|queue| queue.len()) }
     }
 
     #[inline]
     pub fn is_empty(&self) -> bool {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|queue| queue.is_empty()) }
     }
 
     #[inline]
     pub fn pop_front(&self) -> Option<T> {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(VecDeque::pop_front) }
     }
 
-    /// Gives the item back if there is no memory for it.
+    /// Returns the item if there is no memory for it.
     #[inline]
     pub fn push_back(&self, item: T) -> Result<(), T> {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|queue| push_back(queue, item)) }
     }
 }
@@ -154,7 +154,7 @@ fn opened_twice() -> ! {
 /// The identifier of the calling thread, which is not 0.
 #[cfg(Py_GIL_DISABLED)]
 fn current_thread() -> u64 {
-    // SAFETY: reads a value of the calling thread.
+    // SAFETY: may be called by any thread; it returns the identifier of the calling one.
     unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
 }
 
@@ -162,7 +162,7 @@ impl<T: Default> LoopCell<T> {
     /// Empties the cell.
     #[inline]
     pub fn take(&self) -> T {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(std::mem::take) }
     }
 }
@@ -171,7 +171,7 @@ impl<T: Copy> LoopCell<T> {
     /// A copy.
     #[inline]
     pub fn get(&self) -> T {
-        // SAFETY: moving or copying the value, or a place of a queue, runs no other code.
+        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|value| *value) }
     }
 }
@@ -191,7 +191,7 @@ pub unsafe trait Counted: Clone {
     fn as_object(&self) -> &Ref;
 }
 
-// SAFETY: cloning a `Ref` is `Py_INCREF`.
+// SAFETY: cloning a `Ref` is `Py_INCREF`, which runs no Python code.
 unsafe impl Counted for Ref {
     #[inline]
     fn as_object(&self) -> &Ref {
@@ -199,16 +199,16 @@ unsafe impl Counted for Ref {
     }
 }
 
-/// A place for a reference, or for none.
+/// A cell for an optional reference.
 ///
-/// It needs no flag as [`LoopCell`] does: none of its methods runs code that could come back to it. On free-threaded builds it
-/// is a spin lock.
+/// It needs no flag as [`LoopCell`] does: none of its methods runs code that could use the cell again. On free-threaded builds
+/// it is a spin lock.
 pub struct SlotCell<T>(
     #[cfg(Py_GIL_DISABLED)] LoopCell<Option<T>>,
     #[cfg(not(Py_GIL_DISABLED))] UnsafeCell<Option<T>>,
 );
 
-// SAFETY: the global interpreter lock, or the lock of the inner cell, lets one thread at a time in.
+// SAFETY: the global interpreter lock, or the lock of the inner cell, admits one thread at a time.
 unsafe impl<T: Send> Sync for SlotCell<T> {}
 
 impl<T> Default for SlotCell<T> {
@@ -232,12 +232,12 @@ impl<T> SlotCell<T> {
     fn with<R>(&self, f: impl FnOnce(&mut Option<T>) -> R) -> R {
         #[cfg(Py_GIL_DISABLED)]
         return self.0.with(f);
-        // SAFETY: `f`, from this file, runs no code that knows the cell, and the interpreter lock keeps other threads out.
+        // SAFETY: the closures of this file do not use the cell again, and the interpreter lock excludes other threads.
         #[cfg(not(Py_GIL_DISABLED))]
         f(unsafe { &mut *self.0.get() })
     }
 
-    /// Puts `value` in and gives back what was there, to be dropped by the caller.
+    /// Replaces the reference, and returns the old one for the caller to drop.
     #[inline]
     pub fn replace(&self, value: Option<T>) -> Option<T> {
         self.with(|slot| std::mem::replace(slot, value))
@@ -261,7 +261,7 @@ impl<T> SlotCell<T> {
 }
 
 impl<T: Counted> SlotCell<T> {
-    /// A reference of its own.
+    /// A new reference to the object.
     #[inline]
     pub fn get(&self) -> Option<T> {
         self.with(|slot| slot.clone())
@@ -273,12 +273,13 @@ impl<T: Counted> SlotCell<T> {
         self.with(|slot| slot.as_ref().map(|value| value.as_object().as_ptr()))
     }
 
-    /// Shows the object to the collector.
+    /// Visits the object, for the garbage collector.
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(object) = self.as_ptr() else {
             return Ok(());
         };
-        // SAFETY: the slot keeps the object: the collector calls back only to count.
+        // SAFETY: the slot holds the object, and `visit` of the collector changes nothing. The reference is not counted, so not
+        // dropped.
         let object = std::mem::ManuallyDrop::new(unsafe { Ref::unowned(object) });
         object.visit(visit)
     }
@@ -288,7 +289,7 @@ impl<T: Counted> SlotCell<T> {
 #[cfg(not(Py_GIL_DISABLED))]
 pub use std::cell::Cell;
 
-/// A small value that is copied in and out, whole whichever threads do that at the same time.
+/// A small value that is copied in and out, also by several threads at once.
 #[cfg(Py_GIL_DISABLED)]
 #[derive(Default)]
 pub struct Cell<T>(LoopCell<T>);
@@ -330,7 +331,7 @@ impl RelaxedU64 {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Puts `value` in and gives back what was there; for the loop's thread alone.
+    /// Replaces the value, and returns the old one; for the loop's thread only.
     #[inline]
     pub fn replace(&self, value: u64) -> u64 {
         let old = self.get();
@@ -370,7 +371,7 @@ impl AtomicFlags {
         self.change(flags, on);
     }
 
-    /// Whether it was not so before.
+    /// Sets or clears `flags`, and returns whether that has changed one.
     #[inline]
     pub fn change(&self, flags: u32, on: bool) -> bool {
         let old = if !cfg!(Py_GIL_DISABLED) {

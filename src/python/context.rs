@@ -1,4 +1,4 @@
-//! `contextvars.Context`, and how a loop makes one for each callback without making many.
+//! `contextvars.Context`, and contexts that the callbacks of a loop share.
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use crate::python::vectorcall::FfiResult;
 /// `contextvars.copy_context()`.
 #[inline]
 pub fn copy_current() -> FfiResult<Ref> {
-    // SAFETY: attached; returns a new reference or raises.
+    // SAFETY: code of this folder runs in attached threads. The result is a new reference, or null after an error.
     unsafe { Ref::new(ffi::PyContext_CopyCurrent()) }
 }
 
@@ -20,7 +20,7 @@ pub fn copy_current() -> FfiResult<Ref> {
 /// # Safety
 /// The argument is live.
 pub unsafe fn given_or_copy(context: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the caller upholds it, and `None` is always live.
+    // SAFETY: the caller guarantees that `context` is live.
     unsafe {
         if context == ffi::Py_None() {
             copy_current()
@@ -32,11 +32,11 @@ pub unsafe fn given_or_copy(context: *mut PyObject) -> FfiResult<Ref> {
 
 /// `context.copy()`.
 pub fn copy(context: &Ref) -> FfiResult<Ref> {
-    // SAFETY: attached; raises TypeError for what is no context.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live. CPython checks that it is a context.
     unsafe { Ref::new(ffi::PyContext_Copy(context.as_ptr())) }
 }
 
-/// Runs `body` inside `context`, as `context.run` does. The error of the body survives leaving the context.
+/// Runs `body` inside `context`, as `context.run` does. An exception of `body` stays set after the context is left.
 ///
 /// # Safety
 /// `context` is live for the whole call.
@@ -45,13 +45,13 @@ pub unsafe fn run_in<T>(
     context: *mut PyObject,
     body: impl FnOnce() -> FfiResult<T>,
 ) -> FfiResult<T> {
-    // SAFETY: the caller keeps the context alive; CPython checks that it is one.
+    // SAFETY: the caller guarantees a live object. CPython checks that it is a context.
     if unsafe { ffi::PyContext_Enter(context) } != 0 {
         return Err(crate::python::ErrSet);
     }
     let result = body();
     if let Ok(value) = result {
-        // SAFETY: entered above, on this thread.
+        // SAFETY: the caller guarantees a live object, which this thread has entered above.
         if unsafe { ffi::PyContext_Exit(context) } != 0 {
             return Err(crate::python::ErrSet);
         }
@@ -63,10 +63,10 @@ pub unsafe fn run_in<T>(
 
 #[cold]
 fn leave_with_error(context: *mut PyObject) {
-    // SAFETY: attached, and the context was entered by `run_in`.
+    // SAFETY: `run_in` calls this in an attached thread.
     let py = unsafe { Python::assume_attached() };
     let error = PyErr::fetch(py);
-    // SAFETY: as above.
+    // SAFETY: the caller of `run_in` guarantees a live context, which `run_in` has entered.
     if unsafe { ffi::PyContext_Exit(context) } != 0 {
         PyErr::fetch(py).write_unraisable(py, None);
     }
@@ -75,10 +75,10 @@ fn leave_with_error(context: *mut PyObject) {
 
 /// The contexts of callbacks that were scheduled without one.
 ///
-/// asyncio copies the current context for each of them. Here they share one copy, the template, as long as the variables
-/// of the current context are the same; each callback gets its own copy when it runs, and when it has left that as it
-/// was, and nobody kept it, the next callback gets it. What callbacks see is the same, but a burst of 100,000 makes two
-/// contexts, not 100,000.
+/// asyncio copies the current context for each of them. Here they share one copy, the template, while the variables of the
+/// current context are the same. Each callback runs in its own copy. If the callback has not changed that copy, and no other
+/// code holds it, the next callback reuses it. Callbacks see the same variables, but a burst of 100,000 makes two contexts
+/// instead of 100,000.
 #[derive(Default)]
 pub struct Contexts {
     template: Option<Ref>,
@@ -90,7 +90,7 @@ impl Contexts {
     #[inline]
     pub fn template(cell: &LoopCell<Self>) -> FfiResult<Ref> {
         if let Some(vars) = context_vars::current() {
-            // SAFETY: comparing pointers and counting a reference runs no other code.
+            // SAFETY: the closure compares pointers and counts a reference, so it runs no Python code and no destructor.
             let known = unsafe {
                 cell.with_leaf(|contexts| {
                     let template = contexts.template.as_ref()?;
@@ -107,10 +107,10 @@ impl Contexts {
         Ok(template)
     }
 
-    /// A context with the variables of `template` that nobody else uses.
+    /// A context with the variables of `template` that no other code uses.
     #[inline]
     pub fn lease(cell: &LoopCell<Self>, template: &Ref) -> FfiResult<Ref> {
-        // SAFETY: moving a reference runs no other code.
+        // SAFETY: the closure only moves a reference, so it runs no Python code and no destructor.
         let spare = unsafe { cell.with_leaf(|contexts| contexts.spare.take()) };
         if let Some(spare) = spare {
             let vars = context_vars::of(&spare);
@@ -121,24 +121,24 @@ impl Contexts {
         copy(template)
     }
 
-    /// Takes a leased context back after its callback has run.
+    /// Returns a leased context after its callback has run.
     #[inline]
     pub fn give_back(cell: &LoopCell<Self>, context: Ref) {
-        // Free-threaded builds split the count, so that it does not tell.
-        // SAFETY: the context is live.
+        // Free-threaded builds split the reference count, so it does not show whether the context is shared.
+        // SAFETY: `context` holds the object.
         if !cfg!(Py_GIL_DISABLED) && unsafe { ffi::Py_REFCNT(context.as_ptr()) } == 1 {
-            // SAFETY: moving a reference runs no other code.
+            // SAFETY: the closure only moves a reference, so it runs no Python code and no destructor.
             let old = unsafe { cell.with_leaf(|contexts| contexts.spare.replace(context)) };
             drop(old);
         }
     }
 
-    /// Everything kept, to be dropped: a loop that goes to sleep must not keep the values of variables alive.
+    /// Takes all stored contexts, for the caller to drop: a sleeping loop must not keep values of variables alive.
     pub fn take_all(cell: &LoopCell<Self>) -> impl Sized {
         cell.with(std::mem::take)
     }
 
-    /// Everything kept, for the collector.
+    /// All stored contexts, for the garbage collector.
     pub fn iter(&self) -> impl Iterator<Item = &Ref> {
         self.template.iter().chain(&self.spare)
     }

@@ -1,8 +1,8 @@
-//! Growing collections that may find no memory.
+//! Collections that report a lack of memory.
 
 use std::collections::VecDeque;
 
-/// Appends `item`, or gives it back if there is no memory for it.
+/// Appends `item`, or returns it if there is no memory for it.
 #[inline]
 pub fn push_back<T>(queue: &mut VecDeque<T>, item: T) -> Result<(), T> {
     if queue.len() == queue.capacity() && !grow(queue) {

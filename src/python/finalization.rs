@@ -1,16 +1,16 @@
-//! Threads that run Python while the interpreter goes away.
+//! Threads that run Python during interpreter finalization.
 //!
-//! A daemon thread that wants the interpreter back then does not get it. Since CPython 3.14 it hangs for ever. Before, it calls
-//! `pthread_exit()`, wherever it happens to be: deep inside Python code that functions of ours have called. With glibc that
-//! unwinds the stack, and a forced unwind must not pass through frames of Rust that have destructors or catch panics: the
-//! process is aborted. Those destructors would also touch Python objects without the interpreter.
+//! A daemon thread that attaches to the interpreter then does not return. Since CPython 3.14 it hangs. Before, CPython calls
+//! `pthread_exit()`, possibly inside of Python code that Rust functions have called. With glibc that unwinds the stack. A
+//! forced unwind must not pass through Rust frames that have destructors or catch panics: the process is aborted. The
+//! destructors would also use Python objects in a detached thread.
 //!
-//! So such a thread hangs here as well, before anything is unwound. The C library runs the cleanup handlers of a thread when
-//! the unwinding leaves the part of the stack in which they were registered. A handler whose record is not on the stack is run
-//! first of all.
+//! So such a thread hangs here as well, before the stack is unwound. glibc runs the cleanup handlers of a thread when the
+//! unwinding leaves the part of the stack in which they were registered. It runs a handler whose record is not on the stack
+//! first.
 
-/// Lets this thread hang, instead of unwinding its stack, if it wants the interpreter back while that goes away. Whoever calls
-/// Python in a thread that may be a daemon's says so first; once per thread does something.
+/// Makes this thread hang, instead of unwinding its stack, if it attaches to the interpreter during finalization. Code that
+/// runs Python in a thread that may be a daemon thread calls this first. Only the first call in a thread has an effect.
 #[inline]
 pub fn hang_at_exit() {
     #[cfg(all(target_os = "linux", target_env = "gnu", not(Py_3_14)))]
@@ -47,11 +47,11 @@ mod glibc {
     #[cfg(Py_3_13)]
     use pyo3::ffi::Py_IsFinalizing as _Py_IsFinalizing;
 
-    /// Registered from its making until the thread ends.
+    /// A cleanup handler that is registered until the thread ends.
     struct Registration(Box<UnsafeCell<Record>>);
 
     thread_local! {
-        // On the heap: glibc takes what lies between the stack and its end, as a thread-local variable may, for a part of it.
+        // On the heap: glibc takes addresses between the stack and its end, where thread-local variables may be, for the stack.
         static REGISTRATION: Registration = Registration::new();
     }
 
@@ -63,7 +63,7 @@ mod glibc {
                 cancel_type: 0,
                 previous: ptr::null_mut(),
             }));
-            // SAFETY: the record stays where it is until it is taken out again.
+            // SAFETY: the record is on the heap, and `drop` unregisters it before it is freed.
             unsafe { _pthread_cleanup_push(record.get(), hang, ptr::null_mut()) };
             Self(record)
         }
@@ -71,24 +71,24 @@ mod glibc {
 
     impl Drop for Registration {
         fn drop(&mut self) {
-            // SAFETY: runs at the end of the thread, when everything that was registered later is out again.
+            // SAFETY: destructors of thread-locals run at the end of the thread, when later handlers have been unregistered.
             unsafe { _pthread_cleanup_pop(self.0.get(), 0) };
         }
     }
 
     pub fn register() {
-        // A thread whose variables are gone calls no Python any more.
+        // It fails at the end of the thread, when no Python is called any more.
         let _ = REGISTRATION.try_with(|_| ());
     }
 
-    /// Does not return if the interpreter goes away. Other reasons to end the thread are not ours.
+    /// Does not return during finalization. Returns if the thread ends for another reason.
     unsafe extern "C" fn hang(_: *mut c_void) {
-        // SAFETY: may be called at any time.
+        // SAFETY: may be called by any thread at any time.
         if unsafe { _Py_IsFinalizing() } == 0 {
             return;
         }
         loop {
-            // SAFETY: waits for a signal.
+            // SAFETY: `pause` has no preconditions.
             unsafe { libc::pause() };
         }
     }

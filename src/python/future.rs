@@ -1,4 +1,4 @@
-//! asyncio futures, as far as waiting for them and waking goes.
+//! asyncio futures: waiting for them and resolving them.
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
@@ -15,7 +15,7 @@ pub struct NativeFuture {
 }
 
 impl NativeFuture {
-    /// What this Python has, if it is as expected.
+    /// `_asyncio.Future` of this Python, if it exists and has the methods.
     pub fn find(py: Python<'_>) -> Option<Self> {
         let class = py.import("_asyncio").ok()?.getattr("Future").ok()?;
         let contents = class.cast::<PyType>().ok()?.getattr("__dict__").ok()?;
@@ -28,22 +28,22 @@ impl NativeFuture {
 
     #[inline]
     pub fn is_class_of(&self, object: &Ref) -> bool {
-        // SAFETY: the object is live.
+        // SAFETY: the holder of a `Ref` is attached, and its object is live.
         unsafe { ffi::Py_TYPE(object.as_ptr()).cast() == self.class.as_ptr() }
     }
 }
 
-/// What is known of exactly this object's class.
+/// The methods of `_asyncio.Future`, if the object is an instance of exactly that class.
 #[inline]
 pub fn native(future: &Ref) -> Option<&'static NativeFuture> {
     let native = Stdlib::get().native_future.as_ref()?;
     native.is_class_of(future).then_some(native)
 }
 
-/// Tells the task that `future` is what its coroutine waits for, as `Future.__await__` does.
+/// Sets `_asyncio_future_blocking`, as `Future.__await__` does, so that the task waits for the yielded future.
 #[inline]
 pub fn block(future: &Ref) -> FfiResult<()> {
-    // SAFETY: attached; all are live.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live. Names and `None` are never released.
     let failed = unsafe {
         let name = &Stdlib::get().names._asyncio_future_blocking;
         ffi::PyObject_SetAttr(future.as_ptr(), name.as_ptr(), ffi::Py_True())
@@ -57,7 +57,7 @@ pub fn block(future: &Ref) -> FfiResult<()> {
 /// `future.set_result(None)`
 #[inline]
 pub fn set_none(future: &Ref) -> FfiResult<()> {
-    // SAFETY: attached; all are live.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live. Names and `None` are never released.
     unsafe {
         let args: [*mut PyObject; 2] = [future.as_ptr(), ffi::Py_None()];
         match native(future) {
@@ -84,10 +84,10 @@ pub fn resolve(future: &Ref) -> FfiResult<()> {
     set_none(future).or_else(|raised| unless_done(future, raised))
 }
 
-/// Raises what is set, unless it says no more than that the future was done before.
+/// Ignores the exception that is set if the future is done.
 #[cold]
 fn unless_done(future: &Ref, _: ErrSet) -> FfiResult<()> {
-    // SAFETY: attached.
+    // SAFETY: the holder of a `Ref` is attached.
     let py = unsafe { Python::assume_attached() };
     let error = PyErr::fetch(py);
     let name = Stdlib::get().names.done.bind(py);
@@ -106,7 +106,7 @@ pub fn wake(future: &Ref) -> FfiResult<()> {
 
 #[cold]
 fn unless_cancelled(future: &Ref, _: ErrSet) -> FfiResult<()> {
-    // SAFETY: attached.
+    // SAFETY: the holder of a `Ref` is attached.
     let py = unsafe { Python::assume_attached() };
     let error = PyErr::fetch(py);
     if is_cancelled(future)? {
@@ -117,7 +117,7 @@ fn unless_cancelled(future: &Ref, _: ErrSet) -> FfiResult<()> {
 
 /// `future.cancelled()`
 pub fn is_cancelled(future: &Ref) -> FfiResult<bool> {
-    // SAFETY: attached.
+    // SAFETY: the holder of a `Ref` is attached.
     let py = unsafe { Python::assume_attached() };
     let name = Stdlib::get().names.cancelled.bind(py);
     let name = name.cast::<pyo3::types::PyString>().map_err(PyErr::from)?;

@@ -4,12 +4,12 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Refuses subinterpreters, whatever kind they are.
+/// Raises `ImportError` in subinterpreters of any kind.
 ///
-/// The types of this module, and what it has looked up of the standard library, exist once per process. Objects of one
-/// interpreter must not reach another, and those of an interpreter that has ended are gone.
+/// The types of this module, and objects of the standard library that it caches, exist once per process. Objects of one
+/// interpreter must not be used in another, or after their interpreter has ended.
 pub fn check_is_main() -> PyResult<()> {
-    // SAFETY: attached; both return an interpreter.
+    // SAFETY: this runs at import, in an attached thread. Both functions return an interpreter.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
         Ok(())
     } else {

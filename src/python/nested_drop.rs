@@ -1,9 +1,9 @@
-//! Dropping what may hold a long chain of objects, without recursion as deep as the chain.
+//! Dropping long chains of objects without deep recursion.
 //!
-//! Since Python 3.14 `_Py_Dealloc` looks at the stack and puts off what does not fit, for objects of every type that the
-//! collector knows. Before, deallocators have to limit the depth themselves; CPython's own use macros that lean on private
-//! fields of the thread state. Here each thread counts how deep it is, and beyond a limit puts the *content* of an object
-//! into a list. The outermost deallocator drops what is in the list.
+//! Since Python 3.14 `_Py_Dealloc` checks the stack and defers deallocation when it is nearly full, for all types with garbage
+//! collection. Before, deallocators must limit the depth; CPython's own use macros that access private fields of the thread
+//! state. Here each thread counts its depth, and beyond a limit puts the *content* of an object into a list. The outermost
+//! deallocator drops that list.
 
 #[cfg(not(Py_3_14))]
 mod limited {
@@ -11,12 +11,12 @@ mod limited {
     use std::cell::Cell;
     use std::ptr;
 
-    /// As CPython's own limit.
+    /// The limit of CPython.
     const LIMIT: u32 = 50;
 
     struct Nesting {
         depth: Cell<u32>,
-        /// What was put off; null if nothing was. Only [`drain`] takes it, so it is null while the depth is 0.
+        /// The deferred contents, or null. Only [`drain`] takes it, so it is null while the depth is 0.
         deferred: Cell<*mut Vec<Box<dyn Any>>>,
     }
 
@@ -30,10 +30,10 @@ mod limited {
         };
     }
 
-    /// As long as it exists, the thread is one level deeper.
+    /// One level of nesting, until it is dropped.
     pub struct Level(());
 
-    /// Goes one level deeper; `None` at the limit.
+    /// Enters a level; `None` at the limit.
     #[inline]
     pub fn enter() -> Option<Level> {
         NESTING.with(|nesting| {
@@ -64,12 +64,12 @@ mod limited {
             if deferred.is_null() {
                 return;
             }
-            // SAFETY: `defer` made it by `Box::into_raw`, and nobody else has it any longer.
+            // SAFETY: `defer` made it by `Box::into_raw`, and it was just taken out of the only cell that has it.
             drop(unsafe { Box::from_raw(deferred) });
         }
     }
 
-    /// Has the outermost level drop `value`.
+    /// Defers dropping `value` to the outermost level.
     #[cold]
     pub fn defer(value: impl Any) {
         NESTING.with(|nesting| {
@@ -78,7 +78,7 @@ mod limited {
                 deferred = Box::into_raw(Box::default());
                 nesting.deferred.set(deferred);
             }
-            // SAFETY: it lives until `drain` takes it out of the cell, which happens in this thread.
+            // SAFETY: the pointer is valid until `drain` takes it out of the cell, in this thread, which does not run here.
             unsafe { (*deferred).push(Box::new(value)) };
         });
     }
@@ -102,7 +102,7 @@ pub fn defer(value: impl std::any::Any) {
     drop(value);
 }
 
-/// Drops `value`, which is the content of an object that dies: at once, or after the deallocators that are under way.
+/// Drops `value`, the content of an object that is being deallocated: at once, or in the outermost deallocator.
 #[inline]
 pub fn drop_content(value: impl std::any::Any) {
     match enter() {

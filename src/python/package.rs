@@ -1,5 +1,5 @@
-//! Objects of the Python package that native code uses. The package hands them over when it is imported: native code imports
-//! nothing of it, so that no import runs in a circle.
+//! Objects of the Python package that native code uses. The package registers them when it is imported. Native code imports
+//! nothing of the package, so there is no import cycle.
 
 use std::sync::OnceLock;
 
@@ -36,7 +36,7 @@ macro_rules! objects {
 objects! {
     /// The class of stream transports, a subclass of `StreamTransport`.
     stream_transport,
-    /// Makes an exception of what OpenSSL has reported.
+    /// Makes an exception of an OpenSSL error.
     make_tls_error,
     /// The module with the exception classes.
     errors,
@@ -65,7 +65,7 @@ fn found<'py>(
     }
 }
 
-/// Hand over objects that native code uses. The first import of the package counts.
+/// Register objects that native code uses. The first registration of a name counts.
 #[pyfunction]
 #[pyo3(signature = (**objects))]
 pub fn _provide(objects: Option<&Bound<'_, PyDict>>) -> PyResult<()> {

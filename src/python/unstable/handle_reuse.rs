@@ -1,5 +1,5 @@
-//! *Reuse of handles*: a handle that has run is kept and used again if nobody else holds it, and the collector does not track it
-//! while only the loop does.
+//! *Reuse of handles*: a handle that has run is kept and used again if nobody else holds it, and the collector does not track
+//! it while only the loop does.
 //!
 //! * Relies on: a reference count of 1 means that nobody else can reach the object.
 //! * Pythons: 3.11 to 3.15, with the global interpreter lock; free-threaded builds split the count.

@@ -1,6 +1,7 @@
 //! *The `SSL*` of an `ssl.SSLObject`*, which OpenSSL's functions take: `_ssl` gives it to nobody.
 //!
-//! * Reads: the pointers of `_ssl._SSLSocket` to its socket, `SSL` and context, and that of `_ssl._SSLContext` to its `SSL_CTX`.
+//! * Reads: the pointers of `_ssl._SSLSocket` to its socket, `SSL` and context, and that of `_ssl._SSLContext` to its
+//!   `SSL_CTX`.
 //! * Pythons: 3.11 to 3.15, with OpenSSL 3.
 //! * Probe: at the first TLS connection an object is made as asyncio does. For it and for each connection class and size, the
 //!   context behind the object and what OpenSSL says that the context is have to agree.
