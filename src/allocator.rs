@@ -1,9 +1,9 @@
-//! What happens when the system gives no more memory.
+//! Handling of failed allocations.
 //!
-//! Whatever a program, a peer or a file decides the size of is asked for by functions that may fail, and ends in `MemoryError`.
-//! What is left is small and of fixed size: blocks of a queue, shared counters, texts of errors. Rust's library ends the
-//! process when it does not get these. So there is a reserve for them, which nobody else uses. [`is_memory_low`] tells when much of
-//! it is used, and then nothing begins that would need more.
+//! Allocations whose size depends on a program, a peer or a file use fallible functions and raise `MemoryError`. The other
+//! allocations are small and of fixed size: blocks of a queue, shared counters, texts of errors. Rust's standard library aborts
+//! the process if one of them fails. So they fall back to a reserve. [`is_memory_low`] returns true when half of it is used;
+//! new work is then rejected.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -14,28 +14,28 @@ use pyo3::ffi;
 
 use crate::python::ErrSet;
 
-/// Sets `MemoryError`, after dropping what there was no room for.
+/// Sets `MemoryError`, after dropping the value that could not be stored.
 #[cold]
 pub fn out_of_memory<E>(left: E) -> ErrSet {
     // It may be an object, and dropping it may run Python.
     drop(left);
-    // SAFETY: whoever gets errors is attached.
+    // SAFETY: the callers return errors to Python, so the thread is attached.
     unsafe { ffi::PyErr_NoMemory() };
     ErrSet
 }
 
-/// Whether the system gives no memory and half of the reserve is used.
+/// Whether allocations have failed and half of the reserve is used.
 #[inline]
 pub fn is_memory_low() -> bool {
     RESERVE.used.load(Ordering::Relaxed) > SLOTS / 2
 }
 
-/// The largest piece of the reserve, and how many there are.
+/// The size and the number of slots of the reserve.
 const SLOT: usize = 512;
 const SLOTS: usize = 64 * WORDS;
 const WORDS: usize = 8;
 
-/// As aligned as any piece may ask for.
+/// The alignment is the largest that an allocation from the reserve may have.
 #[repr(C, align(512))]
 struct Slots(UnsafeCell<[[u8; SLOT]; SLOTS]>);
 
@@ -46,7 +46,7 @@ struct Reserve {
     used: AtomicUsize,
 }
 
-// SAFETY: whoever has set the bit of a slot has it for itself.
+// SAFETY: a slot is used only by the code that has set its bit, until it clears the bit.
 unsafe impl Sync for Reserve {}
 
 static RESERVE: Reserve = Reserve::new();
@@ -76,14 +76,14 @@ impl Reserve {
             if let Ok(bits) = set {
                 self.used.fetch_add(1, Ordering::Relaxed);
                 let slot = at * 64 + bits.trailing_ones() as usize;
-                // SAFETY: within the array.
+                // SAFETY: `slot` is less than `SLOTS`, so the pointer is within the array.
                 return unsafe { self.slots.0.get().cast::<u8>().add(slot * SLOT) };
             }
         }
         ptr::null_mut()
     }
 
-    /// The slot that begins there, if it is one.
+    /// The slot at this address, if it is in the reserve.
     #[inline]
     fn slot(&self, data: *mut u8) -> Option<usize> {
         let at = data.addr().wrapping_sub(self.slots.0.get().addr());
@@ -100,12 +100,12 @@ impl Reserve {
 /// The system's allocator with the reserve behind it.
 pub struct Allocator;
 
-// SAFETY: what comes from the system goes back to it, and so do pieces of the reserve, which are as large and as aligned as
-// asked.
+// SAFETY: memory of `System` is returned to `System`, and slots to the reserve. A slot is at least as large and as aligned as
+// the layout.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller guarantees a layout of a size that is not 0.
         let data = unsafe { System.alloc(layout) };
         if data.is_null() {
             return RESERVE.take(layout);
@@ -115,7 +115,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above; a slot is as large as asked.
+        // SAFETY: the caller guarantees a layout of a size that is not 0. A slot has at least `layout.size()` bytes.
         unsafe {
             let data = System.alloc_zeroed(layout);
             if !data.is_null() {
@@ -133,7 +133,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
         match RESERVE.slot(data) {
             None => {
-                // SAFETY: the system's.
+                // SAFETY: the memory is not of the reserve, so `System` has allocated it, with the caller's layout.
                 unsafe { System.dealloc(data, layout) }
             }
             Some(slot) => RESERVE.give_back(slot),
@@ -142,7 +142,8 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn realloc(&self, data: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above; both pieces are as large as what is copied.
+        // SAFETY: the caller guarantees memory of this allocator with `layout`, and a valid new size. Both blocks have at least
+        // the number of bytes that is copied.
         unsafe {
             if RESERVE.slot(data).is_none() {
                 let new = System.realloc(data, layout, size);
@@ -150,7 +151,7 @@ unsafe impl GlobalAlloc for Allocator {
                     return new;
                 }
                 if size <= layout.size() {
-                    // What is too large will do.
+                    // A smaller size fits into the old block.
                     return data;
                 }
             }

@@ -1,9 +1,9 @@
 //! `hybridloop._core`: the native part of the event loop.
 //!
-//! * [`python`] — raw CPython: references, vectorcall methods, object layouts, what is used of the standard library.
+//! * [`python`] — raw CPython: references, vectorcall methods, object layouts, imported objects of the standard library.
 //! * [`event_loop`] — `LoopCore`: callbacks, timers, I/O.
-//! * [`transports`] — streams over sockets, and the listener that makes them.
-//! * [`streams`] — readers and writers over them.
+//! * [`transports`] — transports over sockets, and listening sockets.
+//! * [`streams`] — stream readers and writers.
 //! * [`kernels`] — `NativeEngine`, jobs, the memory bus.
 //! * [`allocator`] — fallible allocation, and a reserve for allocations that cannot fail.
 
@@ -29,7 +29,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Before anything else: what is looked up once belongs to the interpreter that was first.
+        // First: the objects that are looked up below belong to this interpreter.
         python::interpreters::check_is_main()?;
         python::stdlib::Stdlib::init(module.py())?;
         python::unstable::init(module.py())?;

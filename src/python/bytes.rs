@@ -119,13 +119,14 @@ impl SpareBytes {
         to_bytes(data)
     }
 
-    /// Stores an object of [`SpareBytes::make`] for reuse, if this is the last reference to it.
+    /// Stores an object of [`SpareBytes::make`] or a [`ReceiveBuffer`] for reuse, if this is the last reference to it.
     #[inline]
     pub fn keep(&self, data: Ref) {
         if !bytes_reuse::is_on() {
             return;
         }
-        // SAFETY: `data` keeps the object alive, and it is an exact `bytes`: the callers pass objects of `make`.
+        // SAFETY: `data` keeps the object alive, and it is an exact `bytes`: callers pass objects of `make` or a
+        // `ReceiveBuffer`.
         let (count, size) = unsafe { (ffi::Py_REFCNT(data.as_ptr()), size_of_bytes(&data)) };
         if count == 1 && (MIN_SIZE..=MAX_SIZE).contains(&size) {
             drop(self.spare.replace(Some(data)));

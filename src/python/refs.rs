@@ -9,19 +9,19 @@ use pyo3::PyTraverseError;
 
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
-/// An owned reference that is counted at once, by plain increments: `Py<T>` asks a thread-local on each drop.
+/// An owned reference that is counted directly. `Py<T>` reads a thread-local variable on each drop.
 ///
-/// Whoever drops or clones one is attached to the interpreter.
+/// It is cloned and dropped only in threads that are attached to the interpreter.
 #[repr(transparent)]
 pub struct Ref(NonNull<PyObject>);
 
 // SAFETY: a reference may move between threads; counting it needs attachment, which this type's contract demands.
 unsafe impl Send for Ref {}
-// SAFETY: as for `Send`.
+// SAFETY: sharing gives access to clones only, which need attachment, as this type's contract demands.
 unsafe impl Sync for Ref {}
 
 impl Ref {
-    /// Takes over a new reference; null means that the call that should have made it has raised.
+    /// Takes ownership of a new reference. Null means that the call has set an exception.
     ///
     /// # Safety
     /// `ptr` is null or an owned reference.
@@ -36,7 +36,7 @@ impl Ref {
     /// `ptr` is a live object.
     #[inline]
     pub unsafe fn borrowed(ptr: *mut PyObject) -> Self {
-        // SAFETY: the caller says that `ptr` is a live object, so it is not null.
+        // SAFETY: the caller guarantees a live object, so `ptr` is not null.
         unsafe {
             ffi::Py_INCREF(ptr);
             Self(NonNull::new_unchecked(ptr))
@@ -48,11 +48,11 @@ impl Ref {
     /// # Safety
     /// `ptr` is a live object.
     pub unsafe fn unowned(ptr: *mut PyObject) -> Self {
-        // SAFETY: the caller says that `ptr` is a live object, so it is not null.
+        // SAFETY: the caller guarantees a live object, so `ptr` is not null.
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    /// A pointer seen as a reference, which is neither counted nor dropped.
+    /// A pointer as a reference that is neither counted nor dropped.
     ///
     /// # Safety
     /// `*ptr` is an object that is live as long as the result is used.
@@ -86,7 +86,7 @@ impl Ref {
         self.0.as_ptr()
     }
 
-    /// Gives the reference away.
+    /// Gives up ownership of the reference.
     #[inline]
     pub fn into_ptr(self) -> *mut PyObject {
         std::mem::ManuallyDrop::new(self).0.as_ptr()
@@ -99,7 +99,7 @@ impl Ref {
         unsafe { &*std::ptr::from_ref(self).cast::<Bound<'py, PyAny>>() }
     }
 
-    /// Shows the object to the garbage collector.
+    /// Visits the object, for the garbage collector.
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: `Py` is, like `Ref`, a transparent wrapper of one non-null pointer.
         visit.call(unsafe { &*std::ptr::from_ref(self).cast::<Py<PyAny>>() })
@@ -117,7 +117,7 @@ impl WeakRef {
     /// # Safety
     /// The thread is attached, and `object` is live.
     pub unsafe fn new(object: *mut PyObject) -> FfiResult<Self> {
-        // SAFETY: the caller says that the thread is attached and `object` is live. The result is a new reference or null.
+        // SAFETY: the caller guarantees an attached thread and a live object. The result is a new reference or null.
         unsafe { Ref::new(ffi::PyWeakref_NewRef(object, ptr::null_mut())) }.map(Self)
     }
 
@@ -126,7 +126,7 @@ impl WeakRef {
     /// # Safety
     /// The thread is attached, and `object` is live.
     pub unsafe fn try_new(object: *mut PyObject) -> FfiResult<Option<Self>> {
-        // SAFETY: the caller upholds the contract of `new`. After it has failed an exception is set.
+        // SAFETY: the caller guarantees an attached thread and a live object. After a failure an exception is set.
         unsafe {
             match Self::new(object) {
                 Ok(weak) => Ok(Some(weak)),
@@ -142,7 +142,7 @@ impl WeakRef {
     /// The object, while it is alive. This runs no Python code, so it can be called while a cell is open.
     #[inline]
     pub fn upgrade(&self) -> Option<Ref> {
-        // It fails only for an object that is no weak reference.
+        // It fails only if the object is not a weak reference.
         referent(&self.0).ok().flatten()
     }
 
@@ -173,7 +173,7 @@ pub fn referent(weak: &Ref) -> FfiResult<Option<Ref>> {
 impl Clone for Ref {
     #[inline]
     fn clone(&self) -> Self {
-        // SAFETY: an owned reference is live.
+        // SAFETY: an owned reference is live, and its holder is attached.
         unsafe { Self::borrowed(self.as_ptr()) }
     }
 }
@@ -181,7 +181,8 @@ impl Clone for Ref {
 impl Drop for Ref {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: this reference is owned and given back once.
+        // SAFETY: the reference is owned and released once, here. The dropping thread is attached, as the type's contract
+        // demands.
         unsafe { ffi::Py_DECREF(self.as_ptr()) }
     }
 }
@@ -195,7 +196,7 @@ impl<T> From<Bound<'_, T>> for Ref {
 
 impl<T> From<&Bound<'_, T>> for Ref {
     fn from(bound: &Bound<'_, T>) -> Self {
-        // SAFETY: a bound object is live.
+        // SAFETY: a `Bound` proves that the thread is attached and its object live.
         unsafe { Self::borrowed(bound.as_ptr()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Everything of Python's standard library that the core uses, looked up once at import.
+//! Objects of Python's standard library that the core uses. They are looked up once, at import.
 
 use std::sync::OnceLock;
 
@@ -67,7 +67,7 @@ pub struct Stdlib {
     pub no_arguments: Ref,
     /// `_asyncio.Future`, if this Python has it.
     pub native_future: Option<NativeFuture>,
-    /// The contents of `asyncio.futures` and `asyncio.tasks`, whose `Future` and `Task` programs may replace.
+    /// The dictionaries of `asyncio.futures` and `asyncio.tasks`. Programs may replace `Future` and `Task` there.
     pub futures: Ref,
     pub tasks: Ref,
     pub base_create_task: Ref,
@@ -83,7 +83,7 @@ pub struct Stdlib {
     pub incomplete_read_error: Ref,
     pub limit_overrun_error: Ref,
     pub transport_socket: Ref,
-    /// asyncio's methods of transports, for their refusals of what is not bytes-like.
+    /// Methods of asyncio's transports, which raise the errors for objects that are not bytes-like.
     pub stream_write: Ref,
     pub datagram_sendto: Ref,
     /// `Server._attach` takes the transport since Python 3.13.
@@ -138,7 +138,7 @@ impl Stdlib {
     /// Fills the table, at import.
     pub fn init(py: Python<'_>) -> PyResult<()> {
         if STDLIB.get().is_none() {
-            // A second import of the module finds the table filled, which is as good.
+            // At a second import of the module the table is filled already.
             let _ = STDLIB.set(Self::new(py)?);
         }
         Ok(())
@@ -155,14 +155,15 @@ impl Stdlib {
 
 #[cold]
 fn missing() -> ! {
-    // SAFETY: a fatal error of CPython's, for a state that import order rules out.
+    // SAFETY: `Py_FatalError` may be called in any state and does not return; the text is a C string.
     unsafe { ffi::Py_FatalError(c"hybridloop._core was used before it was imported".as_ptr()) }
 }
 
-/// What a module calls by a name now.
+/// The current value of a name in a module's dictionary.
 pub fn current(module: &Ref, name: &Ref) -> FfiResult<Ref> {
     let mut found = std::ptr::null_mut();
-    // SAFETY: attached; `module` is the dictionary of a module. What is found is a new reference.
+    // SAFETY: the holder of a `Ref` is attached. The callers pass the dictionary of a module. The result is a new reference or
+    // null.
     unsafe {
         if ffi::compat::PyDict_GetItemRef(module.as_ptr(), name.as_ptr(), &raw mut found) == 0 {
             ffi::PyErr_SetObject(ffi::PyExc_NameError, name.as_ptr());

@@ -1,16 +1,16 @@
-//! `StopIteration` with a value: how an iterator's result reaches `await` from Python 3.12 to 3.14.
+//! `StopIteration` with a value, by which an iterator returns its result to `await` from Python 3.12 to 3.14.
 
 use pyo3::ffi;
 
 use crate::python::refs::Ref;
 use crate::python::vectorcall::ErrSet;
 
-/// Sets `StopIteration(value)`, as the end of a coroutine of Python does.
+/// Sets `StopIteration(value)`, as a Python coroutine does when it returns.
 pub fn raise_stop(value: &Ref) -> ErrSet {
-    // SAFETY: attached; the value is live.
+    // SAFETY: the holder of a `Ref` is attached, and its object is live.
     unsafe {
         let class = ffi::PyExc_StopIteration;
-        // These would be taken for the arguments of the exception, or for the exception itself.
+        // CPython would use a tuple as the arguments of the exception, and an exception as the exception itself.
         let is_ambiguous = ffi::PyTuple_Check(value.as_ptr()) != 0
             || ffi::PyExceptionInstance_Check(value.as_ptr()) != 0;
         if !is_ambiguous {

@@ -1,4 +1,4 @@
-//! Heap types with a layout of ours, below a class of asyncio.
+//! Heap types with a native layout, which may derive from a class of asyncio.
 
 use std::ffi::{c_int, c_void, CStr};
 
@@ -19,13 +19,13 @@ impl Slots {
         self
     }
 
-    /// Methods, attributes and members live as long as the type: for good.
+    /// Adds a table of methods, attributes or members. It is leaked, because types are never freed.
     pub fn table<T>(self, slot: c_int, mut table: Vec<T>, end: T) -> Self {
         table.push(end);
         self.add(slot, Vec::leak(table).as_mut_ptr().cast())
     }
 
-    /// Makes the type. It cannot be called from Python.
+    /// Makes the type. Python code cannot instantiate it.
     ///
     /// # Safety
     /// `size` and the slots describe objects that begin with the fields of `base`.
@@ -57,7 +57,8 @@ impl Slots {
             .map(|base| pyo3::types::PyTuple::new(py, [base]))
             .transpose()?;
         let bases = bases.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
-        // SAFETY: spec and slots are complete and outlive the call; CPython copies what it keeps.
+        // SAFETY: spec and slots are complete and outlive the call, and CPython copies them. The caller guarantees size and
+        // slots.
         let class: FfiResult<Ref> =
             unsafe { Ref::new(ffi::PyType_FromSpecWithBases(&raw mut spec, bases)) };
         Ok(class?)

@@ -13,13 +13,13 @@ use crate::python::refs::Ref;
 #[derive(Debug, Clone, Copy)]
 pub struct ErrSet;
 
-/// What calls into CPython give: the error itself waits in the interpreter.
+/// The result of calls into CPython. The exception itself is in the error indicator.
 pub type FfiResult<T> = Result<T, ErrSet>;
 
 impl From<PyErr> for ErrSet {
     #[cold]
     fn from(error: PyErr) -> Self {
-        // SAFETY: code in this module runs attached.
+        // SAFETY: code of this folder runs in attached threads.
         error.restore(unsafe { Python::assume_attached() });
         Self
     }
@@ -28,7 +28,7 @@ impl From<PyErr> for ErrSet {
 impl From<ErrSet> for PyErr {
     #[cold]
     fn from(_: ErrSet) -> Self {
-        // SAFETY: code in this module runs attached.
+        // SAFETY: an `ErrSet` is made only in attached threads, by a call that has set the error indicator.
         PyErr::fetch(unsafe { Python::assume_attached() })
     }
 }
@@ -51,7 +51,7 @@ impl<'a> Args<'a> {
             positional: if n == 0 {
                 &[]
             } else {
-                // SAFETY: CPython passes `n` positional arguments.
+                // SAFETY: the caller guarantees that `args` are those of CPython, which begin with `n` positional arguments.
                 unsafe { std::slice::from_raw_parts(args, n) }
             },
             names,
@@ -67,10 +67,10 @@ impl<'a> Args<'a> {
         let n = if names.is_null() {
             0
         } else {
-            // SAFETY: `names` is a tuple.
+            // SAFETY: `new` got `names` of CPython, which passes a tuple or null.
             unsafe { ffi::PyTuple_GET_SIZE(names) }
         };
-        // SAFETY: a tuple of `n` names comes with `n` values.
+        // SAFETY: CPython passes a value for each of the `n` names, behind the positional arguments.
         (0..n).map(move |i| unsafe { (ffi::PyTuple_GET_ITEM(names, i), *values.offset(i)) })
     }
 
@@ -96,7 +96,7 @@ pub fn guard(body: impl FnOnce() -> FfiResult<Ref>) -> *mut PyObject {
     }
 }
 
-/// As [`guard`], for entry points that return a status.
+/// Like [`guard`], for entry points that return a status.
 #[inline]
 pub fn guard_int(body: impl FnOnce() -> FfiResult<()>) -> c_int {
     match catch_unwind(AssertUnwindSafe(body)) {
@@ -122,7 +122,7 @@ fn raise_panic(panic: &(dyn std::any::Any + Send)) -> *mut PyObject {
     std::ptr::null_mut()
 }
 
-/// `TypeError` in the words CPython uses for a missing argument.
+/// The `TypeError` of CPython for a missing argument.
 #[cold]
 pub fn missing(function: &str, argument: &str) -> ErrSet {
     PyTypeError::new_err(format!(
@@ -131,10 +131,10 @@ pub fn missing(function: &str, argument: &str) -> ErrSet {
     .into()
 }
 
-/// `TypeError` in the words CPython uses for an argument it does not know.
+/// The `TypeError` of CPython for an unexpected keyword argument.
 #[cold]
 pub fn unexpected(function: &str, name: *mut PyObject) -> ErrSet {
-    // SAFETY: keyword names are live strings, and this runs attached.
+    // SAFETY: CPython calls methods attached, and passes names of keywords as live strings.
     let name = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), name) };
     PyTypeError::new_err(format!(
         "{function}() got an unexpected keyword argument '{name}'"
@@ -144,8 +144,8 @@ pub fn unexpected(function: &str, name: *mut PyObject) -> ErrSet {
 
 /// Wraps `fn(*mut PyObject, Args) -> FfiResult<Ref>` as a `METH_FASTCALL | METH_KEYWORDS` method.
 ///
-/// Here and in its kin a third argument is `fn(*mut PyObject) -> FfiResult<()>`, which refuses calls of other threads than the
-/// one that runs the loop. Only free-threaded builds ask it.
+/// Here and in the related macros the optional third argument is `fn(*mut PyObject) -> FfiResult<()>`. It raises in threads
+/// other than the loop's. Only free-threaded builds call it.
 #[macro_export]
 macro_rules! fastcall {
     ($name:literal, $body:path $(, $check_thread:path)?) => {{
@@ -155,7 +155,7 @@ macro_rules! fastcall {
             n: isize,
             names: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: CPython passes what the convention says.
+            // SAFETY: CPython calls this attached, with a live `self` and the arguments of `METH_FASTCALL | METH_KEYWORDS`.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
                     $check_thread(slf)?;
@@ -181,7 +181,7 @@ macro_rules! noargs {
             slf: *mut pyo3::ffi::PyObject,
             _: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: CPython passes a live `self`.
+            // SAFETY: CPython calls this attached, with a live `self`.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
                     $check_thread(slf)?;
@@ -205,7 +205,7 @@ macro_rules! onearg {
             slf: *mut pyo3::ffi::PyObject,
             arg: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: CPython passes a live `self` and argument.
+            // SAFETY: CPython calls this attached, with a live `self` and argument.
             $crate::python::vectorcall::guard(|| unsafe {
                 $(if cfg!(Py_GIL_DISABLED) {
                     $check_thread(slf)?;
@@ -221,7 +221,7 @@ macro_rules! onearg {
     }};
 }
 
-/// One method before it has its documentation.
+/// A method without its documentation.
 pub struct Method {
     pub name: &'static CStr,
     pub meth: ffi::PyMethodDefPointer,
@@ -229,7 +229,7 @@ pub struct Method {
 }
 
 impl Method {
-    /// The definition with its text signature and documentation, for CPython to keep for good.
+    /// The definition with its text signature and documentation, which must live as long as the class.
     pub fn def(&self, doc: &CStr) -> ffi::PyMethodDef {
         ffi::PyMethodDef {
             ml_name: self.name.as_ptr(),

@@ -1,9 +1,9 @@
-//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`pool`] makes and reuses handles, and
-//! [`running`] lets other threads wait for one that runs.
+//! Handles: [`HandleObject`] is their layout, [`types`] makes their classes, [`pool`] makes and reuses handles, and [`running`]
+//! lets other threads wait for one that runs.
 //!
-//! They are real subclasses of `asyncio.Handle` and its subclasses, so everything cold (`__repr__`, comparison) is
-//! inherited. Ours answer for every attribute themselves. The words in which the bases keep their `__slots__` stay, empty
-//! unless somebody uses the descriptors of a base; our fields follow behind them.
+//! They are subclasses of `asyncio.Handle` and its subclasses, so cold methods (`__repr__`, comparison) are inherited. The
+//! native classes define all attributes themselves. The `__slots__` of the bases are null unless a program uses the descriptors
+//! of a base. The native fields follow behind them.
 
 mod pool;
 pub mod running;
@@ -26,13 +26,13 @@ const IN_TUPLE: u8 = u8::MAX;
 
 /// `cancel()` was called.
 pub const CANCELLED: u8 = 1;
-/// The callback runs now: its references must stay.
+/// The callback runs: the references of the handle must stay.
 pub const RUNNING: u8 = 1 << 1;
-/// A reader or writer: it runs again and again.
+/// A reader or writer: it runs many times.
 pub const PERSISTENT: u8 = 1 << 2;
 /// The context is a template: the callback runs in a copy of it.
 pub const TEMPLATE: u8 = 1 << 4;
-/// Known to the garbage collector.
+/// Tracked by the garbage collector.
 const TRACKED: u8 = 1 << 5;
 /// In the timer heap.
 pub const SCHEDULED: u8 = 1 << 3;
@@ -44,26 +44,26 @@ pub const COUNTED: u8 = 1 << 7;
 
 /// The attributes of `asyncio.Handle`: its `__slots__` without `__weakref__`.
 const BASE_WORDS: usize = 7;
-/// What its subclasses add at most: `_scheduled` and `_when`.
+/// The most slots that its subclasses add: `_scheduled` and `_when`.
 const SUBCLASS_WORDS: usize = 2;
 
-/// A callback that waits to be run.
+/// A scheduled callback.
 #[repr(C)]
 pub struct HandleObject {
     ob_base: ffi::PyObject,
-    /// Attributes of the base, reached only by its own descriptors: null or owned.
+    /// Slots of the base, used only by the base's descriptors: null or owned.
     base: [*mut PyObject; BASE_WORDS],
-    /// Since Python 3.12 the list of weak references is kept in front of the object.
+    /// Since Python 3.12 the list of weak references is in front of the object.
     #[cfg(not(Py_3_12))]
     weakrefs: *mut PyObject,
-    /// Attributes that a subclass of the base adds.
+    /// Slots that a subclass of the base adds.
     subclass: [*mut PyObject; SUBCLASS_WORDS],
-    /// `[0]` is the scratch word that vectorcall lets a bound method borrow; the arguments follow.
+    /// `[0]` is the scratch slot of `PY_VECTORCALL_ARGUMENTS_OFFSET`; the arguments follow.
     args: [*mut PyObject; INLINE_ARGS + 1],
     pub callback: *mut PyObject,
     pub context: *mut PyObject,
     pub event_loop: *mut PyObject,
-    /// Where the handle was made, in debug mode.
+    /// The stack at which the handle was made, in debug mode.
     pub source_traceback: *mut PyObject,
     /// `repr()` from before a cancellation, in debug mode.
     pub debug_repr: *mut PyObject,
@@ -84,7 +84,7 @@ impl HandleRef {
     /// `object` is a live handle.
     #[inline]
     pub unsafe fn borrowed(object: *mut PyObject) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `object` is a live handle.
         Self(unsafe { Ref::borrowed(object) })
     }
 
@@ -105,7 +105,7 @@ impl HandleRef {
 
     #[inline]
     pub fn has(&self, flag: u8) -> bool {
-        // SAFETY: an owned reference is live, and the flags are atomic.
+        // SAFETY: `self` keeps the handle alive, and flags are atomic.
         unsafe { (*self.as_ptr()).has(flag) }
     }
 }
@@ -138,7 +138,7 @@ impl HandleObject {
         self.flags.store(new, Ordering::Relaxed);
     }
 
-    /// Marks the handle as running; what the flags were before.
+    /// Marks the handle as running. Returns the previous flags.
     #[inline]
     pub fn begin_run(&self) -> u8 {
         if cfg!(Py_GIL_DISABLED) {
@@ -152,10 +152,11 @@ impl HandleObject {
     /// Calls the callback with its arguments.
     ///
     /// # Safety
-    /// The handle is live, has a callback, and is marked `RUNNING` so that nobody clears it meanwhile.
+    /// The handle is live, has a callback, and is marked `RUNNING`, so that nobody clears it during the call.
     #[inline]
     pub unsafe fn call(this: *mut Self) -> FfiResult<Ref> {
-        // SAFETY: the fields stay as they are while RUNNING is set; `args[0]` is free for the callee to borrow.
+        // SAFETY: the caller guarantees that RUNNING is set, so nobody clears the fields. `args[0]` is the callee's scratch
+        // slot.
         unsafe {
             let (callback, count) = ((*this).callback, (*this).count);
             let args = (&raw mut (*this).args).cast::<*mut PyObject>().add(1);
@@ -172,12 +173,12 @@ impl HandleObject {
         }
     }
 
-    /// The arguments as a tuple; `None` once they are gone.
+    /// The arguments as a tuple; `None` once the handle is cleared.
     ///
     /// # Safety
     /// The handle is live.
     pub unsafe fn args_tuple(this: *mut Self) -> FfiResult<Ref> {
-        // SAFETY: the first `count` inline words are live objects.
+        // SAFETY: the caller guarantees a live handle. Its first `count` inline arguments are references that it owns.
         unsafe {
             if (*this).callback.is_null() {
                 return Ok(Ref::none());
@@ -195,15 +196,16 @@ impl HandleObject {
         }
     }
 
-    /// Lets go of callback, arguments, context and loop, so that no cycle runs through a handle that is done with.
+    /// Clears callback, arguments, context and loop, so that a finished handle cannot keep a cycle alive.
     ///
-    /// On free-threaded builds the loop stays, as it does in asyncio: other threads that cancel the handle look at it.
+    /// On free-threaded builds the loop stays, as in asyncio: other threads read it when they cancel the handle.
     ///
     /// # Safety
     /// The handle is live and not `RUNNING`. Python code may run.
     #[inline]
     pub unsafe fn release(this: *mut Self) {
-        // SAFETY: each word is emptied before what it held is given back, so nobody sees a dead pointer.
+        // SAFETY: the caller guarantees a live handle that does not run. Each field is set to null before its reference is
+        // dropped.
         unsafe {
             let (args, n, others) = Self::locked(this, || Self::take(this));
             for arg in args.into_iter().take(n) {
@@ -215,13 +217,13 @@ impl HandleObject {
         }
     }
 
-    /// Empties the words that `release` is about.
+    /// Takes the fields that `release` clears.
     ///
     /// # Safety
-    /// As `release`.
+    /// The handle is live and not `RUNNING`.
     #[inline]
     unsafe fn take(this: *mut Self) -> Taken {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a live handle that does not run.
         unsafe {
             let count = std::mem::replace(&mut (*this).count, 0);
             let n = if count == IN_TUPLE {
@@ -244,7 +246,7 @@ impl HandleObject {
         }
     }
 
-    /// Runs `body`, which runs no Python, while no other thread looks at the words of the handle.
+    /// Runs `body`, which runs no Python, while no other thread uses the fields of the handle.
     ///
     /// # Safety
     /// Attached; the handle is live.
@@ -252,7 +254,8 @@ impl HandleObject {
     pub unsafe fn locked<T>(this: *mut Self, body: impl FnOnce() -> T) -> T {
         #[cfg(Py_GIL_DISABLED)]
         {
-            // SAFETY: the caller's promise. No reference is counted: the handle may be on its way out.
+            // SAFETY: the caller guarantees an attached thread and a live handle. The reference is not counted, because the
+            // handle may be deallocating.
             let object = std::mem::ManuallyDrop::new(unsafe {
                 pyo3::Bound::from_owned_ptr(pyo3::Python::assume_attached(), this.cast())
             });
@@ -266,16 +269,19 @@ impl HandleObject {
     }
 }
 
-/// The arguments of a handle and how many they are, then callback, context and loop.
+/// The arguments of a handle and their number, then callback, context and loop.
 type Taken = ([*mut PyObject; INLINE_ARGS], usize, [*mut PyObject; 3]);
 
 const FIELDS: usize = PLAIN_FIELDS + 2 + BASE_WORDS + SUBCLASS_WORDS;
-/// Those that come first, which are all that a plain handle has.
+/// The first fields, which are all that a plain handle uses.
 const PLAIN_FIELDS: usize = INLINE_ARGS + 3;
 
-/// Every object of a handle, or null; `args[0]` is only ever borrowed.
+/// All reference fields of a handle. `args[0]` is not one: it is borrowed.
+///
+/// # Safety
+/// The handle is live.
 unsafe fn fields(this: *mut HandleObject) -> [*mut *mut PyObject; FIELDS] {
-    // SAFETY: the caller's handle is live.
+    // SAFETY: the caller guarantees a live handle.
     unsafe {
         [
             &raw mut (*this).args[1],
@@ -299,10 +305,13 @@ unsafe fn fields(this: *mut HandleObject) -> [*mut *mut PyObject; FIELDS] {
     }
 }
 
-/// Whether there is nothing but what [`HandleObject::release`] takes out.
+/// Whether only the fields that [`HandleObject::release`] clears are set.
+///
+/// # Safety
+/// The handle is live.
 #[inline]
 unsafe fn is_plain(this: *mut HandleObject) -> bool {
-    // SAFETY: the caller's handle is live.
+    // SAFETY: the caller guarantees a live handle.
     unsafe {
         let words = [(*this).source_traceback, (*this).debug_repr];
         words

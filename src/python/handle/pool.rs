@@ -1,4 +1,4 @@
-//! Where handles come from and go to.
+//! Making and reusing handles.
 
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,7 +18,7 @@ use crate::python::refs::Ref;
 use crate::python::unstable::handle_reuse;
 use crate::python::vectorcall::FfiResult;
 
-/// What a new handle is to call.
+/// The callback of a new handle.
 pub struct Call<'a> {
     pub callback: *mut PyObject,
     pub args: &'a [*mut PyObject],
@@ -27,26 +27,26 @@ pub struct Call<'a> {
     pub event_loop: *mut PyObject,
 }
 
-/// Where a loop makes its handles.
+/// The handles of a loop that can be reused.
 ///
-/// The collector need not walk a handle that only the loop holds: the loop shows it what is inside (see
-/// [`visit_owned`]). Such are most handles, because callers mostly drop what `call_soon()` returns; but that shows only
-/// after the call. So a handle is tracked when it is made, and untracked when the next one is, if nobody kept it. While
-/// the loop runs, plain handles are not tracked at all: a running loop is alive, and so is everything in its queues.
-/// When it stops, [`track_if_shared`] makes up for it.
+/// The collector need not track a handle that only the loop holds: the loop visits its fields (see [`visit_owned`]). That is
+/// true of most handles, because callers usually drop the result of `call_soon()`, but it is known only after the call. So a
+/// handle is tracked when it is made, and untracked when the next one is made, if nothing else holds it. While the loop runs,
+/// plain handles are not tracked: a running loop is reachable, and so is all in its queues. When the loop stops,
+/// [`track_if_shared`] tracks the handles that are shared.
 #[derive(Default)]
 pub struct HandlePool {
-    /// Handles of each class that have run and nobody holds: empty, untracked, ready to be used again. As many are kept
-    /// as the loop's last burst needed; see [`HandlePool::trim`].
+    /// Finished handles of each class without other references: empty and untracked. As many are kept as the loop's last burst
+    /// needed; see [`HandlePool::trim`].
     free: [Vec<Ref>; CLASSES],
     /// The handle made last, while it is in the loop's queues.
     last: Option<HandleRef>,
 }
 
 impl HandlePool {
-    /// What is kept for good …
+    /// How many handles are always kept …
     const KEEP: usize = 1024;
-    /// … and what is kept at most.
+    /// … and how many are kept at most.
     const LIMIT: usize = 256 * 1024;
 
     /// Everything the pool holds, to be dropped.
@@ -54,7 +54,7 @@ impl HandlePool {
         (std::mem::take(&mut self.free), self.last.take())
     }
 
-    /// The handle made last, which the collector has to see: nobody else shows this reference.
+    /// The handle made last, for the garbage collector: no other traversal visits this reference.
     pub fn last(&self) -> Option<&HandleRef> {
         self.last.as_ref()
     }
@@ -65,7 +65,7 @@ impl HandlePool {
         self.free.iter().any(|free| free.len() > Self::KEEP)
     }
 
-    /// Half of what is free beyond `KEEP`, to be dropped: a loop that goes to sleep gives back what a burst has left.
+    /// Takes half of the free handles beyond `KEEP`, for the caller to drop: a sleeping loop frees the memory of a burst.
     #[cold]
     pub fn trim(&mut self) -> impl Sized {
         let halve = |free: &mut Vec<Ref>| {
@@ -81,13 +81,10 @@ impl HandlePool {
     }
 }
 
-/// Shows a handle in the loop's queues to the collector: itself, or what is inside if only the loop holds it.
-///
-/// # Safety
-/// The handle is live.
+/// Visits a handle in the loop's queues, for the garbage collector: the handle itself, or its fields if it is untracked.
 pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
     let object = handle.as_object();
-    // SAFETY: the handle is live; a field that is set holds a live object.
+    // SAFETY: `handle` keeps the object alive. A field that is set is a reference that the handle owns.
     unsafe {
         if (*handle.as_ptr()).has(TRACKED) {
             return object.visit(visit);
@@ -96,7 +93,7 @@ pub fn visit_owned(handle: &HandleRef, visit: &PyVisit<'_>) -> Result<(), PyTrav
         let count = if is_plain(this) { PLAIN_FIELDS } else { FIELDS };
         for field in fields(this).into_iter().take(count).map(|field| *field) {
             if !field.is_null() {
-                // A borrowed look: the collector counts references, it must not see one more.
+                // The reference is not counted, so it is not dropped.
                 std::mem::ManuallyDrop::new(Ref::unowned(field)).visit(visit)?;
             }
         }
@@ -116,7 +113,7 @@ pub unsafe fn new_handle(
     class: Class,
     call: Call<'_>,
 ) -> FfiResult<HandleRef> {
-    // SAFETY: an object of the free list is an empty handle that nobody else can see.
+    // SAFETY: `acquire` returns an empty handle without other references. The caller guarantees that all in `call` is live.
     unsafe {
         let handle = acquire(handle_pool, class)?;
         if class == Class::ThreadSafe {
@@ -130,13 +127,13 @@ pub unsafe fn new_handle(
     }
 }
 
-/// Has the collector track a handle that somebody else than the loop holds, or will hold.
+/// Makes the collector track a handle that code other than the loop holds. With `force` it is tracked in any case.
 pub fn track_if_shared(handle: &HandleRef, force: bool) {
     let this = handle.as_ptr();
-    // SAFETY: an owned handle is live.
+    // SAFETY: `handle` keeps the object alive.
     unsafe {
-        let kept = force || !handle_reuse::is_on() || ffi::Py_REFCNT(this.cast()) > 1;
-        if kept && !(*this).has(TRACKED) {
+        let track = force || !handle_reuse::is_on() || ffi::Py_REFCNT(this.cast()) > 1;
+        if track && !(*this).has(TRACKED) {
             (*this).set(TRACKED, true);
             ffi::PyObject_GC_Track(this.cast());
         }
@@ -146,7 +143,7 @@ pub fn track_if_shared(handle: &HandleRef, force: bool) {
 /// Makes a timer handle.
 ///
 /// # Safety
-/// As [`new_handle`].
+/// Everything in `call` is live.
 #[inline]
 pub unsafe fn new_timer(
     handle_pool: &LoopCell<HandlePool>,
@@ -154,7 +151,7 @@ pub unsafe fn new_timer(
     call: Call<'_>,
     when: f64,
 ) -> FfiResult<HandleRef> {
-    // SAFETY: a fresh object.
+    // SAFETY: `acquire` returns an empty handle without other references. The caller guarantees that all in `call` is live.
     unsafe {
         let handle = acquire(handle_pool, Class::Timer)?;
         (*handle.as_ptr()).when = when;
@@ -167,7 +164,7 @@ pub unsafe fn new_timer(
 
 #[inline]
 unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult<HandleRef> {
-    // SAFETY: what is free is an empty handle of that type, and nobody else holds it.
+    // SAFETY: `recycle` stores only empty handles without other references, by their type. The closure only moves one.
     unsafe {
         match handle_pool.with_leaf(|handle_pool| handle_pool.free[class as usize].pop()) {
             Some(object) => {
@@ -180,10 +177,10 @@ unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult
     }
 }
 
-/// Has the collector track a new handle, and no longer the one before if nobody kept it.
+/// Makes the collector track a new handle, and untracks the previous one if only the loop holds it.
 #[inline]
 unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
-    // SAFETY: both are live handles. The one before is held here and, if it has not run, by one queue of the loop.
+    // SAFETY: both references keep their handles alive. `before` has two if only this function and a queue of the loop hold it.
     unsafe {
         track_if_shared(handle, true);
         let before = handle_pool.with_leaf(|handle_pool| handle_pool.last.replace(handle.clone()));
@@ -200,11 +197,12 @@ unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
     }
 }
 
-/// Gives back a handle that has run, keeping the object if nobody else holds it.
+/// Clears a handle that has run, and keeps the object for reuse if it has no other references.
 #[inline]
 pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
     let this = handle.as_ptr();
-    // SAFETY: the handle is live and not running; only handles that no one can reach are kept.
+    // SAFETY: the loop calls this after the callback has returned. `handle` keeps the object alive; only the last reference is
+    // stored.
     unsafe {
         HandleObject::release(this);
         let last = handle_pool.with_leaf(|handle_pool| {
@@ -237,7 +235,7 @@ pub fn recycle(handle_pool: &LoopCell<HandlePool>, handle: HandleRef) {
 }
 
 unsafe fn allocate(ty: *mut PyTypeObject) -> FfiResult<HandleRef> {
-    // SAFETY: the type has this layout; every field is set before the collector may look.
+    // SAFETY: `make_type` has made the type with this layout. All fields are set before the object is tracked.
     unsafe {
         let this = ffi::PyObject_GC_New::<HandleObject>(ty);
         let object = Ref::new(this.cast())?;
@@ -267,7 +265,7 @@ unsafe fn fill(
     contexts: &LoopCell<Contexts>,
     call: Call<'_>,
 ) -> FfiResult<()> {
-    // SAFETY: the handle is empty, and everything in `call` is live.
+    // SAFETY: the callers pass an empty handle without other references, and guarantee that all in `call` is live.
     unsafe {
         let n = call.args.len();
         if n <= INLINE_ARGS {

@@ -9,14 +9,14 @@ use pyo3::prelude::*;
 
 use crate::python::handle::{HandleRef, RUNNING};
 
-/// Threads that wait for any handle. There are hardly ever any: all share one lock.
+/// The number of threads that wait for a handle. It is nearly always 0, so all handles share one lock.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOCK: Mutex<()> = Mutex::new(());
 static ENDED: Condvar = Condvar::new();
-/// How long a signal may have to wait until its Python handler runs.
-const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(50);
+/// The longest delay until the Python handler of a signal runs.
+const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Returns when the callback of a handle does not run any more; other threads have the interpreter meanwhile.
+/// Returns when the callback of a handle has returned. The thread is detached while it waits.
 pub fn wait(py: Python<'_>, handle: &HandleRef) -> PyResult<()> {
     while handle.has(RUNNING) {
         let ended = Running(handle);
@@ -25,8 +25,8 @@ pub fn wait(py: Python<'_>, handle: &HandleRef) -> PyResult<()> {
             fence(Ordering::SeqCst);
             let guard = lock(&LOCK);
             if ended.is_running() {
-                // Whether it was woken or not, the loop around this looks again.
-                drop(ENDED.wait_timeout(guard, LOOK_FOR_SIGNALS));
+                // The outer loop checks the flag again after a wake-up or a timeout.
+                drop(ENDED.wait_timeout(guard, SIGNAL_CHECK_INTERVAL));
             }
             WAITING.fetch_sub(1, Ordering::SeqCst);
         });
@@ -35,11 +35,11 @@ pub fn wait(py: Python<'_>, handle: &HandleRef) -> PyResult<()> {
     Ok(())
 }
 
-/// A look at the flags of a handle, which need no interpreter.
+/// Access to the flags of a handle in a detached thread.
 #[derive(Clone, Copy)]
 struct Running<'a>(&'a HandleRef);
 
-// SAFETY: the reference behind it is held by the waiting thread, and the flags are atomic.
+// SAFETY: the waiting thread holds the handle, and flags are atomic.
 unsafe impl Send for Running<'_> {}
 
 impl Running<'_> {
@@ -48,7 +48,7 @@ impl Running<'_> {
     }
 }
 
-/// Wakes who waits, after `RUNNING` was taken back.
+/// Wakes waiting threads, after `RUNNING` was cleared.
 #[inline]
 pub fn ended() {
     fence(Ordering::SeqCst);

@@ -15,14 +15,14 @@ use crate::python::nested_drop;
 use crate::python::refs::Ref;
 use crate::python::typespec::{getset_end, method_end, Slots};
 
-/// The classes of handles, by what asyncio makes of each call.
+/// The classes of handles, by the asyncio method that makes them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Of `call_soon()`.
+    /// For `call_soon()`.
     Plain,
-    /// Of `call_later()` and `call_at()`.
+    /// For `call_later()` and `call_at()`.
     Timer,
-    /// Of `call_soon_threadsafe()`, since Python 3.14: `cancel()` and `cancelled()` wait for the callback if it runs in
+    /// For `call_soon_threadsafe()`, since Python 3.14: `cancel()` and `cancelled()` wait for the callback if it runs in
     /// another thread.
     ThreadSafe,
 }
@@ -31,7 +31,7 @@ pub const CLASSES: usize = 3;
 
 static TYPES: [AtomicPtr<PyTypeObject>; CLASSES] =
     [const { AtomicPtr::new(ptr::null_mut()) }; CLASSES];
-/// Where all of them keep their list of weak references, relative to the object.
+/// The offset of the list of weak references, the same in all classes.
 static WEAKREFS: AtomicIsize = AtomicIsize::new(0);
 
 impl Class {
@@ -40,7 +40,7 @@ impl Class {
         TYPES[self as usize].load(Ordering::Relaxed)
     }
 
-    /// The class of what `call_soon_threadsafe()` returns on this Python.
+    /// The class of handles of `call_soon_threadsafe()` on this Python.
     #[inline]
     pub fn of_other_threads() -> Self {
         if Self::ThreadSafe.ty().is_null() {
@@ -50,7 +50,8 @@ impl Class {
         }
     }
 
-    /// The name in `asyncio.events`, ours, and what objects of asyncio's take up: what is behind it is ours, or unused.
+    /// The name in `asyncio.events`, the native class's name, and the size of asyncio's objects. The native fields are behind
+    /// that.
     fn description(self) -> (&'static str, &'static CStr, usize) {
         match self {
             Self::Plain => (
@@ -77,7 +78,7 @@ impl Class {
 /// # Safety
 /// The handle is live.
 pub unsafe fn has_weakrefs(this: *mut HandleObject) -> bool {
-    // SAFETY: the offset is that of the handle's type.
+    // SAFETY: the caller guarantees a live handle. `make_type` has stored the offset of its class.
     unsafe {
         !this
             .cast::<u8>()
@@ -97,7 +98,7 @@ unsafe extern "C" fn traverse(
     // SAFETY: the collector passes a live handle.
     unsafe {
         let fields = fields(this);
-        // Nearly every handle is plain, and there may be very many.
+        // Nearly all handles are plain, and there may be many.
         let count = if is_plain(this) { PLAIN_FIELDS } else { FIELDS };
         for &field in &fields[..count] {
             if !(*field).is_null() {
@@ -113,7 +114,7 @@ unsafe extern "C" fn traverse(
 
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
     let this = object.cast::<HandleObject>();
-    // SAFETY: the handle is live; while it runs, its references are in use and it is reachable anyway.
+    // SAFETY: the collector or `dealloc` passes a live handle. A handle that runs is reachable and keeps its references.
     unsafe {
         if (*this).has(RUNNING) {
             return 0;
@@ -128,9 +129,12 @@ unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
     0
 }
 
-/// Empties a handle that nobody else uses at the moment.
+/// Takes all references out of a handle.
+///
+/// # Safety
+/// The handle is live, and no other code uses it during the call.
 unsafe fn take_all(this: *mut HandleObject) -> [Option<Ref>; FIELDS] {
-    // SAFETY: the caller's handle is live, and a field that is set is an owned reference.
+    // SAFETY: the caller guarantees a live handle. A field that is set is an owned reference, which is moved out.
     unsafe {
         (*this).count = 0;
         fields(this).map(|field| Ref::new(ptr::replace(field, ptr::null_mut())).ok())
@@ -138,7 +142,7 @@ unsafe fn take_all(this: *mut HandleObject) -> [Option<Ref>; FIELDS] {
 }
 
 unsafe extern "C" fn dealloc(object: *mut PyObject) {
-    // SAFETY: the last reference is gone; this is the order that CPython's own types use.
+    // SAFETY: CPython passes a handle without references. The order of calls is that of CPython's own types.
     unsafe {
         let ty = ffi::Py_TYPE(object);
         ffi::PyObject_GC_UnTrack(object.cast());
@@ -147,7 +151,7 @@ unsafe extern "C" fn dealloc(object: *mut PyObject) {
         }
         let this = object.cast::<HandleObject>();
         if (*this).callback.is_null() && is_plain(this) {
-            // It has run or is cancelled: only the loop is left.
+            // It has run or is cancelled: only the loop is still set.
             ffi::Py_XDECREF((*this).event_loop);
         } else if let Some(_level) = nested_drop::enter() {
             clear(object);
@@ -174,15 +178,14 @@ pub fn make_type(
     let found: usize = base.getattr("__basicsize__")?.extract()?;
     if found != size {
         return Err(PyImportError::new_err(format!(
-            "{base} of this Python is laid out in a way that hybridloop does not know ({found} bytes); please upgrade \
-             hybridloop"
+            "unsupported object layout: {base} has {found} bytes on this Python; please upgrade hybridloop"
         )));
     }
     WEAKREFS.store(
         base.getattr("__weakrefoffset__")?.extract()?,
         Ordering::Relaxed,
     );
-    // PyType_FromSpec does not inherit the flag for the words in front of the object.
+    // PyType_FromSpec does not inherit this flag.
     #[cfg(Py_3_12)]
     let flags = ffi::Py_TPFLAGS_MANAGED_WEAKREF;
     #[cfg(not(Py_3_12))]
@@ -193,16 +196,16 @@ pub fn make_type(
         .add(ffi::Py_tp_dealloc, dealloc as *mut c_void)
         .table(ffi::Py_tp_methods, methods, method_end())
         .table(ffi::Py_tp_getset, attributes, getset_end());
-    // SAFETY: the layout begins with the words of the base, as just checked.
+    // SAFETY: the layout begins with the fields of the base, whose size was just checked.
     let class_object =
         unsafe { slots.build(py, name, size_of::<HandleObject>(), flags, Some(&base)) }?;
     TYPES[class as usize].store(class_object.clone().into_ptr().cast(), Ordering::Relaxed);
     Ok(Some(class_object))
 }
 
-/// The handle behind an object, if it is one of ours.
+/// The native handle of an object, if its class is one of [`TYPES`].
 pub fn downcast(object: *mut PyObject) -> Option<*mut HandleObject> {
-    // SAFETY: the object is live; the types were made at import.
+    // SAFETY: the callers pass a live object.
     let ty = unsafe { ffi::Py_TYPE(object) };
     TYPES
         .iter()
@@ -213,7 +216,7 @@ pub fn downcast(object: *mut PyObject) -> Option<*mut HandleObject> {
 /// The class of a handle.
 #[inline]
 pub fn class_of(handle: *mut HandleObject) -> Class {
-    // SAFETY: the handle is live.
+    // SAFETY: the callers pass a live handle.
     let ty = unsafe { ffi::Py_TYPE(handle.cast()) };
     if ty == Class::Plain.ty() {
         Class::Plain
