@@ -17,7 +17,7 @@ pub struct Ref(NonNull<PyObject>);
 
 // SAFETY: a reference may move between threads; counting it needs attachment, which this type's contract demands.
 unsafe impl Send for Ref {}
-// SAFETY: sharing gives access to clones only, which need attachment, as this type's contract demands.
+// SAFETY: a shared `Ref` gives only its pointer and clones. Counting needs attachment, which this type's contract demands.
 unsafe impl Sync for Ref {}
 
 impl Ref {

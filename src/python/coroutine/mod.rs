@@ -1,24 +1,24 @@
-//! Native coroutines: what `await` and tasks can drive, without a Python frame.
+//! Native coroutines: awaitable objects without a Python frame.
 //!
-//! An [`Operation`] is the body. [`new`] wraps one into an object that is a `collections.abc.Coroutine`, so that
-//! `await`, `create_task()`, `wait_for()` and `gather()` take it. A finished call on data that is there costs no frame,
-//! no future and mostly no allocation.
+//! An [`Operation`] is the body. [`new`] wraps one into an object that is a `collections.abc.Coroutine`, so that `await`,
+//! `create_task()`, `wait_for()` and `gather()` accept it. A call that finishes at once makes no frame and no future, and
+//! mostly allocates nothing else.
 //!
-//! How to use it: implement [`Operation`] for the state of one call, with a `static` [`Class`] of its own; call
-//! [`Class::init`] at import; return `coroutine::new(operation, c"Owner.method")` from the method. Then:
+//! How to use it: implement [`Operation`] for the state of one call, with a `static` [`Class`] of its own; call [`Class::init`]
+//! at import; return `coroutine::new(operation, c"Owner.method")` from the method. Then:
 //!
-//! * the first `send(None)` runs [`Operation::step`]. [`Step::Done`] ends the coroutine with a value, an error ends it
-//!   with the exception that is set;
-//! * [`Step::Wait`] suspends it on an asyncio future (any object with `_asyncio_future_blocking`). When that is done
-//!   with a result, `step` runs again, and looks for itself at what has changed. To wait for the same future twice is
-//!   an error, as it is for futures: make a new one;
+//! * the first `send(None)` runs [`Operation::step`]. [`Step::Done`] ends the coroutine with a value, an error ends it with the
+//!   exception that is set;
+//! * [`Step::Wait`] suspends it on an asyncio future (any object with `_asyncio_future_blocking`). When that is done with a
+//!   result, `step` runs again and checks its state. Waiting for the same future twice is an error, as in asyncio: make a new
+//!   one;
 //! * [`Step::Yield`] suspends it for one iteration of the loop, as `sleep(0)` does;
-//! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was
-//!   dropped while it waited, run [`Operation::abandon`], which undoes what `step` has set up; then the coroutine ends;
+//! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was dropped
+//!   while it waited, run [`Operation::abandon`], which undoes the registrations of `step`; then the coroutine ends;
 //! * the operation is dropped as soon as the coroutine ends.
 //!
-//! `step` takes `&self`: it may run Python, and the collector may look at the operation meanwhile, so its state is in
-//! cells. It is never entered twice at a time.
+//! `step` takes `&self`: it may run Python, and the collector may then traverse the operation, so its state is in cells. It is
+//! never called while it runs.
 
 mod slots;
 mod thrown;
@@ -40,26 +40,26 @@ use crate::python::nested_drop;
 use crate::python::refs::Ref;
 use crate::python::vectorcall::{ErrSet, FfiResult};
 
-/// What one step of an operation came to.
+/// The result of one step of an operation.
 pub enum Step {
-    /// The coroutine returns this.
+    /// The coroutine returns this value.
     Done(Ref),
-    /// It goes on when this future is done.
+    /// The coroutine resumes when this future is done.
     Wait(Ref),
-    /// It goes on in the next iteration of the loop.
+    /// The coroutine resumes in the next iteration of the loop.
     Yield,
 }
 
-/// Shows one object to the collector; what it returns is to be returned if it is not 0.
+/// Visits one object, for the garbage collector. `traverse` returns its result if that is not 0.
 pub type Visit<'a> = &'a mut dyn FnMut(&Ref) -> c_int;
 
-/// What an operation looks like from Python.
+/// The kind of the Python object.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// A coroutine: to be awaited once.
+    /// A coroutine, which can be awaited once.
     Coroutine,
-    /// What `__await__()` of a future returns: an iterator that may be dropped as it is, and that has nothing more to
-    /// give once it has ended.
+    /// The iterator that `__await__()` of a future returns. It may be dropped before it is used, and after its end it raises
+    /// `StopIteration`.
     Iterator,
 }
 
@@ -70,13 +70,13 @@ pub trait Operation: Sized + Send + 'static {
     /// The Python class of these coroutines.
     fn class() -> &'static Class;
 
-    /// Goes as far as it can. It may run Python.
+    /// Runs until it is done or must wait. It may run Python.
     fn step(&self) -> FfiResult<Step>;
 
-    /// The coroutine ends without having returned or raised by itself. An exception may be set; it stays.
+    /// The coroutine ends before it has returned or raised. An exception may be set, and must stay set.
     fn abandon(&self) {}
 
-    /// Shows the objects of the operation to the collector.
+    /// Visits the objects of the operation, for the garbage collector.
     fn traverse(&self, visit: Visit<'_>) -> c_int;
 }
 
@@ -98,9 +98,9 @@ struct CoroutineObject<T> {
     ob_base: PyObject,
     weakrefs: *mut PyObject,
     name: &'static CStr,
-    /// `Running` says that one thread has the operation for itself.
+    /// `Running`: one thread has exclusive use of the operation.
     state: LoopCell<State>,
-    /// What it was suspended on.
+    /// The future that the coroutine waits for.
     future: SlotCell<Ref>,
     operation: UnsafeCell<Option<T>>,
 }
@@ -112,17 +112,17 @@ impl Class {
         }
     }
 
-    /// Makes the Python class, at import. `name` has the module in front.
+    /// Makes the Python class, at import. `name` begins with the module.
     pub fn init<T: Operation>(&self, py: Python<'_>, name: &'static CStr) -> PyResult<()> {
         const { assert!(align_of::<CoroutineObject<T>>() <= 16) };
         if !self.ty.load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
         let slots = slots::all::<T>();
-        // SAFETY: the layout begins with that of `object`.
+        // SAFETY: `CoroutineObject` is `repr(C)` and begins with a `PyObject`, and the slots are for objects of this layout.
         let class = unsafe { slots.build(py, name, size_of::<CoroutineObject<T>>(), 0, None)? };
         let class = class.into_ptr().cast();
-        // SAFETY: as `set_iterator_slots` wants it.
+        // SAFETY: the type was just made of these slots, and no other code has it yet.
         unsafe { slots::set_iterator_slots::<T>(class) };
         self.ty.store(class, Ordering::Relaxed);
         Ok(())
@@ -135,7 +135,7 @@ pub fn new<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<Ref> {
     make(operation, name, State::Fresh)
 }
 
-/// A coroutine that is suspended already, as by [`Step::Yield`]: whatever ends it runs [`Operation::abandon`].
+/// A coroutine that is suspended already, as by [`Step::Yield`], so its end before it returns runs [`Operation::abandon`].
 pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<Ref> {
     make(operation, name, State::Waiting)
 }
@@ -144,7 +144,7 @@ pub fn suspended<T: Operation>(operation: T, name: &'static CStr) -> FfiResult<R
 fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiResult<Ref> {
     let class = T::class();
     let ty = class.ty.load(Ordering::Relaxed);
-    // SAFETY: the type was made at import; the fields are written before anybody else sees the object.
+    // SAFETY: the type was made at import. All fields are written before the object is tracked or returned.
     unsafe {
         let Some(alloc) = (*ty).tp_alloc else {
             return Err(PyImportError::new_err("coroutines cannot be allocated").into());
@@ -162,13 +162,16 @@ fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiRes
     }
 }
 
-/// The coroutine behind an object.
+/// The coroutine of an object.
+///
+/// # Safety
+/// `object` is a live coroutine of `T`.
 unsafe fn of<'a, T>(object: *mut PyObject) -> &'a CoroutineObject<T> {
-    // SAFETY: slots and methods of the type get objects of the type.
+    // SAFETY: the caller guarantees a live coroutine of `T`.
     unsafe { &*object.cast::<CoroutineObject<T>>() }
 }
 
-/// How a suspended or finished coroutine answers.
+/// The result of resuming a coroutine.
 enum Resumed {
     Yielded(Ref),
     Returned(Ref),
@@ -176,11 +179,12 @@ enum Resumed {
 
 impl<T: Operation> CoroutineObject<T> {
     fn operation(&self) -> Option<&T> {
-        // SAFETY: it is taken out only by `finish`, which nothing calls while the operation is in use.
+        // SAFETY: only `take` changes the value, and only the thread that has claimed the coroutine calls it, after its last
+        // use.
         unsafe { (*self.operation.get()).as_ref() }
     }
 
-    /// Takes the operation for the caller alone, if nobody has it and it is not over; what the state was before.
+    /// Sets the state to `Running` if the coroutine can run. Returns the previous state.
     #[inline]
     fn claim(&self) -> State {
         self.state.with(|state| {
@@ -198,10 +202,10 @@ impl<T: Operation> CoroutineObject<T> {
         drop(self.take());
     }
 
-    /// The same, with what is to be dropped.
+    /// Ends the coroutine, and returns the operation and the future for the caller to drop.
     #[inline]
     fn take(&self) -> (Option<T>, Option<Ref>) {
-        // SAFETY: nobody else has the operation.
+        // SAFETY: the caller has claimed the coroutine and has no reference to the operation any more.
         let operation = unsafe { (*self.operation.get()).take() };
         self.state.replace(State::Finished);
         (operation, self.future.take())
@@ -256,14 +260,14 @@ impl<T: Operation> CoroutineObject<T> {
         Ok(())
     }
 
-    /// Ends it for want of anybody who could go on with it.
+    /// Ends a coroutine that is being deallocated or is garbage.
     fn end(&self) {
         match self.claim() {
             State::Fresh => {
                 if T::KIND == Kind::Coroutine {
                     never_awaited(self.name);
                 }
-                // The coroutine may be dying.
+                // The coroutine may be deallocating.
                 nested_drop::drop_content(self.take());
             }
             State::Waiting => self.end_abandoned(),
@@ -274,27 +278,27 @@ impl<T: Operation> CoroutineObject<T> {
     /// Ends with the exception that is set.
     #[cold]
     fn finish_raised(&self) {
-        // SAFETY: attached.
+        // SAFETY: coroutines run and end in attached threads.
         let py = unsafe { Python::assume_attached() };
         let error = PyErr::fetch(py);
         self.finish();
         if T::KIND == Kind::Coroutine {
-            not_a_result(py, error).restore(py);
+            replace_stop_iteration(py, error).restore(py);
         } else {
             error.restore(py);
         }
     }
 
-    /// Undoes what the operation, which the caller has claimed, has set up, and ends; an exception that is set stays.
+    /// Abandons the operation, which the caller has claimed, and ends the coroutine. An exception that is set stays.
     #[cold]
     fn end_abandoned(&self) {
-        // SAFETY: attached.
+        // SAFETY: coroutines run and end in attached threads.
         let py = unsafe { Python::assume_attached() };
         let error = PyErr::take(py);
         if let Some(operation) = self.operation() {
             operation.abandon();
         }
-        // The coroutine may be dying.
+        // The coroutine may be deallocating.
         nested_drop::drop_content(self.take());
         if let Some(error) = error {
             error.restore(py);
@@ -302,10 +306,11 @@ impl<T: Operation> CoroutineObject<T> {
     }
 }
 
-/// `RuntimeWarning`, as for coroutines of Python.
+/// The `RuntimeWarning` of Python's coroutines.
 #[cold]
 fn never_awaited(name: &'static CStr) {
-    // SAFETY: attached. A warning that became an exception is shown, for want of a caller.
+    // SAFETY: coroutines end in attached threads. The text is a C string. A warning that is raised as an exception goes to
+    // `sys.unraisablehook`.
     unsafe {
         let py = Python::assume_attached();
         let error = PyErr::take(py);
@@ -319,13 +324,13 @@ fn never_awaited(name: &'static CStr) {
     }
 }
 
-/// The exception that leaves a coroutine: who awaits would take a `StopIteration` for its result.
-fn not_a_result(py: Python<'_>, error: PyErr) -> PyErr {
+/// The exception that a coroutine raises. A `StopIteration` becomes a `RuntimeError`: `await` would use it as the result.
+fn replace_stop_iteration(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyStopIteration>(py) {
         return error;
     }
     let instead = PyRuntimeError::new_err("coroutine raised StopIteration");
-    // SAFETY: attached; takes over the reference.
+    // SAFETY: `py` proves that the thread is attached. The call takes ownership of `context`.
     unsafe {
         let context = error.clone_ref(py).into_value(py).into_ptr();
         ffi::PyException_SetContext(instead.value(py).as_ptr(), context);

@@ -10,15 +10,15 @@ use pyo3::prelude::*;
 
 use crate::python::coroutine::wrapper::CoroutineWrapper;
 use crate::python::coroutine::{
-    already_executing, not_a_result, of, reused, thrown, view, CoroutineObject, Kind, Operation,
-    Resumed, State,
+    already_executing, of, replace_stop_iteration, reused, thrown, view, CoroutineObject, Kind,
+    Operation, Resumed, State,
 };
 use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
 use crate::python::vectorcall::{guard, Method};
 use crate::python::{ErrSet, FfiResult, Ref};
 
-/// `CO_ITERABLE_COROUTINE`: the code is of a generator that `types.coroutine()` has made.
+/// `CO_ITERABLE_COROUTINE`: the code of a generator that `types.coroutine()` has made.
 const ITERABLE_COROUTINE: c_int = 0x100;
 
 /// The slots of a type.
@@ -30,7 +30,7 @@ pub fn all<T: Operation>() -> Slots {
         flags: ffi::Py_READONLY,
         doc: ptr::null(),
     };
-    // SAFETY: all-zero ends a table of members.
+    // SAFETY: all zeros are a valid `PyMemberDef`, the one that ends a table.
     let members_end = unsafe { std::mem::zeroed() };
     let slots = Slots::default()
         .add(ffi::Py_tp_traverse, traverse::<T> as *mut c_void)
@@ -51,16 +51,16 @@ pub fn all<T: Operation>() -> Slots {
     }
 }
 
-/// Gives a new type what it must not have an entry in its dictionary for.
+/// Sets the iterator slots of a new type without entries in its dictionary.
 ///
-/// `await` takes for its iterator what fills this slot. With `__next__` and `__iter__` in its dictionary, though, a
-/// coroutine would be an iterator for Python, which those of Python are not.
+/// `await` calls `tp_iternext`. With `__next__` and `__iter__` in its dictionary, a coroutine would be an iterator, and
+/// Python's coroutines are none.
 ///
 /// # Safety
-/// The type was made of the slots of [`all`] for the same operation, and no other thread knows it yet.
+/// The type was made of the slots of [`all`] for the same operation, and no other thread uses it yet.
 pub unsafe fn set_iterator_slots<T: Operation>(ty: *mut PyTypeObject) {
     if T::KIND == Kind::Coroutine {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a type of this operation that no other thread uses yet.
         unsafe {
             (*ty).tp_iternext = Some(next::<T>);
             (*ty).tp_iter = Some(iterate);
@@ -100,7 +100,7 @@ fn methods<T: Operation>() -> Vec<ffi::PyMethodDef> {
             method(
                 c"__await__",
                 ffi::PyMethodDefPointer { PyCFunction: wrap },
-                // In the place of the slot's own wrapper.
+                // It replaces the slot's own wrapper.
                 ffi::METH_NOARGS | ffi::METH_COEXIST,
             )
             .def(c"__await__($self, /)\n--\n\nAn iterator that drives the coroutine."),
@@ -115,7 +115,7 @@ fn method(name: &'static CStr, meth: ffi::PyMethodDefPointer, flags: c_int) -> M
 
 /// `await`: the coroutine is its own iterator.
 unsafe extern "C" fn am_await<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
-    // SAFETY: the slot gets a live coroutine.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
     unsafe {
         if of::<T>(slf).state.get() == State::Waiting {
             return guard(|| {
@@ -127,7 +127,7 @@ unsafe extern "C" fn am_await<T: Operation>(slf: *mut PyObject) -> *mut PyObject
 }
 
 unsafe extern "C" fn return_self(slf: *mut PyObject) -> *mut PyObject {
-    // SAFETY: the slot gets a live object.
+    // SAFETY: CPython calls slots attached, with a live receiver.
     unsafe {
         ffi::Py_INCREF(slf);
     }
@@ -136,14 +136,15 @@ unsafe extern "C" fn return_self(slf: *mut PyObject) -> *mut PyObject {
 
 /// `__await__()`, when Python calls it.
 unsafe extern "C" fn wrap(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    // SAFETY: CPython passes a live `self`.
+    // SAFETY: CPython calls methods attached, with a live receiver.
     guard(|| Ok(CoroutineWrapper::wrap(unsafe { Ref::borrowed(slf) })?))
 }
 
-/// `yield from` in a generator that `types.coroutine()` has made: to everybody else a coroutine is not iterable.
+/// `iter(coroutine)`, for `yield from` in a generator that `types.coroutine()` has made. For other code a coroutine is not
+/// iterable.
 unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
-        // SAFETY: attached; the frame is borrowed, or null if no Python runs.
+        // SAFETY: CPython calls slots attached. The frame is borrowed, or null if no Python code runs.
         let frame = unsafe {
             let py = Python::assume_attached();
             Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast())
@@ -152,7 +153,7 @@ unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
             Some(frame) => frame.getattr("f_code")?.getattr("co_flags")?.extract()?,
             None => 0,
         };
-        // SAFETY: the slot gets a live coroutine.
+        // SAFETY: CPython calls slots attached, with a live receiver.
         unsafe {
             if flags & ITERABLE_COROUTINE == 0 {
                 let kind = Bound::from_borrowed_ptr(Python::assume_attached(), slf).get_type();
@@ -164,20 +165,20 @@ unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
     })
 }
 
-/// What `await` calls from Python 3.12 to 3.14.
+/// `tp_iternext`, which `await` calls from Python 3.12 to 3.14.
 unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
-        // SAFETY: the slot gets a live coroutine; `None` is always live.
+        // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
         match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
             (Resumed::Yielded(value), _) => Ok(value),
-            // The end of an iterator without an exception stands for it.
+            // An iterator that ends without an exception returns `None`.
             (Resumed::Returned(value), none) if value.as_ptr() == none => Err(ErrSet),
             (Resumed::Returned(value), _) => Err(raise_stop(&value)),
         }
     })
 }
 
-/// What tasks call, and `await` up to Python 3.11 and since 3.15.
+/// `am_send`, which tasks call, and `await` up to Python 3.11 and since 3.15.
 unsafe extern "C" fn send_slot<T: Operation>(
     slf: *mut PyObject,
     value: *mut PyObject,
@@ -185,7 +186,7 @@ unsafe extern "C" fn send_slot<T: Operation>(
 ) -> PySendResult {
     let mut returned = false;
     let object = guard(|| {
-        // SAFETY: the slot gets a live coroutine and a live value.
+        // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
         let this = unsafe { of::<T>(slf) };
         refuse_value(this, value)?;
         match this.resume()? {
@@ -196,7 +197,7 @@ unsafe extern "C" fn send_slot<T: Operation>(
             }
         }
     });
-    // SAFETY: the caller's place for the result.
+    // SAFETY: CPython passes a valid pointer for the result of `am_send`.
     unsafe { *result = object };
     match (object.is_null(), returned) {
         (true, _) => PySendResult::PYGEN_ERROR,
@@ -217,7 +218,7 @@ fn refuse_value<T: Operation>(this: &CoroutineObject<T>, value: *mut PyObject) -
 }
 
 unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the method's receiver, whose class the descriptor has checked.
     let this = unsafe { of::<T>(slf) };
     refuse_value(this, value)?;
     match this.resume()? {
@@ -226,14 +227,15 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> FfiRes
     }
 }
 
-/// Raises the exception that the arguments mean, at the place where the coroutine is.
+/// Raises the exception of the arguments inside of the coroutine.
 ///
-/// Making it may run Python, and arguments may mean none. A coroutine that waits passes them on while it runs, to what it
-/// waits for. Since Python 3.15 any coroutine looks at its state first; earlier ones, and iterators, make the exception
-/// first.
+/// Making the exception may run Python, and may fail. A suspended coroutine of Python passes the arguments on to the awaited
+/// object while it is running. Since Python 3.15 every coroutine checks its state first. Before, coroutines that are not
+/// suspended, and iterators, make the exception first.
 unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -> FfiResult<Ref> {
     thrown::check_count(arguments.len())?;
-    // SAFETY: the method descriptor has checked `self`; arguments are live during the call.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the method's receiver, whose class the descriptor has checked.
+    // It keeps the arguments alive.
     let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
     let checks_state_first =
         T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get() == State::Waiting);
@@ -251,7 +253,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     let exception = match exception.map_or_else(|| thrown::exception(py, arguments), Ok) {
         Ok(exception) => exception,
         Err(refused) => {
-            // What a coroutine waits for refuses them, and that ends it; before it starts, nobody has seen them.
+            // The awaited object raises for bad arguments, which ends the coroutine. One that has not started stays as it is.
             if before == State::Waiting {
                 this.end_abandoned();
             } else {
@@ -267,13 +269,13 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     }
     let error = PyErr::from_value(exception);
     Err(match T::KIND {
-        Kind::Coroutine => not_a_result(py, error).into(),
+        Kind::Coroutine => replace_stop_iteration(py, error).into(),
         Kind::Iterator => error.into(),
     })
 }
 
 unsafe fn close<T: Operation>(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: the method descriptor has checked `self`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the method's receiver, whose class the descriptor has checked.
     let this = unsafe { of::<T>(slf) };
     match this.claim() {
         State::Running => return Err(already_executing()),
@@ -284,13 +286,13 @@ unsafe fn close<T: Operation>(slf: *mut PyObject) -> FfiResult<Ref> {
     Ok(Ref::none())
 }
 
-// The macros of `fastcall` make functions that cannot be generic.
+// The macros such as `fastcall` cannot make generic functions.
 
 unsafe extern "C" fn send_entry<T: Operation>(
     slf: *mut PyObject,
     value: *mut PyObject,
 ) -> *mut PyObject {
-    // SAFETY: CPython passes a live `self` and argument.
+    // SAFETY: CPython calls methods attached, with a live receiver and argument.
     guard(|| unsafe { send::<T>(slf, value) })
 }
 
@@ -303,10 +305,10 @@ unsafe extern "C" fn throw_entry<T: Operation>(
         let arguments = if count == 0 {
             &[]
         } else {
-            // SAFETY: CPython passes so many live arguments.
+            // SAFETY: CPython passes an array of `count` live arguments.
             unsafe { std::slice::from_raw_parts(arguments, count.unsigned_abs()) }
         };
-        // SAFETY: CPython passes a live `self`.
+        // SAFETY: CPython calls methods attached, with a live receiver and arguments.
         unsafe { throw::<T>(slf, arguments) }
     })
 }
@@ -315,7 +317,7 @@ unsafe extern "C" fn close_entry<T: Operation>(
     slf: *mut PyObject,
     _: *mut PyObject,
 ) -> *mut PyObject {
-    // SAFETY: CPython passes a live `self`.
+    // SAFETY: CPython calls methods attached, with a live receiver.
     guard(|| unsafe { close::<T>(slf) })
 }
 
@@ -324,7 +326,7 @@ unsafe extern "C" fn traverse<T: Operation>(
     visit: ffi::visitproc,
     arg: *mut c_void,
 ) -> c_int {
-    // SAFETY: the collector passes a live coroutine.
+    // SAFETY: the collector passes a live coroutine of `T`, in an attached thread.
     unsafe {
         let this = of::<T>(object);
         let mut show = |object: &Ref| visit(object.as_ptr(), arg);
@@ -344,20 +346,20 @@ unsafe extern "C" fn traverse<T: Operation>(
     }
 }
 
-/// What the collector calls before it takes anything apart. One that runs is reachable, so it is not garbage.
+/// Called by the collector before it clears objects. A running coroutine is reachable, so it is not garbage.
 unsafe extern "C" fn finalize<T: Operation>(object: *mut PyObject) {
-    // SAFETY: the collector passes a live coroutine.
+    // SAFETY: the collector passes a live coroutine of `T`, in an attached thread.
     unsafe { of::<T>(object).end() }
 }
 
 unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live coroutine.
+    // SAFETY: the collector passes a live coroutine of `T`, in an attached thread.
     unsafe { of::<T>(object).end() }
     0
 }
 
 unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
-    // SAFETY: the last reference is gone.
+    // SAFETY: CPython passes a coroutine of `T` without references. Each field is dropped once, and the memory is freed last.
     unsafe {
         let ty = ffi::Py_TYPE(object);
         let this = of::<T>(object);

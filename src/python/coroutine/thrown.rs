@@ -7,7 +7,7 @@ use pyo3::types::{PyTuple, PyType};
 
 use crate::python::FfiResult;
 
-/// The exception that is to be raised, with its traceback; or, as `Err`, why the arguments mean none.
+/// The exception to raise, with its traceback, or an error about the arguments.
 pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
 
 /// Counts the arguments and warns of more than one, as CPython does before it looks at any of them.
@@ -27,7 +27,7 @@ fn warn(count: usize) -> FfiResult<()> {
     if count == 1 {
         return Ok(());
     }
-    // SAFETY: attached; the text is a C string.
+    // SAFETY: CPython calls methods attached. The text is a C string.
     match unsafe { ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, TEXT.as_ptr(), 1) } {
         0 => Ok(()),
         _ => Err(crate::python::ErrSet),
@@ -40,16 +40,16 @@ fn warn(_: usize) -> FfiResult<()> {
     Ok(())
 }
 
-/// What `throw(kind, value, traceback)` means.
+/// The exception of `throw(kind, value, traceback)`.
 pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'py> {
     let argument = |at: usize| {
         let object = arguments.get(at).copied()?;
-        // SAFETY: arguments are live during the call.
+        // SAFETY: CPython keeps the arguments alive during the call.
         let object = unsafe { Bound::from_borrowed_ptr(py, object) };
         (!object.is_none()).then_some(object)
     };
     let (kind, value, traceback) = (argument(0), argument(1), argument(2));
-    // SAFETY: attached; the object is live.
+    // SAFETY: a `Bound` proves that the thread is attached and its object live.
     let is_traceback =
         |object: &Bound<'_, PyAny>| unsafe { ffi::PyTraceBack_Check(object.as_ptr()) } != 0;
     if traceback
@@ -61,7 +61,7 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
         ));
     }
     let kind = kind.unwrap_or_else(|| py.None().into_bound(py));
-    // SAFETY: attached; the object is live.
+    // SAFETY: a `Bound` proves that the thread is attached and its object live.
     let (is_class, is_instance) = unsafe {
         (
             ffi::PyExceptionClass_Check(kind.as_ptr()) != 0,
@@ -69,7 +69,7 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
         )
     };
     if is_class {
-        // What its constructor raises is thrown in its place.
+        // An exception of its constructor is thrown in its place.
         let exception = normalised(&kind, value)
             .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
         set_traceback(&exception, traceback.as_ref());
@@ -93,14 +93,15 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
 }
 
 fn set_traceback(exception: &Bound<'_, PyAny>, traceback: Option<&Bound<'_, PyAny>>) {
-    // SAFETY: attached; an exception, and a traceback or `None`: neither is refused.
+    // SAFETY: the callers have checked that these are an exception, and a traceback if there is one. A `Bound` proves
+    // attachment.
     unsafe {
         let traceback = traceback.map_or_else(|| ffi::Py_None(), Bound::as_ptr);
         ffi::PyException_SetTraceback(exception.as_ptr(), traceback);
     }
 }
 
-/// The instance that a class and a value stand for in `raise`, as `PyErr_NormalizeException` makes it.
+/// The exception of a class and a value, as `PyErr_NormalizeException` makes it.
 fn normalised<'py>(
     class: &Bound<'py, PyAny>,
     value: Option<Bound<'py, PyAny>>,
@@ -108,7 +109,7 @@ fn normalised<'py>(
     let Some(value) = value else {
         return checked(class, class.call0()?);
     };
-    // SAFETY: attached; the object is live.
+    // SAFETY: a `Bound` proves that the thread is attached and its object live.
     let is_exception = unsafe { ffi::PyExceptionInstance_Check(value.as_ptr()) } != 0;
     if is_exception && value.get_type().is_subclass(class)? {
         return Ok(value);
@@ -124,7 +125,7 @@ fn checked<'py>(
     class: &Bound<'py, PyAny>,
     exception: Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; the object is live.
+    // SAFETY: a `Bound` proves that the thread is attached and its object live.
     if unsafe { ffi::PyExceptionInstance_Check(exception.as_ptr()) } != 0 {
         return Ok(exception);
     }

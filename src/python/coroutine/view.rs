@@ -1,7 +1,7 @@
-//! The attributes of coroutines: what debuggers, `asyncio`'s representations and `inspect` ask for.
+//! The attributes of coroutines that debuggers, asyncio's `repr` and `inspect` read.
 //!
-//! Code and frame are placeholders, made when somebody asks: the code has the name of the method and no source, and the
-//! frame, which no thread runs, is at its first line. They let what walks coroutines of Python walk these, too.
+//! Code and frame are placeholders that are made on access. The code has the name of the method and no source. The frame, which
+//! no thread runs, is at its first line. So tools for Python's coroutines work with these as well.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr;
@@ -15,7 +15,7 @@ use crate::python::typespec::getset;
 use crate::python::vectorcall::guard;
 use crate::python::{FfiResult, Ref};
 
-/// What the code gives as the name of its file.
+/// The file name of the code object.
 const FILE: &CStr = c"<hybridloop>";
 const FIRST_LINE: c_int = 1;
 
@@ -33,7 +33,7 @@ pub fn attributes<T: Operation>() -> Vec<PyGetSetDef> {
     ]
 }
 
-/// The part of a qualified name that the method's own name is.
+/// The last part of a qualified name.
 fn last_part(name: &'static CStr) -> String {
     let name = name.to_string_lossy();
     name.rsplit('.').next().unwrap_or_default().to_owned()
@@ -41,7 +41,8 @@ fn last_part(name: &'static CStr) -> String {
 
 /// `PyCodeObject` of a coroutine.
 fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; the strings end with a zero byte, and a new reference or an error comes back.
+    // SAFETY: `py` proves that the thread is attached. Both are C strings. The result is a new reference, or null after an
+    // error.
     let code = unsafe {
         let code = ffi::PyCode_NewEmpty(FILE.as_ptr(), name.as_ptr(), FIRST_LINE);
         Bound::from_owned_ptr_or_err(py, code.cast())?
@@ -55,7 +56,7 @@ fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyA
 fn frame_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
     let code = code_of(py, name)?;
     let globals = PyDict::new(py);
-    // SAFETY: attached; the code is one, and a new reference or an error comes back.
+    // SAFETY: `py` proves that the thread is attached, and `code` is a code object. The result is a new reference or null.
     unsafe {
         let frame = ffi::PyFrame_New(
             ffi::PyThreadState_Get(),
@@ -69,7 +70,7 @@ fn frame_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, Py
 
 pub unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
-        // SAFETY: the slot gets a live coroutine.
+        // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
         let (py, name) = unsafe { (Python::assume_attached(), of::<T>(slf).name) };
         let text = format!("<coroutine object {} at {slf:p}>", name.to_string_lossy());
         Ok(PyString::new(py, &text).into())
@@ -77,12 +78,15 @@ pub unsafe extern "C" fn repr<T: Operation>(slf: *mut PyObject) -> *mut PyObject
 }
 
 /// An attribute made of the coroutine's name and state.
+///
+/// # Safety
+/// `slf` is a live coroutine of `T`.
 unsafe fn get<T: Operation>(
     slf: *mut PyObject,
     make: impl FnOnce(Python<'_>, &'static CStr, State) -> FfiResult<Ref>,
 ) -> *mut PyObject {
     guard(|| {
-        // SAFETY: the descriptor has checked `self`.
+        // SAFETY: the caller guarantees a live coroutine of `T`, and CPython calls getters attached.
         let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
         make(py, this.name, this.state.get())
     })
@@ -92,7 +96,7 @@ unsafe extern "C" fn get_qualname<T: Operation>(
     slf: *mut PyObject,
     _: *mut c_void,
 ) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe {
         get::<T>(slf, |py, name, _| {
             Ok(PyString::new(py, &name.to_string_lossy()).into())
@@ -101,7 +105,7 @@ unsafe extern "C" fn get_qualname<T: Operation>(
 }
 
 unsafe extern "C" fn get_name<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe {
         get::<T>(slf, |py, name, _| {
             Ok(PyString::new(py, &last_part(name)).into())
@@ -110,7 +114,7 @@ unsafe extern "C" fn get_name<T: Operation>(slf: *mut PyObject, _: *mut c_void) 
 }
 
 unsafe extern "C" fn get_await<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: the descriptor has checked `self`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe { of::<T>(slf) }
         .future
         .get()
@@ -119,12 +123,12 @@ unsafe extern "C" fn get_await<T: Operation>(slf: *mut PyObject, _: *mut c_void)
 }
 
 unsafe extern "C" fn get_code<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe { get::<T>(slf, |py, name, _| Ok(code_of(py, name)?.into())) }
 }
 
 unsafe extern "C" fn get_frame<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe {
         get::<T>(slf, |py, name, state| match state {
             State::Finished => Ok(Ref::none()),
@@ -133,7 +137,7 @@ unsafe extern "C" fn get_frame<T: Operation>(slf: *mut PyObject, _: *mut c_void)
     }
 }
 
-/// Where the coroutine was made, which nobody keeps.
+/// Where the coroutine was made, which is not recorded.
 unsafe extern "C" fn get_origin(_: *mut PyObject, _: *mut c_void) -> *mut PyObject {
     Ref::none().into_ptr()
 }
@@ -142,7 +146,7 @@ unsafe extern "C" fn get_running<T: Operation>(
     slf: *mut PyObject,
     _: *mut c_void,
 ) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Running))) }
 }
 
@@ -150,7 +154,7 @@ unsafe extern "C" fn get_suspended<T: Operation>(
     slf: *mut PyObject,
     _: *mut c_void,
 ) -> *mut PyObject {
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Waiting))) }
 }
 
@@ -162,7 +166,7 @@ unsafe extern "C" fn get_state<T: Operation>(slf: *mut PyObject, _: *mut c_void)
         State::Waiting => "CORO_SUSPENDED",
         State::Finished => "CORO_CLOSED",
     };
-    // SAFETY: as for `get`.
+    // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
     unsafe {
         get::<T>(
             slf,

@@ -1,4 +1,4 @@
-//! What `__await__()` of a coroutine returns: the iterator that CPython has for it.
+//! The iterator that `__await__()` of a coroutine returns.
 
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
@@ -13,7 +13,7 @@ pub struct CoroutineWrapper(Ref);
 
 impl CoroutineWrapper {
     pub fn wrap(coroutine: Ref) -> PyResult<Ref> {
-        // SAFETY: attached.
+        // SAFETY: the holder of a `Ref` is attached.
         let py = unsafe { Python::assume_attached() };
         Ok(Bound::new(py, Self(coroutine))?.into_any().into())
     }
@@ -27,7 +27,7 @@ impl CoroutineWrapper {
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let coroutine = self.0.as_ptr();
-        // SAFETY: the coroutine is live, and its class fills the slot.
+        // SAFETY: `self` holds the coroutine, and `py` proves that the thread is attached.
         let next: FfiResult<Option<Ref>> = unsafe {
             let Some(next) = (*ffi::Py_TYPE(coroutine)).tp_iternext else {
                 return Ok(None);

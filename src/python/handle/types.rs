@@ -203,7 +203,7 @@ pub fn make_type(
     Ok(Some(class_object))
 }
 
-/// The native handle of an object, if its class is one of [`TYPES`].
+/// The native handle of an object, if its class is a native one.
 pub fn downcast(object: *mut PyObject) -> Option<*mut HandleObject> {
     // SAFETY: the callers pass a live object.
     let ty = unsafe { ffi::Py_TYPE(object) };

@@ -1,5 +1,5 @@
 //! *Variables of a context*: a `contextvars.Context` keeps its variables in one immutable map, so two contexts have the same
-//! variables if their pointers to it are equal. No public function tells that.
+//! variables if their pointers to it are equal. No public function compares that.
 //!
 //! * Reads: the word of the thread state that points to the current context, and the word of a context that points to its map.
 //! * Pythons: 3.11 to 3.15.
@@ -56,7 +56,7 @@ fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
         context.bind(py).call_method1("run", (set, value))?;
         Ok(())
     };
-    // SAFETY: attached, as `py` shows; a new reference or an error.
+    // SAFETY: `py` proves that the thread is attached. The result is a new reference, or null after an error.
     let new = || unsafe { Ref::new(ffi::PyContext_New()) };
     let (one, empty) = (new()?, new()?);
     set(&one, 1)?;
@@ -64,9 +64,9 @@ fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
     let changed = copy(&one)?;
     set(&changed, 2)?;
 
-    // SAFETY: a live object has a live type.
+    // SAFETY: `one` holds the object, which keeps its type alive.
     let size = unsafe { (*ffi::Py_TYPE(one.as_ptr())).tp_basicsize.unsigned_abs() };
-    // SAFETY: the offsets below are within the object, whose size this is.
+    // SAFETY: the offsets below are less than `size`, the size of the object.
     let word = |object: &Ref, offset: usize| unsafe { read_word(object.as_ptr().cast(), offset) };
     let vars: Vec<_> = (size_of::<PyObject>()..size)
         .step_by(WORD)
@@ -79,16 +79,16 @@ fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
         })
         .collect();
 
-    // SAFETY: attached, as `py` shows, so this thread has a state.
+    // SAFETY: `py` proves that the thread is attached, so it has a thread state.
     let state = unsafe { ffi::PyThreadState_Get() }.cast::<u8>();
     let find = |wanted: &Ref| -> Vec<usize> {
         (0..THREAD_STATE_BYTES)
             .step_by(WORD)
-            // SAFETY: the thread state is longer than THREAD_STATE_BYTES.
+            // SAFETY: the thread state is longer than `THREAD_STATE_BYTES` on every supported Python.
             .filter(|&at| unsafe { read_word(state, at) } == wanted.as_ptr() as usize)
             .collect()
     };
-    // SAFETY: both contexts are held here.
+    // SAFETY: `one` and `empty` hold both contexts.
     let (inside, in_other) = unsafe {
         (
             run_in(one.as_ptr(), || Ok(find(&one)))?,
@@ -102,16 +102,18 @@ fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
     })
 }
 
+/// # Safety
+/// `offset` is within the object at `base`.
 unsafe fn read_word(base: *const u8, offset: usize) -> usize {
-    // SAFETY: `offset` is within the object at `base`: the callers uphold it.
+    // SAFETY: the caller guarantees that `offset` is within the object at `base`.
     unsafe { base.add(offset).cast::<usize>().read_unaligned() }
 }
 
-/// The map of the current context; `None` if there is no context yet, or if the trick is off.
+/// The map of the current context; `None` if there is no context yet, or if the optimization is off.
 #[inline]
 pub fn current() -> Option<usize> {
     let layout = LAYOUT.get()?.as_ref()?;
-    // SAFETY: called by attached threads, which have a state; the probe has found the layout in this interpreter.
+    // SAFETY: code of this folder runs in attached threads, which have a thread state. The probe has found the offsets in it.
     unsafe {
         let state = ffi::PyThreadState_Get().cast::<u8>();
         let current = read_word(state, layout.current) as *const u8;
@@ -119,10 +121,10 @@ pub fn current() -> Option<usize> {
     }
 }
 
-/// The map of a context; `None` if the trick is off.
+/// The map of a context; `None` if the optimization is off.
 #[inline]
 pub fn of(context: &Ref) -> Option<usize> {
     let layout = LAYOUT.get()?.as_ref()?;
-    // SAFETY: the callers pass contexts only; the probe has found the layout in this interpreter.
+    // SAFETY: the callers pass contexts only, and the probe has found the offset in contexts.
     Some(unsafe { read_word(context.as_ptr().cast(), layout.vars) })
 }

@@ -1,7 +1,7 @@
-//! *Reuse of handles*: a handle that has run is kept and used again if nobody else holds it, and the collector does not track
-//! it while only the loop does.
+//! *Reuse of handles*: a handle that has run is reused if it has no other references, and the collector does not track it while
+//! only the loop holds it.
 //!
-//! * Relies on: a reference count of 1 means that nobody else can reach the object.
+//! * Relies on: with a reference count of 1 no other code can reach the object.
 //! * Pythons: 3.11 to 3.15, with the global interpreter lock; free-threaded builds split the count.
 //! * Probe: none, the count is public.
 //! * Otherwise: every handle is a new object that the collector tracks.
@@ -21,6 +21,6 @@ pub fn init(py: Python<'_>) {
 
 #[inline]
 pub fn is_on() -> bool {
-    // Known at compile time where the count does not tell.
+    // A constant on free-threaded builds, where the count is split.
     cfg!(not(Py_GIL_DISABLED)) && IS_ON.load(Ordering::Relaxed)
 }

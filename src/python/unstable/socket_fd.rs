@@ -14,9 +14,9 @@ use pyo3::prelude::*;
 use crate::python::refs::Ref;
 use crate::python::unstable::type_version::SeenVersion;
 
-/// The methods that are done without: as long as the class has these from `_socket`, calling the system is the same.
+/// The methods that system calls replace. The result is the same while the class inherits these from `_socket`.
 const METHODS: [&str; 4] = ["recv", "recv_into", "send", "fileno"];
-/// Where `_socket.socket` keeps its descriptor, behind the head of the object; family, type and protocol follow.
+/// The offset of the descriptor in `_socket.socket`, behind the object head; family, type and protocol follow.
 const FD: usize = size_of::<PyObject>();
 
 struct Plain {
@@ -78,7 +78,7 @@ fn probe(class: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// The four numbers behind the head of the object.
 fn words(sock: &Bound<'_, PyAny>) -> [i32; 4] {
-    // SAFETY: a socket is longer than this, whatever it keeps there.
+    // SAFETY: a `_socket.socket` is longer than these four numbers on every supported Python, and all bit patterns are valid.
     unsafe {
         sock.as_ptr()
             .cast::<u8>()
@@ -88,8 +88,8 @@ fn words(sock: &Bound<'_, PyAny>) -> [i32; 4] {
     }
 }
 
-/// The descriptor of an exact `socket.socket` whose methods are its own; −1 once it is closed. `None` for every other
-/// object, which has to be asked.
+/// The descriptor of an exact `socket.socket` without replaced methods; −1 once it is closed. `None` for every other object,
+/// whose methods must be called.
 ///
 /// # Safety
 /// Attached; `sock` is a live object.
@@ -127,16 +127,16 @@ unsafe fn ask_plain(sock: *mut PyObject) -> Option<RawFd> {
 /// `fd` while `file`, which had this descriptor, still has it; −1 once it was closed or detached. The number may belong to
 /// another file by then, while every system call refuses −1 with the error that a method of a closed socket raises.
 ///
-/// What is no socket is asked by its `fileno()`, which may run any Python.
+/// For other objects than sockets it calls `fileno()`, which may run any Python code.
 ///
 /// # Safety
 /// Attached; `file` is a live object.
 pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
-    // SAFETY: the caller's object is live.
+    // SAFETY: the caller guarantees a live object.
     if unsafe { socket_descriptor(file) } == Some(fd) {
         return fd;
     }
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees an attached thread and a live object.
     unsafe { ask_descriptor(file, fd) }
 }
 
@@ -153,10 +153,13 @@ unsafe fn socket_descriptor(sock: *mut PyObject) -> Option<RawFd> {
     }
 }
 
-/// As [`still_open`], by `fileno()`. An object that refuses to answer has no descriptor.
+/// Like [`still_open`], by `fileno()`. An object whose `fileno()` raises has no descriptor.
+///
+/// # Safety
+/// The thread is attached, and `file` is live.
 #[cold]
 unsafe fn ask_descriptor(file: *mut PyObject, fd: RawFd) -> RawFd {
-    // SAFETY: attached; the caller's object is live.
+    // SAFETY: the caller guarantees an attached thread and a live object.
     let file = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), file) };
     let now = file
         .call_method0("fileno")
@@ -169,10 +172,13 @@ unsafe fn ask_descriptor(file: *mut PyObject, fd: RawFd) -> RawFd {
 }
 
 impl Plain {
-    /// Whether nobody has replaced a method of the class. The version of a class changes with its attributes.
+    /// Whether no method of the class was replaced. The version of a class changes with its attributes.
+    ///
+    /// # Safety
+    /// The thread is attached, and `ty` is live.
     #[cold]
     unsafe fn check(&self, ty: *mut PyTypeObject) -> bool {
-        // SAFETY: attached.
+        // SAFETY: the callers are attached: they hold a live object.
         let py = unsafe { Python::assume_attached() };
         let same = METHODS.iter().all(|name| {
             let found = self.class.bind(py).getattr(*name);
@@ -180,7 +186,7 @@ impl Plain {
             matches!((found, own), (Ok(found), Ok(own)) if found.is(&own))
         });
         if same {
-            // SAFETY: the caller's type is live.
+            // SAFETY: the caller guarantees that `ty` is live.
             unsafe { self.version.remember(ty) };
         }
         same

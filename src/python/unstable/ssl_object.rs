@@ -1,11 +1,11 @@
-//! *The `SSL*` of an `ssl.SSLObject`*, which OpenSSL's functions take: `_ssl` gives it to nobody.
+//! *The `SSL*` of an `ssl.SSLObject`*, for OpenSSL's functions. `_ssl` does not export it.
 //!
 //! * Reads: the pointers of `_ssl._SSLSocket` to its socket, `SSL` and context, and that of `_ssl._SSLContext` to its
 //!   `SSL_CTX`.
 //! * Pythons: 3.11 to 3.15, with OpenSSL 3.
 //! * Probe: at the first TLS connection an object is made as asyncio does. For it and for each connection class and size, the
 //!   context behind the object and what OpenSSL says that the context is have to agree.
-//! * Otherwise: TLS is asyncio's, on our transport.
+//! * Otherwise: asyncio's TLS runs on a native transport.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,7 +38,7 @@ pub fn init(py: Python<'_>) {
     IS_ALLOWED.store(super::is_allowed(py, NAME), Ordering::Relaxed);
 }
 
-/// Whether [`probe`] may find it.
+/// Whether [`probe`] may be called.
 pub fn is_allowed(py: Python<'_>) -> PyResult<bool> {
     let version: (u32, u32, u32, u32, u32) = py
         .import("_ssl")?
@@ -47,19 +47,19 @@ pub fn is_allowed(py: Python<'_>) -> PyResult<bool> {
     Ok(IS_ALLOWED.load(Ordering::Relaxed) && version.0 == 3)
 }
 
-/// Whether the probe was made and has found it.
+/// Whether the probe has found the pointer.
 pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
-/// Whether the pointer is found where it is expected.
+/// Whether the pointer is at the expected offset.
 pub fn probe(py: Python<'_>, ssl_get_ctx: SslGetCtx) -> PyResult<bool> {
     let found = is_allowed(py)? && finds_pointer(py, ssl_get_ctx)?;
     IS_ON.store(found, Ordering::Relaxed);
     Ok(found)
 }
 
-/// Makes an `SSLObject` as asyncio does, and looks whether [`inside`] finds what it is made of.
+/// Makes an `SSLObject` as asyncio does, and checks that [`inside`] finds its `SSL*`.
 fn finds_pointer(py: Python<'_>, ssl_get_ctx: SslGetCtx) -> PyResult<bool> {
     let ssl = py.import("ssl")?;
     let context = ssl
@@ -70,7 +70,7 @@ fn finds_pointer(py: Python<'_>, ssl_get_ctx: SslGetCtx) -> PyResult<bool> {
     Ok(inside(ssl_get_ctx, &object)?.is_some())
 }
 
-/// How CPython has laid out `_ssl._SSLSocket` since 3.6.
+/// The layout of `_ssl._SSLSocket` since CPython 3.6.
 #[repr(C)]
 struct SslSocketObject {
     ob_base: PyObject,
@@ -85,7 +85,7 @@ struct SslContextObject {
     ctx: *mut SslCtx,
 }
 
-/// The `SSL*` of an `ssl.SSLObject`, with the object that owns it; `None` if it is not what CPython makes.
+/// The `SSL*` of an `ssl.SSLObject`, with the object that owns it; `None` if the object is not one that CPython has made.
 pub fn inside(
     ssl_get_ctx: SslGetCtx,
     object: &Bound<'_, PyAny>,
@@ -99,7 +99,7 @@ pub fn inside(
         Ok(ty.getattr("__basicsize__")?.extract::<usize>()? >= size)
     };
     let class = object.get_type();
-    // A subclass may do as it likes, except with what is not called any more.
+    // A subclass may override any method except those that are no longer called.
     let same = |name: &str| -> PyResult<bool> {
         Ok(class
             .getattr(name)?
@@ -112,12 +112,12 @@ pub fn inside(
         || !fits(owner.get_type().as_any(), size_of::<SslSocketObject>())?
         || !context.is_instance(&module.getattr("_SSLContext")?)?
         || !fits(&module.getattr("_SSLContext")?, size_of::<SslContextObject>())?
-        // Its exceptions are kept where only `_ssl` looks.
+        // Exceptions of this callback are stored where only `_ssl` reads them.
         || !context.getattr("_msg_callback")?.is_none()
     {
         return Ok(None);
     }
-    // SAFETY: both objects are live, of these types, and at least as large.
+    // SAFETY: `owner` and `context` hold the objects, whose classes and sizes were checked above.
     unsafe {
         let words = owner.as_ptr().cast::<SslSocketObject>();
         let ctx = (*context.as_ptr().cast::<SslContextObject>()).ctx;

@@ -1,5 +1,5 @@
 //! *Type versions*: `tp_version_tag` of a class, a number that changes when an attribute of the class or of one of its bases is
-//! set. As long as it is the same, what was found out about the attributes is still true.
+//! set. While it is the same, the results of earlier attribute lookups are still true.
 //!
 //! * Reads: `PyTypeObject.tp_version_tag`. The field is in the public headers, its meaning is not documented.
 //! * Pythons: 3.11 to 3.15. CPython has changed the range of the numbers, not what a change means.
@@ -38,25 +38,27 @@ fn changes_with_attributes(py: Python<'_>) -> PyResult<bool> {
     let version = || {
         // A lookup gives the class a version.
         let found = class.getattr("attribute").is_ok();
-        // SAFETY: `class` is a live type.
+        // SAFETY: `class` holds the type.
         (found, unsafe { tag(class.as_type_ptr()) })
     };
     let before = version();
     let same = version();
     class.setattr("attribute", 1)?;
-    // SAFETY: as above: `class` is a live type.
+    // SAFETY: `class` holds the type.
     let at_once = unsafe { tag(class.as_type_ptr()) };
     let after = version();
     Ok(before.0 && before == same && before.1 != 0 && at_once != before.1 && after.1 != before.1)
 }
 
+/// # Safety
+/// `class` is a live type.
 #[inline]
 unsafe fn tag(class: *mut PyTypeObject) -> u32 {
-    // SAFETY: `class` is a live type: the caller upholds it.
+    // SAFETY: the caller guarantees a live type.
     unsafe { (*class).tp_version_tag }
 }
 
-/// The version that a class had when it was looked at.
+/// The version that a class had at the last lookup.
 pub struct SeenVersion(AtomicU32);
 
 impl Default for SeenVersion {
@@ -66,24 +68,24 @@ impl Default for SeenVersion {
 }
 
 impl SeenVersion {
-    /// Whether the class is as it was at [`SeenVersion::remember`].
+    /// Whether the class has not changed since [`SeenVersion::remember`].
     ///
     /// # Safety
     /// `class` is a live type.
     #[inline]
     pub unsafe fn is_current(&self, class: *mut PyTypeObject) -> bool {
-        // SAFETY: `class` is a live type: the caller upholds it.
+        // SAFETY: the caller guarantees a live type.
         unsafe { tag(class) == self.0.load(Ordering::Relaxed) }
     }
 
-    /// The class was looked at just now.
+    /// Stores the version of the class, after a lookup.
     ///
     /// # Safety
     /// `class` is a live type.
     pub unsafe fn remember(&self, class: *mut PyTypeObject) {
-        // SAFETY: `class` is a live type: the caller upholds it.
+        // SAFETY: the caller guarantees a live type.
         let version = match unsafe { tag(class) } {
-            // A class without a version tells nothing.
+            // A class without a version may change unnoticed.
             0 => NONE,
             version if is_on() => version,
             _ => NONE,
@@ -91,7 +93,7 @@ impl SeenVersion {
         self.0.store(version, Ordering::Relaxed);
     }
 
-    /// The class has to be looked at.
+    /// Forces a lookup.
     pub fn forget(&self) {
         self.0.store(NONE, Ordering::Relaxed);
     }
