@@ -1,7 +1,7 @@
 //! The attributes and cold methods of `LoopCore` that Python sees.
 //!
 //! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
-//! descriptors here, so that inherited code and the core look at the same value.
+//! descriptors here, so that inherited code and the core use the same value.
 
 use hybridloop_sync::tsc::{ns_to_ticks, seconds_to_ticks, ticks_to_seconds};
 use pyo3::exceptions::PyRuntimeError;
@@ -47,7 +47,8 @@ impl LoopCore {
         overrides::set_attribute(slf, name, None)
     }
 
-    /// Runs iterations until `stop()` is called; called by the inherited `run_forever()`. Anybody else gets one iteration.
+    /// Runs iterations until `stop()` is called; called by the inherited `run_forever()`. For other callers it runs one
+    /// iteration.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         run_once::run_once(slf)
     }
@@ -63,14 +64,14 @@ impl LoopCore {
         self.is_select_replaced()
     }
 
-    /// Whether the loop is to poll by its selector's `select()`.
+    /// Sets whether the loop polls by its selector's `select()`.
     #[setter(_select_replaced)]
     fn put_select_replaced(&self, value: bool) {
         self.set_select_replaced(value);
     }
 
-    /// Keeps other threads from running or closing the loop, or raises `RuntimeError(refusal)`, as it does during an iteration;
-    /// what comes back is for `_unlock_run()`.
+    /// Keeps other threads from running or closing the loop. Returns a number for `_unlock_run()`. Raises
+    /// `RuntimeError(refusal)` if another thread has done so, and during an iteration.
     fn _lock_run(&self, refusal: &str) -> PyResult<u64> {
         if self.is_iterating() {
             return Err(PyRuntimeError::new_err(refusal.to_owned()));
@@ -82,7 +83,7 @@ impl LoopCore {
         self.unlock_run(before);
     }
 
-    /// Cancels what waits and closes the selector; called at the end of `close()`.
+    /// Drops pending callbacks and closes the poller; called at the end of `close()`.
     fn _close_core(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.is_iterating() || this.is_running() {
@@ -143,7 +144,7 @@ impl LoopCore {
 
     #[setter(_thread_id)]
     fn set_thread_id(&self, value: Option<u64>) {
-        // A green thread tells a number of its own.
+        // In a green thread `threading.get_ident()` returns another number.
         self.thread_id.set(match value {
             Some(_) if self.green_threads => current_thread(),
             value => value.unwrap_or(0),
@@ -170,7 +171,7 @@ impl LoopCore {
         drop(self.current_handle.replace(some_unless_none(value)));
     }
 
-    /// Seconds from which a callback is reported as slow in debug mode.
+    /// The duration in seconds from which debug mode logs a callback as slow.
     #[getter]
     fn get_slow_callback_duration<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         get_or_none(py, self.slow_callback_duration.get())
@@ -181,7 +182,7 @@ impl LoopCore {
         drop(self.slow_callback_duration.replace(Some(value.into())));
     }
 
-    /// Seconds for which a busy loop may put off looking for I/O.
+    /// The longest time in seconds for which a busy loop may run without polling.
     #[getter]
     fn get_poll_skip_interval(&self) -> f64 {
         self.poll_skip_interval.get()
@@ -190,12 +191,12 @@ impl LoopCore {
     #[setter]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn set_poll_skip_interval(&self, value: f64) {
-        // Converting clamps: NaN and negative numbers to 0, large ones to the largest.
+        // The conversion clamps: NaN and negative numbers to 0, large ones to the largest.
         self.poll_skip_ticks.set(ns_to_ticks((value * 1e9) as u64));
         self.poll_skip_interval.set(value);
     }
 
-    /// Iterations for which a busy loop may put off looking for I/O.
+    /// The number of iterations for which a busy loop may run without polling.
     #[getter]
     fn get_poll_skip_iterations(&self) -> u32 {
         self.poll_skip_iterations.get()
@@ -206,8 +207,8 @@ impl LoopCore {
         self.poll_skip_iterations.set(value);
     }
 
-    /// Seconds for which a callback that runs on may hold back what it writes to a connection; connections that are made from
-    /// now on begin with it. 0 sends every write at once.
+    /// The longest time in seconds for which writes of a running callback are corked. It applies to connections that are made
+    /// later. 0 sends every write at once.
     #[getter]
     fn get_cork_interval(&self) -> f64 {
         ticks_to_seconds(self.cork.get())
@@ -232,7 +233,7 @@ impl LoopCore {
             all.try_for_each(|object| object.visit(visit))
         }
         if !self.is_running() && self.inbox.is_pending() {
-            // The queue of other threads cannot be walked, the loop's own can.
+            // The inbox cannot be traversed, the ready queue can.
             self.drain_inbox();
         }
         self.ready.with(|ready| handles(ready.iter(), &visit))?;

@@ -11,7 +11,7 @@ use pyo3::PyTraverseError;
 use crate::event_loop::{LoopContext, LoopCore};
 use crate::python::{FfiResult, Ref};
 
-/// Where completions for one loop arrive.
+/// The queue of completions for one loop.
 pub trait CompletionSource: Send + Sync {
     /// For the layer that installed the source, which downcasts it.
     fn as_any(&self) -> &dyn Any;

@@ -25,7 +25,7 @@ impl LoopCore {
     #[inline]
     pub fn run_handle(&self, event_loop: *mut PyObject, handle: HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
-        // SAFETY: `handle` keeps the object alive. While RUNNING is set, nobody clears its fields.
+        // SAFETY: `handle` keeps the object alive. While RUNNING is set, no code clears its fields.
         unsafe {
             // RUNNING is set before CANCELLED is read, so a thread that cancels now sees RUNNING or is seen.
             let before = (*this).begin_run();
@@ -55,7 +55,7 @@ impl LoopCore {
     #[inline]
     unsafe fn run_callback(&self, event_loop: *mut PyObject, handle: &HandleRef) -> FfiResult<()> {
         let this = handle.as_ptr();
-        // SAFETY: the caller holds the handle and has set RUNNING, so that nobody clears its fields.
+        // SAFETY: the caller holds the handle and has set RUNNING, so that no code clears its fields.
         let result = unsafe {
             if (*this).has(TEMPLATE) {
                 self.run_in_copy(this)
@@ -72,7 +72,7 @@ impl LoopCore {
     /// Runs a handle in a copy of its template context.
     #[inline]
     unsafe fn run_in_copy(&self, this: *mut HandleObject) -> FfiResult<()> {
-        // SAFETY: the caller holds the handle and has set RUNNING, so that nobody clears its fields.
+        // SAFETY: the caller holds the handle and has set RUNNING, so that no code clears its fields.
         unsafe {
             let template = HandleObject::locked(this, || Ref::borrowed((*this).context));
             let context = Contexts::lease(&self.contexts, &template)?;
@@ -429,7 +429,7 @@ pub fn failure_report<'py>(
     error: &PyErr,
 ) -> PyResult<Bound<'py, PyDict>> {
     let this = handle.as_ptr();
-    // SAFETY: `handle` keeps the object alive, and while RUNNING is set nobody clears its fields.
+    // SAFETY: `handle` keeps the object alive, and while RUNNING is set no code clears its fields.
     let (callback, args, source) = unsafe {
         (
             field((*this).callback)?,

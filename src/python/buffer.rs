@@ -36,7 +36,7 @@ impl BufferGuard {
         unsafe { Self::acquire(object, ffi::PyBUF_WRITABLE, |_| ()) }.map(|(guard, ())| guard)
     }
 
-    /// A view as `flags` request it, and what `inspect` makes of it. `inspect` gets the view where the object has filled it:
+    /// A view as `flags` request it, and the result of `inspect`. `inspect` gets the view where the object has filled it:
     /// its `shape` and `strides` may point into the view itself, so they cannot be read from a guard, which moves.
     ///
     /// # Safety

@@ -90,7 +90,7 @@ impl<T> LoopCell<T> {
     /// Like [`LoopCell::with`], without marking the cell as open.
     ///
     /// # Safety
-    /// `f` runs no code that could come back to the cell: no Python code, no destructor of a Python object.
+    /// `f` runs no code that could use the cell again: no Python code, no destructor of a Python object.
     #[inline]
     pub(in crate::python) unsafe fn with_leaf<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(Py_GIL_DISABLED)]
@@ -182,7 +182,7 @@ impl<T: Default> Default for LoopCell<T> {
     }
 }
 
-/// What a [`SlotCell`] holds: a reference, or a type that wraps one.
+/// A type that a [`SlotCell`] can hold: a reference, or a type that wraps one.
 ///
 /// # Safety
 /// `clone` counts the reference and runs no Python code.
@@ -316,7 +316,7 @@ impl<T: Copy> Cell<T> {
     }
 }
 
-/// A number that the loop's thread changes and others may look at. It costs what a `Cell` does.
+/// A number that the loop's thread changes and other threads may read. It is as fast as a `Cell`.
 #[derive(Default)]
 pub struct RelaxedU64(AtomicU64);
 
@@ -340,7 +340,7 @@ impl RelaxedU64 {
     }
 }
 
-/// A flag that any thread may set and look at.
+/// A flag that any thread may set and read.
 #[derive(Default)]
 pub struct RelaxedBool(AtomicBool);
 
@@ -356,7 +356,7 @@ impl RelaxedBool {
     }
 }
 
-/// Flags that any thread may set and look at.
+/// Flags that any thread may set and read.
 #[derive(Default)]
 pub struct AtomicFlags(AtomicU32);
 

@@ -32,7 +32,7 @@ use crate::python::{future, Args, ErrSet, FfiResult, LoopCell, Ref};
 
 /// The pending lookups of one loop.
 pub struct Lookups {
-    /// The numbers of finished lookups. A pending lookup keeps it alive, also after the loop is gone.
+    /// The numbers of finished lookups. A pending lookup keeps it alive, also after the loop is closed.
     finished: Arc<WakingQueue<u64>>,
     /// The futures of pending lookups, by number.
     waiting: LoopCell<HashMap<u64, Ref>>,

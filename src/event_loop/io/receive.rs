@@ -10,7 +10,7 @@ use crate::event_loop::LoopCore;
 use crate::python::bytes::ReceiveBuffer;
 use crate::python::{FfiResult, Ref};
 
-/// What one `recv` takes at most, as in asyncio. All streams and sockets of a loop share one such buffer: a fresh one of
+/// The size of one `recv`, as in asyncio. All streams and sockets of a loop share one buffer of this size: a new one of
 /// this size would be mapped and unmapped by the allocator for each read.
 pub const READ_SIZE: usize = 256 * 1024;
 

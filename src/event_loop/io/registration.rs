@@ -359,7 +359,7 @@ impl LoopCore {
     }
 }
 
-/// What `_remove_reader()` and `_remove_writer()` have removed.
+/// The entry that `_remove_reader()` or `_remove_writer()` has removed.
 enum Taken {
     /// A listening socket.
     IoSource(Option<Source>),

@@ -259,7 +259,7 @@ pub struct Ready {
 impl Ready {
     pub fn run(self, core: &LoopCore, object: *mut PyObject) -> FfiResult<()> {
         if let Some((fd, before)) = self.stale {
-            // It does nothing if the descriptor was removed meanwhile.
+            // It does nothing if the descriptor has been removed.
             exceptions::report_unless_fatal(object, core.rearm(fd, before))?;
         }
         for waiters in &self.waiters {

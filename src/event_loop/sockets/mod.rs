@@ -1,6 +1,6 @@
 //! `sock_recv`, `sock_sendall` and related methods: coroutines over the user's own sockets.
 //!
-//! * [`methods`] — what Python calls: the arguments.
+//! * [`methods`] — the Python methods: binding of arguments.
 //! * [`receive`], [`send`] — system calls on plain sockets.
 //!
 //! Each tries the system call first and waits only when it would block. Sockets that are exactly `socket.socket` are read
@@ -77,7 +77,7 @@ struct SocketCall {
     socket: Ref,
     args: [Option<Ref>; 2],
     checked: Cell<bool>,
-    /// What is sent of the data of `sock_sendall`.
+    /// How many bytes of the data of `sock_sendall` are sent.
     sent: Cell<usize>,
     /// The data of `sock_sendall` while it waits.
     data: LoopCell<Option<Box<BufferGuard>>>,

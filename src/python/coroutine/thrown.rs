@@ -10,7 +10,7 @@ use crate::python::FfiResult;
 /// The exception to raise, with its traceback, or an error about the arguments.
 pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
 
-/// Counts the arguments and warns of more than one, as CPython does before it looks at any of them.
+/// Counts the arguments and warns of more than one, as CPython does before it checks any of them.
 pub fn check_count(count: usize) -> FfiResult<()> {
     let text = match count {
         0 => "throw expected at least 1 argument, got 0".to_owned(),

@@ -158,7 +158,7 @@ unsafe extern "C" fn get_suspended<T: Operation>(
     unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Waiting))) }
 }
 
-/// The state by the name that `inspect.getcoroutinestate()` gives it; Python 3.15 and later ask for it.
+/// The state by the name that `inspect.getcoroutinestate()` gives it; Python 3.15 and later read it.
 unsafe extern "C" fn get_state<T: Operation>(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
     let name = |state| match state {
         State::Fresh => "CORO_CREATED",

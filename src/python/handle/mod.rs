@@ -152,10 +152,10 @@ impl HandleObject {
     /// Calls the callback with its arguments.
     ///
     /// # Safety
-    /// The handle is live, has a callback, and is marked `RUNNING`, so that nobody clears it during the call.
+    /// The handle is live, has a callback, and is marked `RUNNING`, so that no code clears it during the call.
     #[inline]
     pub unsafe fn call(this: *mut Self) -> FfiResult<Ref> {
-        // SAFETY: the caller guarantees that RUNNING is set, so nobody clears the fields. `args[0]` is the callee's scratch
+        // SAFETY: the caller guarantees that RUNNING is set, so no code clears the fields. `args[0]` is the callee's scratch
         // slot.
         unsafe {
             let (callback, count) = ((*this).callback, (*this).count);

@@ -95,7 +95,7 @@ fn probe(py: Python<'_>) -> PyResult<Option<Layout>> {
             run_in(empty.as_ptr(), || Ok(find(&empty)))?,
         )
     };
-    // In one place only, and gone when the context is left.
+    // Each is found at one offset only, and not after the context is left.
     Ok(match (&*vars, &*inside, &*find(&one)) {
         (&[vars], &[current], []) if in_other == [current] => Some(Layout { current, vars }),
         _ => None,

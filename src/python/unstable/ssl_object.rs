@@ -4,7 +4,7 @@
 //!   `SSL_CTX`.
 //! * Pythons: 3.11 to 3.15, with OpenSSL 3.
 //! * Probe: at the first TLS connection an object is made as asyncio does. For it and for each connection class and size, the
-//!   context behind the object and what OpenSSL says that the context is have to agree.
+//!   `SSL_CTX` of the Python context and the `SSL_CTX` that OpenSSL reports for the `SSL` must be the same.
 //! * Otherwise: asyncio's TLS runs on a native transport.
 
 use std::sync::atomic::{AtomicBool, Ordering};
