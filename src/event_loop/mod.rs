@@ -248,8 +248,7 @@ impl LoopCore {
         self.stats.callback_ticks()
     }
 
-    /// Registers a descriptor for each change of its readiness, as [`Registrar::register_edge`] does, and has the next
-    /// iteration look for I/O.
+    /// Registers a descriptor as edge-triggered by [`Registrar::register_edge`], and makes the next iteration poll.
     pub fn register_edge(
         &self,
         fd: RawFd,
@@ -261,8 +260,7 @@ impl LoopCore {
         self.registrar.register_edge(fd, token, interest, known)
     }
 
-    /// Registers a descriptor for as long as it is ready, as [`Registrar::register_level`] does, and has the next iteration
-    /// look for I/O.
+    /// Registers a descriptor as level-triggered by [`Registrar::register_level`], and makes the next iteration poll.
     pub fn register_level(
         &self,
         fd: RawFd,

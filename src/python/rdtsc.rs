@@ -3,10 +3,10 @@
 use hybridloop_sync::tsc::ticks_serialized;
 use pyo3::prelude::*;
 
-/// The processor's cycle counter: how much time passes between two readings, in its ticks.
+/// The processor's cycle counter. The difference of two readings is the time between them, in ticks.
 ///
-/// Ticks are as long as the processor says; on x86-64 and ARM64 the counter runs at one speed and
-/// is the same on every core. Elsewhere nanoseconds are counted.
+/// The processor defines the length of a tick. On x86-64 and ARM64 the counter runs at a constant
+/// rate and is the same on all cores. On other processors it counts nanoseconds.
 #[pyfunction]
 pub fn rdtsc() -> u64 {
     ticks_serialized()

@@ -1,4 +1,4 @@
-//! Code that depends on private memory layouts of CPython: one file per optimization.
+//! Code that depends on private memory layouts of CPython: one file per *trick*.
 //!
 //! Each file says what it reads, on which Pythons it was seen to work and how it is probed at import, and has a way around it that
 //! uses public functions only; `docs/architecture/unstable.md` says what each gains. A trick is on if
@@ -26,7 +26,7 @@ use pyo3::types::PyDict;
 /// The minor versions of CPython 3 on which the tests run.
 const TESTED: RangeInclusive<u8> = 11..=15;
 
-/// Decides which optimizations may be used, and probes them.
+/// Decides which tricks may be used, and probes them.
 pub fn init(py: Python<'_>) -> PyResult<()> {
     bytes_reuse::init(py);
     context_vars::init(py)?;
@@ -38,7 +38,7 @@ pub fn init(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Whether the optimization of that name may be used if its probe succeeds.
+/// Whether the trick of that name may be used if its probe succeeds.
 fn is_allowed(py: Python<'_>, name: &str) -> bool {
     /// The value of `HYBRIDLOOP_SAFE` when the package was imported.
     static SAFE: OnceLock<String> = OnceLock::new();
@@ -51,10 +51,10 @@ fn is_allowed(py: Python<'_>, name: &str) -> bool {
     !is_off && TESTED.contains(&py.version_info().minor)
 }
 
-/// Which optimizations are on.
+/// Which tricks are on.
 #[pyfunction]
 pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let optimizations = PyDict::new(py);
+    let tricks = PyDict::new(py);
     for (name, is_on) in [
         (bytes_reuse::NAME, bytes_reuse::is_on()),
         (context_vars::NAME, context_vars::is_on()),
@@ -64,7 +64,7 @@ pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         (stream_reader::NAME, stream_reader::is_on()),
         (type_version::NAME, type_version::is_on()),
     ] {
-        optimizations.set_item(name, is_on)?;
+        tricks.set_item(name, is_on)?;
     }
-    Ok(optimizations)
+    Ok(tricks)
 }
