@@ -165,7 +165,7 @@ impl ReceiveBuffer {
             return self.joined(&rest[..size - capacity]);
         }
         if size == capacity {
-            // SAFETY: it is exact `bytes`.
+            // SAFETY: a `ReceiveBuffer` is made of exact `bytes` only, and no other code has a reference to it.
             unsafe { bytes_reuse::forget_hash(self.0.as_ptr()) };
             return Ok(self.0);
         }
@@ -209,7 +209,7 @@ unsafe fn size_of_bytes(bytes: &Ref) -> usize {
     unsafe { ffi::Py_SIZE(bytes.as_ptr()).unsigned_abs() }
 }
 
-/// A `str`; PyO3's own functions panic if there is no memory for it.
+/// A `str`. PyO3's own functions panic without memory.
 pub fn new_str<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
     // SAFETY: `py` proves that the thread is attached. A `&str` is UTF-8 of its length.
     unsafe {

@@ -1,10 +1,10 @@
-//! *Reuse of `bytes`*: the object in which a protocol got its data is filled again for the next data of the same size, if nobody
-//! holds it any longer.
+//! *Reuse of `bytes`*: the object that a protocol has received is overwritten with the next data of the same size, if it has no
+//! other references.
 //!
-//! * Relies on: a reference count of 1 means that nobody else can reach the object. Writes: the contents of a `bytes` object and
-//!   `PyBytesObject.ob_shash`, the hash that it remembers.
+//! * Relies on: with a reference count of 1 no other code can reach the object. Writes: the contents of a `bytes` object and
+//!   its cached hash, `PyBytesObject.ob_shash`.
 //! * Pythons: 3.11 to 3.15, with the global interpreter lock; free-threaded builds split the count.
-//! * Probe: an object forgets its hash when that is reset.
+//! * Probe: an object computes its hash again after a reset.
 //! * Otherwise: the data of each message is a new object.
 
 use std::ptr;
@@ -26,7 +26,7 @@ pub fn init(py: Python<'_>) {
 
 #[inline]
 pub fn is_on() -> bool {
-    // Known at compile time where the count does not tell.
+    // A constant on free-threaded builds, where the count is split.
     cfg!(not(Py_GIL_DISABLED)) && IS_ON.load(Ordering::Relaxed)
 }
 
@@ -34,18 +34,18 @@ fn hash_is_forgotten(py: Python<'_>) -> PyResult<bool> {
     const DATA: &[u8] = b"other contents, of the same size";
     let sample = PyBytes::new(py, b"contents that are long enough...");
     let before = sample.hash()?;
-    // SAFETY: `sample` is exact `bytes` of this size, which nobody else can reach.
+    // SAFETY: `sample` is an exact `bytes` object of this size that only this function has.
     unsafe { overwrite(sample.as_ptr(), DATA) };
     Ok(sample.hash()? != before && sample.hash()? == PyBytes::new(py, DATA).hash()?)
 }
 
-/// Puts other data of the same size into a `bytes` object.
+/// Overwrites the contents of a `bytes` object with data of the same size.
 ///
 /// # Safety
-/// `bytes` is exact `bytes` of the size of `data`, and nobody but the caller can reach it.
+/// `bytes` is exact `bytes` of the size of `data`, and only the caller can reach it.
 #[inline]
 pub unsafe fn overwrite(bytes: *mut PyObject, data: &[u8]) {
-    // SAFETY: the object has room for `data`, and a zero byte behind it: the caller guarantees its size.
+    // SAFETY: the caller guarantees an exact `bytes` object of the size of `data` that no other code can reach.
     unsafe {
         ptr::copy_nonoverlapping(
             data.as_ptr(),
@@ -56,12 +56,12 @@ pub unsafe fn overwrite(bytes: *mut PyObject, data: &[u8]) {
     }
 }
 
-/// Resets the hash that a `bytes` object remembers: −1 stands for one that was not computed yet.
+/// Resets the cached hash of a `bytes` object: −1 means not computed.
 ///
 /// # Safety
-/// `bytes` is exact `bytes`, and nobody but the caller can reach it.
+/// `bytes` is exact `bytes`, and only the caller can reach it.
 pub unsafe fn forget_hash(bytes: *mut PyObject) {
-    // SAFETY: the caller guarantees the type.
+    // SAFETY: the caller guarantees an exact `bytes` object, which has this layout.
     unsafe {
         #[allow(deprecated)]
         {

@@ -1,7 +1,7 @@
 //! Code that depends on private memory layouts of CPython: one file per *trick*.
 //!
-//! Each file says what it reads, on which Pythons it was seen to work and how it is probed at import, and has a way around it that
-//! uses public functions only; `docs/architecture/unstable.md` says what each gains. A trick is on if
+//! Each file documents what it reads, on which Pythons the tests have run it, its probe at import, and its fallback, which uses
+//! public functions only. `docs/architecture/unstable.md` lists the gain of each. A trick is on if
 //!
 //! * `HYBRIDLOOP_SAFE` does not turn it off: `1` turns off all, else it is a list of names separated by commas;
 //! * this is one of the Pythons on which the tests run ([`TESTED`]);

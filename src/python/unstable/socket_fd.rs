@@ -2,8 +2,9 @@
 //!
 //! * Reads: the `int` behind the head of a `_socket.socket`.
 //! * Pythons: 3.11 to 3.15.
-//! * Probe: at import descriptor, family, type and protocol of two sockets are found behind the head, and −1 once they are closed.
-//! * Otherwise: `fileno()` is called. What is done with the descriptor is the same.
+//! * Probe: at import descriptor, family, type and protocol of two sockets are found behind the head, and −1 once they are
+//!   closed.
+//! * Otherwise: `fileno()` is called. The descriptor is used in the same way.
 
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
@@ -20,7 +21,7 @@ const METHODS: [&str; 4] = ["recv", "recv_into", "send", "fileno"];
 const FD: usize = size_of::<PyObject>();
 
 struct Plain {
-    /// The descriptor is read from memory.
+    /// Whether the descriptor is read from memory.
     reads_memory: bool,
     class: Ref,
     base: Ref,
@@ -28,7 +29,7 @@ struct Plain {
     version: SeenVersion,
 }
 
-/// Not set where there are no sockets.
+/// Not set on systems without sockets.
 static PLAIN: OnceLock<Plain> = OnceLock::new();
 
 pub const NAME: &str = "socket_fd";
@@ -36,7 +37,7 @@ pub const NAME: &str = "socket_fd";
 pub fn init(py: Python<'_>) {
     if PLAIN.get().is_none() {
         if let Ok(plain) = find(py) {
-            // Another interpreter may have set it meanwhile, to the same.
+            // If another import has set it by now, the value is the same.
             let _ = PLAIN.set(plain);
         }
     }
@@ -57,7 +58,7 @@ fn find(py: Python<'_>) -> PyResult<Plain> {
     })
 }
 
-/// Whether sockets keep in memory what their methods say.
+/// Whether the memory of sockets has the numbers that their methods return.
 fn probe(class: &Bound<'_, PyAny>) -> PyResult<bool> {
     let pair = class.py().import("socket")?.call_method0("socketpair")?;
     let mut as_expected = true;
@@ -96,7 +97,8 @@ fn words(sock: &Bound<'_, PyAny>) -> [i32; 4] {
 #[inline]
 pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
     let plain = PLAIN.get()?;
-    // SAFETY: `sock` is a live object, which the caller upholds; the type of a live object is live.
+    // SAFETY: the caller guarantees a live object, which keeps its type alive. The probe has found the descriptor in this
+    // class.
     unsafe {
         let ty = ffi::Py_TYPE(sock);
         if !std::ptr::eq(ty.cast(), plain.class.as_ptr()) {
@@ -119,7 +121,7 @@ pub unsafe fn plain_descriptor(sock: *mut PyObject) -> Option<RawFd> {
 /// Attached; `sock` is a live object.
 #[cold]
 unsafe fn ask_plain(sock: *mut PyObject) -> Option<RawFd> {
-    // SAFETY: attached, and `sock` is a live object: the caller upholds both.
+    // SAFETY: the caller guarantees an attached thread and a live object.
     let sock = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), sock) };
     sock.call_method0("fileno").ok()?.extract().ok()
 }
@@ -140,11 +142,15 @@ pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
     unsafe { ask_descriptor(file, fd) }
 }
 
-/// The descriptor of an instance of `_socket.socket`, −1 once it is closed; `None` for what has to be asked.
+/// The descriptor of an instance of `_socket.socket`; −1 once it is closed. `None` for other objects, and if the trick is off.
+///
+/// # Safety
+/// `sock` is a live object.
 #[inline]
 unsafe fn socket_descriptor(sock: *mut PyObject) -> Option<RawFd> {
     let plain = PLAIN.get().filter(|plain| plain.reads_memory)?;
-    // SAFETY: the caller's object is live, and so is its type. The instances of a subclass begin with those of its base.
+    // SAFETY: the caller guarantees a live object, which keeps its type alive. Instances of a subclass begin with the base's
+    // fields.
     unsafe {
         let ty = ffi::Py_TYPE(sock);
         let is_socket = std::ptr::eq(ty.cast(), plain.class.as_ptr())
