@@ -1,35 +1,11 @@
-import asyncio
 import socket
 
 import pytest
 
-from .support import Recorder, unix_folder
+from tests.support.datagrams import Recorder
+from tests.support.fixtures import ends_clean, folder, opened
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
-
-
-@pytest.fixture
-def opened(loop):
-    """Transports and sockets to be closed when the test is over."""
-    things = []
-    yield things
-    for thing in things:
-        if isinstance(thing, socket.socket):
-            thing.close()
-        elif not loop.is_closed() and not thing.is_closing():
-            thing.abort()
-    if not loop.is_closed():
-        for _ in range(3):
-            loop.run_until_complete(asyncio.sleep(0))
-
-
-@pytest.fixture
-def folder():
-    with unix_folder() as path:
-        yield path
+__all__ = ["ends_clean", "folder", "opened"]
 
 
 @pytest.fixture

@@ -5,17 +5,12 @@ import socket
 
 import pytest
 
-from .support import (
+from tests.support.addresses import abstract_name, needs_abstract_names, needs_ipv6
+from tests.support.datagrams import (
     Echo,
-    abstract_name,
-    needs_ipv6,
     plain_socket,
     receive,
     unix_datagram,
-)
-
-needs_abstract = pytest.mark.skipif(
-    not os.path.isdir("/proc/self"), reason="the abstract namespace is Linux's"
 )
 
 
@@ -248,7 +243,7 @@ async def test_unix_sender_without_a_name(open_endpoint, opened, folder, eventua
     assert not unhandled
 
 
-@needs_abstract
+@needs_abstract_names
 async def test_unix_abstract_names(open_endpoint, opened):
     name, other = abstract_name(), abstract_name()
     peer = unix_datagram(name)

@@ -7,7 +7,15 @@ import threading
 
 import pytest
 
-from .support import HOSTS, Echo, Recorder, plain_socket, receive, unix_datagram, unused_port
+from tests.support.addresses import HOSTS
+from tests.support.datagrams import (
+    Echo,
+    Recorder,
+    plain_socket,
+    receive,
+    unix_datagram,
+    unused_port,
+)
 
 
 async def test_transport_is_a_datagram_transport(open_endpoint):

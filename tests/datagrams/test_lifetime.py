@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 
-from .support import Recorder, fill, plain_socket
+from tests.support.datagrams import Recorder, fill, plain_socket
 
 
 def test_the_loop_keeps_a_reading_transport(loop, opened, run_until):

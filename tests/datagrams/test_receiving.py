@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from .support import Recorder, plain_socket
+from tests.support.datagrams import Recorder, plain_socket
 
 variable = contextvars.ContextVar("variable", default="unset")
 

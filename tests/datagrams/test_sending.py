@@ -9,7 +9,7 @@ from asyncio import selector_events
 
 import pytest
 
-from .support import Echo, Recorder, fill, plain_socket, receive, unused_port
+from tests.support.datagrams import Echo, Recorder, fill, plain_socket, receive, unused_port
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 

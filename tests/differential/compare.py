@@ -5,7 +5,7 @@ import gc
 import importlib
 
 from tests.conftest import LOOP_MODULE
-from tests.transports.support import tcp_pair, unix_pair
+from tests.support.streams import tcp_pair, unix_pair
 
 from . import datagrams, scenarios, streams, tls
 

@@ -2,7 +2,11 @@
 
 import pytest
 
+from tests.support.fixtures import ends_clean
+
 from . import compare, scenarios
+
+__all__ = ["ends_clean"]
 
 SEEDS_AT_A_TIME = 250
 

@@ -1,5 +1,9 @@
 import pytest
 
+from tests.support.fixtures import ends_clean
+
+__all__ = ["ends_clean"]
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(clean_end):

@@ -1,3 +1,3 @@
-from tests.transports.conftest import _clean_end, connect, connect_tcp, make_pair, opened
+from tests.support.fixtures import connect, connect_tcp, ends_clean, make_pair, opened
 
-__all__ = ["_clean_end", "connect", "connect_tcp", "make_pair", "opened"]
+__all__ = ["connect", "connect_tcp", "ends_clean", "make_pair", "opened"]

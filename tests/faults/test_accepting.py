@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.transports.support import Peer, Recorder
+from tests.support.streams import Peer, Recorder
 
 
 def dial(server):

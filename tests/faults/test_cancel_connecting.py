@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.transports.support import Recorder, tcp_pair
+from tests.support.streams import Recorder, tcp_pair
 
 from .cancel_walk import compare
 

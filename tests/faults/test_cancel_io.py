@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from tests.conftest import open_fds
-from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
+from tests.support.streams import MIB, Recorder, tcp_pair, unix_pair
 
 from . import test_cancel_connecting
 from .cancel_walk import LIMIT, Report, child_processes, compare, one_run

@@ -20,7 +20,7 @@ import trustme
 
 import hybridloop
 from tests.conftest import name_of, open_fds
-from tests.transports.support import MIB, Recorder, tcp_pair, unix_pair
+from tests.support.streams import MIB, Recorder, tcp_pair, unix_pair
 
 
 async def server(loop, keep):

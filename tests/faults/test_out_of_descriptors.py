@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from tests.conftest import open_fds
-from tests.transports.support import Peer, Recorder, tcp_pair
+from tests.support.streams import Peer, Recorder, tcp_pair
 
 MOST = 24
 

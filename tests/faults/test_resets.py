@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.transports.support import MIB, BufferedRecorder, Peer, Recorder, tcp_pair
+from tests.support.streams import MIB, BufferedRecorder, Peer, Recorder, tcp_pair
 
 MANY = b"x" * 4 * MIB
 

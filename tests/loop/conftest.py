@@ -3,12 +3,11 @@ import socket
 
 import pytest
 
+from tests.support.fixtures import ends_clean
+
 from .support import METHODS
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
+__all__ = ["ends_clean"]
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import tty
 
 import pytest
 
-from tests.transports.support import Recorder
+from tests.support.fixtures import ends_clean
+from tests.support.streams import Recorder
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
+__all__ = ["ends_clean"]
 
 
 def pipe(tmp_path):

@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from tests.transports.support import MIB, Recorder
+from tests.support.streams import MIB, Recorder
 
 
 async def test_data_and_end(loop, ends, connect_read, eventually):

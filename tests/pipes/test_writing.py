@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.transports.support import MIB, Recorder, unix_pair
+from tests.support.streams import MIB, Recorder, unix_pair
 
 DATA = os.urandom(MIB)
 

@@ -12,11 +12,9 @@ import pytest
 
 from tests import memory
 from tests.conftest import open_fds
+from tests.support.fixtures import ends_clean
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
+__all__ = ["ends_clean"]
 
 
 async def echo(reader, writer):

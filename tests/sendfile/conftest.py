@@ -2,9 +2,9 @@ import io
 
 import pytest
 
-from tests.transports.conftest import _clean_end, connect, connect_tcp, make_pair, opened
+from tests.support.fixtures import connect, connect_tcp, ends_clean, make_pair, opened
 
-__all__ = ["_clean_end", "connect", "connect_tcp", "make_pair", "opened"]
+__all__ = ["connect", "connect_tcp", "ends_clean", "make_pair", "opened"]
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.transports.support import MIB, Recorder
+from tests.support.streams import MIB, Recorder
 
 # More than the buffers of both sockets take.
 CONTENTS = os.urandom(MIB) * 4

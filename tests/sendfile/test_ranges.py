@@ -10,7 +10,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.transports.support import Peer, Recorder, tcp_pair
+from tests.support.streams import Peer, Recorder, tcp_pair
 
 CONTENTS = bytes(range(256)) * 40
 SIZE = len(CONTENTS)

@@ -2,10 +2,9 @@ import signal
 
 import pytest
 
+from tests.support.fixtures import ends_clean
 
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
+__all__ = ["ends_clean"]
 
 
 @pytest.fixture(autouse=True)

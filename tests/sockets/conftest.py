@@ -2,10 +2,9 @@ import socket
 
 import pytest
 
+from tests.support.fixtures import ends_clean
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(clean_end):
-    """Every test of sockets ends without open descriptors and unexpected log records."""
+__all__ = ["ends_clean"]
 
 
 @pytest.fixture

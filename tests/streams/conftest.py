@@ -4,26 +4,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.transports.support import Peer, tcp_pair
+from tests.support.fixtures import ends_clean, opened
+from tests.support.streams import Peer, tcp_pair
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
-
-
-@pytest.fixture
-def opened(loop):
-    """Writers and peers to be closed when the test is over."""
-    things = []
-    yield things
-    for thing in things:
-        if isinstance(thing, Peer):
-            thing.close()
-        elif thing.get_extra_info("socket").fileno() != -1 and not loop.is_closed():
-            thing.transport.abort()
-    for _ in range(3):
-        loop.run_until_complete(asyncio.sleep(0))
+__all__ = ["ends_clean", "opened"]
 
 
 @pytest.fixture

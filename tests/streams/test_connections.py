@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 import hybridloop
-from tests.transports.support import limited, others_done
+from tests.support.streams import limited, others_done
 
 from .conftest import python_calls
 
@@ -187,7 +187,7 @@ async def test_drain_waits_for_room(loop, streams, opened, eventually):
 
 async def small(streams, opened):
     """A connection with small socket buffers."""
-    from tests.transports.support import Peer, tcp_pair
+    from tests.support.streams import Peer, tcp_pair
 
     ours, theirs = limited(*tcp_pair())
     peer = Peer(theirs)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from tests.conftest import turned_off
-from tests.transports.support import tcp_pair
+from tests.support.streams import tcp_pair
 
 from .conftest import python_calls
 

@@ -3,10 +3,9 @@ import signal
 import psutil
 import pytest
 
+from tests.support.fixtures import ends_clean
 
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
+__all__ = ["ends_clean"]
 
 
 @pytest.fixture(autouse=True)

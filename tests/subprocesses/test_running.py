@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 
-from tests.transports.support import MIB
+from tests.support.streams import MIB
 
 
 def python(source):

@@ -5,9 +5,10 @@ import pytest
 import trustme
 
 from tests.conftest import LOOP_MODULE, turned_off
-from tests.transports.support import Recorder
+from tests.support.fixtures import ends_clean, opened
+from tests.support.streams import Echo, Recorder
 
-from .support import Echo
+__all__ = ["ends_clean", "opened"]
 
 ON_ASYNCIO = LOOP_MODULE == "asyncio"
 if ON_ASYNCIO:
@@ -16,11 +17,6 @@ elif turned_off("ssl_object"):
     PATHS = ["fallback"]
 else:
     PATHS = ["native", "fallback"]
-
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
 
 
 @pytest.fixture(autouse=True, params=PATHS)
@@ -130,20 +126,6 @@ def dial(loop, client_context):
             transport.abort()
     for _ in range(5):
         loop.run_until_complete(asyncio.sleep(0))
-
-
-@pytest.fixture
-def opened(loop):
-    """Transports to be closed when the test is over."""
-    things = []
-    yield things
-    for transport in things:
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() != -1 and not loop.is_closed():
-            transport.abort()
-    if not loop.is_closed():
-        for _ in range(3):
-            loop.run_until_complete(asyncio.sleep(0))
 
 
 @pytest.fixture

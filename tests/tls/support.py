@@ -6,13 +6,7 @@ import socket
 import ssl
 import struct
 
-from tests.transports.support import Peer, Recorder
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
+from tests.support.streams import Peer
 
 
 def path_of(transport):

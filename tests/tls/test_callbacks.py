@@ -7,9 +7,9 @@ import ssl
 import pytest
 import trustme
 
-from tests.transports.support import Recorder
+from tests.support.streams import Echo, Recorder
 
-from .support import Echo, ManualPeer, path_of
+from .support import ManualPeer, path_of
 
 
 async def test_server_name(loop, serve, dial, make_server_context, path, eventually):

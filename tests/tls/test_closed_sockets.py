@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from tests.transports.support import Recorder, tcp_pair
+from tests.support.streams import Recorder, tcp_pair
 
 
 async def test_records_do_not_reach_the_next_owner(

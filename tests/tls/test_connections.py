@@ -12,9 +12,7 @@ from unittest import mock
 
 import pytest
 
-from tests.transports.support import MIB, Recorder, others_done, tcp_pair
-
-from .support import Echo
+from tests.support.streams import MIB, Echo, Recorder, others_done, tcp_pair
 
 
 async def test_echo(loop, serve, dial, eventually):

@@ -5,9 +5,9 @@ import ssl
 
 import pytest
 
-from tests.transports.support import MIB, BufferedRecorder, Recorder, needs_tcp_info, tcp_pair
+from tests.support.streams import MIB, BufferedRecorder, Echo, Recorder, needs_tcp_info, tcp_pair
 
-from .support import Echo, ManualPeer, path_of
+from .support import ManualPeer, path_of
 
 VERSIONS = [
     pytest.param(

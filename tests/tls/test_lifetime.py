@@ -9,9 +9,9 @@ import weakref
 
 import pytest
 
-from tests.transports.support import Recorder, tcp_pair
+from tests.support.streams import Echo, Recorder, tcp_pair
 
-from .support import Echo, ManualPeer, path_of
+from .support import ManualPeer, path_of
 
 
 async def test_shutdown_timeout(loop, serve, client_context, eventually):

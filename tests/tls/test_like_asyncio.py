@@ -8,9 +8,9 @@ import ssl
 import pytest
 
 from tests.conftest import wait_for_condition
-from tests.transports.support import BufferedRecorder, Recorder
+from tests.support.streams import BufferedRecorder, Echo, Recorder
 
-from .support import Echo, ManualPeer
+from .support import ManualPeer
 
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

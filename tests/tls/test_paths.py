@@ -5,10 +5,10 @@ import ssl
 
 import pytest
 
-from tests.transports.support import Recorder, tcp_pair, unix_pair
+from tests.support.streams import Echo, Recorder, tcp_pair, unix_pair
 
 from .conftest import ON_ASYNCIO
-from .support import Echo, path_of
+from .support import path_of
 
 pytestmark = pytest.mark.improves_on_asyncio
 

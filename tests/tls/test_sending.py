@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.transports.support import Recorder
+from tests.support.streams import Recorder
 
 from .support import ManualPeer
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from .support import Recorder
+from tests.support.streams import Recorder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from .support import BufferedRecorder, Recorder
+from tests.support.streams import BufferedRecorder, Recorder
 
 
 async def test_callbacks(loop, connect, eventually):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .support import MIB, Collecting, Recorder, others_done
+from tests.support.streams import MIB, Collecting, Recorder, others_done
 
 WRITES = {
     "write": lambda transport: transport.write(b"secret"),

@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 
-from .support import MIB, BufferedRecorder, Peer, Recorder, is_open
+from tests.support.streams import MIB, BufferedRecorder, Peer, Recorder, is_open
 
 
 async def test_close_flushes_everything(loop, connect, eventually):

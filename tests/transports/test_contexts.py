@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import socket
 
-from .support import BufferedRecorder, Peer, Recorder, others_done
+from tests.support.streams import BufferedRecorder, Peer, Recorder, others_done
 
 var = contextvars.ContextVar("var", default="unset")
 

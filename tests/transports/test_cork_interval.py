@@ -8,8 +8,7 @@ import time
 import pytest
 
 import hybridloop
-
-from .support import Recorder
+from tests.support.streams import Recorder
 
 pytestmark = pytest.mark.improves_on_asyncio
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from .support import BufferedRecorder, Peer, Recorder, needs_tcp_info, others_done
+from tests.support.streams import BufferedRecorder, Peer, Recorder, needs_tcp_info, others_done
 
 pytestmark = [needs_tcp_info, pytest.mark.improves_on_asyncio]
 

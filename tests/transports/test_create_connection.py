@@ -8,8 +8,7 @@ import time
 import pytest
 
 from tests.conftest import open_fds
-
-from .support import Recorder, is_open
+from tests.support.streams import Recorder, is_open
 
 needs_all_errors = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="all_errors is new in Python 3.12"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from .support import Collecting, Peer, Recorder
+from tests.support.streams import Collecting, Peer, Recorder
 
 
 async def test_accepts_and_serves(loop, serve, dial, eventually):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from .support import MIB, Recorder, others_done
+from tests.support.streams import MIB, Recorder, others_done
 
 
 async def test_closed_by_pause_writing_of_connection_made(loop, connect):

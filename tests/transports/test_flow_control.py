@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from .support import MIB, Recorder
+from tests.support.streams import MIB, Recorder
 
 
 def events(protocol):

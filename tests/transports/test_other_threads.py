@@ -8,8 +8,7 @@ import threading
 import pytest
 
 import hybridloop
-
-from .support import Recorder
+from tests.support.streams import Recorder
 
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from .support import BufferedRecorder, Recorder, is_open
+from tests.support.streams import BufferedRecorder, Recorder, is_open
 
 
 async def test_order_of_a_whole_life(loop, connect, eventually):

@@ -8,8 +8,7 @@ from unittest import mock
 import pytest
 
 from tests.conftest import LOOP_MODULE
-
-from .support import Recorder
+from tests.support.streams import Recorder
 
 
 async def connect_datagram(loop, opened, protocol=None):

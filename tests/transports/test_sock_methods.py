@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .support import MIB, Peer, Recorder, tcp_pair
+from tests.support.streams import MIB, Peer, Recorder, tcp_pair
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .support import MIB, Peer, others_done, tcp_pair
+from tests.support.streams import MIB, Peer, others_done, tcp_pair
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from .support import Recorder
+from tests.support.streams import Recorder
 
 
 async def test_types(loop, connect):

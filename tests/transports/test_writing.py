@@ -11,7 +11,7 @@ from asyncio import selector_events
 
 import pytest
 
-from .support import Recorder, is_open
+from tests.support.streams import Recorder, is_open
 
 BYTES_LIKE = {
     "bytes": lambda data: data,

@@ -1,21 +1,11 @@
 import asyncio
-import tempfile
 
 import pytest
 
-from .support import Echo, Recorder
+from tests.support.fixtures import ends_clean, folder
+from tests.support.streams import Echo, Recorder
 
-
-@pytest.fixture(autouse=True)
-def _clean_end(clean_end):
-    """Every test here has to end clean."""
-
-
-@pytest.fixture
-def folder():
-    # Short: the path of a Unix socket has some hundred bytes at most.
-    with tempfile.TemporaryDirectory(prefix="hl", dir="/tmp") as path:
-        yield path
+__all__ = ["ends_clean", "folder"]
 
 
 @pytest.fixture

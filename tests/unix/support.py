@@ -1,42 +1,14 @@
-"""A protocol that writes down what it sees."""
+"""A protocol that keeps its side open, and what is Linux only."""
 
-import asyncio
-import os
 import sys
 
 import pytest
 
+from tests.support.streams import Recorder
+
 linux_only = pytest.mark.skipif(
     sys.platform != "linux", reason="abstract names and SO_PEERCRED are Linux's"
 )
-
-
-class Recorder(asyncio.Protocol):
-    def __init__(self):
-        self.data = bytearray()
-        self.transport = None
-        self.ended = False
-        self.lost = False
-        self.exception = None
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        self.data += data
-
-    def eof_received(self):
-        self.ended = True
-
-    def connection_lost(self, exc):
-        self.lost = True
-        self.exception = exc
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
 
 
 class HalfOpen(Recorder):
@@ -47,7 +19,3 @@ class HalfOpen(Recorder):
         self.transport.write(bytes(self.data[::-1]))
         self.transport.write_eof()
         return True
-
-
-def abstract_name():
-    return "\0hybridloop-" + os.urandom(8).hex()

@@ -8,7 +8,10 @@ import struct
 
 import pytest
 
-from .support import Echo, Recorder, abstract_name, linux_only
+from tests.support.addresses import abstract_name
+from tests.support.streams import Echo, Recorder
+
+from .support import linux_only
 
 KINDS = [str, os.fsencode, pathlib.Path]
 
@@ -43,7 +46,7 @@ async def test_any_bytes_in_a_path(serve, connect, folder, eventually, name):
 @linux_only
 @pytest.mark.parametrize("kind", [str, str.encode])
 async def test_abstract_names(serve, connect, eventually, kind):
-    name = abstract_name()
+    name = abstract_name().decode()
     server, accepted = await serve(kind(name))
     assert [sock.getsockname() for sock in server.sockets] == [name.encode()]
     transport, protocol = await connect(kind(name))

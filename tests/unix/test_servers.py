@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from .support import Echo, Recorder
+from tests.support.streams import Echo, Recorder
 
 new_in_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in Python 3.13")
 

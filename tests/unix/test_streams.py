@@ -10,7 +10,9 @@ import sys
 
 import trustme
 
-from .support import Echo, HalfOpen, Recorder
+from tests.support.streams import Echo, Recorder
+
+from .support import HalfOpen
 
 MIB = 1024 * 1024
 
@@ -131,7 +133,7 @@ async def test_a_peer_that_is_killed(serve, folder, eventually):
         finally:
             process.send_signal(signal.SIGKILL)
     await eventually(lambda: accepted[0].lost)
-    assert accepted[0].exception is None or isinstance(accepted[0].exception, ConnectionError)
+    assert isinstance(accepted[0].lost_exception, (ConnectionError, type(None)))
 
 
 async def test_writing_to_a_peer_that_is_gone(connect, eventually):
@@ -140,7 +142,7 @@ async def test_writing_to_a_peer_that_is_gone(connect, eventually):
     right.close()
     transport.write(b"too late")
     await eventually(lambda: protocol.lost)
-    assert protocol.exception is None or isinstance(protocol.exception, BrokenPipeError)
+    assert protocol.lost_exception is None or isinstance(protocol.lost_exception, BrokenPipeError)
 
 
 async def test_pausing(serve, connect, folder, eventually):

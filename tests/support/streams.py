@@ -1,4 +1,4 @@
-"""Protocols that write down what they see, and raw sockets at the other end."""
+"""Recording stream protocols, and plain sockets as their peers."""
 
 import asyncio
 import os
@@ -23,6 +23,7 @@ class Recorder(asyncio.Protocol):
         self.calls = []
         self.data = bytearray()
         self.transport = None
+        self.ended = False
         self.lost = False
         self.lost_exception = None
 
@@ -39,6 +40,7 @@ class Recorder(asyncio.Protocol):
         self.calls.append(("data_received", data))
 
     def eof_received(self):
+        self.ended = True
         self.calls.append(("eof_received", None))
 
     def connection_lost(self, exc):
@@ -51,6 +53,14 @@ class Recorder(asyncio.Protocol):
 
     def resume_writing(self):
         self.calls.append(("resume_writing", None))
+
+
+class Echo(Recorder):
+    """Sends back what it receives."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
 
 
 class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
@@ -132,7 +142,7 @@ class Peer:
         return bytes(data)
 
     async def read_slowly(self, count, step=64 * 1024):
-        """Like ``read``, a step at a time with turns of the loop in between."""
+        """Like ``read``, a step at a time with iterations of the loop in between."""
         data = bytearray()
         deadline = time.monotonic() + 20
         while len(data) < count:

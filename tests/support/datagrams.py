@@ -1,28 +1,8 @@
-"""Protocols that write down what they see, and plain sockets to talk to them."""
+"""Recording datagram protocols, and plain sockets as their peers."""
 
 import asyncio
-import os
 import socket
-import tempfile
 import time
-from contextlib import contextmanager
-
-import pytest
-
-
-def has_ipv6():
-    if not socket.has_ipv6:
-        return False
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind(("::1", 0))
-        except OSError:
-            return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
-HOSTS = ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)]
 
 
 class Recorder(asyncio.DatagramProtocol):
@@ -95,13 +75,6 @@ def unused_port(host="127.0.0.1"):
         return sock.getsockname()[1]
 
 
-@contextmanager
-def unix_folder():
-    # Short: the path of a Unix socket has some hundred bytes at most.
-    with tempfile.TemporaryDirectory(prefix="hl", dir="/tmp") as folder:
-        yield folder
-
-
 def unix_datagram(path=None, timeout=10):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.settimeout(timeout)
@@ -117,7 +90,3 @@ def fill(transport, data=b"x" * 1000, limit=100_000):
         if transport.get_write_buffer_size():
             return count
     raise AssertionError("the socket never fills up")
-
-
-def abstract_name():
-    return b"\0hybridloop-" + os.urandom(8).hex().encode()
