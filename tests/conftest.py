@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import name_of, open_fds
+
 # Whatever asyncio has changed in what is overridden here shall fail the tests.
 os.environ.setdefault("HYBRIDLOOP_STRICT_ASYNCIO", "1")
 
@@ -31,7 +32,6 @@ LOOP_MODULE = os.environ.get("HYBRIDLOOP_TEST_LOOP", "hybridloop")
 # All limits are far away: they end what hangs, and a busy machine reaches none of them.
 TEST_TIMEOUT = 300
 real_stderr = pytest.StashKey()
-FD_DIR = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def turned_off(name):
@@ -81,6 +81,16 @@ def pytest_collection_modifyitems(config, items):
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
+
+
+def pytest_make_parametrize_id(val):
+    """Show values in test ids by which pytest would only show their number in the list."""
+    if isinstance(val, (str, int, float, type, type(None))) or callable(val):
+        return None
+    text = repr(val)
+    if " at 0x" in text:
+        return type(val).__name__
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @pytest.hookimpl(wrapper=True)
@@ -156,10 +166,6 @@ class LogCollector(logging.Handler):
         return [record.getMessage() for record in self.records]
 
 
-def open_fds():
-    return {int(name) for name in os.listdir(FD_DIR) if os.path.exists(f"{FD_DIR}/{name}")}
-
-
 @pytest.fixture(autouse=True, scope="module")
 def collect_only_what_is_new():
     """Keep what was there before a module's tests, imports above all, out of their collections."""
@@ -184,13 +190,6 @@ def clean_end():
     if not collector.expected:
         errors = [describe(record) for record in collector.records]
         assert not errors, "unexpected asyncio log records:\n" + "\n".join(errors)
-
-
-def name_of(fd):
-    try:
-        return os.readlink(f"{FD_DIR}/{fd}")
-    except OSError:
-        return stat.filemode(os.fstat(fd).st_mode)
 
 
 def describe(record):
@@ -242,15 +241,15 @@ async def wait_for_condition(condition, timeout=60):
 
 
 @pytest.fixture
-def turn(loop):
-    """Run the loop for exactly the callbacks that are ready (and a few turns more)."""
+def iterate(loop):
+    """Run the loop for exactly the callbacks that are ready (and a few iterations more)."""
 
-    def turn(count=1):
+    def iterate(count=1):
         for _ in range(count):
             loop.call_soon(loop.stop)
             loop.run_forever()
 
-    return turn
+    return iterate
 
 
 SCRIPT_HEAD = f"""\

@@ -100,7 +100,9 @@ class Text(str):
     __slots__ = ()
 
 
-@pytest.mark.parametrize("wrap", [Tuple, lambda address: (Text(address[0]), address[1])])
+@pytest.mark.parametrize(
+    "wrap", [Tuple, lambda address: (Text(address[0]), address[1])], ids=["tuple", "str"]
+)
 async def test_subclasses_of_str_and_tuple(open_endpoint, opened, wrap):
     peer = plain_socket()
     opened.append(peer)
@@ -259,7 +261,11 @@ async def test_unix_abstract_names(open_endpoint, opened):
     assert (await receive(peer))[0] == b"text"
 
 
-@pytest.mark.parametrize("address", [9, ("x", 9), "x" * 200, "x\0y", b"y" * 200])
+@pytest.mark.parametrize(
+    "address",
+    [9, ("x", 9), "x" * 200, "x\0y", b"y" * 200],
+    ids=["int", "tuple", "long str", "NUL", "long bytes"],
+)
 async def test_bad_unix_addresses(open_endpoint, unhandled, eventually, folder, address):
     with unix_datagram() as sock:
         try:

@@ -43,11 +43,11 @@ async def test_a_flood_leaves_room_for_others(loop, open_endpoint, opened, event
     transport, protocol = await open_endpoint(Feeder())
     peer.sendto(b"x", transport.get_extra_info("sockname"))
     await eventually(lambda: len(protocol.received) > 200)
-    turns = []
+    counts = []
     for _ in range(50):
         await asyncio.sleep(0)
-        turns.append(len(protocol.received))
-    assert max(after - before for before, after in itertools.pairwise(turns)) <= 64
+        counts.append(len(protocol.received))
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= 64
     protocol.stop = True
     other, second = await open_endpoint()
     peer.sendto(b"y", other.get_extra_info("sockname"))

@@ -86,7 +86,7 @@ async def test_empty_datagrams_leave(open_endpoint, opened):
 
 
 async def test_datagrams_leave_at_once(open_endpoint, opened):
-    """Without a turn of the loop, and in one piece each."""
+    """Without an iteration of the loop, and in one piece each."""
     peer = plain_socket()
     opened.append(peer)
     transport, _ = await open_endpoint()
@@ -229,7 +229,7 @@ async def test_vanishing_unix_peer(connected, eventually):
 
 @pytest.mark.improves_on_asyncio
 async def test_peer_that_vanishes_with_datagrams_queued(connected, eventually):
-    """Each queued datagram fails on its own (asyncio reports one a turn, and spins)."""
+    """Each queued datagram fails on its own (asyncio reports one per iteration, and spins)."""
     transport, protocol, theirs = await connected()
     fill(transport)
     transport.sendto(b"second")

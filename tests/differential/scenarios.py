@@ -50,7 +50,7 @@ EOF_ANSWERS = (None, None, True, True, False, "raise")
 
 @dataclass
 class Scenario:
-    """Each step is done in one turn; reactions inside the first callback of their name."""
+    """Each step is done in one iteration; reactions inside the first callback of their name."""
 
     seed: int
     protocol: str = "plain"

@@ -14,7 +14,7 @@ from .scenarios import HUGE, TINY
 
 PATIENCE = 10
 ESTABLISHED, FIN_WAIT_1, CLOSED = 1, 4, 7
-TURNS = 6
+ITERATIONS = 6
 AFTER_EOF = "Cannot call write() after write_eof()"
 
 
@@ -177,7 +177,7 @@ class Player:
         deadline = time.monotonic() + PATIENCE
         while self.theirs.fileno() != -1 and self.ended is None:
             if not self.receive():
-                self.turn()
+                self.iterate()
                 if not self.receive() and not self.is_sending():
                     break
             assert time.monotonic() < deadline, "what was written does not arrive"
@@ -219,15 +219,15 @@ class Player:
 
     # The loop.
 
-    def turn(self):
+    def iterate(self):
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
 
     def settle(self):
         """Let everything happen that can."""
         quiet, before = 0, None
-        while quiet < TURNS:
-            self.turn()
+        while quiet < ITERATIONS:
+            self.iterate()
             quiet = quiet + 1 if before == self.trace.events else 0
             before = self.trace.events
 
@@ -366,7 +366,7 @@ def logged(trace):
 
     class Handler(logging.Handler):
         def emit(self, record):
-            # hybridloop finds out at the end of the turn, and so has fewer writes to warn of.
+            # hybridloop finds out at the end of the iteration, and so has fewer writes to warn of.
             if record.msg != "socket.send() raised exception.":
                 trace.add("log", record.levelname, record.msg)
 
@@ -394,8 +394,8 @@ def agree(expected, found):
         if wanted[:3] == ("raised", ("write_eof",), "OSError"):
             continue
         entry = next(found, None)
-        # A write that fails is noticed at the end of the turn: by then more may have been read,
-        # or refused.
+        # A failed write is noticed at the end of the iteration. More may have been read by then, or
+        # refused.
         if is_broken(wanted):
             while entry and is_before_the_break(entry):
                 entry = next(found, None)

@@ -61,7 +61,7 @@ class TlsPlayer(Player):
                     self.tls.do_handshake()
                     self.is_open = True
                 self.flush()
-            self.turn()
+            self.iterate()
             with contextlib.suppress(BlockingIOError):
                 self.incoming.write(self.theirs.recv(1 << 20))
         connecting.result()

@@ -304,6 +304,7 @@ async def test_never_awaited(loop):
         lambda loop: loop.getaddrinfo("::1", 80, kind=0),
         lambda loop: loop.getaddrinfo("::1", 80, port=0),
     ],
+    ids=["none", "no port", "too many", "unknown keyword", "twice"],
 )
 async def test_a_wrong_number_of_arguments_raises_at_the_call(loop, call):
     with pytest.raises(TypeError):

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from hybridloop import Engine
 
 HOST = "127.0.0.1"
-
-
-def until(condition: Callable[[], object], seconds: float = 100) -> None:
-    """Wait in a plain thread until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 class Gate:

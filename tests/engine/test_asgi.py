@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from hybridloop import Engine
+from tests.support.waiting import until
 
-from .support import HOST, until
+from .support import HOST
 
 pytestmark = pytest.mark.filterwarnings("error")
 

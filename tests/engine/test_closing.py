@@ -13,8 +13,9 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError
+from tests.support.waiting import until
 
-from .support import Gate, fail, result_of, running_on, until, value
+from .support import Gate, fail, result_of, running_on, value
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -19,8 +19,7 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError
-
-from .support import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("error")
 

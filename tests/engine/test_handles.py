@@ -13,13 +13,14 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine
+from tests.support.waiting import until
 
-from .support import Gate, fail, result_of, until, value
+from .support import Gate, fail, result_of, value
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def test_t0_2_awaited_by_five_tasks_on_two_loops(engine: Engine) -> None:
+def test_awaited_by_five_tasks_on_two_loops(engine: Engine) -> None:
     thing = object()
     gate = Gate()
 

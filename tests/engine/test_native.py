@@ -28,8 +28,7 @@ from hybridloop import (
     EngineClosedError,
     NativeQueueFullError,
 )
-
-from .support import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -155,7 +154,7 @@ def test_the_seeds_names_of_the_bus(engine: Engine) -> None:
 # Without the interpreter
 
 
-def test_t0_3_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
+def test_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
     libc = ctypes.PyDLL(None)  # its functions are called without releasing the interpreter
     tell = hybridloop.register_kernel(
         "test.tell", (None, "write"), "isize(i32 fd, const u8* data, usize size)", replace=True
@@ -287,7 +286,7 @@ def by_engine(data: list[bytes], count: int) -> float:
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
-def test_t1_5_a_map_over_two_workers_takes_half_the_time() -> None:
+def test_a_map_over_two_workers_takes_half_the_time() -> None:
     """At most 1.3 of it; what the machine does not give to two plain threads is not counted."""
     data = [os.urandom(MIB) * 8 for _ in range(12)]
     seen = []

@@ -14,13 +14,14 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineFullError
+from tests.support.waiting import until
 
-from .support import Gate, running_on, until, value
+from .support import Gate, running_on, value
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def test_t0_1_three_thousand_at_once_and_the_next_waits() -> None:
+def test_three_thousand_at_once_and_the_next_waits() -> None:
     gate = Gate()
     with Engine(gil_threads=3, tasks_per_thread=1000) as engine:
         handles = [engine.spawn(gate.enter()) for _ in range(3000)]

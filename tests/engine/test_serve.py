@@ -20,8 +20,9 @@ import trustme
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError, EngineServer
+from tests.support.waiting import until
 
-from .support import HOST, until
+from .support import HOST
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -11,8 +11,7 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError, LoopStats, NativeStats
-
-from .support import until
+from tests.support.waiting import until
 
 
 def test_before_start_and_after_close() -> None:
@@ -54,7 +53,7 @@ def test_what_runs_and_what_waits() -> None:
 
 
 def test_the_loops_count() -> None:
-    async def turns() -> LoopStats:
+    async def loop_stats() -> LoopStats:
         for _ in range(100):
             await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
@@ -62,7 +61,7 @@ def test_the_loops_count() -> None:
         return loop.stats()
 
     with Engine(gil_threads=2) as engine:
-        seen = engine.spawn(turns(), thread=1).result()
+        seen = engine.spawn(loop_stats(), thread=1).result()
         first, second = engine.stats().threads
         assert second.loop.callbacks >= seen.callbacks >= 100
         assert first.loop.callbacks < 100

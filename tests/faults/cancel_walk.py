@@ -3,7 +3,7 @@
 An operation is a coroutine function that takes a `Walk` and awaits one thing with `walk.attempt()`.
 It is run again and again: cancelled while it waits for the first time, the second time and so on,
 until it is through before its turn comes. Each cancellation happens in two ways: while the awaited
-thing is still to come, and when it has just come, in the same turn of the loop.
+thing is still to come, and when it has just come, in the same iteration of the loop.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import warnings
 
 import psutil
 
-from tests.conftest import name_of, open_fds
+from tests.support.descriptors import name_of, open_fds
 
 
 def child_processes():

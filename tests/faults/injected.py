@@ -119,7 +119,7 @@ def count_fds():
     return len(os.listdir("/proc/self/fd"))
 
 
-# What is made with the first turn is there.
+# What is made with the first iteration is there.
 loop.run_until_complete(asyncio.sleep(0))
 before = count_fds()
 loop.run_until_complete(globals()[sys.argv[2]]())

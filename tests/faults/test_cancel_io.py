@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from tests.conftest import open_fds
+from tests.support.descriptors import open_fds
 from tests.support.streams import MIB, Recorder, tcp_pair, unix_pair
 
 from . import test_cancel_connecting

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 import hybridloop
-from tests.conftest import name_of, open_fds
+from tests.support.descriptors import name_of, open_fds
 from tests.support.streams import MIB, Recorder, tcp_pair, unix_pair
 
 

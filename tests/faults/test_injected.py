@@ -63,7 +63,7 @@ def test_like_asyncio(script_env, case, calls, error, when):
     expected = run(script_env, "asyncio", case, calls, error, when)
     found = run(script_env, LOOP_MODULE, case, calls, error, when)
     assert ("fds left", 0) in found
-    # A connection is made in the turn that accepts it, so before a failure of the next.
+    # A connection is made in the iteration that accepts it, so before a failure of the next.
     assert sorted(map(repr, found)) == sorted(map(repr, expected))
 
 

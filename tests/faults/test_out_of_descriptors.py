@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from tests.conftest import open_fds
+from tests.support.descriptors import open_fds
 from tests.support.streams import Peer, Recorder, tcp_pair
 
 MOST = 24

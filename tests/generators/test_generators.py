@@ -51,18 +51,18 @@ def tutorial(runner: Any, lines: list[str]) -> list[str]:
     return lines
 
 
-def test_t4_1_drain_keeps_the_order_of_a_plain_queue() -> None:
+def test_drain_keeps_the_order_of_a_plain_queue() -> None:
     assert tutorial(GeneratorRunner(policy="drain"), []) == tutorial(DequeRunner(), [])
 
 
-def test_t4_1_default_interleaves() -> None:
+def test_default_interleaves() -> None:
     lines = tutorial(GeneratorRunner(), [])
     assert lines[:4] == ["task1_part1.1", "task1_part2.1", "task1_part3.1", "task1_part1.1"]
     assert lines[4:8] == ["task1_part1.2", "task1_part2.2", "task1_part3.2", "task1_part1.2"]
     assert sorted(lines) == sorted(tutorial(DequeRunner(), []))
 
 
-def test_t4_2_a_hundred_timers_at_once() -> None:
+def test_a_hundred_timers_at_once() -> None:
     def sleeper() -> Generator[float, None, float]:
         begin = time.monotonic()
         yield 0.5
@@ -77,7 +77,7 @@ def test_t4_2_a_hundred_timers_at_once() -> None:
     assert all(task.result() >= 0.5 for task in tasks)
 
 
-def test_t4_3_the_same_generators_as_asyncio_tasks() -> None:
+def test_the_same_generators_as_asyncio_tasks() -> None:
     lines: list[str] = []
 
     @types.coroutine
@@ -97,7 +97,7 @@ def test_t4_3_the_same_generators_as_asyncio_tasks() -> None:
     assert lines == ["a0", "b0", "a1", "b1"]
 
 
-def test_t4_4_timers_fire_in_the_order_of_their_deadlines() -> None:
+def test_timers_fire_in_the_order_of_their_deadlines() -> None:
     order: list[int] = []
 
     def sleeper(n: int) -> Generator[float, None, None]:
@@ -111,7 +111,7 @@ def test_t4_4_timers_fire_in_the_order_of_their_deadlines() -> None:
     assert order == [1, 2, 3, 4, 5]
 
 
-def test_t4_4_socket_echo() -> None:
+def test_socket_echo() -> None:
     server, client = socket.socketpair()
     server.setblocking(False)
     client.setblocking(False)

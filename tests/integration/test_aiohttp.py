@@ -264,9 +264,9 @@ def test_a_thousand_connections(role: str) -> None:
             async def one(number: int) -> None:
                 async with http.get("/gather") as response:
                     assert await response.text() == "all here"
-                for turn in range(REQUESTS_PER_CONNECTION):
-                    async with http.get(f"/hello/{number}-{turn}") as response:
-                        assert await response.text() == f"hello {number}-{turn}"
+                for index in range(REQUESTS_PER_CONNECTION):
+                    async with http.get(f"/hello/{number}-{index}") as response:
+                        assert await response.text() == f"hello {number}-{index}"
 
             async with asyncio.TaskGroup() as group:
                 for number in range(CONNECTIONS):
@@ -314,9 +314,9 @@ def test_websocket(role: str) -> None:
 
             async def one(number: int) -> None:
                 async with http.ws_connect("/echo") as websocket:
-                    for turn in range(10):
-                        await websocket.send_str(f"{number} {turn}")
-                        assert await websocket.receive_str(timeout=10) == f"{number} {turn}"
+                    for index in range(10):
+                        await websocket.send_str(f"{number} {index}")
+                        assert await websocket.receive_str(timeout=10) == f"{number} {index}"
 
             async with asyncio.TaskGroup() as group:
                 for number in range(100):

@@ -82,12 +82,12 @@ def test_protocol_callbacks() -> None:
         async with serving(Tracing) as port:
             connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
             ports = [writer.get_extra_info("sockname")[1] for _reader, writer in connections]
-            for turn in range(3):
+            for index in range(3):
                 for number, streams in enumerate(connections):
-                    at_start, seen = await ask(streams, f"{number} {turn}")
+                    at_start, seen = await ask(streams, f"{number} {index}")
                     assert at_start == "server"
                     first = ("server", f"made {ports[number]}")
-                    assert seen == f"{number} {turn - 1}" if turn else seen in first
+                    assert seen == f"{number} {index - 1}" if index else seen in first
             for _reader, writer in connections:
                 writer.close()
                 await writer.wait_closed()
@@ -128,10 +128,10 @@ def test_client_handlers_of_streams() -> None:
         async with server:
             port = server.sockets[0].getsockname()[1]
             pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-            for turn in range(3):
+            for index in range(3):
                 for number, (reader, writer) in enumerate(pairs):
-                    writer.write(b"%d %d\n" % (number, turn))
-                    expected = f"{number} {turn - 1}" if turn else "None"
+                    writer.write(b"%d %d\n" % (number, index))
+                    expected = f"{number} {index - 1}" if index else "None"
                     assert (await reader.readline()).decode().strip() == expected
             for _reader, writer in pairs:
                 writer.close()

@@ -44,7 +44,7 @@ def assert_freed(references: list[weakref.ref[Any]], what: str) -> None:
     assert not alive, f"{len(alive)} of {len(references)} alive: {what}, held by {held_by}"
 
 
-async def turns(count: int = 3) -> None:
+async def iterations(count: int = 3) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -87,7 +87,7 @@ def test_cycle_through_a_cancelled_handle(delay: float) -> None:
                 owner.handle.cancel()
                 references.append(weakref.ref(owner))
                 del owner
-            await turns()
+            await iterations()
             assert_freed(references, "cancelled timer")
 
     run_on_loop(main())
@@ -178,7 +178,7 @@ def test_cycle_of_transport_and_protocol(base: type[Keeper], ends: str) -> None:
                     writer.close()
                 await wait_until_async(lambda: lost == 20)
                 del reader, writer
-                await turns()
+                await iterations()
                 assert len(Protocol.references) == 40
                 assert_freed(Protocol.references, ends)
 
@@ -229,7 +229,7 @@ def test_cycle_through_readers_and_writers() -> None:
                 theirs.close()
                 references.append(weakref.ref(owner))
                 del owner, ours
-            await turns()
+            await iterations()
             assert_freed(references, "removed reader and writer")
 
     run_on_loop(main())
@@ -280,7 +280,7 @@ def test_protocols_retrieve_before_their_futures_complain() -> None:
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 theirs.close()
                 await using
-                await turns()
+                await iterations()
                 del using
                 gc.collect()
         assert reports == []

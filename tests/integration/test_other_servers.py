@@ -42,10 +42,10 @@ def check_websocket(port: int) -> None:
 def check_many(port: int) -> None:
     async def one(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for turn in range(5):
-            writer.write(get(f"/hello/{number}-{turn}"))
+        for index in range(5):
+            writer.write(get(f"/hello/{number}-{index}"))
             await reader.readuntil(b"\r\n\r\n")
-            body = f"hello {number}-{turn}".encode()
+            body = f"hello {number}-{index}".encode()
             assert await reader.readexactly(len(body)) == body
         writer.close()
         await writer.wait_closed()

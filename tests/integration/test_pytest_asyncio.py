@@ -82,8 +82,8 @@ async def test_echo(port, number):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("turn", range(3))
-async def test_loop_is_kept_for_the_module(turn):
+@pytest.mark.parametrize("index", range(3))
+async def test_loop_is_kept_for_the_module(index):
     SEEN.append(asyncio.get_running_loop())
     assert len(set(SEEN)) == 1
 

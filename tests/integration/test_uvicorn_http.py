@@ -155,11 +155,11 @@ def test_many_connections(server: UvicornProcess) -> None:
                 )
             async with all_here:
                 pass
-            for turn in range(REQUESTS_PER_CONNECTION):
-                writer.write(get(f"/hello/{number}-{turn}"))
+            for index in range(REQUESTS_PER_CONNECTION):
+                writer.write(get(f"/hello/{number}-{index}"))
                 head = await reader.readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 200")
-                body = f"hello {number}-{turn}".encode()
+                body = f"hello {number}-{index}".encode()
                 assert await reader.readexactly(len(body)) == body
             async with all_here:
                 pass

@@ -156,7 +156,7 @@ def test_a_hundred_at_once(server: UvicornProcess) -> None:
             async with websocket:
                 async with all_open:
                     pass
-                await echoes(*[f"{number} {turn}" for turn in range(MESSAGES)])(websocket)
+                await echoes(*[f"{number} {index}" for index in range(MESSAGES)])(websocket)
 
         async with asyncio.TaskGroup() as group:
             for number in range(CONNECTIONS):

@@ -128,9 +128,9 @@ def test_a_hundred_at_once(role: str) -> None:
     async def client(uri: str) -> None:
         async def one(number: int) -> None:
             async with connect(uri) as connection:
-                for turn in range(MESSAGES):
-                    await connection.send(f"{number} {turn}")
-                    assert await connection.recv() == f"{number} {turn}"
+                for index in range(MESSAGES):
+                    await connection.send(f"{number} {index}")
+                    assert await connection.recv() == f"{number} {index}"
 
         async with asyncio.TaskGroup() as group:
             for number in range(CONNECTIONS):

@@ -7,21 +7,21 @@ import functools
 import pytest
 
 
-def test_callbacks_run_in_the_order_they_were_scheduled(loop, turn):
+def test_callbacks_run_in_the_order_they_were_scheduled(loop, iterate):
     seen = []
     for number in range(1000):
         loop.call_soon(seen.append, number)
     assert seen == []
-    turn()
+    iterate()
     assert seen == list(range(1000))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17, 300])
-def test_any_number_of_arguments_arrives(loop, turn, count):
+def test_any_number_of_arguments_arrives(loop, iterate, count):
     seen = []
     arguments = tuple(object() for _ in range(count))
     loop.call_soon(lambda *args: seen.append(args), *arguments)
-    turn()
+    iterate()
     assert seen == [arguments]
 
 
@@ -42,15 +42,15 @@ def test_callbacks_scheduled_by_a_callback_run_in_the_next_turn(loop):
     assert seen == ["first", "second", "nested"]
 
 
-def test_each_callback_runs_once(loop, turn):
+def test_each_callback_runs_once(loop, iterate):
     seen = []
     loop.call_soon(seen.append, 1)
-    turn(5)
+    iterate(5)
     assert seen == [1]
 
 
 @pytest.mark.parametrize("make", ["method", "partial", "builtin", "class", "callable object"])
-def test_kinds_of_callables(loop, turn, make):
+def test_kinds_of_callables(loop, iterate, make):
     seen = []
 
     class Callable:
@@ -72,29 +72,29 @@ def test_kinds_of_callables(loop, turn, make):
         "callable object": Callable(),
     }[make]
     loop.call_soon(callback, 2)
-    turn()
+    iterate()
     assert seen == [{"partial": (1, 2), "builtin": 2}.get(make, (2,))]
 
 
-def test_cancelled_callback_does_not_run(loop, turn):
+def test_cancelled_callback_does_not_run(loop, iterate):
     seen = []
     handles = [loop.call_soon(seen.append, number) for number in range(10)]
     for handle in handles[::2]:
         handle.cancel()
-    turn()
+    iterate()
     assert seen == [1, 3, 5, 7, 9]
 
 
-def test_cancelling_from_a_callback_of_the_same_batch(loop, turn):
+def test_cancelling_from_a_callback_of_the_same_batch(loop, iterate):
     seen = []
     loop.call_soon(lambda: later.cancel())
     later = loop.call_soon(seen.append, "cancelled")
     loop.call_soon(seen.append, "kept")
-    turn()
+    iterate()
     assert seen == ["kept"]
 
 
-def test_cancelling_itself_while_running(loop, turn):
+def test_cancelling_itself_while_running(loop, iterate):
     seen = []
 
     def callback(payload):
@@ -102,57 +102,57 @@ def test_cancelling_itself_while_running(loop, turn):
         seen.append(payload)
 
     handle = loop.call_soon(callback, object())
-    turn()
+    iterate()
     assert len(seen) == 1
     assert handle.cancelled()
 
 
-def test_cancelling_after_the_run_and_twice_is_harmless(loop, turn):
+def test_cancelling_after_the_run_and_twice_is_harmless(loop, iterate):
     handle = loop.call_soon(lambda: None)
-    turn()
+    iterate()
     handle.cancel()
     handle.cancel()
     assert handle.cancelled()
 
 
-def test_callback_runs_in_a_copy_of_the_current_context(loop, turn):
+def test_callback_runs_in_a_copy_of_the_current_context(loop, iterate):
     var = contextvars.ContextVar("var", default="unset")
     seen = []
     var.set("at call_soon")
     loop.call_soon(lambda: (seen.append(var.get()), var.set("inside")))
     var.set("after call_soon")
-    turn()
+    iterate()
     assert seen == ["at call_soon"]
     assert var.get() == "after call_soon"
 
 
-def test_explicit_context(loop, turn):
+def test_explicit_context(loop, iterate):
     var = contextvars.ContextVar("var", default="unset")
     context = contextvars.copy_context()
     context.run(var.set, "mine")
     seen = []
     loop.call_soon(lambda: (seen.append(var.get()), var.set("changed")), context=context)
-    turn()
+    iterate()
     assert seen == ["mine"]
     assert context[var] == "changed"
     assert var.get() == "unset"
 
 
-def test_callback_arguments_together_with_a_context(loop, turn):
+def test_callback_arguments_together_with_a_context(loop, iterate):
     context = contextvars.copy_context()
     seen = []
     for count in range(6):
         loop.call_soon(lambda *args: seen.append(args), *range(count), context=context)
-    turn()
+    iterate()
     assert seen == [tuple(range(count)) for count in range(6)]
 
 
-def test_context_none_means_the_current_context(loop, turn):
+def test_context_none_means_the_current_context(loop, iterate):
     var = contextvars.ContextVar("var")
     var.set("current")
     seen = []
     loop.call_soon(lambda: seen.append(var.get()), context=None)
-    turn()
+    iterate()
     assert seen == ["current"]
 
 
@@ -180,11 +180,11 @@ def test_missing_callback_is_a_type_error(loop, method):
         getattr(loop, method)()
 
 
-def test_callback_by_keyword(loop, turn):
+def test_callback_by_keyword(loop, iterate):
     seen = []
     loop.call_soon(callback=lambda: seen.append(1))
     loop.call_soon_threadsafe(callback=lambda: seen.append(2))
-    turn()
+    iterate()
     assert seen == [1, 2]
 
 
@@ -204,10 +204,10 @@ def test_scheduling_on_a_closed_loop(loop, schedule):
         schedule(loop)
 
 
-def test_uncallable_callback_reaches_the_exception_handler(loop, turn, unhandled):
+def test_uncallable_callback_reaches_the_exception_handler(loop, iterate, unhandled):
     loop.set_debug(False)
     handle = loop.call_soon(42)
-    turn()
+    iterate()
     (context,) = unhandled
     assert isinstance(context["exception"], TypeError)
     assert context["handle"] is handle
@@ -235,36 +235,36 @@ def test_debug_mode_refuses_coroutines_and_uncallables(loop, method):
 
 def test_one_batch_is_what_was_ready_at_its_start(loop):
     """A callback that reschedules itself does not keep others or the poll from running."""
-    turns = []
+    times = []
 
     def again():
-        turns.append(loop.time())
-        if len(turns) < 5:
+        times.append(loop.time())
+        if len(times) < 5:
             loop.call_soon(again)
 
     seen_at = []
     loop.call_soon(again)
-    loop.call_soon(lambda: seen_at.append(len(turns)))
+    loop.call_soon(lambda: seen_at.append(len(times)))
     loop.call_soon(loop.stop)
     loop.run_forever()
-    assert len(turns) == 1
+    assert len(times) == 1
     assert seen_at == [1]
 
 
-def test_deep_recursion_in_a_callback_does_not_break_the_loop(loop, turn, unhandled):
+def test_deep_recursion_in_a_callback_does_not_break_the_loop(loop, iterate, unhandled):
     def recurse():
         recurse()
 
     seen = []
     loop.call_soon(recurse)
     loop.call_soon(seen.append, 1)
-    turn()
+    iterate()
     assert seen == [1]
     (context,) = unhandled
     assert isinstance(context["exception"], RecursionError)
 
 
-def test_many_callbacks_in_one_turn(loop, turn):
+def test_many_callbacks_in_one_turn(loop, iterate):
     count = 0
 
     def bump():
@@ -273,7 +273,7 @@ def test_many_callbacks_in_one_turn(loop, turn):
 
     for _ in range(100_000):
         loop.call_soon(bump)
-    turn()
+    iterate()
     assert count == 100_000
 
 

@@ -38,10 +38,10 @@ def test_default_threshold(loop_factory):
     loop.close()
 
 
-def test_slow_callback_is_reported(debug_loop, turn, asyncio_log):
+def test_slow_callback_is_reported(debug_loop, iterate, asyncio_log):
     debug_loop.slow_callback_duration = 0.02
     debug_loop.call_soon(slow)
-    turn()
+    iterate()
     (message,) = asyncio_log.messages
     assert message.startswith("Executing <Handle ")
     assert "slow()" in message
@@ -113,7 +113,7 @@ async def test_slow_protocol_is_reported_with_its_transport(debug_loop, socket_p
     await asyncio.sleep(0)
 
 
-def test_slow_callback_that_raises_is_not_hidden(debug_loop, turn, asyncio_log, unhandled):
+def test_slow_callback_that_raises_is_not_hidden(debug_loop, iterate, asyncio_log, unhandled):
     debug_loop.slow_callback_duration = 0.02
 
     def fail():
@@ -121,20 +121,20 @@ def test_slow_callback_that_raises_is_not_hidden(debug_loop, turn, asyncio_log, 
         raise ValueError
 
     debug_loop.call_soon(fail)
-    turn()
+    iterate()
     assert len(asyncio_log.messages) == 1
     assert len(unhandled) == 1
 
 
-def test_fast_callbacks_and_normal_mode_are_silent(loop, turn, asyncio_log):
+def test_fast_callbacks_and_normal_mode_are_silent(loop, iterate, asyncio_log):
     loop.set_debug(True)
     loop.slow_callback_duration = 5
     loop.call_soon(slow)
-    turn()
+    iterate()
     loop.set_debug(False)
     loop.slow_callback_duration = 0.02
     loop.call_soon(slow)
-    turn()
+    iterate()
     assert asyncio_log.messages == []
 
 
@@ -169,12 +169,12 @@ def test_call_from_the_wrong_thread(debug_loop, method):
     ]
 
 
-def test_call_from_another_thread_while_the_loop_rests_is_allowed(debug_loop, turn):
+def test_call_from_another_thread_while_the_loop_rests_is_allowed(debug_loop, iterate):
     seen = []
     thread = threading.Thread(target=debug_loop.call_soon, args=(seen.append, 1))
     thread.start()
     thread.join()
-    turn()
+    iterate()
     assert seen == [1]
 
 
@@ -192,29 +192,29 @@ def test_threadsafe_call_from_another_thread_is_allowed(debug_loop):
     assert seen == ["called"]
 
 
-def test_exception_context_has_the_source_traceback(debug_loop, turn, unhandled):
+def test_exception_context_has_the_source_traceback(debug_loop, iterate, unhandled):
     def schedule_here():
         return debug_loop.call_soon(lambda: 1 / 0)
 
     schedule_here()
-    turn()
+    iterate()
     (context,) = unhandled
     assert "schedule_here" in [frame.name for frame in context["source_traceback"]]
 
 
-def test_default_handler_logs_the_source_traceback(debug_loop, turn, asyncio_log):
+def test_default_handler_logs_the_source_traceback(debug_loop, iterate, asyncio_log):
     def schedule_here():
         return debug_loop.call_soon(lambda: 1 / 0)
 
     schedule_here()
-    turn()
+    iterate()
     (message,) = asyncio_log.messages
     assert "Object created at (most recent call last):" in message
     assert "schedule_here" in message
 
 
 def test_handle_traceback_is_logged_for_errors_reported_inside_a_callback(
-    debug_loop, turn, asyncio_log
+    debug_loop, iterate, asyncio_log
 ):
     def report():
         debug_loop.call_exception_handler({"message": "from inside"})
@@ -223,7 +223,7 @@ def test_handle_traceback_is_logged_for_errors_reported_inside_a_callback(
         debug_loop.call_soon(report)
 
     schedule_here()
-    turn()
+    iterate()
     (message,) = asyncio_log.messages
     assert message.startswith("from inside")
     assert "Handle created at (most recent call last):" in message
@@ -239,7 +239,7 @@ def test_coroutine_origin_tracking_follows_debug(loop):
 
     loop.call_soon(lambda: depths.append(sys.get_coroutine_origin_tracking_depth()))
     loop.call_soon(loop.set_debug, True)
-    # set_debug() asks for the change as another thread would: it is there two turns later.
+    # set_debug() asks for the change as another thread would: it is there two iterations later.
     loop.call_soon(loop.call_soon, loop.call_soon, look_and_stop)
     loop.set_debug(False)
     loop.run_forever()

@@ -14,10 +14,10 @@ def fail(*args):
     raise ValueError("boom")
 
 
-def test_context_of_a_failed_callback(loop, turn, unhandled):
+def test_context_of_a_failed_callback(loop, iterate, unhandled):
     loop.set_debug(False)
     handle = loop.call_soon(fail, 1)
-    turn()
+    iterate()
     (context,) = unhandled
     assert set(context) == {"message", "exception", "handle"}
     assert context["message"].startswith("Exception in callback fail(")
@@ -26,11 +26,11 @@ def test_context_of_a_failed_callback(loop, turn, unhandled):
     assert context["handle"] is handle
 
 
-def test_message_is_asyncios(loop, turn, unhandled):
+def test_message_is_asyncios(loop, iterate, unhandled):
     """Letter by letter what asyncio's own handle reports."""
     for arguments in [(), (1,), ("a", [2], None)]:
         loop.call_soon(fail, *arguments)
-        turn()
+        iterate()
         asyncio.Handle(fail, arguments, loop)._run()
         ours, stock = unhandled[-2:]
         assert ours["message"] == stock["message"]
@@ -45,9 +45,9 @@ def test_context_of_a_failed_timer(loop, unhandled):
     assert isinstance(context["exception"], ValueError)
 
 
-def test_traceback_points_into_the_callback(loop, turn, unhandled):
+def test_traceback_points_into_the_callback(loop, iterate, unhandled):
     loop.call_soon(fail)
-    turn()
+    iterate()
     names = []
     traceback = unhandled[0]["exception"].__traceback__
     while traceback:
@@ -56,18 +56,18 @@ def test_traceback_points_into_the_callback(loop, turn, unhandled):
     assert names[-1] == "fail"
 
 
-def test_loop_goes_on_after_an_error(loop, turn, unhandled):
+def test_loop_goes_on_after_an_error(loop, iterate, unhandled):
     seen = []
     loop.call_soon(fail)
     loop.call_soon(seen.append, 1)
-    turn()
+    iterate()
     assert seen == [1]
     assert len(unhandled) == 1
 
 
-def test_default_handler_logs(loop, turn, asyncio_log):
+def test_default_handler_logs(loop, iterate, asyncio_log):
     loop.call_soon(fail)
-    turn()
+    iterate()
     (record,) = asyncio_log.records
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith("Exception in callback fail(")
@@ -93,11 +93,11 @@ def test_handler_has_to_be_callable(loop, handler):
         loop.set_exception_handler(handler)
 
 
-def test_handler_gets_the_loop(loop, turn):
+def test_handler_gets_the_loop(loop, iterate):
     seen = []
     loop.set_exception_handler(lambda *args: seen.append(args))
     loop.call_soon(fail)
-    turn()
+    iterate()
     (arguments,) = seen
     assert arguments[0] is loop
     assert isinstance(arguments[1], dict)
@@ -119,20 +119,20 @@ def test_default_exception_handler_without_a_message(loop, asyncio_log):
     assert asyncio_log.messages == ["Unhandled exception in event loop"]
 
 
-def test_custom_handler_may_fall_back_to_the_default(loop, turn, asyncio_log):
+def test_custom_handler_may_fall_back_to_the_default(loop, iterate, asyncio_log):
     loop.set_exception_handler(lambda loop, context: loop.default_exception_handler(context))
     loop.call_soon(fail)
-    turn()
+    iterate()
     assert len(asyncio_log.records) == 1
 
 
-def test_error_in_the_handler_itself(loop, turn, asyncio_log):
+def test_error_in_the_handler_itself(loop, iterate, asyncio_log):
     def handler(loop, context):
         raise ZeroDivisionError("handler is broken")
 
     loop.set_exception_handler(handler)
     loop.call_soon(fail)
-    turn()
+    iterate()
     (record,) = asyncio_log.records
     assert record.getMessage().startswith("Unhandled error in exception handler")
     assert isinstance(record.exc_info[1], ZeroDivisionError)
@@ -175,23 +175,23 @@ def test_overridden_call_exception_handler_is_used(loop_factory):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
-def test_handler_runs_in_the_context_of_the_callback(loop, turn):
+def test_handler_runs_in_the_context_of_the_callback(loop, iterate):
     var = contextvars.ContextVar("var", default="unset")
     seen = []
     loop.set_exception_handler(lambda loop, context: seen.append(var.get()))
     context = contextvars.copy_context()
     context.run(var.set, "callback's")
     loop.call_soon(fail, context=context)
-    turn()
+    iterate()
     assert seen == ["callback's"]
 
 
-def test_exception_of_a_forgotten_task(loop, turn, unhandled):
+def test_exception_of_a_forgotten_task(loop, iterate, unhandled):
     async def forgotten():
         raise ValueError("boom")
 
     loop.create_task(forgotten())
-    turn(3)
+    iterate(3)
     gc.collect()
     (context,) = unhandled
     assert context["message"] == "Task exception was never retrieved"
@@ -205,7 +205,7 @@ def test_exception_of_a_forgotten_future(loop, unhandled):
     assert context["message"] == "Future exception was never retrieved"
 
 
-def test_reported_exception_keeps_nothing_alive(loop, turn):
+def test_reported_exception_keeps_nothing_alive(loop, iterate):
     """Once the handler returned, the callback's frame is gone."""
 
     class Local:
@@ -220,6 +220,6 @@ def test_reported_exception_keeps_nothing_alive(loop, turn):
 
     loop.set_exception_handler(lambda loop, context: None)
     loop.call_soon(callback)
-    turn(2)
+    iterate(2)
     gc.collect()
     assert references[0]() is None

@@ -25,12 +25,12 @@ def assert_collected(reference):
 
 
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
-def test_handle_cycle_after_the_run(loop, turn, method):
+def test_handle_cycle_after_the_run(loop, iterate, method):
     owner = Owner()
     owner.handle = getattr(loop, method)(owner.callback, owner)
     reference = weakref.ref(owner)
     del owner
-    turn()
+    iterate()
     assert_collected(reference)
 
 
@@ -45,7 +45,7 @@ def test_timer_cycle_after_firing(loop):
 
 
 @pytest.mark.parametrize("count", range(6))
-def test_cancelled_timer_cycles(loop, turn, count):
+def test_cancelled_timer_cycles(loop, iterate, count):
     """`self.timer = loop.call_later(..., self.method)`, cancelled and dropped."""
     references = []
     for _ in range(100):
@@ -54,7 +54,7 @@ def test_cancelled_timer_cycles(loop, turn, count):
         owner.handle.cancel()
         references.append(weakref.ref(owner))
     del owner
-    turn()
+    iterate()
     gc.collect()
     assert [reference() for reference in references] == [None] * 100
 
@@ -90,7 +90,7 @@ def test_loop_that_refers_to_itself(loop_factory):
     assert_collected(reference)
 
 
-def test_context_cycle(loop, turn):
+def test_context_cycle(loop, iterate):
     """A context whose variable holds the handle that holds the context."""
     var = contextvars.ContextVar("var")
     context = contextvars.copy_context()
@@ -98,7 +98,7 @@ def test_context_cycle(loop, turn):
     owner.handle = loop.call_soon(int, context=context)
     context.run(var.set, owner)
     reference = weakref.ref(owner)
-    turn()
+    iterate()
     del owner, context
     assert_collected(reference)
 
@@ -198,7 +198,7 @@ def test_collecting_in_the_middle_of_everything(loop, socket_pair):
     assert theirs.recv(1000) == b"answer\n" * 50
 
 
-def test_no_objects_pile_up(loop, turn):
+def test_no_objects_pile_up(loop, iterate):
     """Ten thousand of everything, and the count of live objects is as before."""
 
     async def work():
@@ -213,11 +213,11 @@ def test_no_objects_pile_up(loop, turn):
             await work()
 
     loop.run_until_complete(main())
-    turn()
+    iterate()
     gc.collect()
     before = len(gc.get_objects())
     for _ in range(10):
         loop.run_until_complete(main())
-    turn()
+    iterate()
     gc.collect()
     assert len(gc.get_objects()) - before < 100

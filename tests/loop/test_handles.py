@@ -170,7 +170,7 @@ def test_cancel_drops_callback_and_arguments_at_once(schedule):
     assert [reference() for reference in references] == [None, None]
 
 
-def test_argument_lives_until_the_callback_ran(loop, turn):
+def test_argument_lives_until_the_callback_ran(loop, iterate):
     class Payload:
         pass
 
@@ -179,16 +179,16 @@ def test_argument_lives_until_the_callback_ran(loop, turn):
     loop.call_soon(do_nothing, payload)
     del payload
     assert reference() is not None
-    turn()
+    iterate()
     assert reference() is None
 
 
-def test_handles_are_distinct_objects(loop, turn):
+def test_handles_are_distinct_objects(loop, iterate):
     """A recycled handle must never be one that someone still holds."""
     kept = []
     for _ in range(50):
         kept.extend(loop.call_soon(do_nothing) for _ in range(20))
-        turn()
+        iterate()
     assert len({id(handle) for handle in kept}) == len(kept)
     fresh = loop.call_soon(do_nothing)
     for handle in kept:
@@ -196,9 +196,9 @@ def test_handles_are_distinct_objects(loop, turn):
     assert not fresh.cancelled()
 
 
-def test_weakly_held_handles_go_away_after_the_run(loop, turn):
+def test_weakly_held_handles_go_away_after_the_run(loop, iterate):
     references = [weakref.ref(loop.call_soon(do_nothing)) for _ in range(10)]
-    turn()
+    iterate()
     gc.collect()
     assert [reference() for reference in references] == [None] * 10
 

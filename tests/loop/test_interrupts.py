@@ -91,14 +91,14 @@ def test_rest_of_the_batch_runs_next_time(loop, interrupt):
 
 
 @pytest.mark.parametrize("kind", [GeneratorExit, BaseException, BaseExceptionGroup])
-def test_other_base_exceptions_are_reported(loop, turn, unhandled, kind):
+def test_other_base_exceptions_are_reported(loop, iterate, unhandled, kind):
     error = kind("group", [KeyboardInterrupt()]) if kind is BaseExceptionGroup else kind("odd")
 
     def callback():
         raise error
 
     loop.call_soon(callback)
-    turn()
+    iterate()
     assert [context["exception"] for context in unhandled] == [error]
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 import weakref
 
-from tests.conftest import open_fds
+from tests.support.descriptors import open_fds
 
 FAR = 3600
 

@@ -310,12 +310,12 @@ def test_a_loop_that_does_not_run(run):
                     wrongly(loop.remove_reader, ours)
                     wrongly(handles[i].cancel)
 
-            def turn():
+            def iterate():
                 start.wait()
                 for _ in range(20):
                     wrongly(loop.run_until_complete, asyncio.sleep(0))
 
-            threads = [threading.Thread(target=body) for body in (use, use, use, turn, turn)]
+            threads = [threading.Thread(target=body) for body in (use, use, use, iterate, iterate)]
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):

@@ -94,7 +94,7 @@ def test_callbacks_from_many_threads(loop):
         for _ in range(50):
             loop.call_soon_threadsafe(callback, number)
             made[number] += 1
-        # The loop has its turn.
+        # Let the loop run.
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
 
     async def run():

@@ -137,7 +137,7 @@ def test_fileno_that_gives_a_negative_number(loop, side):
             call(Answering(-7))
 
 
-@pytest.mark.parametrize("kind", [str, lambda fd: fd + 0.5])
+@pytest.mark.parametrize("kind", [str, lambda fd: fd + 0.5], ids=["str", "float"])
 def test_fileno_that_gives_something_int_takes(loop, side, socket_pair, kind):
     ours, _ = socket_pair
     add(loop, side, Answering(kind(ours.fileno())), int)

@@ -27,7 +27,7 @@ def test_reader_is_called_when_data_arrives(loop, socket_pair):
 
 
 def test_reader_is_level_triggered(loop, socket_pair):
-    """The callback comes again, turn after turn, while there is something to read."""
+    """The callback is called in each iteration while there is something to read."""
     ours, theirs = socket_pair
     theirs.send(b"abc")
     pieces = []
@@ -97,7 +97,7 @@ def test_end_of_stream_makes_readable(loop, socket_pair):
     loop.remove_reader(ours)
 
 
-def test_hang_up_wakes_reader_and_writer(loop, socket_pair, turn):
+def test_hang_up_wakes_reader_and_writer(loop, socket_pair, iterate):
     ours, theirs = socket_pair
     fill(ours)
     seen = set()
@@ -165,7 +165,7 @@ def test_replacing(loop, side, socket_pair):
 
 
 def test_replacing_while_an_event_is_pending(loop, socket_pair):
-    """Two readers ready in one turn; the first replaces the second's callback."""
+    """Two readers ready in one iteration; the first replaces the second's callback."""
     ours, theirs = socket_pair
     other, other_peer = socket.socketpair()
     with other, other_peer:
@@ -206,7 +206,7 @@ def test_removing_another_reader_of_the_same_turn(loop, socket_pair):
         assert len(seen) == 1
 
 
-def test_removing_inside_the_callback(loop, side, socket_pair, turn):
+def test_removing_inside_the_callback(loop, side, socket_pair, iterate):
     ours, theirs = socket_pair
     results = []
     add(loop, side, ours, lambda: results.append(remove(loop, side, ours)))
@@ -317,7 +317,7 @@ def test_registering_from_the_callback_of_another_fd(loop, socket_pair):
 
 
 async def test_what_is_ready_when_it_is_added_comes_first(loop, socket_pair):
-    """The turn after `add_reader()` looks for I/O, however busy the loop is."""
+    """The iteration after `add_reader()` looks for I/O, however busy the loop is."""
     ours, theirs = socket_pair
     theirs.send(b"x")
     for _ in range(50):

@@ -19,8 +19,8 @@ class Clock:
         return self.now
 
 
-def turns(loop, count=3):
-    """Run some turns, none of which waits."""
+def iterate(loop, count=3):
+    """Run some iterations, none of which waits."""
     for _ in range(count):
         loop.call_soon(loop.stop)
         loop.run_forever()
@@ -45,13 +45,13 @@ def test_timers_follow_a_clock_that_is_set(loop, patched):
         timer = loop.call_later(FAR, called.append, "later")
         assert timer.when() == clock.now + FAR
         loop.call_at(clock.now + 10, called.append, "at")
-        turns(loop)
+        iterate(loop)
         assert called == []
         clock.now += 10
-        turns(loop)
+        iterate(loop)
         assert called == ["at"]
         clock.now += FAR
-        turns(loop)
+        iterate(loop)
         assert called == ["at", "later"]
 
 
@@ -80,7 +80,7 @@ def test_a_timer_that_is_due_within_the_resolution_runs(loop):
         loop._clock_resolution = 0.5
         loop.call_later(0.25, called.append, 1)
         loop.call_later(0.75, called.append, 2)
-        turns(loop)
+        iterate(loop)
     assert called == [1]
 
 
@@ -94,10 +94,10 @@ def test_a_subclass_has_a_clock_of_its_own(loop):
     virtual, called = Virtual(), []
     try:
         assert virtual.call_later(1, called.append, 1).when() == 6.0
-        turns(virtual)
+        iterate(virtual)
         assert called == []
         virtual.now = 6.0
-        turns(virtual)
+        iterate(virtual)
         assert called == [1]
     finally:
         virtual.close()
@@ -129,9 +129,9 @@ def test_an_exception_of_the_clock_reaches_the_caller(loop):
         with pytest.raises(ZeroDivisionError):
             loop.call_later(1, print)
         with pytest.raises(ZeroDivisionError):
-            turns(loop)
+            iterate(loop)
     timer.cancel()
-    turns(loop)
+    iterate(loop)
 
 
 class VirtualTime:
@@ -168,7 +168,7 @@ def test_virtual_time(loop):
         assert loop.run_until_complete(main()) == pytest.approx(2 * FAR)
     assert max(clock.waits) == pytest.approx(FAR)
     count = len(clock.waits)
-    turns(loop, 20)
+    iterate(loop, 20)
     assert len(clock.waits) == count, "the selector is asked no longer"
 
 
@@ -243,19 +243,19 @@ def test_a_replaced_run_reports_exceptions_of_the_callback(loop, runs):
     reports = []
     loop.set_exception_handler(lambda _, report: reports.append(report))
     loop.call_soon(lambda: 1 / 0)
-    turns(loop)
+    iterate(loop)
     assert [type(report["exception"]) for report in reports] == [ZeroDivisionError]
     assert isinstance(reports[0]["handle"], asyncio.Handle)
 
 
 def test_runs_are_asyncios_again(loop, runs):
     loop.call_soon(print)
-    turns(loop)
+    iterate(loop)
     with mock.patch.object(asyncio.events.Handle, "_run", asyncios_run):
         count = len(runs)
         called = []
         loop.call_soon(called.append, 1)
-        turns(loop)
+        iterate(loop)
         assert called == [1]
         assert len(runs) == count
 
@@ -283,7 +283,7 @@ def test_many_timers_on_another_clock(loop):
             loop.call_at(when, called.append, when)
         for now in range(0, 501, 50):
             clock.now = now
-            turns(loop)
+            iterate(loop)
             assert called == list(range(min(now + 1, 500)))
 
 

@@ -95,11 +95,11 @@ def test_stopping_twice_stops_once(loop):
     assert seen == [1]
 
 
-def test_loop_can_be_run_again_and_again(loop, turn):
+def test_loop_can_be_run_again_and_again(loop, iterate):
     count = []
     for _ in range(500):
         loop.call_soon(count.append, 1)
-        turn()
+        iterate()
     assert len(count) == 500
 
 
@@ -227,7 +227,7 @@ def test_run_until_complete_of_a_future_of_another_loop(loop, loop_factory):
     other.close()
 
 
-def test_run_until_complete_leaves_no_callback_behind(loop, turn):
+def test_run_until_complete_leaves_no_callback_behind(loop, iterate):
     """A later result of the future does not stop the loop again."""
     future = loop.create_future()
     loop.call_soon(loop.stop)

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextvars
-import os
 import signal
 import socket
 import threading
 
 import pytest
+
+from tests.support.signals import current_wakeup_fd, kill_self
 
 
 @pytest.fixture(autouse=True)
@@ -18,16 +19,6 @@ def signal_state():
     for number, handler in saved.items():
         signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
-
-
-def current_wakeup_fd():
-    fd = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(fd)
-    return fd
-
-
-def kill_self(number=signal.SIGUSR1):
-    os.kill(os.getpid(), number)
 
 
 def test_handler_runs_on_the_loop(loop):

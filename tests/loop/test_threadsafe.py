@@ -10,12 +10,12 @@ THREADS = 4
 CALLS_PER_THREAD = 25_000
 
 
-def test_shares_one_queue_with_call_soon(loop, turn):
+def test_shares_one_queue_with_call_soon(loop, iterate):
     seen = []
     for number in range(0, 100, 2):
         loop.call_soon(seen.append, number)
         loop.call_soon_threadsafe(seen.append, number + 1)
-    turn()
+    iterate()
     assert seen == list(range(100))
 
 
@@ -94,7 +94,7 @@ def test_wakes_a_loop_that_sleeps_on_a_far_timer(loop):
     assert woken == [True] * 20
 
 
-def test_calls_before_the_loop_runs_wait_for_it(loop, turn):
+def test_calls_before_the_loop_runs_wait_for_it(loop, iterate):
     seen = []
     threads = [
         threading.Thread(target=loop.call_soon_threadsafe, args=(seen.append, number))
@@ -104,15 +104,15 @@ def test_calls_before_the_loop_runs_wait_for_it(loop, turn):
         thread.start()
         thread.join()
     assert seen == []
-    turn()
+    iterate()
     assert seen == list(range(10))
 
 
-def test_cancel_of_a_threadsafe_handle(loop, turn):
+def test_cancel_of_a_threadsafe_handle(loop, iterate):
     seen = []
     handle = loop.call_soon_threadsafe(seen.append, 1)
     handle.cancel()
-    turn()
+    iterate()
     assert seen == []
 
 
@@ -267,12 +267,12 @@ def test_handle_is_cancelled_by_its_own_callback(loop, unhandled):
     assert "cancelled" in repr(handles[0])
 
 
-def test_handle_is_cancelled_in_another_thread_before_it_runs(loop, turn):
+def test_handle_is_cancelled_in_another_thread_before_it_runs(loop, iterate):
     seen = []
     handle = loop.call_soon_threadsafe(seen.append, "run")
     thread = threading.Thread(target=handle.cancel)
     thread.start()
     thread.join()
-    turn()
+    iterate()
     assert seen == []
     assert handle.cancelled()

@@ -124,10 +124,10 @@ def test_zero_and_negative_delays(loop, delay):
     assert seen == [1]
 
 
-def test_zero_delay_timer_can_be_cancelled(loop, turn):
+def test_zero_delay_timer_can_be_cancelled(loop, iterate):
     seen = []
     loop.call_later(0, seen.append, 1).cancel()
-    turn(3)
+    iterate(3)
     assert seen == []
 
 
@@ -354,7 +354,7 @@ def test_cancelled_far_timers_give_their_memory_back(run_script):
 
 @needs_malloc
 def test_far_timers_cancelled_in_one_go_give_their_memory_back(run_script):
-    """200,000 live at once, then all cancelled: a few turns later the space can be used again."""
+    """After 200,000 timers were cancelled at once, their memory is free some iterations later."""
     run_script(
         """
         import gc, weakref

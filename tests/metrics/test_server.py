@@ -10,8 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,9 @@ import hybridloop
 from hybridloop import metrics
 from hybridloop.metrics import ProcessStats, socket_path
 from hybridloop.metrics.client import ProcessSource, SourceError, open_source
+from tests.support.waiting import until
 
 from .conftest import Start
-
-
-def until(condition: Callable[[], object], seconds: float = 100) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def ask(path: Path) -> ProcessStats:

@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from tests.support.waiting import until
 
-from .support import read_all, read_exactly, reset, serving, until
+from .support import read_all, read_exactly, reset, serving
 
 
-@pytest.mark.parametrize("given", [b"bytes", bytearray(b"bytes"), "bytes", lambda self: b"bytes"])
+@pytest.mark.parametrize(
+    "given",
+    [b"bytes", bytearray(b"bytes"), "bytes", lambda self: b"bytes"],
+    ids=["bytes", "bytearray", "str", "function"],
+)
 def test_initial_bytes_and_then_the_end(given: Any) -> None:
     class Says:
         initial_bytes_to_send = given
@@ -36,7 +41,7 @@ def test_a_class_without_callbacks_disconnects() -> None:
         assert read_all(sock) == b""
 
 
-@pytest.mark.parametrize("given", [b"next!", lambda self: "next!"])
+@pytest.mark.parametrize("given", [b"next!", lambda self: "next!"], ids=["bytes", "function"])
 def test_next_bytes_answer_whatever_comes(given: Any) -> None:
     class Next:
         initial_bytes_to_send = b"first"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from tests.support.waiting import until
 
-from .support import serving, until
+from .support import serving
 
 
 class TestClients:

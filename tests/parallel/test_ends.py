@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from tests.support.waiting import until
 
-from .support import Running, read_all, read_exactly, reset, serving, until
+from .support import Running, read_all, read_exactly, reset, serving
 
 
 class TestEnds:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from tests.support.waiting import until
 
-from .support import read_all, read_exactly, serving, until
+from .support import read_all, read_exactly, serving
 
 
 def test_writing_and_reading(tmp_path: pathlib.Path) -> None:

@@ -183,7 +183,15 @@ def test_405(running: Running) -> None:
         b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
-    ids=range(7),
+    ids=[
+        "no HTTP",
+        "no Host",
+        "header without colon",
+        "negative length",
+        "length and chunks",
+        "bad chunk",
+        "TLS",
+    ],
 )
 def test_400(running: Running, request_: bytes) -> None:
     with running.connect() as sock:

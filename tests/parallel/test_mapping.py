@@ -22,7 +22,7 @@ def fail_at(limit: int) -> Any:
     return function
 
 
-def test_t1_5_functions_in_order() -> None:
+def test_functions_in_order() -> None:
     threads: set[bool] = set()
 
     def square(n: int) -> int:
@@ -35,13 +35,13 @@ def test_t1_5_functions_in_order() -> None:
     assert threads == {True}
 
 
-def test_t1_5_functions_that_wait_for_each_other() -> None:
+def test_functions_that_wait_for_each_other() -> None:
     """All of them are in a thread at the same time."""
     barrier = threading.Barrier(2)
     assert [*parallel.map(lambda _: barrier.wait(20), range(2))] in ([0, 1], [1, 0])
 
 
-def test_t1_5_kernels_run_on_native_workers() -> None:
+def test_kernels_run_on_native_workers() -> None:
     shards = [bytes([n]) * 1000 for n in range(50)]
     results = parallel.map("hl.crc32", shards)
     assert [*results] == [zlib.crc32(shard) for shard in shards]

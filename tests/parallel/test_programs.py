@@ -41,7 +41,7 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
-def test_t1_4_hello() -> None:
+def test_hello() -> None:
     with program("hello.py") as (_, port), connect(port) as sock:
         greeting = b"Hello, World!\r\n"
         assert read_exactly(sock, len(greeting)) == greeting
@@ -50,7 +50,7 @@ def test_t1_4_hello() -> None:
         assert read_exactly(sock, len(answer)) == answer
 
 
-def test_t1_4_echo_and_interrupt() -> None:
+def test_echo_and_interrupt() -> None:
     with program("echo.py") as (process, port):
         data = bytes(range(256)) * 4096
         with connect(port) as sock:
@@ -64,7 +64,7 @@ def test_t1_4_echo_and_interrupt() -> None:
             assert sock.recv(1) == b""
 
 
-def test_t1_4_chargen() -> None:
+def test_chargen() -> None:
     with program("chargen.py") as (_, port), connect(port) as sock, sock.makefile("rb") as file:
         lines = [file.readline() for _ in range(200)]
     for n, line in enumerate(lines):
@@ -73,14 +73,14 @@ def test_t1_4_chargen() -> None:
         assert line[1] == ord(" ") + (n + 1) % 95
 
 
-def test_t1_4_qotd() -> None:
+def test_qotd() -> None:
     with program("qotd.py") as (_, port):
         for _ in range(3):
             with connect(port) as sock:
                 assert read_all(sock) == b"Time flies like an arrow.\r\n"
 
 
-def test_t1_4_random_over_http() -> None:
+def test_random_over_http() -> None:
     pytest.importorskip("httptools", reason="http11 needs httptools")
     with program("random_sums.py") as (_, port):
         for _ in range(5):

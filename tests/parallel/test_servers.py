@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
+from tests.support.waiting import until
 
-from .support import Running, read_exactly, reset, serving, until
+from .support import Running, read_exactly, reset, serving
 
 
 class TestRegistration:

@@ -24,7 +24,7 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-def test_t1_1_callback_gets_the_result() -> None:
+def test_callback_gets_the_result() -> None:
     results: list[Any] = []
     for n in range(10):
         parallel.submit_work(pow, (n, 2), callback=results.append)
@@ -36,7 +36,7 @@ def test_t1_1_callback_gets_the_result() -> None:
     assert results[10:] in ([{"a": 1}, 12], [12, {"a": 1}])
 
 
-def test_t1_1_errback_gets_the_triple() -> None:
+def test_errback_gets_the_triple() -> None:
     seen: list[Any] = []
     error = LookupError("lost")
     parallel.submit_work(fail, error, errback=seen.append)
@@ -46,7 +46,7 @@ def test_t1_1_errback_gets_the_triple() -> None:
     assert traceback.tb_next is not None
 
 
-def test_t1_1_one_queued_error_per_run() -> None:
+def test_one_queued_error_per_run() -> None:
     parallel.submit_work(fail, LookupError("first"))
     parallel.submit_work(fail, LookupError("second"))
     messages = []
@@ -58,7 +58,7 @@ def test_t1_1_one_queued_error_per_run() -> None:
     parallel.run()
 
 
-def test_t1_1_callback_errors_go_to_the_errback() -> None:
+def test_callback_errors_go_to_the_errback() -> None:
     seen: list[Any] = []
     parallel.submit_work(int, callback=lambda n: fail(OSError(n)), errback=seen.append)
     parallel.run()
@@ -66,7 +66,7 @@ def test_t1_1_callback_errors_go_to_the_errback() -> None:
 
 
 @pytest.mark.parametrize("where", ["callback", "errback"])
-def test_t1_1_callbacks_must_return_none(where: str) -> None:
+def test_callbacks_must_return_none(where: str) -> None:
     if where == "callback":
         parallel.submit_work(int, callback=lambda n: n)
     else:
@@ -87,7 +87,7 @@ def test_a_list_is_one_argument_and_a_tuple_is_all_of_them() -> None:
     parallel.run()
 
 
-def test_t1_1_more_jobs_that_wait_than_threads() -> None:
+def test_more_jobs_that_wait_than_threads() -> None:
     """Each item waits for the one after it, so all of them have to be in a thread at once."""
     count = 40
     objects = [parallel.prewait(parallel.object()) for _ in range(count)]
@@ -272,7 +272,7 @@ def test_call_from_main_thread_and_wait() -> None:
     assert parallel.call_from_main_thread_and_wait(pow, (2, 3)) == 8
 
 
-def test_t1_6_submit_timer() -> None:
+def test_submit_timer() -> None:
     order: list[Any] = []
     begin = time.monotonic()
     parallel.submit_timer(0.06, order.append, 2, callback=None)
@@ -284,7 +284,7 @@ def test_t1_6_submit_timer() -> None:
         parallel.submit_timer(-1, int)
 
 
-def test_t1_6_submit_io_does_not_hold_the_others() -> None:
+def test_submit_io_does_not_hold_the_others() -> None:
     release = threading.Event()
     seen: list[Any] = []
     parallel.submit_io(release.wait, (20,), callback=seen.append)
@@ -296,7 +296,7 @@ def test_t1_6_submit_io_does_not_hold_the_others() -> None:
     assert seen[-1] is True
 
 
-def test_t1_6_submit_wait() -> None:
+def test_submit_wait() -> None:
     order: list[str] = []
     event = threading.Event()
     left, right = socket.socketpair()
@@ -314,7 +314,7 @@ def test_t1_6_submit_wait() -> None:
     assert sorted(order) == ["awaitable", "event", "socket"]
 
 
-def test_t1_6_submit_wait_timeout_and_bad_object() -> None:
+def test_submit_wait_timeout_and_bad_object() -> None:
     seen: list[Any] = []
     left, right = socket.socketpair()
     with left, right:

@@ -12,7 +12,7 @@ import pytest
 from hybridloop import parallel
 
 
-def test_t1_1_the_clock_goes_on_in_a_parallel_thread() -> None:
+def test_the_clock_goes_on_in_a_parallel_thread() -> None:
     before = parallel.rdtsc()
     xl = parallel.xlist()
     parallel.submit_work(lambda: xl.push(parallel.rdtsc()))
@@ -114,7 +114,7 @@ class Text(str):
     ],
     ids=repr,
 )
-def test_t1_3_what_cannot_be_cloned(value: Any) -> None:
+def test_what_cannot_be_cloned(value: Any) -> None:
     xl = parallel.xlist()
     inner = {(1, [2]).__repr__(): "list"}.get(repr(value), type(value).__name__)
     inner = "Text" if isinstance(value, frozenset) else inner
@@ -123,7 +123,7 @@ def test_t1_3_what_cannot_be_cloned(value: Any) -> None:
     assert len(xl) == 0
 
 
-def test_t1_3_what_may_change_is_refused() -> None:
+def test_what_may_change_is_refused() -> None:
     xl = parallel.xlist()
     with pytest.raises(ValueError, match="a memoryview cannot be cloned"):
         xl.push(memoryview(bytearray(b"x")))

@@ -37,7 +37,7 @@ def engine() -> Iterator[NativeEngine]:
 
 
 @pytest.mark.parametrize("order", ["lifo", "fifo"])
-def test_t1_2_eight_native_threads_push_a_million_items(order: str, engine: NativeEngine) -> None:
+def test_eight_native_threads_push_a_million_items(order: str, engine: NativeEngine) -> None:
     total, threads = 1_000_000, 8
     each = total // threads
     xl = parallel.xlist(order)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def test_t1_2_eight_native_threads_push_a_million_items(order: str, engine: Nati
     assert engine.stats()["memory"] == before
 
 
-def test_t1_2_the_memory_of_the_threads_is_free_before_anything_is_taken(
+def test_the_memory_of_the_threads_is_free_before_anything_is_taken(
     engine: NativeEngine,
 ) -> None:
     xl = parallel.xlist()

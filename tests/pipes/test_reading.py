@@ -168,7 +168,7 @@ async def test_one_end_read_twice(loop, connect_read, eventually):
 
 
 async def test_what_is_there_at_the_beginning(loop, connect_read):
-    """It is read before anything that is done a turn later."""
+    """It is read before anything that is done an iteration later."""
     for _ in range(20):
         reading, writing = os.pipe()
         os.write(writing, b"there")

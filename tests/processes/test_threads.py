@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 from tests import memory
-from tests.conftest import open_fds
+from tests.support.descriptors import open_fds
 from tests.support.fixtures import ends_clean
 
 __all__ = ["ends_clean"]

@@ -10,15 +10,10 @@ import time
 
 import pytest
 
+from tests.support.signals import current_wakeup_fd
+
 # Raises a signal without running any Python code after it, as `signal.raise_signal` would.
 raise_natively = getattr(ctypes.CDLL(None), "raise")
-
-
-def current_wakeup_fd():
-    fd = signal.set_wakeup_fd(-1)
-    if fd != -1:
-        signal.set_wakeup_fd(fd)
-    return fd
 
 
 @pytest.fixture

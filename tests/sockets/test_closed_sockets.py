@@ -19,7 +19,7 @@ class Numbered:
         return getattr(self.sock, name)
 
 
-async def turns(count=5):
+async def iterations(count=5):
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -29,15 +29,15 @@ async def test_what_waits_to_be_sent(loop, pair, next_owner, cancel):
     """Nothing of it reaches the next owner of the number."""
     ours, theirs = pair
     sending = loop.create_task(loop.sock_sendall(ours, MUCH))
-    await turns()
+    await iterations()
     fd = ours.fileno()
     ours.close()
     if cancel:
         sending.cancel()
     owner, other = next_owner(fd)
     while theirs.recv(1 << 20):
-        await turns(1)
-    await turns()
+        await iterations(1)
+    await iterations()
     with pytest.raises(BlockingIOError):
         other.recv(1)
     sending.cancel()
@@ -54,13 +54,13 @@ async def test_calls_on_the_next_owner(loop, pair, next_owner):
         loop.create_task(loop.sock_recv(ours, 10)),
         loop.create_task(loop.sock_sendall(ours, MUCH)),
     ]
-    await turns()
+    await iterations()
     fd = ours.fileno()
     ours.close()
     owner, other = next_owner(fd)
     owner.setblocking(False)
     receiving = loop.create_task(loop.sock_recv(owner, 10))
-    await turns()
+    await iterations()
     other.send(b"x")
     assert await receiving == b"x"
     with pytest.raises(BlockingIOError):

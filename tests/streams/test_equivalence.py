@@ -144,7 +144,7 @@ async def test_random_operations(loop, seed):
             ended = True
         elif event < 0.945 and both.can_cancel:
             both.do("set_exception", ConnectionResetError(f"seed {seed}"))
-        # Sometimes more happens before anybody has a turn.
+        # Sometimes more happens before a task runs.
         if chance.random() < 0.7:
             await both.compare()
     if not ended:

@@ -8,9 +8,7 @@ import sys
 
 import pytest
 
-
-def python(source):
-    return [sys.executable, "-S", "-c", source]
+from .support import python
 
 
 async def run(source, *arguments, **options):

@@ -13,9 +13,7 @@ import pytest
 
 from tests.support.streams import MIB
 
-
-def python(source):
-    return [sys.executable, "-S", "-c", source]
+from .support import python
 
 
 class Recorder(asyncio.SubprocessProtocol):
@@ -259,12 +257,12 @@ def test_loops_in_several_threads(loop_factory):
 
     def run(number):
         async def main():
-            for turn in range(3):
+            for index in range(3):
                 process = await asyncio.create_subprocess_shell(
-                    f"cat; exit {number + turn}", stdin=-1, stdout=-1
+                    f"cat; exit {number + index}", stdin=-1, stdout=-1
                 )
                 output, _ = await process.communicate(b"%d" % number)
-                results.append((number, turn, output, process.returncode))
+                results.append((number, index, output, process.returncode))
 
         try:
             with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -280,7 +278,7 @@ def test_loops_in_several_threads(loop_factory):
         assert not thread.is_alive()
     assert errors == []
     assert sorted(results) == [
-        (number, turn, b"%d" % number, number + turn) for number in range(4) for turn in range(3)
+        (number, index, b"%d" % number, number + index) for number in range(4) for index in range(3)
     ]
 
 

@@ -1,7 +1,6 @@
 """Recording stream protocols, and plain sockets as their peers."""
 
 import asyncio
-import os
 import socket
 import struct
 import sys
@@ -207,11 +206,3 @@ async def others_done():
     while len(asyncio.all_tasks()) > 1:
         assert time.monotonic() < deadline, asyncio.all_tasks()
         await asyncio.sleep(0.001)
-
-
-def is_open(fd):
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

@@ -347,7 +347,7 @@ async def test_writes_of_a_turn_leave_as_one_segment(loop, opened, server_contex
     transport.write(b"two")
     for number in 3, 4, 5:
         loop.call_soon(transport.write, b"%d" % number)
-    # Both turns may send: what is written now, and what the callbacks write.
+    # Both iterations may send: what is written now, and what the callbacks write.
     assert await talking <= 2
 
 

@@ -176,7 +176,7 @@ def drained(peer):
     return b""
 
 
-TURNS = {
+EXCHANGES = {
     "raising": (Raising, after(drained)),
     "raising buffered": (RaisingBuffered, after(drained)),
     "no buffer": (NoBuffer, after(drained, pause=False)),
@@ -244,9 +244,9 @@ def test_peers(loop, asyncio_log, server_context, client_context, name):
     assert ("connection_made" in names) == ("connection_lost" in names)
 
 
-@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("name", EXCHANGES)
 def test_applications(loop, asyncio_log, server_context, client_context, name):
-    kind, peer = TURNS[name]
+    kind, peer = EXCHANGES[name]
     names, _, _, _ = compare(loop, kind, peer, server_context, client_context)
     assert names[-1] == "connection_lost"
 

@@ -53,7 +53,7 @@ def end(loop, server):
     "count",
     [1, pytest.param(3, marks=pytest.mark.improves_on_asyncio)],  # it leaves them to the collector
 )
-def test_protocol(loop, listener, turn, when, count):
+def test_protocol(loop, listener, iterate, when, count):
     """Whenever that comes, from the accept to the end of what connection_made() has scheduled."""
 
     class Protocol(Recorder):
@@ -75,8 +75,8 @@ def test_protocol(loop, listener, turn, when, count):
     server = loop.run_until_complete(loop.create_server(factory, sock=listener))
     peers = connected(listener, count)
     while len(made) < count:
-        turn()
-    turn(10)
+        iterate()
+    iterate(10)
     for peer in peers:
         assert peer.recv(1) == b""
         peer.close()
@@ -104,7 +104,7 @@ def test_task_of_the_protocol(loop, listener):
 
 
 @pytest.mark.parametrize("iterations", range(6))
-def test_at_each_iteration(loop, listener, turn, iterations):
+def test_at_each_iteration(loop, listener, iterate, iterations):
     """After any number of iterations the connection is closed by one or the other."""
 
     def factory():
@@ -121,20 +121,20 @@ def test_at_each_iteration(loop, listener, turn, iterations):
     server = loop.run_until_complete(loop.create_server(factory, sock=listener))
     (peer,) = connected(listener)
     loop.run_forever()
-    turn(10)
+    iterate(10)
     end(loop, server)
     assert peer.recv(1) == b""
     peer.close()
 
 
-def test_tasks_end_by_themselves(loop, listener, turn):
+def test_tasks_end_by_themselves(loop, listener, iterate):
     """Nothing is left of accepting when nobody cancels, and the connection lives on."""
     protocol = Recorder()
     server = loop.run_until_complete(loop.create_server(lambda: protocol, sock=listener))
     (peer,) = connected(listener)
     while not protocol.names:
-        turn()
-    turn(5)
+        iterate()
+    iterate(5)
     assert not asyncio.all_tasks(loop)
     assert not protocol.transport.is_closing()
     protocol.transport.close()
@@ -142,7 +142,7 @@ def test_tasks_end_by_themselves(loop, listener, turn):
     peer.close()
 
 
-def test_task_factory(loop, listener, turn):
+def test_task_factory(loop, listener, iterate):
     """As with asyncio's task for each connection, it is made by the loop's factory."""
     protocol = Recorder()
     made = []
@@ -155,7 +155,7 @@ def test_task_factory(loop, listener, turn):
     loop.set_task_factory(factory)
     (peer,) = connected(listener)
     while not protocol.names:
-        turn()
+        iterate()
     loop.set_task_factory(None)
     assert any("ccept" in coro.__qualname__ for coro in made)
     protocol.transport.close()

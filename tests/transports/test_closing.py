@@ -11,7 +11,8 @@ import warnings
 
 import pytest
 
-from tests.support.streams import MIB, BufferedRecorder, Peer, Recorder, is_open
+from tests.support.descriptors import is_open
+from tests.support.streams import MIB, BufferedRecorder, Peer, Recorder
 
 
 async def test_close_flushes_everything(loop, connect, eventually):

@@ -16,7 +16,7 @@ ALWAYS = 60.0
 
 
 def arrived(peer):
-    """What the peer has, without a turn of the loop."""
+    """What the peer has, without an iteration of the loop."""
     try:
         return peer.sock.recv(100)
     except BlockingIOError:
@@ -148,7 +148,7 @@ async def test_a_callback_that_runs_on(loop, connect):
 
 @pytest.mark.parametrize("how", ["call_soon", "timer", "events"])
 async def test_callbacks_that_come_after(loop, connect, how):
-    """What one callback writes does not wait for all others of a long turn."""
+    """What one callback writes does not wait for all others of a long iteration."""
     loop.cork_interval = 0.001
     seen = []
     transport, peer = await connect()

@@ -1,4 +1,4 @@
-"""Small writes of one turn leave as one segment."""
+"""Small writes of one iteration leave as one segment."""
 
 import asyncio
 import socket

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.conftest import open_fds
-from tests.support.streams import Recorder, is_open
+from tests.support.descriptors import is_open, open_fds
+from tests.support.streams import Recorder
 
 needs_all_errors = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="all_errors is new in Python 3.12"

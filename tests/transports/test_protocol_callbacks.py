@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from tests.support.streams import BufferedRecorder, Recorder, is_open
+from tests.support.descriptors import is_open
+from tests.support.streams import BufferedRecorder, Recorder
 
 
 async def test_order_of_a_whole_life(loop, connect, eventually):

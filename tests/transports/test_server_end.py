@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.support.streams import Collecting, is_open
+from tests.support.descriptors import is_open
+from tests.support.streams import Collecting
 
 needs_close_clients = pytest.mark.skipif(
     sys.version_info < (3, 13), reason="close_clients and abort_clients are new in Python 3.13"

@@ -236,7 +236,7 @@ async def test_cancelled_recv_leaves_the_socket_usable(loop, pair, size):
 
 
 async def test_cancelled_recv_takes_no_data(loop, pair):
-    """Data and cancellation in one turn: the data must not be lost with the cancelled task."""
+    """Data and cancellation in one iteration: the data must not be lost with the cancelled task."""
     ours, theirs = pair
     for number in range(50):
         task = asyncio.create_task(loop.sock_recv(ours, 100))

@@ -11,7 +11,8 @@ from asyncio import selector_events
 
 import pytest
 
-from tests.support.streams import Recorder, is_open
+from tests.support.descriptors import is_open
+from tests.support.streams import Recorder
 
 BYTES_LIKE = {
     "bytes": lambda data: data,

@@ -406,7 +406,7 @@ async def forked_child_leaves_the_loop_alone(errors: Errors) -> None:
 
 @async_case
 async def stopped_in_a_protocol(errors: Errors) -> None:
-    """`loop.stop()` in a callback of a transport ends the turn, not the connection."""
+    """`loop.stop()` in a callback of a transport ends the iteration, not the connection."""
     inner = new_event_loop()
 
     def nested() -> None:

@@ -294,23 +294,23 @@ async def turns_within_protocols(errors: Errors) -> None:
     """`_run_once()` in each method of a protocol, while its transport reads, writes or closes."""
     loop: Any = asyncio.get_running_loop()
 
-    def turn() -> None:
+    def iterate() -> None:
         loop.call_soon(int)
         loop._run_once()
 
     class Nested(Recorder):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            turn()
+            iterate()
             super().connection_made(transport)
-            turn()
+            iterate()
 
         def data_received(self, data: bytes) -> None:
-            turn()
+            iterate()
             super().data_received(data)
-            turn()
+            iterate()
 
         def connection_lost(self, exc: BaseException | None) -> None:
-            turn()
+            iterate()
             super().connection_lost(exc)
 
     async with serving(Nested) as port:
@@ -368,7 +368,7 @@ def a_timer_that_is_added_as_ready() -> None:
 
 @case
 def a_turn_without_a_run() -> None:
-    """`_run_once()` of a loop that does not run is one turn."""
+    """`_run_once()` of a loop that does not run is one iteration."""
     loop = new_event_loop()
     calls: list[int] = []
 

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
+from tests.support.descriptors import name_of, open_fds
+
 T = TypeVar("T")
 Serve = Callable[[], AbstractAsyncContextManager[T]]
 
@@ -35,20 +37,6 @@ def loop_class_path() -> str:
     loop = new_event_loop()
     loop.close()
     return f"{type(loop).__module__}.{type(loop).__qualname__}"
-
-
-def open_fds() -> set[int]:
-    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    return {fd for fd in map(int, os.listdir(directory)) if _is_open(fd)}
-
-
-def _is_open(fd: int) -> bool:
-    """False for the descriptor that the listing itself has used."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
@@ -79,16 +67,9 @@ def fds_return_to_start(timeout: float = 60.0) -> Iterator[None]:
     deadline = time.monotonic() + timeout
     while left := open_fds() - start:
         gc.collect()
-        shown = {fd: _describe(fd) for fd in left}
+        shown = {fd: name_of(fd) for fd in left}
         assert time.monotonic() < deadline, f"descriptors left open: {shown}"
         time.sleep(0.01)
-
-
-def _describe(fd: int) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return "?"
 
 
 def run_on_loop(main: Coroutine[Any, Any, T], *, timeout: float = 120.0) -> T:
