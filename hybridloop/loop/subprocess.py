@@ -115,7 +115,8 @@ class SubprocessMixin(SocketMixin):
     ) -> SubprocessTransport:
         watcher = _get_child_watcher(self)
         # A watcher of Python 3.13 or earlier has to be entered before a child is started.
-        with watcher if sys.version_info < (3, 14) else nullcontext() as entered:
+        context: Any = watcher if sys.version_info < (3, 14) else nullcontext()
+        with context as entered:
             if sys.version_info < (3, 12):
                 # Up to Python 3.11 asyncio uses what entering it returns.
                 watcher = entered
