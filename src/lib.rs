@@ -33,6 +33,7 @@ mod _core {
         python::interpreters::check_is_main()?;
         python::stdlib::Stdlib::init(module.py())?;
         python::unstable::init(module.py())?;
+        python::once::make_lazy_types(module.py());
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         event_loop::register(module)?;
         transports::register(module)?;

@@ -4,18 +4,18 @@
 //! The version of a class changes when an attribute of the class or of a base is set. While the version is the same, the result
 //! of the last lookup is still true. Attributes of the loop object itself are set through `__setattr__()`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use hybridloop_sync::clock::{deadline_ns, now_ns, ns_to_seconds};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{self, PyObject};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::event_loop::callback_args::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
+use crate::python::once::get_or_try_set;
 use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool, SlotCell};
 
@@ -52,7 +52,7 @@ pub fn set_attribute(
         return Err(ErrSet.into());
     }
     let overrides = &slf.get().overrides;
-    if name.eq(intern!(slf.py(), "time"))? {
+    if name.eq("time")? {
         overrides.time_on_instance.set(value.is_some());
         overrides.clock_version.forget();
     }
@@ -79,9 +79,8 @@ impl LoopCore {
         // SAFETY: the callers have a live loop and are attached: they are its methods, or code that it runs.
         unsafe {
             let py = Python::assume_attached();
-            let name = intern!(py, "time");
             let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
-            let is_native = class.getattr(name)?.is(native_time(py)?);
+            let is_native = class.getattr("time")?.is(native_time(py)?);
             let overrides = &self.overrides;
             if overrides.time_on_instance.get() || !is_native {
                 overrides.clock_version.forget();
@@ -151,7 +150,7 @@ impl LoopCore {
             }
             // SAFETY: the class was made at import and is never released.
             let class = unsafe { Bound::from_borrowed_ptr(py, class.ty().cast()) };
-            let run = class.getattr(intern!(py, "_run")).ok().map(Ref::from);
+            let run = class.getattr("_run").ok().map(Ref::from);
             let is_known = run.as_ref().map(Ref::as_ptr) == seen.as_ptr();
             if !is_known && is_run_replaced(&class) {
                 replaced = true;
@@ -183,10 +182,7 @@ impl LoopCore {
         }
         // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };
-        let run = handle
-            .as_object()
-            .bind(py)
-            .call_method0(intern!(py, "_run"));
+        let run = handle.as_object().bind(py).call_method0("_run");
         Some(run.map(drop).map_err(ErrSet::from))
     }
 
@@ -240,9 +236,9 @@ impl LoopCore {
 
 /// `LoopCore.time`
 fn native_time(py: Python<'_>) -> PyResult<&'_ Bound<'_, PyAny>> {
-    static TIME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let time = TIME.get_or_try_init(py, || {
-        py.get_type::<LoopCore>().getattr("time").map(Bound::unbind)
+    static TIME: OnceLock<Ref> = OnceLock::new();
+    let time = get_or_try_set(&TIME, || {
+        py.get_type::<LoopCore>().getattr("time").map(Ref::from)
     })?;
     Ok(time.bind(py))
 }
@@ -253,7 +249,7 @@ unsafe fn custom_time(event_loop: *mut PyObject) -> FfiResult<f64> {
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, event_loop);
-        let time: Ref = event_loop.call_method0(intern!(py, "time"))?.into();
+        let time: Ref = event_loop.call_method0("time")?.into();
         number(time.as_ptr())
     }
 }
@@ -265,7 +261,7 @@ unsafe fn custom_due(event_loop: *mut PyObject) -> FfiResult<u64> {
     unsafe {
         let py = Python::assume_attached();
         let resolution: Ref = Bound::from_borrowed_ptr(py, event_loop)
-            .getattr(intern!(py, "_clock_resolution"))?
+            .getattr("_clock_resolution")?
             .into();
         let end = custom_time(event_loop)? + number(resolution.as_ptr())?;
         Ok(deadline_ns(end).saturating_sub(1))

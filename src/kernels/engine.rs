@@ -1,16 +1,16 @@
 //! `NativeEngine`: workers that run kernels, and a bus.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hybridloop_kernels::{Config, Engine, Order, Policy};
 use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::kernels::bus::{bus_stats, Bus};
+use crate::python::once::get_or_try_set;
 
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
 ///
@@ -21,7 +21,7 @@ pub struct NativeEngine {
     engine: Arc<Engine>,
     config: Config,
     /// One object for the bus, so that `engine.bus is engine.bus`.
-    bus: PyOnceLock<Py<Bus>>,
+    bus: OnceLock<Py<Bus>>,
 }
 
 /// The engine of loops without an engine of their own.
@@ -41,7 +41,7 @@ impl NativeEngine {
         Self {
             engine: Arc::new(Engine::new(&config)),
             config,
-            bus: PyOnceLock::new(),
+            bus: OnceLock::new(),
         }
     }
 
@@ -153,9 +153,7 @@ impl NativeEngine {
     /// The memory bus of this engine.
     #[getter]
     fn bus(&self, py: Python<'_>) -> PyResult<Py<Bus>> {
-        let bus = self
-            .bus
-            .get_or_try_init(py, || Py::new(py, Bus::new(self.engine.clone())))?;
+        let bus = get_or_try_set(&self.bus, || Py::new(py, Bus::new(self.engine.clone())))?;
         Ok(bus.clone_ref(py))
     }
 

@@ -1,13 +1,15 @@
 //! The exception classes of `hybridloop.native.errors`, and conversion of the errors of `hybridloop-kernels`.
 
+use std::sync::OnceLock;
+
 use hybridloop_kernels::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
 use pyo3::exceptions::{
     PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::python::once::get_or_try_set;
 use crate::python::package;
 
 macro_rules! exceptions {
@@ -48,8 +50,8 @@ exceptions! {
 impl Exceptions {
     /// The classes, looked up on first use.
     pub fn get(py: Python<'_>) -> PyResult<&'static Self> {
-        static CLASSES: PyOnceLock<Exceptions> = PyOnceLock::new();
-        CLASSES.get_or_try_init(py, || Self::new(py))
+        static CLASSES: OnceLock<Exceptions> = OnceLock::new();
+        get_or_try_set(&CLASSES, || Self::new(py))
     }
 }
 

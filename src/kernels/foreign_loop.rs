@@ -3,15 +3,15 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hybridloop_reactor::syscall::retry_on_intr;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::event_loop::exceptions::os_error;
 use crate::kernels::completion_queue::CompletionQueue;
+use crate::python::once::get_or_try_set;
 use crate::python::refs::{referent, WeakRef};
 use crate::python::FfiResult;
 
@@ -78,9 +78,9 @@ impl Drop for CompletionReader {
 
 /// The queue of an event loop, created on first use.
 pub fn completion_queue(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<CompletionQueue>> {
-    static READERS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static READERS: OnceLock<Py<PyAny>> = OnceLock::new();
     let py = event_loop.py();
-    let readers = READERS.get_or_try_init(py, || {
+    let readers = get_or_try_set(&READERS, || {
         let class = py.import("weakref")?.getattr("WeakKeyDictionary")?;
         class.call0().map(Bound::unbind)
     })?;

@@ -1,11 +1,10 @@
 //! `LoopHandle`: an event loop of any implementation, with the queue that its completions go to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hybridloop_sync::WakeFn;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::event_loop::{LoopCore, LoopRef};
@@ -13,6 +12,7 @@ use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions};
 use crate::kernels::detached::detached_queue;
 use crate::kernels::foreign_loop;
 use crate::python::future::resolve;
+use crate::python::once::get_or_try_set;
 use crate::python::stdlib::Stdlib;
 use crate::python::Ref;
 
@@ -141,11 +141,11 @@ impl LoopHandle {
     /// Calls `future.set_result(None)` unless the future is done. The future belongs to this loop; `here` is the queue of the
     /// loop that runs in this thread.
     pub fn resolve(&self, py: Python<'_>, future: &Ref, here: &CompletionQueue) -> PyResult<()> {
-        static RESOLVE: PyOnceLock<Ref> = PyOnceLock::new();
+        static RESOLVE: OnceLock<Ref> = OnceLock::new();
         if std::ptr::eq(&raw const *self.queue, here) {
             return Ok(resolve(future)?);
         }
-        let function = RESOLVE.get_or_try_init(py, || {
+        let function = get_or_try_set(&RESOLVE, || {
             wrap_pyfunction!(_resolve, py).map(|function| Ref::from(function.into_any()))
         })?;
         let context = current_context(py)?;

@@ -14,6 +14,7 @@ pub mod future;
 pub mod handle;
 pub mod interpreters;
 pub mod nested_drop;
+pub mod once;
 pub mod package;
 pub mod rdtsc;
 pub mod refs;

@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::event_loop::exceptions;
 use crate::python::bytes::new_list;
+use crate::python::once::get_or_try_set;
 use crate::python::stdlib::current;
 use crate::python::{ErrSet, Ref};
 
@@ -118,11 +119,7 @@ impl Module {
 }
 
 pub fn module(py: Python<'_>) -> PyResult<&'static Module> {
-    if let Some(module) = MODULE.get() {
-        return Ok(module);
-    }
-    let new = Module::new(py)?;
-    Ok(MODULE.get_or_init(|| new))
+    get_or_try_set(&MODULE, || Module::new(py))
 }
 
 /// The list that `socket.getaddrinfo` returns.

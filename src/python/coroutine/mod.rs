@@ -38,7 +38,9 @@ use pyo3::prelude::*;
 use crate::python::cell::{LoopCell, SlotCell};
 use crate::python::nested_drop;
 use crate::python::refs::Ref;
+
 use crate::python::vectorcall::{ErrSet, FfiResult};
+pub use wrapper::CoroutineWrapper;
 
 /// The result of one step of an operation.
 pub enum Step {

@@ -1,7 +1,6 @@
 //! The native `write()` of `hybridloop.loop.tls.SSLTransport`, the transport that the application's protocol gets.
 
 use pyo3::ffi::{self, PyObject};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -17,7 +16,7 @@ use crate::transports::tls::write::write_and_send;
 
 /// The TLS protocol of a transport; `None` once asyncio has deleted it.
 fn protocol_of(transport: Bound<'_, PyAny>) -> Option<Ref> {
-    let protocol = transport.getattr(intern!(transport.py(), "_ssl_protocol"));
+    let protocol = transport.getattr("_ssl_protocol");
     protocol.ok().map(Ref::from).filter(is_tls)
 }
 
