@@ -375,6 +375,8 @@ class Engine(WorkMixin):
         cancel = cancel or not scheduler.wait_idle(_time_left(cancel_at))
         cancel = cancel or not scheduler.wait_native_idle(_time_left(cancel_at))
         if cancel:
+            # The end of a job that a cancelled task waits for must not start the next job.
+            self._native._stop_starting()
             scheduler.cancel_pending_and_running()
             # Cancels queued jobs, which tasks may wait for.
             self._native.close(0)

@@ -183,6 +183,11 @@ impl NativeEngine {
         Ok(dict)
     }
 
+    /// Refuse new jobs, and start none of those in the queue, until `close()` ends them.
+    fn _stop_starting(&self) {
+        self.engine.stop_starting();
+    }
+
     /// End queued jobs, request running kernels to return, wait for them at most `timeout` seconds, and empty the bus. Return
     /// the names of the kernels that still run: they continue by themselves, and their buffers stay in use.
     #[pyo3(signature = (timeout=5.0))]

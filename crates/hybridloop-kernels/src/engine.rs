@@ -180,6 +180,13 @@ impl Engine {
         }
     }
 
+    /// Refuses new jobs, and starts none of those in the queue. [`Engine::close`] must follow.
+    pub fn stop_starting(&self) {
+        if self.is_current_process() {
+            self.pool.stop_starting();
+        }
+    }
+
     /// Ends queued jobs, cancels running ones, waits for them for at most `timeout`, and empties the bus. Returns the names of
     /// the kernels that have not returned: these keep their threads and buffers until they do.
     pub fn close(&self, timeout: Duration) -> Vec<String> {

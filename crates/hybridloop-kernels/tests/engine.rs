@@ -108,6 +108,18 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     );
     assert_eq!(refused.unwrap_err(), SubmitError::Closed);
 
+    // The end of a running job starts no other once the engine has stopped starting jobs.
+    let engine = common::engine(1);
+    let running = run(&engine, &kernel("c.forever"), vec![]);
+    while running.state() == JobState::Queued {
+        std::thread::yield_now();
+    }
+    let waiting = run(&engine, &kernel("c.sum"), vec![ints(&[1])]);
+    engine.stop_starting();
+    running.cancel();
+    assert!(matches!(result(&running), JobResult::Cancelled));
+    assert!(matches!(result(&waiting), JobResult::Closed));
+
     // A kernel that does not check for cancellation.
     let engine = common::engine(1);
     // SAFETY: the signature is that of usleep() of the C library.

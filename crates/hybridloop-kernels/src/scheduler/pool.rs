@@ -113,6 +113,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Refuses new jobs, and starts none of those in the queue.
+    pub fn stop_starting(&self) {
+        self.workers.closed.store(true, Ordering::SeqCst);
+    }
+
     fn end_queued(&self) {
         while let Some(job) = self.workers.queue.pop() {
             job.finish_if_queued(JobResult::Closed);
@@ -126,7 +131,7 @@ impl Pool {
         if !workers.resources.is_current_process() {
             return Vec::new();
         }
-        workers.closed.store(true, Ordering::SeqCst);
+        self.stop_starting();
         self.end_queued();
         for slot in &workers.running {
             let job = lock(slot).clone();

@@ -7,6 +7,7 @@ use hybridloop_sync::AdaptiveSpin;
 
 use crate::call;
 use crate::job::resources::Resources;
+use crate::job::result::JobResult;
 use crate::job::Job;
 use crate::order::Order;
 use crate::scheduler::idle::Idle;
@@ -69,10 +70,10 @@ impl Workers {
                 self.idle.notify();
             }
             *lock(slot) = Some(job.clone());
-            if job.start() {
-                if self.closed.load(Ordering::SeqCst) {
-                    job.cancel();
-                }
+            // `close()` sets the flag, then cancels the jobs in the slots: a job that misses the one meets the other.
+            if self.closed.load(Ordering::SeqCst) {
+                job.finish_if_queued(JobResult::Closed);
+            } else if job.start() {
                 call::run(&job);
                 self.resources.completed.fetch_add(1, Ordering::Relaxed);
             }
