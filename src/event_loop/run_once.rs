@@ -317,11 +317,16 @@ impl LoopCore {
         self.polled(py, result)
     }
 
+    /// May run detached from the interpreter, so it leaves no cell open: a child that is forked meanwhile can use them.
     fn poll(&self, wait: Option<Duration>) -> std::io::Result<()> {
-        self.poller.with(|poller| match poller {
-            Some(poller) => self.events.with(|events| poller.poll(wait, events)),
-            None => Ok(()),
-        })
+        let Some(mut poller) = self.poller.take() else {
+            return Ok(());
+        };
+        let mut events = self.events.take();
+        let result = poller.poll(wait, &mut events);
+        self.events.replace(events);
+        self.poller.replace(Some(poller));
+        result
     }
 
     fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> FfiResult<()> {
