@@ -119,17 +119,20 @@ def test_transports_that_die_in_other_threads(run, kind):
     """The last reference goes just when the loop has an event for the transport."""
     run(
         f"""
-        import queue
+        import collections
         KIND = {kind!r}
         """
         """
         warnings.simplefilter("ignore", ResourceWarning)
-        graves = queue.SimpleQueue()
+        # Not a SimpleQueue: get(timeout=) of Python 3.11 waits for ever if another thread was faster.
+        graves = collections.deque()
         known = weakref.WeakSet()
 
         def bury():
-            with contextlib.suppress(queue.Empty):
-                graves.get(timeout=0.01)
+            try:
+                graves.popleft()
+            except IndexError:
+                time.sleep(0.001)
 
         class Paused(asyncio.DatagramProtocol, asyncio.Protocol):
             def connection_made(self, transport):
@@ -151,7 +154,7 @@ def test_transports_that_die_in_other_threads(run, kind):
                     peers = [theirs for _, theirs in pairs]
                     del pairs
                     for peer in peers:
-                        graves.put(transports.pop(0))
+                        graves.append(transports.pop(0))
                         with contextlib.suppress(OSError):
                             peer.send(b"x")
                         peer.close()
