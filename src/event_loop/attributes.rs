@@ -236,7 +236,8 @@ impl LoopCore {
             // The inbox cannot be traversed, the ready queue can.
             self.drain_inbox();
         }
-        self.ready.with(|ready| handles(ready.iter(), &visit))?;
+        self.ready
+            .with_taken(|ready| handles(ready.iter(), &visit))?;
         self.timers.with(|timers| handles(timers.iter(), &visit))?;
         self.handle_pool.with(|handle_pool| {
             objects(
@@ -245,7 +246,7 @@ impl LoopCore {
             )
         })?;
         for pending in [&self.to_flush, &self.to_resume] {
-            pending.with(|list| objects(list.iter().map(|source| &source.object), &visit))?;
+            pending.with_taken(|list| objects(list.iter().map(|source| &source.object), &visit))?;
         }
         self.contexts
             .with(|contexts| objects(contexts.iter(), &visit))?;

@@ -61,7 +61,7 @@ impl LoopCore {
         if self.inbox.is_pending() {
             self.drain_inbox();
         }
-        self.ready.push_back(handle).map_err(out_of_memory)
+        self.ready.try_push_back(handle).map_err(out_of_memory)
     }
 
     /// Puts a handle into the inbox and wakes the loop if it sleeps.
@@ -82,7 +82,7 @@ impl LoopCore {
         [&self.to_flush, &self.to_resume]
             .into_iter()
             .try_for_each(|list| {
-                list.with(|list| list.try_reserve(count.saturating_sub(list.len())))
+                list.with_taken(|list| list.try_reserve(count.saturating_sub(list.len())))
             })
             .map_err(out_of_memory)
     }
@@ -91,7 +91,7 @@ impl LoopCore {
     /// inbox.
     pub fn drain_inbox(&self) {
         self.inbox.clear();
-        let all = self.ready.with(|ready| {
+        let all = self.ready.with_taken(|ready| {
             while ready.try_reserve(1).is_ok() {
                 let Some(handle) = self.inbox.pop() else {
                     return true;

@@ -32,7 +32,6 @@ mod sockets;
 mod stats;
 mod tasks;
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock};
@@ -51,7 +50,7 @@ use crate::python::bytes::SpareBytes;
 use crate::python::context::Contexts;
 use crate::python::handle::{HandlePool, HandleRef};
 use crate::python::{
-    vectorcall, Cell, FfiResult, LoopCell, Ref, RelaxedBool, RelaxedU64, SlotCell,
+    vectorcall, Cell, FfiResult, LoopCell, QueueCell, Ref, RelaxedBool, RelaxedU64, SlotCell,
 };
 pub use completions::CompletionSource;
 pub use io::files::file_descriptor;
@@ -67,7 +66,7 @@ pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 /// free-threaded builds, methods that change other fields raise in other threads (see [`LoopCore::check_thread`]).
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
 pub struct LoopCore {
-    pub ready: LoopCell<VecDeque<HandleRef>>,
+    pub ready: QueueCell<HandleRef>,
     pub handle_pool: LoopCell<HandlePool>,
     pub contexts: LoopCell<Contexts>,
     pub timers: LoopCell<TimerHeap<HandleRef>>,
@@ -82,11 +81,11 @@ pub struct LoopCore {
     lookups: dns::Lookups,
     completions: OnceLock<Box<dyn CompletionSource>>,
     pub stats: stats::Stats,
-    events: LoopCell<VecDeque<Event>>,
+    events: QueueCell<Event>,
     /// Transports with corked writes of this iteration.
-    pub to_flush: LoopCell<VecDeque<IoRef>>,
+    pub to_flush: QueueCell<IoRef>,
     /// Transports and listeners that have more to read than one event allows.
-    pub to_resume: LoopCell<VecDeque<IoRef>>,
+    pub to_resume: QueueCell<IoRef>,
     /// The receive buffer that all streams share.
     pub scratch: LoopCell<Vec<u8>>,
     /// The `bytes` object of the last read, for reuse if the protocol has not kept it.
@@ -135,7 +134,7 @@ impl LoopCore {
     fn create(py: Python<'_>) -> PyResult<Self> {
         let poller = Poller::new().map_err(|error| exceptions::os_error(&error))?;
         Ok(Self {
-            ready: LoopCell::default(),
+            ready: QueueCell::default(),
             handle_pool: LoopCell::default(),
             contexts: LoopCell::default(),
             timers: LoopCell::default(),
@@ -148,9 +147,9 @@ impl LoopCore {
             poller: LoopCell::new(Some(poller)),
             green_threads: !run_once::select(py)?.is_instance_of::<PyCFunction>(),
             descriptors: LoopCell::default(),
-            events: LoopCell::default(),
-            to_flush: LoopCell::default(),
-            to_resume: LoopCell::default(),
+            events: QueueCell::default(),
+            to_flush: QueueCell::default(),
+            to_resume: QueueCell::default(),
             scratch: LoopCell::default(),
             spare_bytes: SpareBytes::default(),
             polls_skipped: Cell::new(0),
@@ -344,7 +343,7 @@ impl LoopCore {
         drop(timers);
         drop(self.to_flush.take());
         drop(self.to_resume.take());
-        self.events.with(VecDeque::clear);
+        drop(self.events.take());
         // One at a time: dropping a source may end others, which then remove themselves.
         while let Some(source) = self.descriptors.with(Descriptors::pop) {
             source.forget();

@@ -104,7 +104,7 @@ impl LoopCore {
         if self.inbox.is_pending() {
             self.drain_inbox();
         }
-        self.ready.with(|ready| {
+        self.ready.with_taken(|ready| {
             for handle in ready.iter() {
                 track_if_shared(handle, false);
             }
@@ -194,7 +194,7 @@ impl LoopCore {
         // SAFETY: `object` is the loop object of this core, which the caller of the iteration holds.
         let now = unsafe { self.latest_due(object)? };
         let due = self.timers.with(|timers| {
-            self.ready.with(|ready| {
+            self.ready.with_taken(|ready| {
                 let before = ready.len();
                 let due = timers.take_due(now, is_counted, ready);
                 ready.range(before..).for_each(mark_unscheduled);
@@ -322,9 +322,7 @@ impl LoopCore {
         let Some(mut poller) = self.poller.take() else {
             return Ok(());
         };
-        let mut events = self.events.take();
-        let result = poller.poll(wait, &mut events);
-        self.events.replace(events);
+        let result = self.events.with_taken(|events| poller.poll(wait, events));
         self.poller.replace(Some(poller));
         result
     }
@@ -351,7 +349,7 @@ impl LoopCore {
         while let Some(event) = self.events.pop_front() {
             let now = self.stats.callback_over();
             if let Err(raised) = self.flush_if_due(py, object, now) {
-                self.events.with(|events| events.push_front(event));
+                self.events.push_front(event);
                 return Err(raised);
             }
             self.stats.callback();

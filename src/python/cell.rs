@@ -1,14 +1,12 @@
 //! Cells for state that one thread uses at a time.
 
 use std::cell::UnsafeCell;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pyo3::ffi::PyObject;
 use pyo3::pyclass::PyVisit;
 use pyo3::PyTraverseError;
 
-use crate::python::fallible::push_back;
 use crate::python::refs::Ref;
 
 /// A cell for state of a loop or transport, opened for the length of a short closure.
@@ -110,33 +108,6 @@ impl<T> LoopCell<T> {
     pub fn replace(&self, value: T) -> T {
         // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
         unsafe { self.with_leaf(|slot| std::mem::replace(slot, value)) }
-    }
-}
-
-impl<T> LoopCell<VecDeque<T>> {
-    #[inline]
-    pub fn len(&self) -> usize {
-        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
-        unsafe { self.with_leaf(|queue| queue.len()) }
-    }
-
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
-        unsafe { self.with_leaf(|queue| queue.is_empty()) }
-    }
-
-    #[inline]
-    pub fn pop_front(&self) -> Option<T> {
-        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
-        unsafe { self.with_leaf(VecDeque::pop_front) }
-    }
-
-    /// Returns the item if there is no memory for it.
-    #[inline]
-    pub fn push_back(&self, item: T) -> Result<(), T> {
-        // SAFETY: the closure only moves or copies values, so it runs no Python code and no destructor.
-        unsafe { self.with_leaf(|queue| push_back(queue, item)) }
     }
 }
 

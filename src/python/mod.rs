@@ -16,6 +16,7 @@ pub mod interpreters;
 pub mod nested_drop;
 pub mod once;
 pub mod package;
+pub mod queue_cell;
 pub mod rdtsc;
 pub mod refs;
 pub mod stdlib;
@@ -25,5 +26,6 @@ pub mod unstable;
 pub mod vectorcall;
 
 pub use cell::{AtomicFlags, Cell, Counted, LoopCell, RelaxedBool, RelaxedU64, SlotCell};
+pub use queue_cell::QueueCell;
 pub use refs::Ref;
 pub use vectorcall::{Args, ErrSet, FfiResult};

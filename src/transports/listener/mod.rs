@@ -194,7 +194,7 @@ fn schedule_accept(core: &LoopCore, slf: &Ref) {
         object: slf.clone(),
         vtable: &VTABLE,
     };
-    core.to_resume.with(|list| list.push_back(entry));
+    core.to_resume.push_back(entry);
 }
 
 /// Accepts connections, as many as the backlog.

@@ -139,7 +139,7 @@ impl StreamTransport {
         if !self.has(IN_FLUSH_LIST) {
             self.set(IN_FLUSH_LIST, true);
             let entry = self.io_ref(slf);
-            core.to_flush.with(|list| list.push_back(entry));
+            core.to_flush.push_back(entry);
         }
     }
 
@@ -148,7 +148,7 @@ impl StreamTransport {
         if !self.has(IN_RESUME_LIST) {
             self.set(IN_RESUME_LIST, true);
             let entry = self.io_ref(slf);
-            core.to_resume.with(|list| list.push_back(entry));
+            core.to_resume.push_back(entry);
         }
     }
 
