@@ -73,7 +73,8 @@ pub struct LoopCore {
     pub inbox: NotifyQueue<HandleRef>,
     /// `None` once the loop is closed. Locked only when the loop sleeps, not on the hot path.
     waker: Mutex<Option<WakeHandle>>,
-    poller: LoopCell<Option<Poller>>,
+    /// In a box, because each poll takes it out of its cell.
+    poller: LoopCell<Option<Box<Poller>>>,
     /// Whether a green-thread library has replaced `select.select()`. The loop then waits with that function.
     green_threads: bool,
     registrar: Registrar,
@@ -144,7 +145,7 @@ impl LoopCore {
             completions: OnceLock::new(),
             stats: stats::Stats::default(),
             registrar: poller.registrar(),
-            poller: LoopCell::new(Some(poller)),
+            poller: LoopCell::new(Some(Box::new(poller))),
             green_threads: !run_once::select(py)?.is_instance_of::<PyCFunction>(),
             descriptors: LoopCell::default(),
             events: QueueCell::default(),

@@ -135,7 +135,7 @@ impl Contexts {
 
     /// Takes all stored contexts, for the caller to drop: a sleeping loop must not keep values of variables alive.
     pub fn take_all(cell: &LoopCell<Self>) -> impl Sized {
-        cell.with(std::mem::take)
+        cell.take()
     }
 
     /// All stored contexts, for the garbage collector.

@@ -28,6 +28,7 @@ names!(
     _fatal_error,
     _log_destroy_pending,
     _native_engine,
+    _ssl_protocol,
     Future,
     Task,
     append,
