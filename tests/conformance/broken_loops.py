@@ -1,4 +1,4 @@
-"""Loops that fail on purpose, to show that the runner notices."""
+"""Loops with errors, to show that the runner notices them. They use private classes of asyncio."""
 
 import asyncio
 import atexit

@@ -1,4 +1,4 @@
-"""Puts a loop in the place of asyncio's default loop, in the process of the tests."""
+"""Replaces asyncio's default loop in the process of the tests, by asyncio's private classes."""
 
 import asyncio
 from asyncio import base_events, unix_events

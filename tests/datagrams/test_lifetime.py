@@ -86,7 +86,7 @@ async def test_a_cycle_with_its_queue(connected, eventually):
 async def test_a_copy_of_the_descriptor_does_not_matter(loop, open_endpoint, eventually):
     """A child process may have the socket open when the transport is long closed."""
     transport, protocol = await open_endpoint()
-    with transport.get_extra_info("socket")._sock.dup() as copy:
+    with transport.get_extra_info("socket").dup() as copy:
         transport.close()
         await eventually(lambda: protocol.lost)
         with plain_socket() as peer:

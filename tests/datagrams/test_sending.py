@@ -1,4 +1,7 @@
-"""sendto(): data, order, flow control, errors."""
+"""`sendto()`: data, order, flow control, errors.
+
+Error messages are compared with those of asyncio's private class.
+"""
 
 import array
 import asyncio
@@ -10,6 +13,7 @@ from asyncio import selector_events
 import pytest
 
 from tests.support.datagrams import Echo, Recorder, fill, plain_socket, receive, unused_port
+from tests.support.streams import socket_of
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 
@@ -359,7 +363,7 @@ async def test_socket_closed_by_somebody(open_endpoint, opened, next_owner):
     peer = plain_socket()
     opened.append(peer)
     transport, protocol = await open_endpoint(remote_addr=peer.getsockname())
-    sock = transport.get_extra_info("socket")._sock
+    sock = socket_of(transport)
     fd = sock.fileno()
     sock.close()
     _, other = next_owner(fd)

@@ -1,4 +1,7 @@
-"""Scenarios over TLS. The peer is a TLS object in memory, so nothing happens by itself."""
+"""Scenarios over TLS. The peer is a TLS object in memory, so nothing happens by itself.
+
+The state of the stream below is found by private attributes of asyncio's TLS transport.
+"""
 
 import contextlib
 import functools

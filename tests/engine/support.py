@@ -1,4 +1,4 @@
-"""What the tests of the engine share."""
+"""Helpers for the tests of engines, some of which use private attributes of engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from hybridloop import Engine
+from hybridloop import Engine, TaskHandle
+from hybridloop.engine.loop_thread import LoopThread
 
 HOST = "127.0.0.1"
 
@@ -65,6 +66,19 @@ async def value(result: Any) -> Any:
 async def fail(error: BaseException) -> None:
     await asyncio.sleep(0)
     raise error
+
+
+def threads_of(engine: Engine) -> list[LoopThread]:
+    return engine._threads
+
+
+def has_servers(engine: Engine) -> bool:
+    """Whether a server of the engine has not ended."""
+    return bool(engine._scheduler.server_stop_hooks)
+
+
+def is_running(handle: TaskHandle[Any]) -> bool:
+    return repr(handle).endswith(" running>")
 
 
 def running_on(engine: Engine) -> list[int]:

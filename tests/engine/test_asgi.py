@@ -17,7 +17,7 @@ import pytest
 from hybridloop import Engine
 from tests.support.waiting import until
 
-from .support import HOST
+from .support import HOST, has_servers
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -155,7 +155,7 @@ def test_an_asgi_application_that_does_not_start(
         engine.serve(broken, HOST, 0, lifespan="on")
     assert "no database" in caplog.text
     assert "ignored SystemExit" not in caplog.text
-    until(lambda: not engine._scheduler.server_stop_hooks)
+    until(lambda: not has_servers(engine))
     assert engine.spawn(asyncio.sleep(0, 1)).result(20) == 1
 
 
@@ -165,4 +165,4 @@ def test_uvicorn_is_named_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ImportError, match=r"pip install 'hybridloop\[asgi\]'"):
         engine.serve(app, HOST, 0)
-    assert not engine._scheduler.server_stop_hooks
+    assert not has_servers(engine)

@@ -15,7 +15,7 @@ import hybridloop
 from hybridloop import Engine, EngineClosedError
 from tests.support.waiting import until
 
-from .support import Gate, fail, result_of, running_on, value
+from .support import Gate, fail, is_running, result_of, running_on, threads_of, value
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -55,7 +55,7 @@ def test_close_cancels_what_does_not_end_in_time() -> None:
 
     engine = Engine(tasks_per_thread=1).start()
     running, waiting = engine.spawn(sleeps("running")), engine.spawn(sleeps("waiting"))
-    until(lambda: running_on(engine) == [1] and running._task is not None)
+    until(lambda: running_on(engine) == [1] and is_running(running))
     begin = time.monotonic()
     assert engine.close(timeout=0.4) == []
     assert time.monotonic() - begin < 30
@@ -71,8 +71,8 @@ def test_close_returns_in_time_and_names_what_it_left() -> None:
 
     engine = Engine().start()
     handle = engine.spawn(stubborn())
-    thread = engine._threads[0].thread
-    until(lambda: handle._task is not None)
+    thread = threads_of(engine)[0].thread
+    until(lambda: is_running(handle))
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match=r"hybridloop-gil-0: .*stubborn"):
         left = engine.close(timeout=0.2)
@@ -133,7 +133,7 @@ def test_a_thread_that_fails_takes_only_its_own_tasks(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
-    thread = engine._threads[0]
+    thread = threads_of(engine)[0]
     lost = [engine.spawn(gate.enter(), thread=0) for _ in range(12)]
     kept = engine.spawn(gate.enter(), thread=1)
     until(lambda: sum(gate.inside.values()) == 11)

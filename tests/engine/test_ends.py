@@ -1,4 +1,7 @@
-"""How an engine ends, whatever happens: each end is the one that docs/engine.md tells of."""
+"""The ends of an engine that docs/engine.md describes.
+
+Private methods are replaced to interrupt them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ import pytest
 import hybridloop
 from hybridloop import Engine, EngineClosedError
 from tests.support.waiting import until
+
+from .support import threads_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -75,7 +80,7 @@ def test_an_engine_that_is_dropped_ends_with_its_last_task() -> None:
         return "done"
 
     engine = Engine(gil_threads=2, tasks_per_thread=1).start()
-    threads = [thread.thread for thread in engine._threads]
+    threads = [thread.thread for thread in threads_of(engine)]
     handles = [engine.spawn(waits()) for _ in range(5)]
     with pytest.warns(ResourceWarning, match="unclosed <Engine gil_threads=2 open>"):
         del engine
@@ -91,7 +96,7 @@ def test_an_engine_that_is_dropped_ends_with_its_last_task() -> None:
 def test_an_idle_engine_that_is_dropped_ends_at_once() -> None:
     engine = Engine().start()
     engine.spawn(value(1)).result(20)
-    thread = engine._threads[0].thread
+    thread = threads_of(engine)[0].thread
     with pytest.warns(ResourceWarning, match="unclosed"):
         del engine
         gc.collect()
@@ -131,7 +136,7 @@ def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
 
     engine = Engine().start()
     engine.spawn(parent()).result(20)
-    thread = engine._threads[0].thread
+    thread = threads_of(engine)[0].thread
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match=r"hybridloop-gil-0: .*stays"):
         left = engine.close(timeout=0.2)
@@ -156,7 +161,7 @@ def test_a_close_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -
     coroutine.close()
     assert engine.close() == []
     assert handle.result() == "slept"
-    assert not engine._threads[0].thread.is_alive()
+    assert not threads_of(engine)[0].thread.is_alive()
 
 
 def _interrupt(_timeout: float | None) -> bool:

@@ -15,7 +15,7 @@ import hybridloop
 from hybridloop import Engine
 from tests.support.waiting import until
 
-from .support import Gate, fail, result_of, value
+from .support import Gate, fail, is_running, result_of, value
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -109,7 +109,7 @@ def test_cancel_a_running_task(engine: Engine) -> None:
             cleaned.set()
 
     handle = engine.spawn(sleeps())
-    until(lambda: handle._task is not None)
+    until(lambda: is_running(handle))
     assert handle.cancel()
     with pytest.raises(asyncio.CancelledError):
         handle.result(20)

@@ -22,7 +22,7 @@ import hybridloop
 from hybridloop import Engine, EngineClosedError, EngineServer
 from tests.support.waiting import until
 
-from .support import HOST
+from .support import HOST, has_servers, threads_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_served(engine: Engine) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             with pytest.raises(ValueError, match="a stream socket"):
                 engine.serve(Echo, sock=datagrams)
-        assert not engine._scheduler.server_stop_hooks
+        assert not has_servers(engine)
         assert len(os.listdir("/proc/self/fd")) == descriptors
     for unopened in (Engine(), closed_engine()):
         with pytest.raises(EngineClosedError):
@@ -365,7 +365,7 @@ def test_a_thread_that_blocks_is_named_when_the_time_is_over() -> None:
         assert time.monotonic() - begin < 30
         with pytest.warns(ResourceWarning, match=r"hybridloop-gil-1: server 127.0.0.1:"):
             engine.close(timeout=0.2)
-        thread = engine._threads[1].thread
+        thread = threads_of(engine)[1].thread
         release.set()
         thread.join(20)
         assert not thread.is_alive()
@@ -396,7 +396,7 @@ def fail_one_of_three() -> None:
     with Engine(gil_threads=3) as engine:
         server = engine.serve(Echo, HOST, 0)
         clients = clients_on_each_thread(server, 3)
-        thread = engine._threads[1]
+        thread = threads_of(engine)[1]
         thread.loop.run_forever = broken  # type: ignore[method-assign]
         thread.loop.call_soon_threadsafe(thread.loop.stop)
         thread.thread.join(20)

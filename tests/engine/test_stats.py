@@ -13,6 +13,8 @@ import hybridloop
 from hybridloop import Engine, EngineClosedError, LoopStats, NativeStats
 from tests.support.waiting import until
 
+from .support import threads_of
+
 
 def test_before_start_and_after_close() -> None:
     engine = Engine(gil_threads=2, tasks_per_thread=5, max_pending=7)
@@ -76,7 +78,7 @@ def test_a_thread_that_failed() -> None:
             raise asyncio.CancelledError
 
         # What leaves run_forever() and is neither SystemExit nor KeyboardInterrupt ends the thread.
-        engine._threads[0].loop.run_forever = fail  # type: ignore[method-assign]
+        threads_of(engine)[0].loop.run_forever = fail  # type: ignore[method-assign]
         loop.call_soon_threadsafe(loop.stop)
         until(lambda: engine.stats().threads[0].failed)
         assert not engine.stats().threads[1].failed

@@ -1,4 +1,7 @@
-"""Whatever goes wrong while connections are accepted, no other connection is lost or closed."""
+"""Errors while connections are accepted do not affect other connections.
+
+A private method of asyncio's server is replaced.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""Cancelling what moves data or waits for others, at every await; no byte is lost unseen."""
+"""Cancelling I/O at every await loses no data silently.
+
+The end of child processes is awaited by a private method of their transports.
+"""
 
 import asyncio
 import contextlib

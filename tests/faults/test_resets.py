@@ -1,4 +1,7 @@
-"""The peer resets or leaves at every stage of a connection's life."""
+"""The peer resets or closes at every stage of a connection's life.
+
+Descriptors are compared with a private attribute of transports.
+"""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Tools that reach into asyncio: nest_asyncio, gevent, trio's guest mode; and what they find."""
+"""Tools that use private parts of asyncio: nest_asyncio, gevent, trio's guest mode; `_selector`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Debug mode: slow callbacks, wrong threads, where things were created."""
+"""Debug mode: slow callbacks, wrong threads, source tracebacks (a private attribute of asyncio)."""
 
 import asyncio
 import logging

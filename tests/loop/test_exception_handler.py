@@ -1,4 +1,4 @@
-"""What happens with errors nobody catches."""
+"""Errors that reach the exception handler. asyncio's private `_run()` has the messages."""
 
 import asyncio
 import contextvars

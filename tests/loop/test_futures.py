@@ -1,4 +1,4 @@
-"""Futures that the loop resolves by itself look like any others."""
+"""Futures that the loop resolves natively are like others, in private attributes too."""
 
 import asyncio
 import contextvars

@@ -1,4 +1,4 @@
-"""Handles are what asyncio's own are: type, repr, weak references, comparison, life time."""
+"""Handles are like asyncio's: type, repr, weak references, comparison, private attributes."""
 
 import asyncio
 import contextvars

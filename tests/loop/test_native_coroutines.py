@@ -1,4 +1,7 @@
-"""Native coroutines do what those of Python do, whoever drives or looks at them."""
+"""Native coroutines behave like those of Python, for everything that drives or inspects them.
+
+Their types are in the private module `_core`.
+"""
 
 import asyncio
 import collections.abc

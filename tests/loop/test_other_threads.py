@@ -1,4 +1,4 @@
-"""What other threads may do with a loop that runs: all at the same time, and for a while."""
+"""Other threads use a running loop at the same time, private attributes of handles included."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What may be given to `add_reader()` and its kin, and what becomes of it."""
+"""Arguments of `add_reader()` and related methods; the private selector shows registrations."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What programs replace is used: `time()`, the selector's `select()`, `Handle._run()`."""
+"""Replaced parts, also private ones, are used: `time()`, `_selector.select()`, `Handle._run()`."""
 
 import asyncio
 import threading

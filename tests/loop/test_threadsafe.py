@@ -1,4 +1,7 @@
-"""call_soon_threadsafe: nothing lost, nothing reordered, a sleeping loop wakes."""
+"""`call_soon_threadsafe()`: nothing is lost or reordered, and a waiting loop wakes.
+
+Since Python 3.14 the handle is of a private class of asyncio.
+"""
 
 import asyncio
 import threading

@@ -1,4 +1,7 @@
-"""Programs that tell their statistics, as children."""
+"""Child processes that serve their statistics.
+
+The private set of servers has to be empty after a test.
+"""
 
 from __future__ import annotations
 

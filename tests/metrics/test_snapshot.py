@@ -1,4 +1,7 @@
-"""`metrics.snapshot()`: every live loop and engine of the process."""
+"""`metrics.snapshot()`: all open loops and engines of the process.
+
+Their private registries are checked.
+"""
 
 from __future__ import annotations
 

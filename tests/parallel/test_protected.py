@@ -1,4 +1,4 @@
-"""Containers shared with parallel threads."""
+"""Containers that parallel threads share. Private tables of guards must not grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`hybridloop.parallel`: work, callbacks, and errors by `run()`."""
+"""`hybridloop.parallel`: work, callbacks, and errors raised by `run()`.
+
+Private attributes of handles show when work has started.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from hybridloop import parallel
-from hybridloop.parallel.runtime import _runtime
+from hybridloop.parallel.runtime import get_runtime
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -132,7 +135,7 @@ def test_a_coroutine_is_closed_if_it_is_cancelled_before_it_has_begun() -> None:
     async def never() -> None:
         raise AssertionError
 
-    threads = _runtime.threads
+    threads = get_runtime().threads
     blocked, release = threading.Barrier(threads + 1), threading.Event()
 
     async def block() -> None:

@@ -1,4 +1,7 @@
-"""`xlist` and kernels: native threads push, Python takes, and nobody locks."""
+"""`xlist` and kernels: native threads push, Python pops.
+
+Engines come from the private module `_core`.
+"""
 
 from __future__ import annotations
 

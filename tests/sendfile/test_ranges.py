@@ -1,4 +1,7 @@
-"""Which part of a file is sent, what is returned, and where the file stands afterwards."""
+"""Ranges of files, results, and file positions after sending.
+
+A private method of asyncio shows what its release does.
+"""
 
 import asyncio
 import inspect

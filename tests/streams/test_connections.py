@@ -1,4 +1,7 @@
-"""hybridloop's own streams over connections, each test as well with asyncio's: both do the same."""
+"""hybridloop's streams over connections; each test also runs with asyncio's streams.
+
+Private attributes of readers and protocols show when they wait.
+"""
 
 import asyncio
 import collections.abc

@@ -1,4 +1,7 @@
-"""The coroutine objects that readers and writers return."""
+"""The coroutine objects of readers and writers.
+
+A private attribute of readers shows when they wait.
+"""
 
 import asyncio
 import gc

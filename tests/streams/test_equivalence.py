@@ -1,4 +1,7 @@
-"""hybridloop's reader does what asyncio's does, over random chunks, limits and operations."""
+"""hybridloop's reader behaves like asyncio's for random chunks, limits and operations.
+
+Their private state is compared as well.
+"""
 
 import asyncio
 import random

@@ -1,4 +1,7 @@
-"""asyncio's own reader, fed by the transport without a Python call while nobody has changed it."""
+"""asyncio's reader, fed by the transport without a Python call unless it was changed.
+
+Private attributes are checked and changed.
+"""
 
 import asyncio
 import gc
@@ -9,7 +12,7 @@ import weakref
 import pytest
 
 from tests.conftest import turned_off
-from tests.support.streams import tcp_pair
+from tests.support.streams import socket_of, tcp_pair
 
 from .conftest import python_calls
 
@@ -201,34 +204,34 @@ async def test_an_exported_buffer_is_an_error(loop, connect, unhandled, eventual
     assert writer.is_closing()
 
 
-async def test_data_for_a_reader_that_is_gone_is_dropped(loop, connect, turn_until_read):
+async def test_data_for_a_reader_that_is_gone_is_dropped(loop, connect, iterate_until_read):
     reader, writer, peer = await connect()
     writer._reader = None
     gone = weakref.ref(reader)
     del reader
     gc.collect()
     assert gone() is None
-    await turn_until_read(peer, writer.transport, b"data")
+    await iterate_until_read(peer, writer.transport, b"data")
     assert not writer.is_closing()
 
 
 @pytest.fixture
-def turn_until_read():
+def iterate_until_read():
     """Sends data and waits until the transport has taken it off the socket."""
 
-    async def turn_until_read(peer, transport, data):
+    async def iterate_until_read(peer, transport, data):
         peer.send(data)
-        sock = transport.get_extra_info("socket")
+        sock = socket_of(transport)
         for _ in range(1000):
             await asyncio.sleep(0.001)
             try:
-                if not sock._sock.recv(1, socket.MSG_PEEK):
+                if not sock.recv(1, socket.MSG_PEEK):
                     break
             except BlockingIOError:
                 return
         raise AssertionError("the data was not read")
 
-    return turn_until_read
+    return iterate_until_read
 
 
 async def test_end_and_reset(loop, connect):

@@ -1,4 +1,7 @@
-"""subprocess_exec() and subprocess_shell() take what subprocess.Popen takes."""
+"""`subprocess_exec()` and `subprocess_shell()` take the arguments of `subprocess.Popen`.
+
+Transports are found by a private attribute of processes.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""Children while they run and when they end."""
+"""Children while they run and when they end.
+
+Transports are found by a private attribute of processes.
+"""
 
 import asyncio
 import os

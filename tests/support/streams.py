@@ -1,4 +1,7 @@
-"""Recording stream protocols, and plain sockets as their peers."""
+"""Recording stream protocols, and plain sockets as their peers.
+
+Sockets of transports are found by a private attribute of asyncio's `TransportSocket`.
+"""
 
 import asyncio
 import socket
@@ -198,6 +201,11 @@ def limited(*pair):
         for option, size in BUFFERS.items():
             sock.setsockopt(socket.SOL_SOCKET, option, size)
     return pair
+
+
+def socket_of(transport):
+    """The socket object of a transport, for what `TransportSocket` does not allow."""
+    return transport.get_extra_info("socket")._sock
 
 
 async def others_done():

@@ -1,4 +1,7 @@
-"""TLS connections from the handshake to the end, on the native path and on asyncio's."""
+"""TLS connections from the handshake to the end, on the native path and on asyncio's.
+
+The stream below is found by private attributes.
+"""
 
 import asyncio
 import contextlib

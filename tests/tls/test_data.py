@@ -1,4 +1,4 @@
-"""Data of every size, in every way to write and to read it."""
+"""Data of every size, written and read in every way. A private method of the loop is replaced."""
 
 import asyncio
 import ssl

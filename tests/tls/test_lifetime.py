@@ -1,4 +1,7 @@
-"""Connections end in time and leave nothing behind."""
+"""Connections end in time and leave nothing behind.
+
+Protocols and streams below are found by private attributes.
+"""
 
 import asyncio
 import gc

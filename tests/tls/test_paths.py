@@ -1,4 +1,4 @@
-"""Which code a connection runs on: wherever it can be native, it is."""
+"""The native path is used where it is possible. Private functions are replaced."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Connections that end with something still to be read or sent."""
+"""Connections that end with data to be read or sent. A private method ends one with an error."""
 
 import asyncio
 

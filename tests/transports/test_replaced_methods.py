@@ -1,4 +1,4 @@
-"""What tests do to transports: attributes of their own, and functions in the place of methods."""
+"""Attributes and replaced methods of transports, as tests set them, and the private `_extra`."""
 
 import asyncio
 import gc

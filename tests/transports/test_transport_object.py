@@ -1,4 +1,4 @@
-"""What a transport is and tells: types, extra info, repr, protocol, other threads."""
+"""Transports as objects: types, extra info, repr, protocol, other threads, private attributes."""
 
 import asyncio
 import gc

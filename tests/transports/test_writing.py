@@ -1,4 +1,7 @@
-"""write, writelines, write_eof: what they take, refuse and promise."""
+"""`write()`, `writelines()`, `write_eof()`: arguments, errors and guarantees.
+
+Error messages are compared with those of asyncio's private class.
+"""
 
 import array
 import asyncio

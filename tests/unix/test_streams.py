@@ -10,7 +10,7 @@ import sys
 
 import trustme
 
-from tests.support.streams import Echo, Recorder
+from tests.support.streams import Echo, Recorder, socket_of
 
 from .support import HalfOpen
 
@@ -107,7 +107,7 @@ async def test_descriptors_can_be_passed_beside(loop, folder, connect, eventuall
         read, write = os.pipe()
         try:
             socket.send_fds(right, [b"x"], [write])
-            raw = transport.get_extra_info("socket")._sock
+            raw = socket_of(transport)
             data, fds, _, _ = socket.recv_fds(raw, 10, 4)
             assert data == b"x"
             os.write(fds[0], b"through the pipe")

@@ -1,4 +1,4 @@
-"""Handles in long chains, with their bases' attributes set, and in loops run from within."""
+"""Long chains of handles, handles with private attributes of their bases, and nested runs."""
 
 from __future__ import annotations
 

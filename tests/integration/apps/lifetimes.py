@@ -1,4 +1,7 @@
-"""Transports that end while something else is ending, and what Python code does meanwhile."""
+"""Transports that end while others end, and run Python code meanwhile.
+
+Descriptors and base classes are found by private names.
+"""
 
 from __future__ import annotations
 
