@@ -1,8 +1,9 @@
-"""Fixtures shared by every test: which loop runs, how long, and what counts as a clean end.
+"""Fixtures of all tests: the loop under test, time limits, and what counts as a clean end.
 
 ``HYBRIDLOOP_TEST_LOOP`` names the module whose ``new_event_loop`` the tests use. Run with
 ``HYBRIDLOOP_TEST_LOOP=asyncio`` to check the tests themselves against stock asyncio; tests marked
-``improves_on_asyncio`` are deselected there.
+``improves_on_asyncio`` are deselected there. The arguments of a test are in a private attribute of
+pytest's items.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Channels: lists that copy what is pushed, from any thread, and tell who waits."""
+"""Channels: thread-safe lists of copies, and their waiters.
+
+A private attribute of asyncio's tasks suppresses a warning.
+"""
 
 import asyncio
 import collections
