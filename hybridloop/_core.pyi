@@ -218,10 +218,12 @@ class LoopCore:
     async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None: ...
     async def sock_sendto(self, sock: socket.socket, data: Buffer, address: Any) -> int: ...
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]: ...
-    def _wait_socket(
+    def _add_socket_waiter(
         self, sock: socket.socket, write: bool, future: asyncio.Future[None], /
     ) -> int: ...
-    def _leave_socket(self, fd: int, write: bool, future: asyncio.Future[None], /) -> None: ...
+    def _remove_socket_waiter(
+        self, fd: int, write: bool, future: asyncio.Future[None], /
+    ) -> None: ...
     def _listen(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
@@ -231,7 +233,7 @@ class LoopCore:
         context: Context | None,
         /,
     ) -> None: ...
-    def _connect_stream(
+    def _new_stream_transport(
         self,
         sock: socket.socket,
         protocol: asyncio.BaseProtocol,
@@ -241,7 +243,7 @@ class LoopCore:
         context: Context | None,
         /,
     ) -> Any: ...
-    def _connect_datagram(
+    def _new_datagram_transport(
         self,
         cls: type[DatagramTransport],
         sock: socket.socket,
@@ -251,7 +253,7 @@ class LoopCore:
         extra: dict[str, Any],
         /,
     ) -> Any: ...
-    async def _look_up_names(
+    async def _getnameinfo(
         self, host: str, port: str, flowinfo: int, scope_id: int, flags: int, /
     ) -> tuple[str, str]: ...
     def _stats(

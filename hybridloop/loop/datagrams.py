@@ -46,7 +46,7 @@ def connect(
             known["peername"] = sock.getpeername()
         except OSError:
             known["peername"] = None
-    transport: DatagramTransport = loop._connect_datagram(
+    transport: DatagramTransport = loop._new_datagram_transport(
         DatagramTransport, sock, protocol, address, waiter, known
     )
     return transport

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-_getnameinfo = socket.getnameinfo
+_stdlib_getnameinfo = socket.getnameinfo
 
 # Arguments of the overridden private methods of asyncio, on all supported Pythons.
 _STREAM_OPTIONS = {"extra", "server", "context"}
@@ -193,7 +193,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
             self._debug
             or type(flags) is not int
             or vars(base_events)["socket"] is not socket
-            or socket.getnameinfo is not _getnameinfo
+            or socket.getnameinfo is not _stdlib_getnameinfo
         ):
             return await super().getnameinfo(sockaddr, flags)
         if flags & _NUMERIC == _NUMERIC:
@@ -203,7 +203,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         host, port = socket.getnameinfo(sockaddr, flags & ~socket.NI_NAMEREQD | _NUMERIC)
         rest: tuple[int, ...] = sockaddr[2:]
         flowinfo, scope_id, *_ = (*rest, 0, 0)
-        names: tuple[str, str] = await self._look_up_names(host, port, flowinfo, scope_id, flags)
+        names: tuple[str, str] = await self._getnameinfo(host, port, flowinfo, scope_id, flags)
         return names
 
     def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
@@ -228,7 +228,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
             return super()._make_socket_transport(sock, protocol, waiter, **options)
         self._ensure_fd_no_transport(sock)
         extra, server, context = map(options.get, ("extra", "server", "context"))
-        transport: SocketTransport = self._connect_stream(
+        transport: SocketTransport = self._new_stream_transport(
             sock, protocol, waiter, extra, server, context
         )
         return transport

@@ -85,11 +85,11 @@ class SocketMixin(LoopCore, _AsyncioLoop):
         else:
             return
         connected: asyncio.Future[None] = self.create_future()
-        fd = self._wait_socket(sock, True, connected)
+        fd = self._add_socket_waiter(sock, True, connected)
         try:
             await connected
         finally:
-            self._leave_socket(fd, True, connected)
+            self._remove_socket_waiter(fd, True, connected)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")

@@ -20,8 +20,8 @@ __all__ = [
 _provide(
     errors=errors,
     discover_kernels=discover,
-    wait_for_key=bus.bus_wait,
-    wait_for_arrival=bus.channel_wait,
-    take_from=bus.channel_get,
-    next_of=bus.channel_next,
+    bus_wait=bus.bus_wait,
+    channel_wait=bus.channel_wait,
+    channel_get=bus.channel_get,
+    channel_next=bus.channel_next,
 )

@@ -129,7 +129,7 @@ impl Bus {
             .bus()
             .and_then(|_| Key::new(bytes))
             .map_err(|error| bus_error(key.py(), &error, Some(key)))?;
-        package::wait_for_key(slf.py())?.call1((slf, key, timeout))
+        package::bus_wait(slf.py())?.call1((slf, key, timeout))
     }
 
     /// Give `future`, which belongs to the running loop, the block under `key` when the key is sealed.

@@ -141,7 +141,7 @@ impl Channel {
     #[pyo3(signature = (timeout=None))]
     fn wait<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
-        package::wait_for_arrival(slf.py())?.call1((slf, timeout))
+        package::channel_wait(slf.py())?.call1((slf, timeout))
     }
 
     /// Wait for a value and pop it. Raises `TimeoutError` after `timeout` seconds, `ChannelClosedError` if the channel is empty
@@ -149,7 +149,7 @@ impl Channel {
     #[pyo3(signature = (timeout=None))]
     fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().check_process(slf.py())?;
-        package::take_from(slf.py())?.call1((slf, timeout))
+        package::channel_get(slf.py())?.call1((slf, timeout))
     }
 
     /// Close the channel: nothing can be pushed any more, and what is in it can still be popped. Does nothing in the child of a
@@ -201,7 +201,7 @@ impl Channel {
     }
 
     fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        package::next_of(slf.py())?.call1((slf,))
+        package::channel_next(slf.py())?.call1((slf,))
     }
 
     fn __repr__(&self) -> String {

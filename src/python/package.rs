@@ -43,13 +43,13 @@ objects! {
     /// Loads the kernels of installed packages.
     discover_kernels,
     /// The body of `Bus.wait()`.
-    wait_for_key,
+    bus_wait,
     /// The body of `Channel.wait()`.
-    wait_for_arrival,
+    channel_wait,
     /// The body of `Channel.get()`.
-    take_from,
+    channel_get,
     /// The body of `Channel.__anext__()`.
-    next_of,
+    channel_next,
 }
 
 fn found<'py>(

@@ -413,10 +413,10 @@ unsafe fn getaddrinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     }
 }
 
-/// `_look_up_names(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is numeric.
-unsafe fn look_up_names(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+/// `_getnameinfo(host, port, flowinfo, scope_id, flags)`: what `getnameinfo` awaits. The address is numeric.
+unsafe fn getnameinfo(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[host, service, flow, scope, flags] = args.positional else {
-        return Err(PyTypeError::new_err("_look_up_names() takes five arguments").into());
+        return Err(PyTypeError::new_err("_getnameinfo() takes five arguments").into());
     };
     // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
     // keeps the arguments alive during the call.
@@ -476,7 +476,7 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
                 "Like socket.getaddrinfo(), without blocking the loop.",
             ),
             (
-                fastcall!(c"_look_up_names", look_up_names),
+                fastcall!(c"_getnameinfo", getnameinfo),
                 "(self, host, port, flowinfo, scope_id, flags, /)",
                 "Names of an address in numbers.",
             ),

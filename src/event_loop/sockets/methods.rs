@@ -105,12 +105,14 @@ unsafe fn sock_accept(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     unsafe { call(slf, Kind::Accept, [SOCK], &args) }
 }
 
-/// `_wait_socket(socket, write, future)`: what `sock_connect` awaits. Returns the descriptor, for `_leave_socket()`.
-unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+/// `_add_socket_waiter(socket, write, future)`: what `sock_connect` awaits. Returns the descriptor, for
+/// `_remove_socket_waiter()`.
+unsafe fn add_socket_waiter(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[socket, write, future] = args.positional else {
-        return Err(
-            PyTypeError::new_err("_wait_socket() takes a socket, a bool and a future").into(),
-        );
+        return Err(PyTypeError::new_err(
+            "_add_socket_waiter() takes a socket, a bool and a future",
+        )
+        .into());
     };
     // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
     // keeps the arguments alive during the call.
@@ -124,11 +126,11 @@ unsafe fn wait_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     }
 }
 
-/// `_leave_socket(fd, write, future)`: undoes `_wait_socket()`. The socket may be closed by now.
-unsafe fn leave_socket(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+/// `_remove_socket_waiter(fd, write, future)`: undoes `_add_socket_waiter()`. The socket may be closed by now.
+unsafe fn remove_socket_waiter(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let &[fd, write, future] = args.positional else {
         return Err(PyTypeError::new_err(
-            "_leave_socket() takes a descriptor, a bool and a future",
+            "_remove_socket_waiter() takes a descriptor, a bool and a future",
         )
         .into());
     };
@@ -155,8 +157,8 @@ pub fn register(class: &Bound<'_, PyType>) -> PyResult<()> {
             (fastcall!(c"sock_sendall", sock_sendall), ASYNCIO, "Send all of `data`. After an error it is not known how much has been sent."),
             (fastcall!(c"sock_sendto", sock_sendto), ASYNCIO, "Send a datagram to `address`; returns the number of bytes."),
             (fastcall!(c"sock_accept", sock_accept), ASYNCIO, "Accept a connection; returns the new, non-blocking socket and the peer's address."),
-            (fastcall!(c"_wait_socket", wait_socket, check_thread), "(self, sock, write, future, /)", "Resolve a future when a socket is ready; returns its descriptor."),
-            (fastcall!(c"_leave_socket", leave_socket, check_thread), "(self, fd, write, future, /)", "Take _wait_socket() back."),
+            (fastcall!(c"_add_socket_waiter", add_socket_waiter, check_thread), "(self, sock, write, future, /)", "Resolve a future when a socket is ready; returns its descriptor."),
+            (fastcall!(c"_remove_socket_waiter", remove_socket_waiter, check_thread), "(self, fd, write, future, /)", "Take _add_socket_waiter() back."),
         ],
     )
 }

@@ -25,11 +25,11 @@ use crate::transports::object;
 /// The Python class of datagram transports; null until the module is imported.
 static DATAGRAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 
-/// `_connect_datagram(class, sock, protocol, address, waiter, extra)`: makes a transport for a datagram socket. It reads once
-/// `connection_made()` has returned.
-unsafe fn connect_datagram(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+/// `_new_datagram_transport(class, sock, protocol, address, waiter, extra)`: makes a transport for a datagram socket. It reads
+/// once `connection_made()` has returned.
+unsafe fn new_datagram_transport(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let [class, socket, protocol, address, waiter, extra] = args.positional else {
-        return Err(PyTypeError::new_err("_connect_datagram() takes 6 arguments").into());
+        return Err(PyTypeError::new_err("_new_datagram_transport() takes 6 arguments").into());
     };
     // SAFETY: CPython calls a method of the loop `slf` in an attached thread; arguments are live during the call.
     let (cx, [class, socket, protocol, address, waiter, extra]) = unsafe {
@@ -125,13 +125,13 @@ unsafe extern "C" fn traverse(
     visit: ffi::visitproc,
     arg: *mut c_void,
 ) -> c_int {
-    // SAFETY: the collector passes a live object of this class, whose state `connect_datagram` has written before.
+    // SAFETY: the collector passes a live object of this class, whose state `new_datagram_transport` has written before.
     unsafe { object::traverse(object, visit, arg, DatagramTransport::of(object).objects()) }
 }
 
 unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live object of this class that is garbage, and whose state `connect_datagram` has written
-    // before.
+    // SAFETY: the collector passes a live object of this class that is garbage, and whose state `new_datagram_transport` has
+    // written before.
     unsafe {
         object::clear(object);
         DatagramTransport::of(object).clear_references();
@@ -180,7 +180,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     install(
         &py.get_type::<LoopCore>(),
         [(
-            fastcall!(c"_connect_datagram", connect_datagram),
+            fastcall!(c"_new_datagram_transport", new_datagram_transport),
             "(self, cls, sock, protocol, address, waiter, extra, /)",
             "A transport for a datagram socket.",
         )],

@@ -100,11 +100,11 @@ fn transport_class(cx: LoopContext<'_>) -> PyResult<Ref> {
     Ok(class)
 }
 
-/// `_connect_stream(sock, protocol, waiter, extra, server, context)`: makes a transport for a connected socket. Its callbacks
-/// run in `context`, or in a copy of the current context if that is `None`.
-unsafe fn connect_stream(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+/// `_new_stream_transport(sock, protocol, waiter, extra, server, context)`: makes a transport for a connected socket. Its
+/// callbacks run in `context`, or in a copy of the current context if that is `None`.
+unsafe fn new_stream_transport(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     let [socket, protocol, waiter, extra, server, context] = args.positional else {
-        return Err(PyTypeError::new_err("_connect_stream() takes 6 arguments").into());
+        return Err(PyTypeError::new_err("_new_stream_transport() takes 6 arguments").into());
     };
     // SAFETY: CPython calls a method of the loop `slf` in an attached thread; arguments are live during the call.
     let (cx, [socket, protocol, waiter, extra, server, context]) = unsafe {
@@ -273,7 +273,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     install(
         &py.get_type::<LoopCore>(),
         [(
-            fastcall!(c"_connect_stream", connect_stream),
+            fastcall!(c"_new_stream_transport", new_stream_transport),
             "(self, sock, protocol, waiter, extra, server, context, /)",
             "A transport for a connected socket.",
         )],
