@@ -287,7 +287,7 @@ def run_until_complete(loop: asyncio.AbstractEventLoop, count: int) -> int:
     return time.process_time_ns() - begin
 
 
-@on_loop("add_reader-pingpong", 20_000, "add_reader: a byte there and back over a socket pair")
+@on_loop("add_reader-pingpong", 20_000, "add_reader: round trip of a byte over a socket pair")
 def add_reader_pingpong(loop: asyncio.AbstractEventLoop, count: int) -> int:
     near, far = socket.socketpair()
     counter = Counter(loop, count)

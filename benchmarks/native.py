@@ -2,7 +2,7 @@
 
 python -m benchmarks.native --loops asyncio,uvloop,hybridloop
 
-All do nothing, or next to nothing: what is measured is the way there and back. Loops take turns,
+All do nothing, or next to nothing: the round trip is measured. Loops are measured alternately,
 and each sample is a process of its own.
 """
 

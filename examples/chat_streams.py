@@ -26,12 +26,12 @@ class Room:
             writer.write(b"that name is taken or empty\n")
         else:
             self.members[name] = writer
-            self.tell(f"{name} joined")
+            self.broadcast(f"{name} joined")
             try:
                 await self.listen(name, reader)
             finally:
                 del self.members[name]
-                self.tell(f"{name} left")
+                self.broadcast(f"{name} left")
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -39,15 +39,15 @@ class Room:
     async def listen(self, name: str, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
-                self.tell(f"{name}: {line.decode(errors='replace').strip()}")
+                self.broadcast(f"{name}: {line.decode(errors='replace').strip()}")
 
-    def tell(self, text: str) -> None:
+    def broadcast(self, text: str) -> None:
         for writer in self.members.values():
             writer.write(f"{text}\n".encode())
 
 
 async def guest(name: str, port: int, others: int, joined: asyncio.Barrier) -> list[str]:
-    """Join, wait until everybody has, say one thing, and hear one thing from each other guest."""
+    """Join, wait for all guests, say one thing, and read one thing of each other guest."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{name}\n".encode())
     await reader.readuntil(f"{name} joined\n".encode())

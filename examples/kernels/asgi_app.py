@@ -28,7 +28,7 @@ TEXT = b"text/plain; charset=utf-8"
 
 
 class BadRequest(Exception):
-    """What the client is told, with status 400."""
+    """The message for the client, with status 400."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

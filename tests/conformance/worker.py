@@ -198,7 +198,7 @@ def main() -> None:
     result = StreamedResult(reporter, tally, by_class)
     sys.unraisablehook = threading.excepthook = result.note_uncaught
     suite = unittest.TestSuite(tests)
-    # The suite lets go of each test, and so of its loop, once it has run.
+    # The suite drops each test, and so its loop, once it has run.
     del tests, test
     suite.run(result)
     gc.collect()

@@ -224,7 +224,7 @@ def test_a_forked_child_does_not_disturb_its_parent(run_script):
                 peer.sendto(b"x", transport.get_extra_info("sockname"))
             deadline = loop.time() + 10
             while not got:
-                assert loop.time() < deadline, "the parent hears nothing"
+                assert loop.time() < deadline, "the parent receives nothing"
                 await asyncio.sleep(0.001)
             transport.close()
         loop = new_event_loop()

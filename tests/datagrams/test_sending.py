@@ -185,7 +185,7 @@ async def test_too_large(open_endpoint):
 
 
 async def test_refused_and_alive(open_endpoint, opened, eventually):
-    """Nobody listens: the protocol hears of it, and the endpoint goes on."""
+    """Nothing listens: error_received() is called, and the endpoint stays open."""
     port = unused_port()
     transport, protocol = await open_endpoint(remote_addr=("127.0.0.1", port))
     transport.sendto(b"anybody?")

@@ -133,7 +133,7 @@ class Player:
         self.transport.pause_reading()
 
     def do_resume_reading(self):
-        # asyncio would tell of the same end again.
+        # asyncio would report the same EOF again.
         if not self.eof_kept_open:
             self.transport.resume_reading()
 

@@ -55,7 +55,7 @@ async def test_while_paused_with_data_queued(loop, connect_tcp, eventually):
 
 
 async def test_while_paused(loop, connect_tcp, eventually):
-    """Nobody looks, so nobody hears; the next write or resume_reading() tells."""
+    """The reset is not noticed before the next write or resume_reading()."""
     protocol = Recorder()
     transport, peer = await connect_tcp(protocol)
     transport.pause_reading()
@@ -205,7 +205,7 @@ BETTER_THAN_ASYNCIO = {"set_write_buffer_limits", "writelines"}
 
 
 def outcomes(loop_factory, how):
-    """What each method does on a transport that was just told to close, and on one that is gone."""
+    """Each method of a transport that is closing, and of one that is closed."""
 
     async def main():
         found = {}

@@ -129,7 +129,7 @@ def test_accepting_goes_on_after_descriptors_ran_out() -> None:
 
 @pytest.mark.improves_on_asyncio
 def test_lack_of_descriptors_is_told_once_per_attempt() -> None:
-    """asyncio goes on trying in the same iteration and tells as often as the backlog is long."""
+    """asyncio retries in the same iteration, and reports as often as the backlog is long."""
     with ControlledServer("echo_server.py", "protocol") as server:
         server.ask("limit_fds 10")
         sockets, started = exhaust(server, 15)

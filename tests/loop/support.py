@@ -1,4 +1,4 @@
-"""`add_reader()` and its kin by side, and sockets that are full or empty."""
+"""`add_reader()` and `add_writer()` by side, and sockets that are full or empty."""
 
 METHODS = {
     "reader": ("add_reader", "remove_reader"),

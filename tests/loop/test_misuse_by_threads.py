@@ -343,7 +343,7 @@ def test_a_loop_that_does_not_run(run):
 
 
 def test_one_coroutine_in_many_threads(run):
-    """One of them drives it to its end, the others are told."""
+    """One of them drives it to its end; the others get an exception."""
     run(
         """
         import hybridloop

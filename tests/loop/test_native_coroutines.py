@@ -59,7 +59,7 @@ def job(engine):
 
 
 def shown(coroutine):
-    """What the attributes of a coroutine tell of its state."""
+    """The state of a coroutine, from its attributes."""
     return (
         inspect.getcoroutinestate(coroutine),
         coroutine.cr_running,
@@ -360,7 +360,7 @@ class Driven:
         return self.future is None or self.future.done()
 
     def do(self, name, *args):
-        """Do one thing, and tell what an observer sees of it."""
+        """Do one thing, and return what an observer sees."""
         was_suspended = self.call.cr_suspended
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -20,7 +20,7 @@ PRIVATE = {
 
 
 class Answering:
-    """A file object whose `fileno()` gives, or raises, what it is told."""
+    """A file object whose `fileno()` returns or raises a given object."""
 
     def __init__(self, answer):
         self.answer = answer

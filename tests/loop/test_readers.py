@@ -1,4 +1,4 @@
-"""`add_reader()`, `add_writer()` and their kin: when callbacks are called, replaced and removed."""
+"""`add_reader()`, `add_writer()`: when callbacks are called, replaced and removed."""
 
 import asyncio
 import contextvars

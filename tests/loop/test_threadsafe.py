@@ -256,7 +256,7 @@ def test_handle_waits_for_a_callback_that_runs(loop, unhandled, method, failing)
 
 
 def test_handle_is_cancelled_by_its_own_callback(loop, unhandled):
-    """Whoever runs in the loop's thread never waits for itself."""
+    """A call in the thread of the loop does not wait for itself."""
     handles, seen = [], []
 
     def callback():

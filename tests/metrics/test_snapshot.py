@@ -154,7 +154,7 @@ def threads_of_engines() -> set[str]:
 
 
 def test_the_native_workers_of_loops_outside_engines(run_script) -> None:  # type: ignore[no-untyped-def]
-    """They are told once they are in use, and looking does not make them."""
+    """They are included once they are in use; a snapshot does not make them."""
     run_script("""
         import hybridloop
         from hybridloop import metrics
@@ -193,7 +193,7 @@ def test_survives_json() -> None:
     assert snapshot.pid == os.getpid()
     text = json.dumps(snapshot.as_dict())
     assert ProcessStats.from_dict(json.loads(text)) == snapshot
-    # One of a later version may tell more, one of an earlier version less.
+    # One of a later version may have more keys, one of an earlier version fewer.
     data = json.loads(text)
     data["more"] = data["loops"][0]["stats"]["more"] = 1
     del data["loops"][0]["stats"]["ready"]

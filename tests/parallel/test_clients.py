@@ -71,7 +71,7 @@ class TestClients:
     def test_nobody_listens(self) -> None:
         seen: list[Any] = []
 
-        class Told:
+        class Recording:
             def connection_error(self, transport: Any, *what: Any) -> None:
                 seen.append(what)
 
@@ -84,7 +84,7 @@ class TestClients:
 
         import errno
 
-        parallel.register(parallel.client("127.0.0.1", self.refused()), Told)
+        parallel.register(parallel.client("127.0.0.1", self.refused()), Recording)
         parallel.run()
         parallel.register(parallel.client("127.0.0.1", self.refused()), ToldShortly)
         parallel.run()

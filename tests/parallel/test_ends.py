@@ -1,4 +1,4 @@
-"""How connections end, and who is told."""
+"""How connections end, and which callbacks are called."""
 
 from __future__ import annotations
 

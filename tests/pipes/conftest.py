@@ -42,7 +42,7 @@ def ends(request, tmp_path):
     pair = request.param(tmp_path)
     yield pair
     for fd in pair:
-        # Whoever uses a descriptor as a pipe closes it.
+        # A transport closes its descriptor.
         with contextlib.suppress(OSError):
             os.close(fd)
 

@@ -157,7 +157,7 @@ async def test_repr(loop, ends, connect_read, eventually):
 
 
 async def test_one_end_read_twice(loop, connect_read, eventually):
-    """As in asyncio, whoever comes last gets the data; nobody closes the other's descriptor."""
+    """As in asyncio, the last reader gets the data; none closes the other's descriptor."""
     reading, writing = os.pipe()
     _, first = await connect_read(os.dup(reading))
     _, second = await connect_read(reading)

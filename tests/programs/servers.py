@@ -47,7 +47,7 @@ def postgresql_program() -> str:
 
 
 def free_port() -> int:
-    """A port that was free just now; whoever uses it tries another one if it has been taken."""
+    """A port that was free just now; callers try another one if it is in use."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

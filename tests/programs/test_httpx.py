@@ -22,7 +22,7 @@ BODY = os.urandom(3 << 20)
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Tells the client's port and the digest of what it sent; `/slow` never ends its answer."""
+    """Returns the client's port and the digest of the body; the response of `/slow` never ends."""
     digest, more = hashlib.sha256(), True
     while more:
         message = await receive()

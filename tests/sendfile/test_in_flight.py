@@ -128,7 +128,7 @@ async def test_peer_leaves(loop, connect_tcp, make_file, eventually, how):
 @pytest.mark.improves_on_asyncio
 @pytest.mark.parametrize("how", ["close", "abort"])
 async def test_transport_is_closed(loop, connect, make_file, eventually, how):
-    """Who sends hears of it, and nothing is sent after connection_lost()."""
+    """The sender gets an exception, and nothing is sent after connection_lost()."""
     protocol = Recorder()
     transport, peer = await connect(protocol)
     task = await started(loop, transport, make_file(CONTENTS))

@@ -33,7 +33,7 @@ RANGES = [
     (SIZE + 10, 10),
 ]
 
-# The bytes sent, without which releases up to 3.13.0 and their kin do not move the file.
+# The bytes sent, without which releases up to 3.13.0 and similar ones do not move the file.
 STAYS_WHEN_NOTHING_IS_SENT = (
     "total_sent"
     in inspect.signature(asyncio.SelectorEventLoop._sock_sendfile_update_filepos).parameters

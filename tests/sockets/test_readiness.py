@@ -17,7 +17,7 @@ async def wait_until_read(loop, sock, size=100):
 
 
 async def known(loop, ours, theirs):
-    """Bring both ends to where a short read has told that `ours` is empty."""
+    """Get both ends to where a short read has shown that `ours` is empty."""
     reading = await wait_until_read(loop, ours)
     theirs.send(b"first")
     assert await asyncio.wait_for(reading, 10) == b"first"
@@ -305,7 +305,7 @@ async def test_object_that_is_no_socket(loop, unix_pair):
 
 
 async def test_closing_a_socket_that_is_read_ends_in_an_error_or_waits(loop, pair):
-    """As in asyncio nothing tells of it; cancelling still works, and the number can be reused."""
+    """As in asyncio it is not reported; cancelling still works, and the number can be reused."""
     ours, _ = pair
     reading = await wait_until_read(loop, ours)
     ours.close()

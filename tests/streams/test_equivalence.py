@@ -55,7 +55,7 @@ def outcome(task):
 
 
 class Both:
-    """asyncio's reader and ours, told the same."""
+    """asyncio's reader and hybridloop's, with the same calls."""
 
     def __init__(self, loop, limit, can_pause):
         self.readers = [

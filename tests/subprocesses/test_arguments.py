@@ -37,7 +37,7 @@ async def test_another_executable(loop):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio gives children sockets there")
 async def test_standard_streams_by_path(loop):
-    """Children may open /dev/stdin and its kin, which they can't if these are sockets."""
+    """Children can open /dev/stdin and /dev/stdout, which is impossible for sockets."""
     source = "open('/dev/stdout', 'w').write(open('/dev/stdin').read().upper())"
     process = await asyncio.create_subprocess_exec(
         *python(source), stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -131,7 +131,7 @@ async def test_signals(loop, eventually, method, expected):
 
 
 async def test_signals_race_with_the_end(loop):
-    """Whoever comes too late is told so, or finds the child dead; its status is not lost."""
+    """A late signal raises or has no effect; the status of the child is not lost."""
     for number in range(20):
         process = await asyncio.create_subprocess_exec("true")
         if number % 2:
@@ -319,7 +319,7 @@ def test_child_that_outlives_its_loop(loop_factory):
     reason="this Python's asyncio waits for children in threads",
 )
 async def test_uses_a_pidfd_where_the_standard_library_does(loop):
-    """No thread waits for a child if the system can tell when it ends."""
+    """No thread waits for a child if the system can report its end."""
     threads = threading.active_count()
     process = await asyncio.create_subprocess_exec("cat", stdin=-1)
     assert threading.active_count() == threads

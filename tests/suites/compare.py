@@ -127,7 +127,7 @@ def compare(
 def _settle(
     doubtful: dict[str, tuple[Result, Result]], comparison: Comparison, run_again: RunAgain
 ) -> None:
-    """Tell the tests that always do worse from those that sometimes do."""
+    """Separate the tests that always do worse from those that sometimes do."""
     if not doubtful:
         return
     worse = {test: [1, 0] for test in doubtful}

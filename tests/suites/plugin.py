@@ -1,6 +1,6 @@
 """The pytest plugin that puts a loop in the default loop's place and reports every test.
 
-The environment variable SETTINGS tells it the loop and the folder for the results, one file of JSON
+The environment variable SETTINGS contains the loop and the folder for the results, one file of JSON
 lines for each process that runs tests.
 """
 
@@ -59,7 +59,7 @@ class Results:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if not self._running:
-            return  # the report of another process, told to the one that distributes the tests
+            return  # a report of another process, for the one that distributes the tests
         outcome = outcome_of(report)
         if RANK.index(outcome) > RANK.index(self._outcome):
             self._outcome = outcome

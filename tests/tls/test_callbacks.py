@@ -96,7 +96,7 @@ async def test_client_certificate(
 
 
 async def test_no_client_certificate(loop, dial, authority, make_server_context, path, eventually):
-    """With TLS 1.3 the client hears of it after its own handshake is over, while it reads."""
+    """With TLS 1.3 the client notices it after its own handshake, while it reads."""
     server = make_server_context()
     authority.configure_trust(server)
     server.verify_mode = ssl.CERT_REQUIRED

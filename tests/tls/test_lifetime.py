@@ -210,7 +210,7 @@ async def test_stream_that_is_aborted_below(loop, serve, client_context, eventua
     stream = transport._ssl_protocol._transport
     loop.call_soon(stream.abort)
     await eventually(lambda: protocol.lost)
-    # The stream has told, so nobody is warned of.
+    # The stream has reported it, so there is no warning.
     assert transport.is_closing()
     await eventually(lambda: protocols and protocols[0].lost)
     assert isinstance(transport.get_extra_info("sslcontext"), ssl.SSLContext)

@@ -187,7 +187,7 @@ EXCHANGES = {
 }
 
 
-def told(error):
+def describe(error):
     """What can be compared of an exception."""
     if error is None:
         return None
@@ -207,7 +207,7 @@ async def seen(loop, kind, peer, server_context, client_context):
     server = await loop.create_server(factory, "127.0.0.1", 0, ssl=server_context)
     address = server.sockets[0].getsockname()
     await asyncio.to_thread(peer, address, client_context)
-    # An application that was not told of a connection is not told of its end either.
+    # Without connection_made() there is no connection_lost() either.
     await wait_for_condition(
         lambda: protocols and (protocols[0].transport is None or protocols[0].lost)
     )
@@ -219,8 +219,8 @@ async def seen(loop, kind, peer, server_context, client_context):
         # How data is cut into pieces depends on when it comes.
         if not names or names[-1] != name:
             names.append(name)
-    reports = [(report["message"], told(report.get("exception"))) for report in unhandled]
-    return names, bytes(protocol.data), told(protocol.lost_exception), reports
+    reports = [(report["message"], describe(report.get("exception"))) for report in unhandled]
+    return names, bytes(protocol.data), describe(protocol.lost_exception), reports
 
 
 def compare(loop, kind, peer, server_context, client_context):

@@ -24,7 +24,7 @@ async def upgraded(loop, opened, pair, client_context, server_context):
         loop.start_tls(plain[0], protocols[0], client_context, server_hostname="localhost"),
         loop.start_tls(plain[1], protocols[1], server_context, server_side=True),
     )
-    # start_tls() leaves it to the caller to tell the protocol of its new transport.
+    # start_tls() does not give the protocol its new transport.
     protocols[1].transport = upgraded[1]
     return protocols, upgraded
 

@@ -120,7 +120,7 @@ async def test_reading_what_a_duplicate_keeps_open(handed, next_owner, eventuall
         assert owner.recv(100) == b"for the owner"
 
 
-@pytest.mark.improves_on_asyncio  # whose selector fails, and the protocol is not told
+@pytest.mark.improves_on_asyncio  # its selector fails, and connection_lost() is not called
 @pytest.mark.skipif(sys.platform != "linux", reason="kqueue drops closed descriptors")
 async def test_writes_that_wait_while_a_duplicate_is_open(handed, next_owner, eventually):
     protocol = Recorder()

@@ -177,7 +177,7 @@ async def test_callbacks_that_come_after(loop, connect, how):
             protocol.data_received = lambda data: next(steps)()
             _, sender = await connect(protocol)
             sender.send(b"x")
-        # One poll tells of both.
+        # One poll reports both.
         work(0.001)
     while not seen:
         await asyncio.sleep(0)

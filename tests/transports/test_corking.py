@@ -115,7 +115,7 @@ async def test_gathered_data_counts_in_the_buffer_size(loop, connect_tcp, eventu
 
 
 async def test_gathering_much_pauses_the_protocol(loop, connect_tcp):
-    """The marks hold while the cork is in: a flooding data_received is told to stop."""
+    """The marks hold while writes are corked: pause_writing() stops a flooding data_received()."""
 
     class Flooding(Recorder):
         def data_received(self, data):

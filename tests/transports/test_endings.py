@@ -48,7 +48,7 @@ async def test_last_words_that_come_after_the_poll(loop, connect, eventually):
     transport.write(b"x" * 8 * MIB)
     assert transport.get_write_buffer_size() > 0
     await asyncio.sleep(0)
-    # One poll tells of both; the first then sees to it that the second fails.
+    # One poll reports both; the first one then makes the second fail.
     trigger.send(b"now")
     read = 0
     while read < MIB // 8:

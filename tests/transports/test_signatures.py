@@ -101,7 +101,7 @@ def parameters(function):
     try:
         found = inspect.signature(function).parameters.values()
     except ValueError:
-        # Some of CPython's own builtins do not tell.
+        # Some of CPython's own builtins have none.
         return None
     return [(each.name, each.kind, each.default) for each in found if each.name != "self"]
 

@@ -26,7 +26,7 @@ async def test_a_stale_socket_is_replaced(serve, connect, folder):
 
 
 async def test_a_living_socket_is_taken_over(serve, connect, folder, eventually):
-    """As in asyncio: the file is removed, whoever listens on it."""
+    """As in asyncio, the file is removed even if another server listens on it."""
     path = f"{folder}/socket"
     _, old = await serve(path)
     _, new = await serve(path)

@@ -126,7 +126,7 @@ async def wait_file(scope: dict[str, Any], receive: Any, send: Any, argument: st
 
 
 async def context(scope: dict[str, Any], receive: Any, send: Any, argument: str) -> None:
-    """Tell what the context holds on entry, then leave a value in it."""
+    """Respond with the value in the context, then set another one."""
     seen = TRACE.get()
     TRACE.set(f"task {argument}")
     await asyncio.sleep(0)

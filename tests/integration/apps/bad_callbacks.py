@@ -56,7 +56,7 @@ async def callbacks_raise(errors: Errors) -> None:
         loop.remove_writer(ours)
     ours.close()
     theirs.close()
-    # One that can't be called at all is told in the same way, where it is not refused at once.
+    # One that cannot be called is reported in the same way, unless it is refused at once.
     try:
         loop.call_soon(None)  # type: ignore[arg-type]
     except TypeError:

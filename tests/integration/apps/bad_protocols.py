@@ -34,7 +34,7 @@ class FirstIs:
 
 
 async def first_connection_is_lost(errors: Errors, first: Any, kind: type[BaseException]) -> Any:
-    """The first connection's protocol fails on data: it is told, ended, and only that one."""
+    """The first connection's protocol fails on data: only that connection is closed."""
     factory = FirstIs(first)
     async with serving(factory) as port:
         client = Client(port)

@@ -30,7 +30,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 class Control:
-    """The commands every server knows, and what its exception handler was told."""
+    """The commands of every server, and the contexts of its exception handler."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []

@@ -32,7 +32,7 @@ def case(function: Callable[[], object]) -> Callable[[], object]:
 def async_case(
     function: Callable[[Errors], Coroutine[Any, Any, None]],
 ) -> Callable[[Errors], Coroutine[Any, Any, None]]:
-    """A scenario that runs on the loop under test and asserts on what the handler was told."""
+    """A scenario on the loop under test; it checks the contexts of the exception handler."""
 
     def run() -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -45,7 +45,7 @@ def async_case(
 
 
 class Errors:
-    """What the exception handler was told."""
+    """The contexts of the exception handler."""
 
     def __init__(self) -> None:
         self.contexts: list[dict[str, Any]] = []
