@@ -370,14 +370,14 @@ class Engine(WorkMixin):
         scheduler = self._scheduler
         scheduler.stop_serving()
         # Open connections may still spawn tasks.
-        cancel = cancel or not scheduler.wait_served(_time_left(cancel_at))
+        cancel = cancel or not scheduler.wait_for_servers(_time_left(cancel_at))
         scheduler.stop_accepting()
         cancel = cancel or not scheduler.wait_idle(_time_left(cancel_at))
         cancel = cancel or not scheduler.wait_native_idle(_time_left(cancel_at))
         if cancel:
             # The end of a job that a cancelled task waits for must not start the next job.
             self._native._stop_starting()
-            scheduler.cancel_pending_and_running()
+            scheduler.cancel_all_tasks()
             # Cancels queued jobs, which tasks may wait for.
             self._native.close(0)
             scheduler.wait_idle(_time_left(deadline))

@@ -71,7 +71,7 @@ class LoopThread:
                         _logger.warning(
                             "the loop of %s was stopped; running it again", self.thread.name
                         )
-            self._finish()
+            self._shutdown_loop()
         except BaseException as error:
             _logger.critical("%s has failed", self.thread.name, exc_info=error)
             self.scheduler.thread_failed(self, error)
@@ -79,7 +79,7 @@ class LoopThread:
             if not loop.is_closed():
                 loop.close()
 
-    def _finish(self) -> None:
+    def _shutdown_loop(self) -> None:
         """Cancel the remaining tasks and close async generators, as `asyncio.Runner` does.
 
         The default executor is shut down by `loop.close()`, which does not wait for it: waiting
@@ -104,9 +104,9 @@ class LoopThread:
 
     def stop(self) -> None:
         self.stopping = True
-        self.call(self.loop.stop)
+        self.call_threadsafe(self.loop.stop)
 
-    def call(self, function: Any, *args: Any) -> None:
+    def call_threadsafe(self, function: Any, *args: Any) -> None:
         # RuntimeError: the loop is closed, and the thread has ended.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(function, *args)
@@ -114,9 +114,9 @@ class LoopThread:
     def start_inbox(self) -> None:
         """Start the tasks in the inbox."""
         while self.inbox:
-            self._start(self.inbox.popleft(), self.ended)
+            self._start(self.inbox.popleft(), self.task_ended)
 
-    def ended(self, handle: TaskHandle[Any]) -> None:
+    def task_ended(self, handle: TaskHandle[Any]) -> None:
         """A spawned task has ended: start the next one."""
         self.running.discard(handle)
         if self.scheduler.release_slot(self):

@@ -58,16 +58,16 @@ class NativeChunk:
         self.batch = batch
 
     def wait(self) -> Outcome:
-        return self._sort(self.batch.result())
+        return self._split_at_exception(self.batch.result())
 
     async def outcome(self) -> Outcome:
-        return self._sort(await self.batch)
+        return self._split_at_exception(await self.batch)
 
     def cancel(self) -> object:
         return self.batch.cancel()
 
     @staticmethod
-    def _sort(results: list[Any]) -> Outcome:
+    def _split_at_exception(results: list[Any]) -> Outcome:
         # The value of a kernel is never an exception object.
         for number, result in enumerate(results):
             if isinstance(result, BaseException):
@@ -135,7 +135,7 @@ class MapResults(Generic[_T]):
         # Calls that did not fit into the queue.
         self._unsubmitted: Calls = []
         # The number of items whose results were not returned yet.
-        self._open = 0
+        self._outstanding = 0
         self._values: deque[_T] = deque()
         self._error: BaseException | None = None
         self._waiting = False
@@ -209,7 +209,7 @@ class MapResults(Generic[_T]):
                 self._fill()
 
     def _pop_value(self) -> _T:
-        self._open -= 1
+        self._outstanding -= 1
         value = self._values.popleft()
         if self._error is None:
             self._fill()
@@ -218,7 +218,7 @@ class MapResults(Generic[_T]):
     def _fill(self) -> None:
         """Submit calls until `buffersize` items were taken."""
         while self._unsubmitted or (
-            self._arguments is not None and self._open + self._chunksize <= self._buffersize
+            self._arguments is not None and self._outstanding + self._chunksize <= self._buffersize
         ):
             calls, failure = (self._unsubmitted, None) if self._unsubmitted else self._take_calls()
             self._unsubmitted = []
@@ -246,7 +246,7 @@ class MapResults(Generic[_T]):
             calls.extend(islice(self._arguments, self._chunksize))
         except Exception as error:
             failure = error
-        self._open += len(calls)
+        self._outstanding += len(calls)
         if len(calls) < self._chunksize:
             self._arguments = None
         return calls, failure

@@ -105,7 +105,7 @@ class Scheduler:
             wake = not target.inbox
             target.inbox.append(handle)
         if wake:
-            target.call(target.start_inbox)
+            target.call_threadsafe(target.start_inbox)
 
     def check_threads(self, indexes: Iterable[int]) -> None:
         """Raise the exceptions of `schedule()` for any of the threads."""
@@ -123,7 +123,7 @@ class Scheduler:
             target = self._least_loaded() if index is None else self._get_thread(index)
             target.services += 1
         handle._loop = target.loop
-        target.call(target.start_service, handle)
+        target.call_threadsafe(target.start_service, handle)
 
     async def wait_for_space(self) -> None:
         """Wait until the queue has space, or the engine is closed."""
@@ -224,9 +224,9 @@ class Scheduler:
         for stop in list(self.server_stop_hooks):
             stop()
 
-    def wait_served(self, timeout: float | None) -> bool:
+    def wait_for_servers(self, timeout: float | None) -> bool:
         with self.lock:
-            return signal_safe_wait.wait_for(self.idle, self._has_served, timeout)
+            return signal_safe_wait.wait_for(self.idle, self._servers_have_ended, timeout)
 
     def wait_native_idle(self, timeout: float | None) -> bool:
         """Wait until no native job is queued or running, by polling."""
@@ -252,7 +252,7 @@ class Scheduler:
         with self.lock:
             return signal_safe_wait.wait_for(self.idle, self._is_idle, timeout)
 
-    def cancel_pending_and_running(self) -> None:
+    def cancel_all_tasks(self) -> None:
         with self.lock:
             waiting = [*self.pending]
             for thread in self.threads:
@@ -260,7 +260,7 @@ class Scheduler:
         for handle in waiting:
             handle.cancel("the engine is closing")
         for thread in self.threads:
-            thread.call(thread.cancel_all)
+            thread.call_threadsafe(thread.cancel_all)
 
     def stop(self) -> None:
         for thread in self.threads:
@@ -275,7 +275,7 @@ class Scheduler:
         self.abandoned = True
         self.stop_serving()
         for thread in self.threads:
-            thread.call(self._stop_if_abandoned)
+            thread.call_threadsafe(self._stop_if_abandoned)
 
     def fail_remaining(self) -> list[str]:
         """Fail the handles of tasks on threads that have not ended; return the tasks' names."""
@@ -320,7 +320,7 @@ class Scheduler:
             return True
         return self.pending_count == 0 and not any(it.load or it.services for it in alive)
 
-    def _has_served(self) -> bool:
+    def _servers_have_ended(self) -> bool:
         return not any(it.services for it in self.threads if not it.failed)
 
     def _notify_if_idle(self) -> None:

@@ -54,10 +54,10 @@ class TaskHandle(Generic[_T]):
         "_coroutine",
         "_done",
         "_exception",
-        "_finished",
         "_lock",
         "_loop",
         "_name",
+        "_on_finished",
         "_result",
         "_retrieved",
         "_scheduler",
@@ -92,7 +92,7 @@ class TaskHandle(Generic[_T]):
         self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
         self._callbacks: list[Callable[[TaskHandle[_T]], object]] | None = None
         # Called on the loop's thread when the task has ended.
-        self._finished: Callable[[TaskHandle[Any]], None] | None = None
+        self._on_finished: Callable[[TaskHandle[Any]], None] | None = None
 
     def __repr__(self) -> str:
         if self.cancelled():
@@ -161,7 +161,7 @@ class TaskHandle(Generic[_T]):
         `EngineClosedError` in a forked child if the task had not ended before the fork.
         """
         self._wait_blocking(timeout)
-        return self._outcome()
+        return self._get_result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Like `result()`, for the exception of the coroutine; `None` if it raised none."""
@@ -187,7 +187,7 @@ class TaskHandle(Generic[_T]):
         if not self._done:
             self._scheduler.check_process()
             yield from self._wait().__await__()
-        return self._outcome()
+        return self._get_result()
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ class TaskHandle(Generic[_T]):
         if not signal_safe_wait.wait(event, timeout):
             raise TimeoutError(f"{self.get_name()} did not end within {timeout} s")
 
-    def _outcome(self) -> _T:
+    def _get_result(self) -> _T:
         if self._exception is not None:
             self._retrieved = True
             raise self._exception
@@ -240,7 +240,7 @@ class TaskHandle(Generic[_T]):
         coroutine = self._coroutine
         if inspect.isgenerator(coroutine):
             coroutine = drive(coroutine)
-        self._finished = finished
+        self._on_finished = finished
         self._task = task = loop.create_task(coroutine, name=self._name, context=self._context)
         task.add_done_callback(self._task_done, context=self._context)
         return True
@@ -252,7 +252,7 @@ class TaskHandle(Generic[_T]):
             self._resolve(None, error)
         else:
             self._resolve(result, None)
-        finished, self._finished = self._finished, None
+        finished, self._on_finished = self._on_finished, None
         # Keep only the name and the result: the fewer references, the less work for the collector.
         self.get_name()
         self._task = self._context = self._coroutine = None

@@ -26,7 +26,7 @@ def is_native(sock: socket.socket) -> bool:
     return sock.family in _NATIVE_FAMILIES
 
 
-def connect(
+def make_transport(
     loop: LoopCore,
     sock: socket.socket,
     protocol: asyncio.BaseProtocol,

@@ -247,7 +247,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
                 sock, protocol, address, waiter, extra, **unknown
             )
         self._ensure_fd_no_transport(sock)
-        return datagrams.connect(self, sock, protocol, address, waiter, extra)
+        return datagrams.make_transport(self, sock, protocol, address, waiter, extra)
 
     def _make_ssl_transport(
         self,

@@ -37,7 +37,7 @@ class Server:
         self._closed = False
         with contextlib.ExitStack() as undo:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._wake, self._woken = socket.socketpair()
+            self._wake_writer, self._wake_reader = socket.socketpair()
             undo.callback(self._close_sockets)
             self._listener.bind(str(path))
             self._status = path.stat()
@@ -71,7 +71,7 @@ class Server:
         _servers.discard(self)
         atexit.unregister(self.close)
         self._unlink()
-        self._wake.send(b"\0")
+        self._wake_writer.send(b"\0")
         self._thread.join(_TIMEOUT)
 
     def __enter__(self) -> Server:
@@ -88,7 +88,7 @@ class Server:
     def _main(self) -> None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
-        poll.register(self._woken, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
         while not self._closed:
             poll.poll()
             try:
@@ -101,10 +101,10 @@ class Server:
                 time.sleep(0.1)
                 continue
             with connection:
-                self._answer(connection)
+                self._send_snapshot(connection)
         self._close_sockets()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _send_snapshot(self, connection: socket.socket) -> None:
         try:
             connection.settimeout(_TIMEOUT)
             connection.sendall(json.dumps(snapshot().as_dict()).encode())
@@ -116,7 +116,7 @@ class Server:
 
     def _close_sockets(self) -> None:
         self._closed = True
-        for sock in (self._listener, self._wake, self._woken):
+        for sock in (self._listener, self._wake_writer, self._wake_reader):
             sock.close()
 
     def _unlink(self) -> None:

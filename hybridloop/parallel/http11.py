@@ -306,11 +306,11 @@ class _HttpEncoder(ResponseEncoder):
         if file.before is not None:
             self.finish()
             return file
-        if file.count != file.whole:
+        if file.count != file.file_size:
             http.connection.http_status = HTTPStatus.PARTIAL_CONTENT
             last = file.offset + file.count - 1
             http.connection.http_response_headers["Content-Range"] = (
-                f"bytes {file.offset}-{last}/{file.whole}"
+                f"bytes {file.offset}-{last}/{file.file_size}"
             )
         kind = mimetypes.guess_type(str(file.path))[0] or "application/octet-stream"
         length = file.count + len(file.after or b"")

@@ -38,7 +38,7 @@ FileOperation = tuple[str, Callable[[], Any], Any, Any]
 class FileToSend:
     """A file scheduled by `sendfile()`."""
 
-    __slots__ = ("after", "before", "count", "file", "offset", "path", "whole")
+    __slots__ = ("after", "before", "count", "file", "file_size", "offset", "path")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class FileToSend:
         except BaseException:
             self.file.close()
             raise
-        self.whole = size
+        self.file_size = size
         self.count = size - offset if count is None else count
 
 

@@ -276,11 +276,13 @@ class EngineServer:
 
     def _stop(self) -> None:
         for index, service in zip(self._threads, self._services, strict=True):
-            self._scheduler.threads[index].call(service.stop)
+            self._scheduler.threads[index].call_threadsafe(service.stop)
 
     def _abort(self) -> None:
         for index, handle in zip(self._threads, self._handles, strict=False):
-            self._scheduler.threads[index].call(handle._cancel_task, "the server is closing")
+            self._scheduler.threads[index].call_threadsafe(
+                handle._cancel_task, "the server is closing"
+            )
 
     def _remaining_names(self) -> list[str]:
         return [
