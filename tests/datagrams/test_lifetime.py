@@ -36,7 +36,7 @@ async def test_closed_transports_are_freed(loop, eventually):
     watches = [weakref.ref(transport), weakref.ref(protocol)]
     transport.close()
     await eventually(lambda: protocol.lost)
-    del transport, protocol
+    transport = protocol = None
     gc.collect()
     assert [watch() for watch in watches] == [None, None]
 

@@ -73,7 +73,7 @@ def test_scheduled_cycles_go_with_the_loop(loop_factory):
         references.append(weakref.ref(owner))
     references.append(weakref.ref(loop))
     loop.close()
-    del owner, schedule, loop
+    owner = schedule = loop = None
     gc.collect()
     assert [reference() for reference in references] == [None] * 4
 

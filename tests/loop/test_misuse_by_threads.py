@@ -124,7 +124,7 @@ def test_transports_that_die_in_other_threads(run, kind):
         """
         """
         warnings.simplefilter("ignore", ResourceWarning)
-        # Not a SimpleQueue: get(timeout=) of Python 3.11 waits for ever if another thread was faster.
+        # Not a SimpleQueue: in Python 3.11 its get(timeout=) hangs if another thread was faster.
         graves = collections.deque()
         known = weakref.WeakSet()
 

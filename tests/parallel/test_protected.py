@@ -195,7 +195,7 @@ def test_values_of_parallel_threads_are_counted() -> None:
     d["a"] = "of the main thread"
     assert parallel.persisted_contexts() == before
     elsewhere(lambda: d.__setitem__("b", 1))
-    del d
+    d = None
     gc.collect()
     assert parallel.persisted_contexts() == before
 

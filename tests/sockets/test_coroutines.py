@@ -203,7 +203,7 @@ async def test_a_dropped_wait_leaves_nothing(loop, unix_pair):
     waiting = wait(held)
     waiting.send(None)
     assert coroutine.cr_await is not None
-    del waiting, coroutine, held, wait
+    waiting = coroutine = held = wait = None
     gc.collect()
     assert gone() is None
 

@@ -347,7 +347,7 @@ def test_closed_transport_does_not_warn(loop_factory, make_pair):
         warnings.simplefilter("always")
         loop.run_until_complete(main())
         loop.close()
-        del loop
+        loop = None
         gc.collect()
     assert unclosed_transport_warnings(caught) == []
     theirs.close()

@@ -119,7 +119,7 @@ async def test_last_reference_dropped_in_another_thread(loop, make_pair, eventua
     references = [weakref.ref(it) for it in holder]
     protocol.transport = None
     protocol.calls.clear()
-    del transport, protocol
+    transport = protocol = None
     thread = threading.Thread(target=holder.clear)
     thread.start()
     thread.join()

@@ -349,7 +349,8 @@ def use_after_close() -> None:
             except (RuntimeError, OSError, AttributeError):
                 pass
         client.close()
-        del transport, server, loop, timer, calls
+        calls.clear()
+        call = transport = server = loop = timer = None  # type: ignore[assignment]
         made.clear()
         gc.collect()
 
