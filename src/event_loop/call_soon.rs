@@ -24,7 +24,7 @@ impl LoopCore {
     /// # Safety
     /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
     #[inline]
-    pub unsafe fn soon(
+    pub unsafe fn call_soon(
         &self,
         event_loop: *mut PyObject,
         callback: *mut PyObject,
@@ -109,7 +109,7 @@ impl LoopCore {
     ///
     /// # Safety
     /// `event_loop` is the live loop object of this core, and what the arguments point to is live.
-    pub unsafe fn at(
+    pub unsafe fn call_at(
         &self,
         event_loop: *mut PyObject,
         when: f64,
@@ -145,7 +145,7 @@ unsafe fn call_soon(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
             core.refuse_other_thread()?;
             core.check_callback(slf, call.callback, "call_soon")?;
         }
-        let handle = core.soon(slf, call.callback, call.args, call.context)?;
+        let handle = core.call_soon(slf, call.callback, call.args, call.context)?;
         if core.is_debug() {
             handles::save_source_traceback(&handle)?;
         }
@@ -239,7 +239,7 @@ unsafe fn timer(
             // asyncio's call_later() calls call_at(), so the message names that.
             core.check_callback(slf, call.callback, "call_at")?;
         }
-        let timer = core.at(slf, when, call.callback, call.args, call.context)?;
+        let timer = core.call_at(slf, when, call.callback, call.args, call.context)?;
         if core.is_debug() {
             handles::save_source_traceback(&timer)?;
         }
@@ -289,7 +289,7 @@ unsafe fn add_callback(slf: *mut PyObject, handle: *mut PyObject) -> FfiResult<R
         let handle = Bound::from_borrowed_ptr(py, handle);
         if !handle.call_method0("cancelled")?.is_truthy()? {
             let run = handle.getattr("_run")?;
-            core.soon(slf, run.as_ptr(), &[], None)?;
+            core.call_soon(slf, run.as_ptr(), &[], None)?;
         }
         Ok(Ref::none())
     }

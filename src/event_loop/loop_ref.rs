@@ -91,7 +91,7 @@ impl<'a> LoopContext<'a> {
         // SAFETY: a `LoopContext` has a live loop for `'a`; the references keep the other objects alive.
         let handle = unsafe {
             self.core
-                .soon(self.event_loop, callback.as_ptr(), &args, context)?
+                .call_soon(self.event_loop, callback.as_ptr(), &args, context)?
         };
         drop(handle);
         Ok(())

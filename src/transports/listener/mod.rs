@@ -306,7 +306,7 @@ fn back_off(
         .extract()?;
     let when = ns_to_seconds(now_ns()) + delay;
     // SAFETY: the loop of a context is live, and `retry` keeps the callback alive.
-    unsafe { core.at(event_loop, when, retry.as_ptr(), &[], None)? };
+    unsafe { core.call_at(event_loop, when, retry.as_ptr(), &[], None)? };
     let _ = ErrSet::from(exceptions::os_error(error));
     report(cx, listener, "socket.accept() out of system resource")
 }
