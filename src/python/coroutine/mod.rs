@@ -181,14 +181,14 @@ enum Resumed {
 
 impl<T: Operation> CoroutineObject<T> {
     fn operation(&self) -> Option<&T> {
-        // SAFETY: only `take` changes the value, and only the thread that has claimed the coroutine calls it, after its last
-        // use.
+        // SAFETY: only `take` changes the value, and only the thread that has set the state to `Running` calls it, after its
+        // last use.
         unsafe { (*self.operation.get()).as_ref() }
     }
 
     /// Sets the state to `Running` if the coroutine can run. Returns the previous state.
     #[inline]
-    fn claim(&self) -> State {
+    fn transition_to_running(&self) -> State {
         self.state.with(|state| {
             let before = *state;
             if matches!(before, State::Fresh | State::Waiting) {
@@ -198,7 +198,7 @@ impl<T: Operation> CoroutineObject<T> {
         })
     }
 
-    /// Ends the coroutine, which the caller has claimed: drops the operation.
+    /// Ends the coroutine, which the caller has set to `Running`: drops the operation.
     #[inline]
     fn finish(&self) {
         drop(self.take());
@@ -207,7 +207,7 @@ impl<T: Operation> CoroutineObject<T> {
     /// Ends the coroutine, and returns the operation and the future for the caller to drop.
     #[inline]
     fn take(&self) -> (Option<T>, Option<Ref>) {
-        // SAFETY: the caller has claimed the coroutine and has no reference to the operation any more.
+        // SAFETY: the caller has set the state to `Running` and has no reference to the operation any more.
         let operation = unsafe { (*self.operation.get()).take() };
         self.state.replace(State::Finished);
         (operation, self.future.take())
@@ -216,7 +216,7 @@ impl<T: Operation> CoroutineObject<T> {
     /// Runs the operation until it ends or waits.
     #[inline]
     fn resume(&self) -> FfiResult<Resumed> {
-        match self.claim() {
+        match self.transition_to_running() {
             State::Fresh | State::Waiting => {}
             State::Running => return Err(already_executing()),
             State::Finished if T::KIND == Kind::Iterator => {
@@ -264,7 +264,7 @@ impl<T: Operation> CoroutineObject<T> {
 
     /// Ends a coroutine that is being deallocated or is garbage.
     fn end(&self) {
-        match self.claim() {
+        match self.transition_to_running() {
             State::Fresh => {
                 if T::KIND == Kind::Coroutine {
                     never_awaited(self.name);
@@ -291,7 +291,7 @@ impl<T: Operation> CoroutineObject<T> {
         }
     }
 
-    /// Abandons the operation, which the caller has claimed, and ends the coroutine. An exception that is set stays.
+    /// Abandons the operation and ends the coroutine, which the caller has set to `Running`. An exception that is set stays.
     #[cold]
     fn end_abandoned(&self) {
         // SAFETY: coroutines run and end in attached threads.

@@ -244,7 +244,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     } else {
         Some(thrown::exception(py, arguments)?)
     };
-    let before = this.claim();
+    let before = this.transition_to_running();
     match before {
         State::Running => return Err(already_executing()),
         State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
@@ -277,7 +277,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
 unsafe fn close<T: Operation>(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: `slf` is a live coroutine of `T`: CPython passes the method's receiver, whose class the descriptor has checked.
     let this = unsafe { of::<T>(slf) };
-    match this.claim() {
+    match this.transition_to_running() {
         State::Running => return Err(already_executing()),
         State::Waiting => this.end_abandoned(),
         State::Fresh => this.finish(),
