@@ -1,4 +1,4 @@
-"""`HYBRIDLOOP_SAFE` and `build_info()`: which looks at private memory of CPython are on."""
+"""`HYBRIDLOOP_SAFE` and `build_info()`: which unstable optimisations are on."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import hybridloop
 
 SHOW = "import json, hybridloop; print(json.dumps(hybridloop.build_info()))"
 
-TRICKS = {
+OPTIMISATIONS = {
     "bytes_reuse",
     "context_vars",
     "handle_reuse",
@@ -35,12 +35,10 @@ def test_what_it_says():
     assert found["hybridloop"] == hybridloop.__version__
     assert found["python"] == platform.python_version()
     assert found["safe"] == os.environ.get("HYBRIDLOOP_SAFE", "")
-    assert set(found["unstable"]) == TRICKS
+    assert set(found["unstable"]) == OPTIMISATIONS
 
 
-@pytest.mark.skipif(
-    sys.version_info >= (3, 16), reason="no trick is on where the tests have not run"
-)
+@pytest.mark.skipif(sys.version_info >= (3, 16), reason="none is on where the tests have not run")
 def test_all_are_on_by_default():
     free_threaded = info("0")["free_threaded"]
     needs_lock = {"bytes_reuse", "handle_reuse"}

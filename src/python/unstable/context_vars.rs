@@ -109,7 +109,7 @@ unsafe fn read_word(base: *const u8, offset: usize) -> usize {
     unsafe { base.add(offset).cast::<usize>().read_unaligned() }
 }
 
-/// The map of the current context; `None` if there is no context yet, or if the trick is off.
+/// The map of the current context; `None` if there is no context yet, or if the optimisation is off.
 #[inline]
 pub fn current() -> Option<usize> {
     let layout = LAYOUT.get()?.as_ref()?;
@@ -121,7 +121,7 @@ pub fn current() -> Option<usize> {
     }
 }
 
-/// The map of a context; `None` if the trick is off.
+/// The map of a context; `None` if the optimisation is off.
 #[inline]
 pub fn of(context: &Ref) -> Option<usize> {
     let layout = LAYOUT.get()?.as_ref()?;

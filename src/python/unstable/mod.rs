@@ -1,7 +1,7 @@
-//! Code that depends on private memory layouts of CPython: one file per *trick*.
+//! Code that depends on private memory layouts of CPython: one file per optimisation.
 //!
 //! Each file documents what it reads, on which Pythons the tests have run it, its probe at import, and its fallback, which uses
-//! public functions only. `docs/architecture/unstable.md` lists the gain of each. A trick is on if
+//! public functions only. `docs/architecture/unstable.md` lists the gain of each. An optimisation is on if
 //!
 //! * `HYBRIDLOOP_SAFE` does not turn it off: `1` turns off all, else it is a list of names separated by commas;
 //! * this is one of the Pythons on which the tests run ([`TESTED`]);
@@ -26,7 +26,7 @@ use pyo3::types::PyDict;
 /// The minor versions of CPython 3 on which the tests run.
 const TESTED: RangeInclusive<u8> = 11..=15;
 
-/// Decides which tricks may be used, and probes them.
+/// Decides which optimisations may be used, and probes them.
 pub fn init(py: Python<'_>) -> PyResult<()> {
     bytes_reuse::init(py);
     context_vars::init(py)?;
@@ -38,7 +38,7 @@ pub fn init(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Whether the trick of that name may be used if its probe succeeds.
+/// Whether the optimisation of that name may be used if its probe succeeds.
 fn is_allowed(py: Python<'_>, name: &str) -> bool {
     /// The value of `HYBRIDLOOP_SAFE` when the package was imported.
     static SAFE: OnceLock<String> = OnceLock::new();
@@ -51,10 +51,10 @@ fn is_allowed(py: Python<'_>, name: &str) -> bool {
     !is_off && TESTED.contains(&py.version_info().minor)
 }
 
-/// Which tricks are on.
+/// Which optimisations are on.
 #[pyfunction]
 pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let tricks = PyDict::new(py);
+    let optimisations = PyDict::new(py);
     for (name, is_on) in [
         (bytes_reuse::NAME, bytes_reuse::is_on()),
         (context_vars::NAME, context_vars::is_on()),
@@ -64,7 +64,7 @@ pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         (stream_reader::NAME, stream_reader::is_on()),
         (type_version::NAME, type_version::is_on()),
     ] {
-        tricks.set_item(name, is_on)?;
+        optimisations.set_item(name, is_on)?;
     }
-    Ok(tricks)
+    Ok(optimisations)
 }

@@ -142,7 +142,8 @@ pub unsafe fn still_open(file: *mut PyObject, fd: RawFd) -> RawFd {
     unsafe { ask_descriptor(file, fd) }
 }
 
-/// The descriptor of an instance of `_socket.socket`; −1 once it is closed. `None` for other objects, and if the trick is off.
+/// The descriptor of an instance of `_socket.socket`; −1 once it is closed. `None` for other objects, and if the optimisation is
+/// off.
 ///
 /// # Safety
 /// `sock` is a live object.
