@@ -269,11 +269,11 @@ class Player:
         )
 
     def end(self):
-        """Both sides let go; what arrived has to be what was written, as far as it goes."""
+        """Close both sides; what arrived has to be what was written, as far as it goes."""
         self.do_peer_drain()
         self.settle()
         self.state()
-        # How much the kernel had taken when a connection broke is nobody's promise.
+        # How much the kernel had taken when a connection broke is not defined.
         complete = self.aborted or len(self.arrived) == len(self.sent)
         self.trace.add("arrived", complete, self.sent.startswith(self.arrived), self.ended)
         if not self.lost:
@@ -283,7 +283,7 @@ class Player:
         self.trace.add("over", self.lost, self.ours.fileno() == -1)
 
     def exception(self, error):
-        # Reading and writing find different errors, and which comes first is nobody's promise.
+        # Reading and writing find different errors, and which comes first is not defined.
         if isinstance(error, ConnectionError):
             return "ConnectionError"
         return None if error is None else repr(error)

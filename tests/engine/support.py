@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 class Gate:
-    """Tasks that wait until they are let go, in whichever thread they are."""
+    """Tasks that wait until they are released, on any thread."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -161,14 +161,14 @@ def test_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
     )
     reader, writer = os.pipe()
     try:
-        told, count = ctypes.create_string_buffer(4), 0
+        received, count = ctypes.create_string_buffer(4), 0
         # Until these are done, no other begins.
         threads = engine.native_engine.stats()["threads"]
         first = engine.run_native_many("hl.spin", [(0.05,)] * threads)
         jobs = engine.run_native_many(tell, [(writer, b".", 1)] * 4)
         while count < 4:
             assert libc.poll(struct.pack("ihh", reader, select.POLLIN, 0), 1, 20_000) == 1
-            count += libc.read(reader, told, 4)
+            count += libc.read(reader, received, 4)
         assert jobs.result(20) == [1] * 4
         assert first.result(20) == [None] * threads
     finally:

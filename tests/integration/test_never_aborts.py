@@ -16,9 +16,9 @@ DECORATORS = {"case", "async_case"}
 IMPROVED = {
     "attributes_of_the_bases",
     "closing_from_within",
-    "closing_in_a_turn_without_a_run",
-    "turns_within_protocols",
-    "turns_within_turns",
+    "closing_in_an_iteration_without_a_run",
+    "iterations_within_protocols",
+    "iterations_within_iterations",
     "writelines_after_abort",
 }
 

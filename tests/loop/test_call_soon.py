@@ -25,7 +25,7 @@ def test_any_number_of_arguments_arrives(loop, iterate, count):
     assert seen == [arguments]
 
 
-def test_callbacks_scheduled_by_a_callback_run_in_the_next_turn(loop):
+def test_callbacks_scheduled_by_a_callback_run_in_the_next_iteration(loop):
     seen = []
 
     def first():
@@ -264,7 +264,7 @@ def test_deep_recursion_in_a_callback_does_not_break_the_loop(loop, iterate, unh
     assert isinstance(context["exception"], RecursionError)
 
 
-def test_many_callbacks_in_one_turn(loop, iterate):
+def test_many_callbacks_in_one_iteration(loop, iterate):
     count = 0
 
     def bump():
@@ -277,7 +277,7 @@ def test_many_callbacks_in_one_turn(loop, iterate):
     assert count == 100_000
 
 
-def test_sleep_zero_gives_others_a_turn(loop):
+def test_sleep_zero_runs_other_tasks(loop):
     seen = []
 
     async def worker(name):

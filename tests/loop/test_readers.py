@@ -186,7 +186,7 @@ def test_replacing_while_an_event_is_pending(loop, socket_pair):
         loop.remove_reader(other)
 
 
-def test_removing_another_reader_of_the_same_turn(loop, socket_pair):
+def test_removing_another_reader_of_the_same_iteration(loop, socket_pair):
     ours, theirs = socket_pair
     other, other_peer = socket.socketpair()
     with other, other_peer:

@@ -272,7 +272,7 @@ async def test_T0_7_a_view_outlives_what_happens_to_the_key(loop, native, engine
     views.clear()
     assert engine.stats()["memory"] == 6000
     del popped
-    await asyncio.sleep(0)  # the loop is done with the job after this turn
+    await asyncio.sleep(0)  # the loop is done with the job after this iteration
     assert engine.stats()["memory"] == 3000
     del array
     assert engine.stats()["memory"] == 0

@@ -162,7 +162,7 @@ def test_T0_3_a_kernel_runs_while_python_holds_its_lock(engine):
 
 
 def test_a_burst_wakes_the_loop_once(engine):
-    """What ends while the loop is busy is delivered in one turn."""
+    """What ends while the loop is busy is delivered in one iteration."""
 
     async def main():
         loop = asyncio.get_running_loop()

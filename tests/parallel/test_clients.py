@@ -75,21 +75,21 @@ class TestClients:
             def connection_error(self, transport: Any, *what: Any) -> None:
                 seen.append(what)
 
-        class ToldShortly:
+        class RecordingErrno:
             def initial_connection_error(self, transport: Any, errcode: int) -> None:
                 seen.append(errcode)
 
-        class NotTold:
+        class WithoutCallback:
             pass
 
         import errno
 
         parallel.register(parallel.client("127.0.0.1", self.refused()), Recording)
         parallel.run()
-        parallel.register(parallel.client("127.0.0.1", self.refused()), ToldShortly)
+        parallel.register(parallel.client("127.0.0.1", self.refused()), RecordingErrno)
         parallel.run()
         assert seen == [(parallel.IoOp.CONNECT, "connect", errno.ECONNREFUSED), errno.ECONNREFUSED]
-        parallel.register(parallel.client("127.0.0.1", self.refused()), NotTold)
+        parallel.register(parallel.client("127.0.0.1", self.refused()), WithoutCallback)
         with pytest.raises(ConnectionRefusedError):
             parallel.run()
         parallel.run()

@@ -325,7 +325,7 @@ async def test_answers_leave_as_one_segment(loop, opened, server_context, client
 
 @needs_tcp_info
 @pytest.mark.improves_on_asyncio
-async def test_writes_of_a_turn_leave_as_one_segment(loop, opened, server_context, client_context):
+async def test_writes_of_an_iteration_are_one_segment(loop, opened, server_context, client_context):
     ours, theirs = tcp_pair()
 
     def talk():

@@ -51,7 +51,7 @@ async def test_writes_of_a_task(loop, connect_tcp):
         assert peer.segments_received() - before == 1
 
 
-async def test_writes_of_several_callbacks_of_one_turn(loop, connect_tcp):
+async def test_writes_of_several_callbacks_of_one_iteration(loop, connect_tcp):
     transport, peer = await connect_tcp()
     before = peer.segments_received()
     for number in range(5):

@@ -244,7 +244,7 @@ def repr_that_drops_the_loop() -> None:
 
 
 @case
-def turns_within_turns() -> None:
+def iterations_within_iterations() -> None:
     """`_run_once()` in callbacks; that of a reader is called while it is ready again."""
     loop = new_event_loop()
     reports: list[Any] = []
@@ -290,7 +290,7 @@ def turns_within_turns() -> None:
 
 
 @async_case
-async def turns_within_protocols(errors: Errors) -> None:
+async def iterations_within_protocols(errors: Errors) -> None:
     """`_run_once()` in each method of a protocol, while its transport reads, writes or closes."""
     loop: Any = asyncio.get_running_loop()
 
@@ -367,7 +367,7 @@ def a_timer_that_is_added_as_ready() -> None:
 
 
 @case
-def a_turn_without_a_run() -> None:
+def an_iteration_without_a_run() -> None:
     """`_run_once()` of a loop that does not run is one iteration."""
     loop = new_event_loop()
     calls: list[int] = []
@@ -419,7 +419,7 @@ async def closing_from_within(errors: Errors) -> None:
 
 
 @case
-def closing_in_a_turn_without_a_run() -> None:
+def closing_in_an_iteration_without_a_run() -> None:
     """It is refused as in a run."""
     loop: Any = new_event_loop()
     ours, theirs = socket.socketpair()
