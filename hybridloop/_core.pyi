@@ -51,6 +51,7 @@ __all__ = [
     "_close_default_engine",
     "_default_engine",
     "_find_symbol",
+    "_fork_generation",
     "_get_kernel",
     "_kernel_names",
     "_load_library",
@@ -68,6 +69,7 @@ __all__ = [
 __version__: str
 
 def rdtsc() -> int: ...
+def _fork_generation() -> int: ...
 
 @final
 class Handle(asyncio.Handle):

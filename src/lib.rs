@@ -41,6 +41,7 @@ mod _core {
         kernels::register(module)?;
         module.add_function(wrap_pyfunction!(python::unstable::_unstable, module)?)?;
         module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
+        module.add_function(wrap_pyfunction!(python::fork::_fork_generation, module)?)?;
         module.add_function(wrap_pyfunction!(python::rdtsc::rdtsc, module)?)
     }
 }

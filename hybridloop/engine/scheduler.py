@@ -9,7 +9,8 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import _fork, signal_safe_wait
+from .._core import _fork_generation
+from . import signal_safe_wait
 from .errors import EngineClosedError, EngineFullError
 from .loop_thread import LoopThread, Queue
 
@@ -48,11 +49,11 @@ class Scheduler:
         self.closed = False
         # The engine was collected: the threads end with their last task.
         self.abandoned = False
-        self.generation = _fork.generation()
+        self.generation = _fork_generation()
 
     def belongs_to_parent(self) -> bool:
         """Whether the threads belong to the parent process, after a fork."""
-        return self.generation != _fork.generation()
+        return self.generation != _fork_generation()
 
     def check_process(self) -> None:
         if self.belongs_to_parent():
@@ -66,7 +67,7 @@ class Scheduler:
 
     def start(self, count: int) -> None:
         """Start the threads: all of them or none."""
-        self.generation = _fork.generation()
+        self.generation = _fork_generation()
         try:
             for index in range(count):
                 self.threads.append(LoopThread(self, index))

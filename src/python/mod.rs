@@ -10,6 +10,7 @@ pub mod context;
 pub mod coroutine;
 pub mod fallible;
 pub mod finalization;
+pub mod fork;
 pub mod future;
 pub mod handle;
 pub mod interpreters;

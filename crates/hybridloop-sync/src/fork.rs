@@ -24,6 +24,12 @@ impl Process {
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
+    /// The number of forks between the first process and this one.
+    #[must_use]
+    pub fn generation(self) -> u32 {
+        self.0
+    }
+
     /// Whether this is the process that calls; `false` in the child of a fork.
     #[inline]
     pub fn is_current(self) -> bool {
