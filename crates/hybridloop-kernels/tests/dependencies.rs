@@ -16,7 +16,7 @@ fn python_is_not_a_dependency() {
         let output = Command::new(&cargo)
             .args([
                 "tree",
-                "--offline",
+                "--locked",
                 "--edges",
                 "all",
                 "--prefix",

@@ -1,7 +1,7 @@
 //! Hashes of passwords, and comparison in constant time. None of these stops early.
 
-use argon2::password_hash::rand_core::OsRng;
-use argon2::password_hash::{self, PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{self, PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use hybridloop_kernel::{abi, kernel, Error};
 use subtle::ConstantTimeEq;
@@ -31,8 +31,7 @@ fn argon2id_hash(
 ) -> Result<String, Error> {
     let params = Params::new(memory, passes, lanes, None).map_err(invalid)?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = argon2.hash_password(password, &salt).map_err(invalid)?;
+    let hash: PasswordHash = argon2.hash_password(password).map_err(invalid)?;
     Ok(hash.to_string())
 }
 
@@ -42,7 +41,7 @@ fn argon2id_verify(password: &[u8], hash: &str) -> Result<bool, Error> {
     let hash = PasswordHash::new(hash).map_err(invalid)?;
     match Argon2::default().verify_password(password, &hash) {
         Ok(()) => Ok(true),
-        Err(password_hash::Error::Password) => Ok(false),
+        Err(password_hash::Error::PasswordInvalid) => Ok(false),
         Err(error) => Err(invalid(error)),
     }
 }
