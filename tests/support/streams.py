@@ -171,13 +171,23 @@ class Peer:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def segments_received(self):
-        """TCP segments with data that have arrived here so far."""
-        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return struct.unpack_from("=I", info, 152)[0]
-
     def close(self):
         self.sock.close()
+
+
+def segments_sent(sock):
+    """TCP segments with data that have left this socket, or that of this transport, so far.
+
+    Those are not counted that the system has sent again: a busy one does so when an answer is late.
+    """
+    if not hasattr(sock, "getsockopt"):
+        sock = sock.get_extra_info("socket")
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (sent,), (sent_again,) = (
+        struct.unpack_from("=I", info, 156),
+        struct.unpack_from("=I", info, 100),
+    )
+    return sent - sent_again
 
 
 # Small and fixed, so that a few MiB always are more than the kernel takes.

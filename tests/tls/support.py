@@ -6,8 +6,6 @@ import socket
 import ssl
 import struct
 
-from tests.support.streams import Peer
-
 
 def path_of(transport):
     """Which code a TLS transport runs on."""
@@ -26,9 +24,6 @@ class ManualPeer:
         self.tls = context.wrap_bio(
             self.incoming, self.outgoing, **{"server_hostname": "localhost", **options}
         )
-
-    def segments_received(self):
-        return Peer.segments_received(self)
 
     def receive(self):
         data = self.sock.recv(65536)

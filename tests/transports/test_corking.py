@@ -1,11 +1,19 @@
 """Small writes of one iteration leave as one segment."""
 
 import asyncio
+import os
 import socket
 
 import pytest
 
-from tests.support.streams import BufferedRecorder, Peer, Recorder, needs_tcp_info, others_done
+from tests.support.streams import (
+    BufferedRecorder,
+    Peer,
+    Recorder,
+    needs_tcp_info,
+    others_done,
+    segments_sent,
+)
 
 pytestmark = [needs_tcp_info, pytest.mark.improves_on_asyncio]
 
@@ -21,12 +29,12 @@ EXPECTED = b"header body and trailer"
 
 
 async def test_writes_in_data_received(loop, connect_tcp):
-    _, peer = await connect_tcp(HeaderAndBody())
+    transport, peer = await connect_tcp(HeaderAndBody())
     for _ in range(10):
-        before = peer.segments_received()
+        before = segments_sent(transport)
         peer.send(b"request")
         assert await peer.read(len(EXPECTED)) == EXPECTED
-        assert peer.segments_received() - before == 1
+        assert segments_sent(transport) - before == 1
 
 
 async def test_writes_in_buffer_updated(loop, connect_tcp):
@@ -34,30 +42,30 @@ async def test_writes_in_buffer_updated(loop, connect_tcp):
         def buffer_updated(self, nbytes):
             HeaderAndBody.data_received(self, b"")
 
-    _, peer = await connect_tcp(Buffered())
-    before = peer.segments_received()
+    transport, peer = await connect_tcp(Buffered())
+    before = segments_sent(transport)
     peer.send(b"request")
     assert await peer.read(len(EXPECTED)) == EXPECTED
-    assert peer.segments_received() - before == 1
+    assert segments_sent(transport) - before == 1
 
 
 async def test_writes_of_a_task(loop, connect_tcp):
     transport, peer = await connect_tcp()
     for _ in range(10):
-        before = peer.segments_received()
+        before = segments_sent(transport)
         transport.write(b"one")
         transport.write(b"two")
         assert await peer.read(6) == b"onetwo"
-        assert peer.segments_received() - before == 1
+        assert segments_sent(transport) - before == 1
 
 
 async def test_writes_of_several_callbacks_of_one_iteration(loop, connect_tcp):
     transport, peer = await connect_tcp()
-    before = peer.segments_received()
+    before = segments_sent(transport)
     for number in range(5):
         loop.call_soon(transport.write, b"%d" % number)
     assert await peer.read(5) == b"01234"
-    assert peer.segments_received() - before == 1
+    assert segments_sent(transport) - before == 1
 
 
 async def test_write_and_close(loop, connect_tcp):
@@ -67,15 +75,20 @@ async def test_write_and_close(loop, connect_tcp):
             self.transport.write(b"two")
             self.transport.close()
 
-    _, peer = await connect_tcp(Closing())
-    before = peer.segments_received()
-    peer.send(b"request")
-    assert await peer.read(6) == b"onetwo"
-    assert peer.segments_received() - before == 1
+    transport, peer = await connect_tcp(Closing())
+    # Outlives the transport.
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
+        before = segments_sent(sock)
+        peer.send(b"request")
+        assert await peer.read(6) == b"onetwo"
+        assert segments_sent(sock) - before == 1
 
 
 async def test_stream_writer(loop):
+    writers = []
+
     async def serve(reader, writer):
+        writers.append(writer)
         while await reader.readline():
             writer.write(b"header\n")
             writer.write(b"body\n")
@@ -85,11 +98,12 @@ async def test_stream_writer(loop):
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     peer = Peer(socket.create_connection(address))
+    counts = []
     for _ in range(5):
-        before = peer.segments_received()
         peer.send(b"request\n")
         assert await peer.read(12) == b"header\nbody\n"
-        assert peer.segments_received() - before == 1
+        counts.append(segments_sent(writers[0]))
+    assert counts == [1, 2, 3, 4, 5]
     peer.close()
     await others_done()
     server.close()
@@ -124,7 +138,7 @@ async def test_gathering_much_pauses_the_protocol(loop, connect_tcp):
             self.calls.append(("end of data_received", None))
 
     protocol = Flooding()
-    _, peer = await connect_tcp(protocol)
+    transport, peer = await connect_tcp(protocol)
     peer.send(b"x")
     assert await peer.read(4_000_000) == b"x" * 4_000_000
     assert protocol.names.index("pause_writing") < protocol.names.index("end of data_received")
