@@ -269,7 +269,7 @@ def script_env():
 def run_script(script_env):
     """Run a program with ``new_event_loop`` defined in a process of its own."""
 
-    def run_script(source, *, check=True, timeout=120, **env):
+    def run_script(source, *, check=True, timeout=300, **env):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT_HEAD + textwrap.dedent(source)],
             capture_output=True,

@@ -88,7 +88,7 @@ def folder(tmp_path_factory):
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     python_path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
-    subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, timeout=60)
+    subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, timeout=300)
     return folder
 
 

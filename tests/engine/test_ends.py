@@ -225,7 +225,7 @@ def run(source: str, *, interrupt: bool = False) -> subprocess.CompletedProcess[
             assert process.stdout is not None
             first = process.stdout.readline()
             process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=40)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()

@@ -50,7 +50,7 @@ def run(script_env, module, case, calls, error, when):
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         env=script_env,
     )
     assert done.returncode == 0, done.stderr

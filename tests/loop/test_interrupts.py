@@ -121,7 +121,7 @@ def interrupt_and_wait(process, *, asleep=True, limit=60):
         wait_until_asleep(process)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert time.monotonic() - start < limit
     return output, errors
 
@@ -332,5 +332,5 @@ def test_each_of_many_interrupts_ends_the_run(start_script):
         wait_for_line(process, str(number))
         wait_until_asleep(process)
         process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -17,7 +17,7 @@ pytestmark = [
 HEAD = """
 import contextlib, faulthandler, gc, logging, socket, warnings, weakref
 
-faulthandler.dump_traceback_later(50)
+faulthandler.dump_traceback_later(280)
 logging.disable()
 sys.setswitchinterval(1e-5)
 REFUSALS = (
@@ -107,7 +107,7 @@ async def working():
 @pytest.fixture
 def run(run_script):
     def run(source):
-        done = run_script(HEAD + textwrap.dedent(source), timeout=60)
+        done = run_script(HEAD + textwrap.dedent(source), timeout=300)
         assert done.stderr == ""
         return done
 

@@ -89,7 +89,7 @@ def top(script_env: dict[str, str], runtime: Path) -> Top:
             [sys.executable, "-m", "hybridloop", "top", *arguments],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=300,
             env={**script_env, "XDG_RUNTIME_DIR": str(runtime), "COLUMNS": "100", **env},
         )
 

@@ -145,7 +145,7 @@ def test_scripts_called_top_are_run(tmp_path: Path, script_env: dict[str, str]) 
             env=script_env,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=300,
         )
         assert done.stdout == f"{[argument, '--once']}\n", done.stderr
 

@@ -212,7 +212,7 @@ def test_a_program_ends_while_kernels_run(run_script, own):
 
         hybridloop.run(main())
         """,
-        timeout=20,
+        timeout=300,
     )
     assert (done.stdout, done.stderr) == ("end\n", "")
 

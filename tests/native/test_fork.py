@@ -53,7 +53,7 @@ def run_on(loop, awaitable):
 """
 
 
-def run(program, *arguments, timeout=120):
+def run(program, *arguments, timeout=300):
     command = [sys.executable, "-W", "ignore", "-c", HEAD + textwrap.dedent(program), *arguments]
     done = subprocess.run(command, timeout=timeout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

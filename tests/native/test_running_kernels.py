@@ -230,7 +230,7 @@ os._exit(0)
 def test_in_the_child_of_a_fork():
     """Engines and loops of the parent refuse; new ones work."""
     command = [sys.executable, "-W", "ignore", "-c", FORK]
-    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -250,5 +250,5 @@ job = hybridloop.run(main())
 
 def test_a_program_ends_while_a_kernel_runs():
     command = [sys.executable, "-c", EXIT]
-    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -385,7 +385,7 @@ def test_without_the_parser() -> None:
         "    print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stderr == ""
     assert "pip install 'hybridloop[http]'" in done.stdout

@@ -59,7 +59,7 @@ def test_echo_and_interrupt() -> None:
             assert read_exactly(sock, len(data)) == data
             sender.join()
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=300)
             assert (out, err, process.returncode) == ("shut down\n", "", 0)
             assert sock.recv(1) == b""
 

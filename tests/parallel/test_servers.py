@@ -263,7 +263,7 @@ def test_the_process_ends_with_a_server_and_connections() -> None:
         [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "-c", script],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

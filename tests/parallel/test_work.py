@@ -380,6 +380,6 @@ def test_the_process_ends_with_work_under_way() -> None:
         "parallel.submit_timer(60, print, 'never')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -301,7 +301,7 @@ def test_process_pool(script_env, tmp_path, method):
         [sys.executable, "-W", "ignore::DeprecationWarning", str(path), method],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
         env=script_env,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -84,7 +84,7 @@ def test_only_the_main_interpreter_imports_it(order: str) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
         check=False,
     )
     assert (result.returncode, result.stdout) == (0, "end\n"), result.stderr

@@ -236,7 +236,7 @@ def test_a_process_that_ends(start_script, end):
         os.wait()
         """
     )
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert out == "b'last words'\n", err
 
 
