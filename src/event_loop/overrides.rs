@@ -16,6 +16,7 @@ use crate::event_loop::callback_args::number;
 use crate::event_loop::LoopCore;
 use crate::python::handle::{Class, HandleRef};
 use crate::python::once::get_or_try_set;
+use crate::python::stdlib::{as_name, Stdlib};
 use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref, RelaxedBool, SlotCell};
 
@@ -52,7 +53,7 @@ pub fn set_attribute(
         return Err(ErrSet.into());
     }
     let overrides = &slf.get().overrides;
-    if name.eq("time")? {
+    if name.eq(Stdlib::get().names.time.bind(slf.py()))? {
         overrides.time_on_instance.set(value.is_some());
         overrides.clock_version.forget();
     }
@@ -80,7 +81,9 @@ impl LoopCore {
         unsafe {
             let py = Python::assume_attached();
             let class = Bound::from_borrowed_ptr(py, event_loop).get_type();
-            let is_native = class.getattr("time")?.is(native_time(py)?);
+            let is_native = class
+                .getattr(as_name(py, &Stdlib::get().names.time)?)?
+                .is(native_time(py)?);
             let overrides = &self.overrides;
             if overrides.time_on_instance.get() || !is_native {
                 overrides.clock_version.forget();
@@ -150,7 +153,10 @@ impl LoopCore {
             }
             // SAFETY: the class was made at import and is never released.
             let class = unsafe { Bound::from_borrowed_ptr(py, class.ty().cast()) };
-            let run = class.getattr("_run").ok().map(Ref::from);
+            let run = as_name(py, &Stdlib::get().names._run)
+                .and_then(|name| class.getattr(name))
+                .ok()
+                .map(Ref::from);
             let is_known = run.as_ref().map(Ref::as_ptr) == seen.as_ptr();
             if !is_known && is_run_replaced(&class) {
                 replaced = true;
@@ -182,7 +188,8 @@ impl LoopCore {
         }
         // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };
-        let run = handle.as_object().bind(py).call_method0("_run");
+        let run = as_name(py, &Stdlib::get().names._run)
+            .and_then(|name| handle.as_object().bind(py).call_method0(name));
         Some(run.map(drop).map_err(ErrSet::from))
     }
 
@@ -249,7 +256,9 @@ unsafe fn custom_time(event_loop: *mut PyObject) -> FfiResult<f64> {
     unsafe {
         let py = Python::assume_attached();
         let event_loop = Bound::from_borrowed_ptr(py, event_loop);
-        let time: Ref = event_loop.call_method0("time")?.into();
+        let time: Ref = event_loop
+            .call_method0(as_name(py, &Stdlib::get().names.time)?)?
+            .into();
         number(time.as_ptr())
     }
 }

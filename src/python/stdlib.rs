@@ -28,6 +28,7 @@ names!(
     _fatal_error,
     _log_destroy_pending,
     _native_engine,
+    _run,
     _ssl_protocol,
     Future,
     Task,
@@ -56,6 +57,7 @@ names!(
     resume_writing,
     set_exception,
     set_result,
+    time,
     write,
     writelines,
 );
@@ -92,6 +94,11 @@ pub struct Stdlib {
 }
 
 static STDLIB: OnceLock<Stdlib> = OnceLock::new();
+
+/// One of the [`Names`], as the methods of PyO3 take it.
+pub fn as_name<'a, 'py>(py: Python<'py>, name: &'a Ref) -> PyResult<&'a Bound<'py, PyString>> {
+    Ok(name.bind(py).cast::<PyString>()?)
+}
 
 impl Stdlib {
     fn new(py: Python<'_>) -> PyResult<Self> {

@@ -2,14 +2,14 @@
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::PyType;
 
 use crate::event_loop::install;
 use crate::fastcall;
 use crate::python::args::{bind, Parameter};
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{contents, to_bytes};
-use crate::python::stdlib::Stdlib;
+use crate::python::stdlib::{as_name, Stdlib};
 use crate::python::{Args, FfiResult, Ref};
 use crate::transports::args::is_bytes_like;
 use crate::transports::tls::state::{is_tls, TlsCore};
@@ -17,9 +17,8 @@ use crate::transports::tls::write::write_and_send;
 
 /// The TLS protocol of a transport; `None` once asyncio has deleted it.
 fn protocol_of(transport: Bound<'_, PyAny>) -> Option<Ref> {
-    let name = Stdlib::get().names._ssl_protocol.bind(transport.py());
-    let protocol = transport.getattr(name.cast::<PyString>().ok()?);
-    protocol.ok().map(Ref::from).filter(is_tls)
+    let name = as_name(transport.py(), &Stdlib::get().names._ssl_protocol).ok()?;
+    transport.getattr(name).ok().map(Ref::from).filter(is_tls)
 }
 
 /// `SSLTransport.write(data)`
