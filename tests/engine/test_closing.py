@@ -13,6 +13,7 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError
+from tests.support.leftovers import nothing_left
 from tests.support.waiting import until
 
 from .support import Gate, fail, is_running, result_of, running_on, threads_of, value
@@ -183,15 +184,11 @@ def test_fork_leaves_the_parents_engine_alone(engine: Engine) -> None:
 
 
 def test_nothing_is_left_of_many_engines() -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
-
-    before = descriptors(), threading.active_count()
-    for _ in range(30):
-        with Engine(gil_threads=3) as engine:
-            for _ in range(10):
-                engine.spawn(value(1))
-    assert (descriptors(), threading.active_count()) == before
+    with nothing_left():
+        for _ in range(30):
+            with Engine(gil_threads=3) as engine:
+                for _ in range(10):
+                    engine.spawn(value(1))
 
 
 def test_what_tasks_have_left_behind_is_cancelled_at_the_end() -> None:

@@ -22,6 +22,7 @@ import pytest
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError
+from tests.support.leftovers import nothing_left
 from tests.support.waiting import until
 
 from .support import threads_of
@@ -50,8 +51,6 @@ def test_an_exception_in_a_callback_goes_to_the_loops_handler(engine: Engine) ->
 
 
 def test_threads_that_cannot_be_started_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptors = set(os.listdir("/proc/self/fd"))
-    threads = threading.active_count()
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
@@ -60,13 +59,10 @@ def test_threads_that_cannot_be_started_leave_nothing(monkeypatch: pytest.Monkey
         start(thread)
 
     engine = Engine(gil_threads=4)
-    with monkeypatch.context() as patch:
+    with nothing_left(), monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             engine.start()
-    assert threading.active_count() == threads
-    gc.collect()
-    assert set(os.listdir("/proc/self/fd")) == descriptors
     with engine:
         assert engine.spawn(value(7)).result(20) == 7
 

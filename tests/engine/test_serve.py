@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ import trustme
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError, EngineServer
+from tests.support.leftovers import nothing_left
 from tests.support.waiting import until
 
 from .support import HOST, has_servers, threads_of
@@ -210,8 +210,7 @@ def test_aserve_from_other_loops_and_from_its_own_tasks(engine: Engine) -> None:
 
 
 def test_what_cannot_be_served(engine: Engine) -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        descriptors = len(os.listdir("/proc/self/fd"))
+    with socket.create_server((HOST, 0)) as taken, nothing_left():
         with pytest.raises(OSError, match="[Aa]ddress already in use"):
             engine.serve(Echo, HOST, taken.getsockname()[1])
         with pytest.raises(TypeError, match="ssl argument"):
@@ -232,7 +231,6 @@ def test_what_cannot_be_served(engine: Engine) -> None:
             with pytest.raises(ValueError, match="a stream socket"):
                 engine.serve(Echo, sock=datagrams)
         assert not has_servers(engine)
-        assert len(os.listdir("/proc/self/fd")) == descriptors
     for unopened in (Engine(), closed_engine()):
         with pytest.raises(EngineClosedError):
             unopened.serve(Echo, HOST, 0)
@@ -379,14 +377,10 @@ def test_a_thread_that_fails_takes_its_connections_and_its_listener_with_it(
 ) -> None:
     # A log record would keep the frames of the thread, and with them its loop.
     monkeypatch.setattr(logging.getLogger("hybridloop.engine.loop_thread"), "disabled", True)
-    gc.collect()
-    descriptors = len(os.listdir("/proc/self/fd"))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), nothing_left():
         # The transports of the loop that is gone say that nobody has closed them.
         warnings.simplefilter("ignore", ResourceWarning)
         fail_one_of_three()
-        gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def fail_one_of_three() -> None:
@@ -414,16 +408,10 @@ def fail_one_of_three() -> None:
 
 
 def test_nothing_is_left_of_many_servers() -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     with Engine(gil_threads=2) as engine:
         engine.serve(Echo, HOST, 0).close()
-        gc.collect()
-        before = descriptors(), threading.active_count()
-        for _ in range(20):
-            with engine.serve(Echo, HOST, 0) as server:
-                with Client(server.addresses[0]) as client:
-                    client.echo(b"x")
-        gc.collect()
-        assert (descriptors(), threading.active_count()) == before
+        with nothing_left():
+            for _ in range(20):
+                with engine.serve(Echo, HOST, 0) as server:
+                    with Client(server.addresses[0]) as client:
+                        client.echo(b"x")

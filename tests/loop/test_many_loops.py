@@ -86,7 +86,7 @@ def test_creating_and_closing_many_loops(loop_factory):
     before = open_fds()
     for _ in range(200):
         loop_factory().close()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_creating_running_and_closing_many_loops(loop_factory):

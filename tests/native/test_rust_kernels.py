@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,12 @@ def engine(loop):
 
 def workers():
     """The threads of this process that run kernels."""
-    names = {task: (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
-    return {task.name for task, name in names.items() if name.startswith("hybridloop-")}
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if (task / "comm").read_text().startswith("hybridloop-"):
+                found.add(task.name)
+    return found
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_thousands_of_loops(loop_factory):
     some(500)
     fds, before = open_fds(), memory.in_use()
     some(2000)
-    assert open_fds() == fds
+    assert open_fds() <= fds
     assert memory.in_use() - before < 1 << 20
 
 
@@ -226,6 +226,6 @@ def test_loops_dropped_without_close(loop_factory, used):
         for _ in range(20):
             drop_one()
         gc.collect()
-    assert open_fds() == before
+    assert open_fds() <= before
     assert len(said) == 20
     assert all("unclosed event loop" in text for text in said)

@@ -25,3 +25,8 @@ def name_of(fd):
         return os.readlink(f"{FD_DIR}/{fd}")
     except OSError:
         return stat.filemode(os.fstat(fd).st_mode) if is_open(fd) else "closed"
+
+
+def open_files():
+    """All open descriptors with what they refer to: one that is opened anew is another."""
+    return {(fd, name_of(fd)) for fd in open_fds()}
