@@ -175,6 +175,9 @@ lint: lint-rust lint-python lint-spelling ## Check format, lints, types, import 
 lint-rust: $(PY) | check-lint-tools ## Check the Rust code: rustfmt, clippy, layers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@# The crates outside of the workspace have lock files of their own, which builds would change.
+	for lock in $$(git ls-files '*/Cargo.lock'); do \
+		$(CARGO) metadata --locked --format-version 1 --manifest-path "$${lock%.lock}.toml" >/dev/null || exit 1; done
 	RUSTFLAGS="--cfg loom" $(CARGO) clippy -p hybridloop-sync -p hybridloop-kernels --test loom \
 		--target-dir "$(TARGET_DIR)/loom" -- -D warnings -A clippy::pedantic -A clippy::unwrap_used
 	$(PY) tests/lint/rust_layers.py
