@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
+import logging
 import socket
 import threading
 import time
@@ -27,6 +29,9 @@ _MAX_INPUT = 65536
 _LINGER_TIMEOUT = 1.0
 # Common types of results that are not awaitable.
 _NOT_AWAITABLE = (type(None), bytes, str, bytearray, dict, list)
+
+
+_logger = logging.getLogger("hybridloop.parallel")
 
 
 def call_threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
@@ -80,6 +85,8 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         self.lost = False
         self.broken: ConnectionError | None = None
         self.advancing = False
+        # There is more to do, after other callbacks of the loop.
+        self.has_more_steps = False
         self.greeting_step = 0
         # What is being sent, and then what data_sent() is to be called with.
         self.unsent: bytes | None = None
@@ -143,16 +150,16 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             self.last_activity = self.loop.time()
         if self.http is not None:
             self.http.feed(data)
-            waiting = self.http.buffered_bytes
         else:
             self.input = self.input[self.position :] + data if self.input else data
             self.position = 0
-            waiting = len(self.input)
         if not self.busy:
             self.advance()
-        elif waiting > _MAX_INPUT and not self.reading_paused:
-            self.reading_paused = True
-            self.transport.pause_reading()
+        if (self.busy or self.has_more_steps) and not (self.reading_paused or self.lost):
+            waiting = len(self.input) - self.position if self.http is None else len(self.http.input)
+            if waiting > _MAX_INPUT and not self.transport.is_closing():
+                self.reading_paused = True
+                self.transport.pause_reading()
 
     def eof_received(self) -> bool:
         self.eof = True
@@ -241,15 +248,17 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         if self.advancing or self.protocol is None:
             return
         self.advancing = True
+        self.has_more_steps = False
         try:
             for _ in range(_MAX_STEPS):
                 if self.busy or self.lost or not self.step():
                     break
             else:
+                self.has_more_steps = True
                 self.loop.call_soon(self.advance)
         finally:
             self.advancing = False
-        if self.reading_paused and not self.busy and not self.lost:
+        if self.reading_paused and not (self.busy or self.has_more_steps or self.lost):
             self.reading_paused = False
             self.transport.resume_reading()
 
@@ -321,25 +330,33 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
         many = self.callbacks.get("lines_received")
         find = self.input.rfind if many is not None else self.input.find
         end = find(b"\n", self.position) + 1
-        rest = len(self.input) - self.position
+        limit = getattr(self.protocol, "max_line_length", _MAX_INPUT)
         if not end:
-            limit = getattr(self.protocol, "max_line_length", _MAX_INPUT)
-            if rest > limit:
-                self.position = len(self.input)
-                self.fail("line_received", ValueError(f"a line is longer than {limit} bytes"))
-                self.connection._closing = True
-                return True
+            if len(self.input) - self.position > limit:
+                return self.refuse_line(limit)
             if not self.eof or getattr(self.protocol, "wait_for_eol", False):
                 return False
             end = len(self.input)
-        lines = self.input[self.position : end]
-        self.position = end
+        data = self.input[self.position : end]
         if many is not None:
-            self.call_and_send(
-                "lines_received", many, self.connection, lines.splitlines(keepends=True)
-            )
+            lines = data.splitlines(keepends=True)
+            right = [*itertools.takewhile(lambda line: len(line.rstrip(b"\r\n")) <= limit, lines)]
+            if not right:
+                return self.refuse_line(limit)
+            self.position += sum(map(len, right))
+            self.call_and_send("lines_received", many, self.connection, right)
+        elif len(data.rstrip(b"\r\n")) > limit:
+            return self.refuse_line(limit)
         elif (one := self.callbacks.get("line_received")) is not None:
-            self.call_and_send("line_received", one, self.connection, lines)
+            self.position = end
+            self.call_and_send("line_received", one, self.connection, data)
+        return True
+
+    def refuse_line(self, limit: int) -> bool:
+        """End the connection because of a line that is too long."""
+        self.position = len(self.input)
+        self.fail("line_received", ValueError(f"a line is longer than {limit} bytes"))
+        self.connection._closing = True
         return True
 
     # Callbacks and their results.
@@ -517,5 +534,9 @@ class ConnectionProtocol(FileTransferMixin, asyncio.Protocol):
             except BaseException as second:
                 unhandled = second
         if unhandled is not None:
-            self.runtime.notify(unhandled)
             self.connection._closing = True
+            if self.http is not None and isinstance(unhandled, Exception):
+                # Whoever can ask for a page cannot end the server.
+                _logger.error("a request for %r has failed", name, exc_info=unhandled)
+            else:
+                self.runtime.notify(unhandled)

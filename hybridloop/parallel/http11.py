@@ -1,6 +1,6 @@
 """HTTP/1.1 for protocols with `http11 = True`: a request for `/name` calls their method `name`.
 
-It needs httptools (`pip install 'hybridloop[http]'`).
+It needs h11 (`pip install 'hybridloop[http]'`), which holds requests and responses to RFC 9112.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import mimetypes
 import time
 import types
 import urllib.parse
-from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 try:
-    import httptools
+    import h11
 except ImportError:
-    raise ImportError("http11 needs httptools: pip install 'hybridloop[http]'") from None
+    raise ImportError("http11 needs h11: pip install 'hybridloop[http]'") from None
 
 from .protocol import RESERVED
 from .transport import FileToSend, ResponseEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .connection_protocol import ConnectionProtocol
 
 _MAX_HEAD = 65536
@@ -35,166 +36,143 @@ _NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 class _Request:
     """A request, while it is received and until it is answered."""
 
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: list[tuple[str, str]] = []
+    def __init__(self, event: h11.Request) -> None:
+        self.target = event.target.decode("latin-1")
+        self.headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in event.headers.raw_items()
+        ]
+        self.method = event.method.decode("latin-1")
+        self.version = event.http_version.decode("latin-1")
         self.body = bytearray()
-        self.method = ""
-        self.version = "1.1"
-        self.keep_alive = False
-        self.complete = False
-        # The client waits for "100 Continue" before it sends the body.
-        self.expects_continue = False
-        self.has_host = False
-        self.content_length = 0
-        # The status to answer an invalid request with.
-        self.error_status: HTTPStatus | None = None
 
 
 class HttpConnection:
-    """The requests of one connection, which are answered one after the other."""
+    """The requests of one connection, of which one is received and answered after the other."""
 
     def __init__(self, conn: ConnectionProtocol) -> None:
         self.conn = conn
         self.connection = conn.connection
         self.protocol = conn.protocol
         self.routes = find_routes(type(conn.protocol))
-        self.requests: deque[_Request] = deque()
-        self.request = _Request()
-        self.in_head = True
-        self.head_size = 0
-        self.broken = False
-        # Bytes of requests that were not answered yet.
-        self.buffered_bytes = 0
         self.max_body = int(getattr(self.protocol, "max_request_body", 16 << 20))
-        self.parser = httptools.HttpRequestParser(self)
-
-    def feed(self, data: bytes) -> None:
-        """Parse received data."""
-        if self.broken:
-            return
-        self.buffered_bytes += len(data)
-        self.head_size += len(data)
-        rest: Any = data
-        while rest and not self.broken:
-            try:
-                self.parser.feed_data(rest)
-                break
-            except httptools.HttpParserUpgrade as upgrade:
-                # Upgrades are not supported: the next request follows.
-                rest = rest[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                self.reject(HTTPStatus.BAD_REQUEST)
-        if self.in_head and self.head_size > _MAX_HEAD and not self.broken:
-            self.reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-
-    def reject(self, status: HTTPStatus) -> None:
-        """Answer the current request with an error, and ignore further input."""
-        self.broken = True
-        if self.request.complete:
-            self.request = _Request()
-        if self.request.error_status is None:
-            self.request.error_status = status
-        if not self.requests or self.requests[-1] is not self.request:
-            self.requests.append(self.request)
-
-    # Callbacks of the parser.
-
-    def on_message_begin(self) -> None:
-        self.request = _Request()
-        self.in_head = True
-
-    def on_url(self, url: bytes) -> None:
-        self.request.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        request = self.request
-        request.headers.append((name.decode("latin-1"), value.decode("latin-1")))
-        key = name.lower()
-        if key == b"expect":
-            request.expects_continue = value.strip().lower() == b"100-continue"
-        elif key == b"content-length" and value.strip().isdigit():
-            request.content_length = int(value)
-        elif key == b"host":
-            request.has_host = True
-
-    def on_headers_complete(self) -> None:
-        request = self.request
-        request.method = self.parser.get_method().decode("latin-1")
-        request.version = self.parser.get_http_version()
-        request.keep_alive = self.parser.should_keep_alive()
-        self.in_head = False
+        self.parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self.request: _Request | None = None
+        # What the parser has not been given yet, and how much of a head it has.
+        self.input = bytearray()
         self.head_size = 0
-        if not request.has_host and request.version == "1.1":
-            self.reject(HTTPStatus.BAD_REQUEST)
-        elif request.version not in ("1.0", "1.1"):
-            self.reject(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        elif request.content_length > self.max_body:
-            self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        else:
-            self.requests.append(request)
-
-    def on_body(self, body: bytes) -> None:
-        request = self.request
-        if request.error_status is None:
-            request.body += body
-            if len(request.body) > self.max_body:
-                self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-
-    def on_message_complete(self) -> None:
-        # For a chunked request this is known only now.
-        self.request.keep_alive = self.request.keep_alive and self.parser.should_keep_alive()
-        self.request.complete = True
-        self.in_head = True
-        self.head_size = 0
+        # No more requests are answered.
+        self.ended = False
 
     # Called by ConnectionProtocol.
 
+    def feed(self, data: bytes) -> None:
+        """Take received data, for `step()`."""
+        if not self.ended:
+            self.input += data
+
     def step(self) -> bool:
-        """Answer the next request; `False` if none is complete."""
-        if not self.requests:
+        """Receive the next request and answer it; `False` if it is not complete."""
+        if self.ended:
             return False
-        request = self.requests[0]
-        if not request.complete and request.error_status is None:
-            if request.expects_continue and not request.body:
-                request.expects_continue = False
-                self.conn.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            return False
-        self.requests.popleft()
-        if not self.requests:
-            self.buffered_bytes = 0
+        try:
+            request = self.receive()
+        except h11.RemoteProtocolError as error:
+            self.reject(error.error_status_hint)
+            return True
+        if request is None:
+            return self.ended
         try:
             self.respond(request)
         except BaseException as error:
             self.fail(request, error)
         return True
 
+    def receive(self) -> _Request | None:
+        """A complete request; `None` if there is none, or if it was rejected."""
+        while True:
+            event = self.parser.next_event()
+            if event is h11.NEED_DATA:
+                if not self.input:
+                    if self.parser.they_are_waiting_for_100_continue:
+                        proceed = h11.InformationalResponse(
+                            status_code=100, reason=b"Continue", headers=[]
+                        )
+                        self.conn.transport.write(self.parser.send(proceed) or b"")
+                    return None
+                self.parse_more()
+            elif isinstance(event, h11.Request):
+                if not self.begin(event):
+                    return None
+            elif isinstance(event, h11.Data):
+                assert self.request is not None
+                self.request.body += event.data
+                if len(self.request.body) > self.max_body:
+                    self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                    return None
+            else:
+                return self.request
+
+    def parse_more(self) -> None:
+        """Give the parser so much that it never holds more than a head of the largest size."""
+        room = _MAX_HEAD
+        if self.parser.their_state is h11.IDLE:
+            room -= self.head_size
+            if not room:
+                raise h11.RemoteProtocolError("head too large", error_status_hint=431)
+        piece = bytes(self.input[:room])
+        del self.input[:room]
+        self.head_size += len(piece)
+        self.parser.receive_data(piece)
+
+    def begin(self, event: h11.Request) -> bool:
+        """A head was received; `False` if the request is rejected."""
+        self.request = request = _Request(event)
+        headers = dict(event.headers)
+        length = int(headers.get(b"content-length", 0))
+        if request.version[:1] != "1":
+            self.reject(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif b"transfer-encoding" in headers and (
+            b"content-length" in headers or request.version == "1.0"
+        ):
+            # Somebody before this server may have seen another end of the body (RFC 9112, 6.1).
+            self.reject(HTTPStatus.BAD_REQUEST)
+        elif length > self.max_body:
+            self.reject(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return not self.ended
+
+    def reject(self, status: int) -> None:
+        """Answer a wrong request with an error, and ignore further input."""
+        self.connection.http_response_headers = {}
+        self.respond_with_error(HTTPStatus(status), end=True)
+
     def respond(self, request: _Request) -> None:
         """Call the method for a request."""
         connection = self.connection
         connection.http_status = HTTPStatus.OK
         connection.http_response_headers = {}
-        if request.error_status is not None:
-            request.keep_alive = False
-            self.respond_with_error(request, request.error_status)
-            return
-        path, _, query = request.target.decode("latin-1").partition("?")
+        path, _, query = request.target.partition("?")
         if not path.startswith("/") and "://" in path:
             # A complete URL, as in requests to a proxy.
             path = "/" + path.partition("://")[2].partition("/")[2]
         path = urllib.parse.unquote(path)
+        # A tunnel is never made.
+        allowed = [it for it in getattr(self.protocol, "http_methods", _METHODS) if it != "CONNECT"]
+        if request.method == "CONNECT":
+            connection.http_response_headers["Allow"] = ", ".join(allowed)
+            self.respond_with_error(HTTPStatus.METHOD_NOT_ALLOWED, end=True)
+            return
         function = self.routes.get(path[1:]) if path[:1] == "/" else None
         if function is not None:
             function = function.__get__(self.protocol)
         else:
             function = self.conn.callbacks.get("data_received")
         if function is None:
-            self.respond_with_error(request, HTTPStatus.NOT_FOUND)
+            self.respond_with_error(HTTPStatus.NOT_FOUND)
             return
-        allowed = tuple(getattr(self.protocol, "http_methods", _METHODS))
         if request.method not in allowed:
             connection.http_response_headers["Allow"] = ", ".join(allowed)
-            self.respond_with_error(request, HTTPStatus.METHOD_NOT_ALLOWED)
+            self.respond_with_error(HTTPStatus.METHOD_NOT_ALLOWED)
             return
         connection.http_method = request.method
         connection.http_path = path
@@ -209,48 +187,70 @@ class HttpConnection:
         result = self.conn.invoke(function, connection, bytes(request.body))
         self.conn.send_result(path, result, _HttpEncoder(self, request))
 
-    def respond_with_error(self, request: _Request, status: HTTPStatus) -> None:
+    def respond_with_error(self, status: HTTPStatus, *, end: bool = False) -> None:
+        """Respond with a text that says what is wrong; `end`: and end the connection."""
         self.connection.http_status = status
         text = f"{status.value} {status.phrase}\n".encode()
-        self.finish(request, self.encode(request, "text/plain; charset=utf-8", len(text), text))
+        response = self.encode("text/plain; charset=utf-8", text, end=end)
+        self.conn.send(b"".join(response))
 
     def fail(self, request: _Request, error: BaseException) -> None:
         """A method has raised: respond with 500, then report the exception."""
-        name = request.target.decode("latin-1")
-        request.keep_alive = False
         self.connection.http_response_headers = {}
-        self.respond_with_error(request, HTTPStatus.INTERNAL_SERVER_ERROR)
-        self.conn.fail(name, error)
-
-    def finish(self, request: _Request, data: bytes) -> None:
-        self.conn.send(data)
-        if not request.keep_alive:
-            self.connection._closing = True
+        if self.parser.our_state is h11.SEND_RESPONSE:
+            self.respond_with_error(HTTPStatus.INTERNAL_SERVER_ERROR, end=True)
+        self.conn.fail(request.target, error)
 
     def encode(
-        self, request: _Request, content_type: str | None, length: int, body: bytes
-    ) -> bytes:
-        """The response: its head and, except for HEAD, the body."""
+        self, content_type: str | None, body: Sequence[int], *, end: bool = False
+    ) -> list[Any]:
+        """The head of a response and what of the body is to be sent; on to the next request.
+
+        `body` is bytes, or anything else with the length of what is sent as the body.
+        """
         connection = self.connection
         status = HTTPStatus(connection.http_status)
-        lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Server: hybridloop", _date()]
+        headers = [("Server", "hybridloop"), ("Date", _date())]
         given = connection.http_response_headers
         names = {name.lower() for name in given}
-        if status not in _NO_BODY and status >= 200:
+        if refused := names & {"content-length", "transfer-encoding"}:
+            raise ValueError(f"{refused.pop()} is not a valid response header: it is made here")
+        if status not in _NO_BODY:
             if content_type is not None and "content-type" not in names:
-                lines.append(f"Content-Type: {content_type}")
-            lines.append(f"Content-Length: {length}")
-        for name, value in given.items():
-            line = f"{name}: {value}"
-            if "\r" in line or "\n" in line or name.lower() == "content-length":
-                raise ValueError(f"{line!r} is not a valid response header")
-            lines.append(line)
-        if not request.keep_alive:
-            lines.append("Connection: close")
-        elif request.version == "1.0":
-            lines.append("Connection: keep-alive")
-        head = "\r\n".join((*lines, "", "")).encode("latin-1")
-        return head if request.method == "HEAD" or status in _NO_BODY else head + body
+                headers.append(("Content-Type", content_type))
+            headers.append(("Content-Length", str(len(body))))
+        headers += [(name, str(value)) for name, value in given.items()]
+        if end or connection._closing:
+            headers.append(("Connection", "close"))
+        try:
+            head = h11.Response(
+                status_code=status.value,
+                reason=status.phrase.encode(),
+                headers=[
+                    (name.encode("latin-1"), text.encode("latin-1")) for name, text in headers
+                ],
+            )
+        except h11.LocalProtocolError as error:
+            raise ValueError(f"{given!r} are not valid response headers: {error}") from None
+        parts = [self.parser.send(head)]
+        has_body = self.request is None or self.request.method != "HEAD"
+        if has_body and status not in _NO_BODY:
+            # The parser only counts the bytes.
+            parts += self.parser.send_with_data_passthrough(h11.Data(data=body)) or ()  # type: ignore[arg-type]
+        self.parser.send(h11.EndOfMessage())
+        self.next_request(end)
+        return parts
+
+    def next_request(self, end: bool) -> None:
+        """A response was made: be ready for the next request, unless the connection ends."""
+        self.request = None
+        if end or self.parser.our_state is not h11.DONE or self.parser.their_state is not h11.DONE:
+            self.ended = self.connection._closing = True
+            self.input.clear()
+            return
+        self.parser.start_next_cycle()
+        # The beginning of the next request may be there.
+        self.head_size = len(self.parser.trailing_data[0])
 
 
 class _HttpEncoder(ResponseEncoder):
@@ -262,15 +262,12 @@ class _HttpEncoder(ResponseEncoder):
         self.is_encoded = False
 
     def __call__(self, result: Any) -> Any:
-        http, request = self.http, self.request
+        http = self.http
         if isinstance(result, FileToSend):
             return self.file(result)
         if result is None:
-            http.connection.http_status = (
-                HTTPStatus.NO_CONTENT
-                if http.connection.http_status == HTTPStatus.OK
-                else http.connection.http_status
-            )
+            if http.connection.http_status == HTTPStatus.OK:
+                http.connection.http_status = HTTPStatus.NO_CONTENT
             content_type, body = "text/plain; charset=utf-8", b""
         elif isinstance(result, (bytes, bytearray)):
             content_type, body = "text/plain; charset=utf-8", bytes(result)
@@ -281,15 +278,9 @@ class _HttpEncoder(ResponseEncoder):
             text = dumps(result)
             content_type = "application/json; charset=utf-8"
             body = text if isinstance(text, bytes) else text.encode()
-        response = http.encode(request, content_type, len(body), body)
-        self.finish()
-        return response
-
-    def finish(self) -> None:
-        """The response is complete: it cannot become an error response any more."""
+        response = b"".join(http.encode(content_type, body))
         self.is_encoded = True
-        if not self.request.keep_alive:
-            self.http.connection._closing = True
+        return response
 
     def failed(self, name: str, error: BaseException) -> None:
         """The method has raised while it was awaited, or while its file was sent."""
@@ -302,9 +293,11 @@ class _HttpEncoder(ResponseEncoder):
 
     def file(self, file: FileToSend) -> FileToSend:
         """Add a response head to a file, unless it has bytes to be sent before it."""
-        http, request = self.http, self.request
+        http = self.http
         if file.before is not None:
-            self.finish()
+            # The method has made a head itself; the parser is told that there was one.
+            http.encode(None, b"")
+            self.is_encoded = True
             return file
         if file.count != file.file_size:
             http.connection.http_status = HTTPStatus.PARTIAL_CONTENT
@@ -313,12 +306,11 @@ class _HttpEncoder(ResponseEncoder):
                 f"bytes {file.offset}-{last}/{file.file_size}"
             )
         kind = mimetypes.guess_type(str(file.path))[0] or "application/octet-stream"
-        length = file.count + len(file.after or b"")
-        file.before = http.encode(request, kind, length, b"")
-        if request.method == "HEAD":
+        file.before, *_ = http.encode(kind, range(file.count + len(file.after or b"")))
+        self.is_encoded = True
+        if self.request.method == "HEAD":
             file.count = 0
             file.after = None
-        self.finish()
         return file
 
 
@@ -350,5 +342,5 @@ def _date() -> str:
     global _cached_date
     now = int(time.time())
     if _cached_date[0] != now:
-        _cached_date = (now, f"Date: {email.utils.formatdate(now, usegmt=True)}")
+        _cached_date = (now, email.utils.formatdate(now, usegmt=True))
     return _cached_date[1]

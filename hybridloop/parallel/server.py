@@ -64,7 +64,7 @@ def _set_protocol(owner: Server | Client, protocol: Any) -> None:
         raise ValueError(f"protocol must be a class, not {protocol!r}")
     owner.callbacks = Callbacks(protocol)
     if owner.callbacks.http11:
-        # Raises ImportError now, and not for each connection, without httptools.
+        # Raises ImportError now, and not for each connection, without h11.
         from . import http11  # noqa: F401
     owner.protocol_class = protocol
 

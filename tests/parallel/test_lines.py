@@ -6,6 +6,8 @@ import socket
 import time
 from typing import Any
 
+import pytest
+
 from .support import read_all, read_exactly, serving
 
 
@@ -69,7 +71,8 @@ class TestLines:
             sock.sendall(b"head\nbody\nbody")
             assert read_exactly(sock, 24) == b"line:head\ndata:body\nbody"
 
-    def test_a_line_that_is_too_long(self) -> None:
+    @pytest.mark.parametrize("end", [b"", b"\n"])
+    def test_a_line_that_is_too_long(self, end: bytes) -> None:
         class Short:
             line_mode = True
             max_line_length = 10
@@ -80,9 +83,26 @@ class TestLines:
         with serving(Short, errors=1) as running, running.connect() as sock:
             sock.sendall(b"short\n")
             assert read_exactly(sock, 6) == b"short\n"
-            sock.sendall(b"x" * 11)
+            sock.sendall(b"0123456789\n")
+            assert read_exactly(sock, 11) == b"0123456789\n"
+            sock.sendall(b"x" * 11 + end)
             assert read_all(sock) == b""
         assert "longer than 10 bytes" in str(running.errors[0])
+
+    def test_one_of_several_lines_is_too_long(self) -> None:
+        """Those before it are passed."""
+
+        class Short:
+            lines_mode = True
+            max_line_length = 3
+
+            def lines_received(self, transport: Any, lines: list[bytes]) -> bytes:
+                return b"|".join(lines)
+
+        with serving(Short, errors=1) as running, running.connect() as sock:
+            sock.sendall(b"a\n123\n1234\nb\n")
+            assert read_all(sock) == b"a\n|123\n"
+        assert "longer than 3 bytes" in str(running.errors[0])
 
     def test_many_lines_in_one_go(self) -> None:
         class Count:

@@ -81,7 +81,7 @@ def test_qotd() -> None:
 
 
 def test_random_over_http() -> None:
-    pytest.importorskip("httptools", reason="http11 needs httptools")
+    pytest.importorskip("h11", reason="http11 needs h11")
     with program("random_sums.py") as (_, port):
         for _ in range(5):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/random", timeout=20) as answer:
