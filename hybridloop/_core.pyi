@@ -48,6 +48,7 @@ __all__ = [
     "TlsCore",
     "Waiter",
     "__version__",
+    "_await_v1",
     "_close_default_engine",
     "_default_engine",
     "_find_symbol",
@@ -67,6 +68,8 @@ __all__ = [
 ]
 
 __version__: str
+# A capsule: see hybridloop_await.h.
+_await_v1: object
 
 def rdtsc() -> int: ...
 def _fork_generation() -> int: ...

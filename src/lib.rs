@@ -5,9 +5,11 @@
 //! * [`transports`] — transports over sockets, and listening sockets.
 //! * [`streams`] — stream readers and writers.
 //! * [`kernels`] — `NativeEngine`, jobs, the memory bus.
+//! * [`awaitables`] — coroutines of programs in C.
 //! * [`allocator`] — fallible allocation, and a reserve for allocations that cannot fail.
 
 mod allocator;
+mod awaitables;
 mod event_loop;
 mod kernels;
 mod python;
@@ -23,8 +25,8 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 #[pymodule(gil_used = false)]
 mod _core {
     use super::{
-        event_loop, kernels, python, streams, transports, wrap_pyfunction, Bound, PyModule,
-        PyModuleMethods, PyResult,
+        awaitables, event_loop, kernels, python, streams, transports, wrap_pyfunction, Bound,
+        PyModule, PyModuleMethods, PyResult,
     };
 
     #[pymodule_init]
@@ -39,6 +41,7 @@ mod _core {
         transports::register(module)?;
         streams::register(module)?;
         kernels::register(module)?;
+        awaitables::register(module)?;
         module.add_function(wrap_pyfunction!(python::unstable::_unstable, module)?)?;
         module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
         module.add_function(wrap_pyfunction!(python::fork::_fork_generation, module)?)?;

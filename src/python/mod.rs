@@ -3,6 +3,7 @@
 //! Everything here is called by a thread that is attached to the interpreter.
 
 pub mod args;
+pub mod awaitable;
 pub mod buffer;
 pub mod bytes;
 pub mod cell;

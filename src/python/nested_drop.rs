@@ -4,8 +4,9 @@
 //! collection. Before, deallocators must limit the depth; CPython's own use macros that access private fields of the thread
 //! state. Here each thread counts its depth, and beyond a limit puts the *content* of an object into a list. The outermost
 //! deallocator drops that list.
+//!
+//! Values whose destructors call methods before they drop objects are limited on all Pythons ([`drop_limited`]).
 
-#[cfg(not(Py_3_14))]
 mod limited {
     use std::any::Any;
     use std::cell::Cell;
@@ -100,6 +101,15 @@ pub fn enter() -> Option<Level> {
 #[cfg(Py_3_14)]
 pub fn defer(value: impl std::any::Any) {
     drop(value);
+}
+
+/// Drops a value whose destructor does more than drop objects, so that Python does not limit the depth: at once, or in the
+/// outermost call.
+pub fn drop_limited(value: impl std::any::Any) {
+    match limited::enter() {
+        Some(_level) => drop(value),
+        None => limited::defer(value),
+    }
 }
 
 /// Drops `value`, the content of an object that is being deallocated: at once, or in the outermost deallocator.

@@ -1,9 +1,11 @@
 //! `StopIteration` with a value, by which an iterator returns its result to `await` from Python 3.12 to 3.14.
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
+use pyo3::prelude::*;
 
 use crate::python::refs::Ref;
-use crate::python::vectorcall::ErrSet;
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// Sets `StopIteration(value)`, as a Python coroutine does when it returns.
 pub fn raise_stop(value: &Ref) -> ErrSet {
@@ -24,5 +26,18 @@ pub fn raise_stop(value: &Ref) -> ErrSet {
             }
             Err(raised) => raised,
         }
+    }
+}
+
+/// Takes the result out of the `StopIteration` that is set. Without an exception the result is `None`; another one stays set.
+pub fn take_result() -> FfiResult<Ref> {
+    // SAFETY: the callers are attached.
+    let py = unsafe { Python::assume_attached() };
+    match PyErr::take(py) {
+        None => Ok(Ref::none()),
+        Some(error) if error.is_instance_of::<PyStopIteration>(py) => {
+            Ok(error.value(py).getattr("value")?.into())
+        }
+        Some(error) => Err(error.into()),
     }
 }

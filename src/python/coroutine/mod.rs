@@ -13,13 +13,19 @@
 //!   result, `step` runs again and checks its state. Waiting for the same future twice is an error, as in asyncio: make a new
 //!   one;
 //! * [`Step::Yield`] suspends it for one iteration of the loop, as `sleep(0)` does;
+//! * [`Step::Await`] awaits an object: `send()`, `throw()` and `close()` go to its iterator until it ends. Only operations
+//!   with [`Operation::AWAITS`] may return it; [`delegation`] is their code, which the others do without;
 //! * an exception that is thrown in (the future's own, a cancellation, `close()`), and the end of a coroutine that was dropped
 //!   while it waited, run [`Operation::abandon`], which undoes the registrations of `step`; then the coroutine ends;
 //! * the operation is dropped as soon as the coroutine ends.
 //!
+//! An operation that awaits gets everything that resumes it by [`Operation::resumed`]: the result of the await, or its
+//! exception, which need not end the coroutine.
+//!
 //! `step` takes `&self`: it may run Python, and the collector may then traverse the operation, so its state is in cells. It is
 //! never called while it runs.
 
+mod delegation;
 mod slots;
 mod thrown;
 mod view;
@@ -31,7 +37,7 @@ use std::mem::size_of;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyValueError};
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use pyo3::prelude::*;
 
@@ -50,6 +56,8 @@ pub enum Step {
     Wait(Ref),
     /// The coroutine resumes in the next iteration of the loop.
     Yield,
+    /// The coroutine resumes when this iterator has ended, as [`awaitable::iterator`](super::awaitable::iterator) makes it.
+    Await(Ref),
 }
 
 /// Visits one object, for the garbage collector. `traverse` returns its result if that is not 0.
@@ -69,11 +77,27 @@ pub enum Kind {
 pub trait Operation: Sized + Send + 'static {
     const KIND: Kind = Kind::Coroutine;
 
+    /// Whether the operation returns [`Step::Await`], and handles exceptions that are thrown in.
+    const AWAITS: bool = false;
+
     /// The Python class of these coroutines.
     fn class() -> &'static Class;
 
     /// Runs until it is done or must wait. It may run Python.
     fn step(&self) -> FfiResult<Step>;
+
+    /// Resumes an operation that [`AWAITS`](Self::AWAITS), instead of `step`: with the result of what was awaited, with `None`
+    /// at the first step and after the other suspensions, or with the exception that is set. `slf` is the coroutine.
+    fn resumed(&self, slf: *mut PyObject, outcome: FfiResult<Ref>) -> FfiResult<Step> {
+        let _ = slf;
+        outcome?;
+        self.step()
+    }
+
+    /// Whether to warn if the coroutine is dropped before its first step.
+    fn warns_if_never_awaited(&self) -> bool {
+        true
+    }
 
     /// The coroutine ends before it has returned or raised. An exception may be set, and must stay set.
     fn abandon(&self) {}
@@ -87,12 +111,22 @@ pub struct Class {
     ty: AtomicPtr<PyTypeObject>,
 }
 
+// In this order, so that one comparison tells which can run.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Fresh,
-    Running,
+    /// Suspended until a future is done, or for one iteration.
     Waiting,
+    /// Suspended in the iterator of an object that it awaits.
+    Awaiting,
+    Running,
     Finished,
+}
+
+impl State {
+    fn is_suspended(self) -> bool {
+        matches!(self, Self::Waiting | Self::Awaiting)
+    }
 }
 
 #[repr(C)]
@@ -102,7 +136,7 @@ struct CoroutineObject<T> {
     name: &'static CStr,
     /// `Running`: one thread has exclusive use of the operation.
     state: LoopCell<State>,
-    /// The future that the coroutine waits for.
+    /// The future that the coroutine waits for, or the iterator that it is suspended in.
     future: SlotCell<Ref>,
     operation: UnsafeCell<Option<T>>,
 }
@@ -112,6 +146,11 @@ impl Class {
         Self {
             ty: AtomicPtr::new(ptr::null_mut()),
         }
+    }
+
+    /// The Python class, once it is made.
+    pub fn as_ptr(&self) -> *mut PyTypeObject {
+        self.ty.load(Ordering::Relaxed)
     }
 
     /// Makes the Python class, at import. `name` begins with the module.
@@ -164,6 +203,36 @@ fn make<T: Operation>(operation: T, name: &'static CStr, state: State) -> FfiRes
     }
 }
 
+/// The operation of a coroutine that has not ended.
+///
+/// # Errors
+/// `TypeError` if the object is no coroutine of `T`, `RuntimeError` if it has ended.
+///
+/// # Safety
+/// `object` is live. The coroutine does not end while the result is used: it runs, or no Python code does.
+pub unsafe fn operation<'a, T: Operation>(object: *mut PyObject) -> FfiResult<&'a T> {
+    // SAFETY: the caller guarantees a live object, and the comparison that it is a coroutine of `T`.
+    unsafe {
+        if ffi::Py_TYPE(object) != T::class().ty.load(Ordering::Relaxed) {
+            return Err(other_class(object));
+        }
+        of::<T>(object).operation().ok_or_else(ended)
+    }
+}
+
+#[cold]
+fn other_class(object: *mut PyObject) -> ErrSet {
+    // SAFETY: the caller of `operation` guarantees a live object, and is attached.
+    let kind = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object).get_type() };
+    let text = format!("expected a native coroutine, not {kind}");
+    PyTypeError::new_err(text).into()
+}
+
+#[cold]
+fn ended() -> ErrSet {
+    PyRuntimeError::new_err("the coroutine has ended").into()
+}
+
 /// The coroutine of an object.
 ///
 /// # Safety
@@ -191,7 +260,7 @@ impl<T: Operation> CoroutineObject<T> {
     fn transition_to_running(&self) -> State {
         self.state.with(|state| {
             let before = *state;
-            if matches!(before, State::Fresh | State::Waiting) {
+            if matches!(before, State::Fresh | State::Waiting | State::Awaiting) {
                 *state = State::Running;
             }
             before
@@ -213,11 +282,12 @@ impl<T: Operation> CoroutineObject<T> {
         (operation, self.future.take())
     }
 
-    /// Runs the operation until it ends or waits.
+    /// Runs the operation until it ends or waits. `value` is for what it awaits.
     #[inline]
-    fn resume(&self) -> FfiResult<Resumed> {
-        match self.transition_to_running() {
-            State::Fresh | State::Waiting => {}
+    fn resume(&self, value: *mut PyObject) -> FfiResult<Resumed> {
+        let before = self.transition_to_running();
+        match before {
+            State::Fresh | State::Waiting | State::Awaiting => {}
             State::Running => return Err(already_executing()),
             State::Finished if T::KIND == Kind::Iterator => {
                 return Ok(Resumed::Returned(Ref::none()))
@@ -225,6 +295,9 @@ impl<T: Operation> CoroutineObject<T> {
             State::Finished => return Err(reused()),
         }
         let waited = self.future.take();
+        if T::AWAITS {
+            return self.resume_awaiting(before, waited, value);
+        }
         let step = match self.operation() {
             Some(operation) => operation.step(),
             None => return Err(reused()),
@@ -244,6 +317,10 @@ impl<T: Operation> CoroutineObject<T> {
             Ok(Step::Yield) => {
                 self.state.replace(State::Waiting);
                 Ok(Resumed::Yielded(Ref::none()))
+            }
+            Ok(Step::Await(_)) => {
+                self.finish();
+                Err(PyRuntimeError::new_err("the operation does not await").into())
             }
             Err(raised) => {
                 self.finish_raised();
@@ -266,13 +343,16 @@ impl<T: Operation> CoroutineObject<T> {
     fn end(&self) {
         match self.transition_to_running() {
             State::Fresh => {
-                if T::KIND == Kind::Coroutine {
+                let warns = self
+                    .operation()
+                    .is_some_and(Operation::warns_if_never_awaited);
+                if T::KIND == Kind::Coroutine && warns {
                     never_awaited(self.name);
                 }
                 // The coroutine may be deallocating.
                 nested_drop::drop_content(self.take());
             }
-            State::Waiting => self.end_abandoned(),
+            State::Waiting | State::Awaiting => self.end_abandoned(),
             State::Running | State::Finished => {}
         }
     }

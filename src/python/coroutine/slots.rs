@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject, PySendResult, PyTypeObject};
 use pyo3::prelude::*;
 
+use crate::python::awaitable::ITERABLE_COROUTINE;
 use crate::python::coroutine::wrapper::CoroutineWrapper;
 use crate::python::coroutine::{
     already_executing, of, replace_stop_iteration, reused, thrown, view, CoroutineObject, Kind,
@@ -17,9 +18,6 @@ use crate::python::stop_iteration::raise_stop;
 use crate::python::typespec::{getset_end, method_end, Slots};
 use crate::python::vectorcall::{guard, Method};
 use crate::python::{ErrSet, FfiResult, Ref};
-
-/// `CO_ITERABLE_COROUTINE`: the code of a generator that `types.coroutine()` has made.
-const ITERABLE_COROUTINE: c_int = 0x100;
 
 /// The slots of a type.
 pub fn all<T: Operation>() -> Slots {
@@ -117,7 +115,7 @@ fn method(name: &'static CStr, meth: ffi::PyMethodDefPointer, flags: c_int) -> M
 unsafe extern "C" fn am_await<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
     unsafe {
-        if of::<T>(slf).state.get() == State::Waiting {
+        if of::<T>(slf).state.get().is_suspended() {
             return guard(|| {
                 Err(PyRuntimeError::new_err("coroutine is being awaited already").into())
             });
@@ -169,7 +167,7 @@ unsafe extern "C" fn iterate(slf: *mut PyObject) -> *mut PyObject {
 unsafe extern "C" fn next<T: Operation>(slf: *mut PyObject) -> *mut PyObject {
     guard(|| {
         // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
-        match unsafe { (of::<T>(slf).resume()?, ffi::Py_None()) } {
+        match unsafe { (of::<T>(slf).resume(ffi::Py_None())?, ffi::Py_None()) } {
             (Resumed::Yielded(value), _) => Ok(value),
             // An iterator that ends without an exception returns `None`.
             (Resumed::Returned(value), none) if value.as_ptr() == none => Err(ErrSet),
@@ -189,7 +187,7 @@ unsafe extern "C" fn send_slot<T: Operation>(
         // SAFETY: `slf` is a live coroutine of `T`: CPython passes the receiver of a slot of its class.
         let this = unsafe { of::<T>(slf) };
         refuse_value(this, value)?;
-        match this.resume()? {
+        match this.resume(value)? {
             Resumed::Yielded(value) => Ok(value),
             Resumed::Returned(value) => {
                 returned = true;
@@ -221,7 +219,12 @@ unsafe fn send<T: Operation>(slf: *mut PyObject, value: *mut PyObject) -> FfiRes
     // SAFETY: `slf` is a live coroutine of `T`: CPython passes the method's receiver, whose class the descriptor has checked.
     let this = unsafe { of::<T>(slf) };
     refuse_value(this, value)?;
-    match this.resume()? {
+    yielded(this.resume(value)?)
+}
+
+/// The result of `send()` and `throw()`.
+fn yielded(resumed: Resumed) -> FfiResult<Ref> {
+    match resumed {
         Resumed::Yielded(value) => Ok(value),
         Resumed::Returned(value) => Err(raise_stop(&value)),
     }
@@ -238,7 +241,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     // It keeps the arguments alive.
     let (py, this) = unsafe { (Python::assume_attached(), of::<T>(slf)) };
     let checks_state_first =
-        T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get() == State::Waiting);
+        T::KIND == Kind::Coroutine && (cfg!(Py_3_15) || this.state.get().is_suspended());
     let exception = if checks_state_first {
         None
     } else {
@@ -248,13 +251,16 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     match before {
         State::Running => return Err(already_executing()),
         State::Finished if T::KIND == Kind::Coroutine => return Err(reused()),
-        State::Fresh | State::Waiting | State::Finished => {}
+        State::Waiting | State::Awaiting if T::AWAITS => {
+            return yielded(this.throw_into(before, arguments)?);
+        }
+        State::Fresh | State::Waiting | State::Awaiting | State::Finished => {}
     }
     let exception = match exception.map_or_else(|| thrown::exception(py, arguments), Ok) {
         Ok(exception) => exception,
         Err(refused) => {
             // The awaited object raises for bad arguments, which ends the coroutine. One that has not started stays as it is.
-            if before == State::Waiting {
+            if before.is_suspended() {
                 this.end_abandoned();
             } else {
                 this.state.replace(before);
@@ -264,7 +270,7 @@ unsafe fn throw<T: Operation>(slf: *mut PyObject, arguments: &[*mut PyObject]) -
     };
     match before {
         State::Fresh => this.finish(),
-        State::Waiting => this.end_abandoned(),
+        State::Waiting | State::Awaiting => this.end_abandoned(),
         State::Running | State::Finished => {}
     }
     let error = PyErr::from_value(exception);
@@ -279,7 +285,10 @@ unsafe fn close<T: Operation>(slf: *mut PyObject) -> FfiResult<Ref> {
     let this = unsafe { of::<T>(slf) };
     match this.transition_to_running() {
         State::Running => return Err(already_executing()),
-        State::Waiting => this.end_abandoned(),
+        before @ (State::Waiting | State::Awaiting) if T::AWAITS => {
+            return this.close_suspended(before);
+        }
+        State::Waiting | State::Awaiting => this.end_abandoned(),
         State::Fresh => this.finish(),
         State::Finished => {}
     }
@@ -349,7 +358,12 @@ unsafe extern "C" fn traverse<T: Operation>(
 /// Called by the collector before it clears objects. A running coroutine is reachable, so it is not garbage.
 unsafe extern "C" fn finalize<T: Operation>(object: *mut PyObject) {
     // SAFETY: the collector passes a live coroutine of `T`, in an attached thread.
-    unsafe { of::<T>(object).end() }
+    let this = unsafe { of::<T>(object) };
+    if T::AWAITS {
+        this.close_unreachable();
+    } else {
+        this.end();
+    }
 }
 
 unsafe extern "C" fn clear<T: Operation>(object: *mut PyObject) -> c_int {
@@ -366,6 +380,14 @@ unsafe extern "C" fn dealloc<T: Operation>(object: *mut PyObject) {
         ffi::PyObject_GC_UnTrack(object.cast());
         if !this.weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(object);
+        }
+        if T::AWAITS {
+            // What it awaits is closed, and its code runs: a reference to the coroutine may be left behind.
+            ffi::PyObject_GC_Track(object.cast());
+            if ffi::PyObject_CallFinalizerFromDealloc(object) != 0 {
+                return;
+            }
+            ffi::PyObject_GC_UnTrack(object.cast());
         }
         this.end();
         ptr::drop_in_place(&raw mut (*object.cast::<CoroutineObject<T>>()).future);

@@ -5,7 +5,8 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use crate::python::FfiResult;
+use crate::python::awaitable::{self, Sent};
+use crate::python::{FfiResult, Ref};
 
 /// The exception to raise, with its traceback, or an error about the arguments.
 pub type Thrown<'py> = PyResult<Bound<'py, PyAny>>;
@@ -90,6 +91,31 @@ pub fn exception<'py>(py: Python<'py>, arguments: &[*mut PyObject]) -> Thrown<'p
         set_traceback(&kind, traceback.as_ref());
     }
     Ok(kind)
+}
+
+/// Whether `throw(*arguments)` raises `GeneratorExit`, before which what is awaited is closed.
+pub fn is_generator_exit(arguments: &[*mut PyObject]) -> bool {
+    arguments.first().is_some_and(|kind| {
+        // SAFETY: CPython keeps the arguments alive during the call.
+        unsafe { ffi::PyErr_GivenExceptionMatches(*kind, ffi::PyExc_GeneratorExit) != 0 }
+    })
+}
+
+/// Passes `throw(*arguments)` on to an awaited iterator; `None` if it has no such method.
+pub fn throw(py: Python<'_>, iterator: &Ref, arguments: &[*mut PyObject]) -> Option<Sent> {
+    // SAFETY: the holder of a `Ref` is attached, and its object is live.
+    let is_python = unsafe {
+        ffi::PyCoro_CheckExact(iterator.as_ptr()) != 0
+            || ffi::PyGen_CheckExact(iterator.as_ptr()) != 0
+    };
+    if arguments.len() == 1 || !is_python {
+        return awaitable::throw(iterator, arguments);
+    }
+    // The arguments have been warned of: CPython does not call the method of its own coroutines.
+    match exception(py, arguments) {
+        Ok(exception) => awaitable::throw(iterator, &[exception.as_ptr()]),
+        Err(refused) => Some(Sent::Raised(refused.into())),
+    }
 }
 
 fn set_traceback(exception: &Bound<'_, PyAny>, traceback: Option<&Bound<'_, PyAny>>) {

@@ -132,7 +132,7 @@ unsafe extern "C" fn get_frame<T: Operation>(slf: *mut PyObject, _: *mut c_void)
     unsafe {
         get::<T>(slf, |py, name, state| match state {
             State::Finished => Ok(Ref::none()),
-            State::Fresh | State::Running | State::Waiting => Ok(frame_of(py, name)?.into()),
+            _ => Ok(frame_of(py, name)?.into()),
         })
     }
 }
@@ -155,7 +155,7 @@ unsafe extern "C" fn get_suspended<T: Operation>(
     _: *mut c_void,
 ) -> *mut PyObject {
     // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
-    unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state == State::Waiting))) }
+    unsafe { get::<T>(slf, |_, _, state| Ok(Ref::bool(state.is_suspended()))) }
 }
 
 /// The state by the name that `inspect.getcoroutinestate()` gives it; Python 3.15 and later read it.
@@ -163,7 +163,7 @@ unsafe extern "C" fn get_state<T: Operation>(slf: *mut PyObject, _: *mut c_void)
     let name = |state| match state {
         State::Fresh => "CORO_CREATED",
         State::Running => "CORO_RUNNING",
-        State::Waiting => "CORO_SUSPENDED",
+        State::Waiting | State::Awaiting => "CORO_SUSPENDED",
         State::Finished => "CORO_CLOSED",
     };
     // SAFETY: `slf` is a live coroutine of `T`: CPython passes the attribute's owner, whose class the descriptor has checked.
