@@ -1,0 +1,1 @@
+../hybridloop/native/include/pyawaitable.h
