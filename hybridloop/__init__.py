@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ._build_info import BuildInfo, build_info
 from ._core import (
+    AsyncFunction,
     Bus,
     Channel,
     Kernel,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from .loop.policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = (
+    "AsyncFunction",
     "BufferInUseError",
     "BuildInfo",
     "Bus",

@@ -1,6 +1,7 @@
 """The native core: private, and may change with any release. Use the `hybridloop` package."""
 
 import asyncio
+import inspect
 import socket
 import ssl
 import sys
@@ -26,6 +27,7 @@ _NativeValue: TypeAlias = NativeBuffer | bool | float | str | None
 _Ts = TypeVarTuple("_Ts")
 
 __all__ = [
+    "AsyncFunction",
     "Bus",
     "Channel",
     "CompletionReader",
@@ -580,6 +582,29 @@ class CompletionReader:
 
 def _provide(**objects: Any) -> None: ...
 def _unstable() -> dict[str, bool]: ...
+
+@final
+class AsyncFunction:
+    """A function written in C that makes coroutines or async generators: see hybridloop_await.h."""
+
+    @property
+    def __name__(self) -> str: ...
+    @property
+    def __qualname__(self) -> str: ...
+    @property
+    def __text_signature__(self) -> str | None: ...
+    @property
+    def __signature__(self) -> inspect.Signature: ...
+    @property
+    def __code__(self) -> types.CodeType: ...
+    @property
+    def __defaults__(self) -> None: ...
+    @property
+    def __kwdefaults__(self) -> None: ...
+    @property
+    def __annotations__(self) -> dict[str, Any]: ...  # type: ignore[override]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
 
 @final
 class Kernel:

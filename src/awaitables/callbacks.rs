@@ -197,7 +197,8 @@ impl Callbacks {
                     let raised = PyErr::fetch(py);
                     let called = {
                         let value = Ref::from(raised.value(py).as_any());
-                        let _handled = Handled::new(&value);
+                        // SAFETY: the exception is live, and the thread attached.
+                        let _handled = unsafe { Handled::new(value.as_ptr()) };
                         let traceback = raised.traceback(py);
                         let arguments = (raised.get_type(py), raised.value(py), traceback);
                         exit.bind(py)

@@ -135,11 +135,17 @@ impl Drop for Queue {
     fn drop(&mut self) {
         while let Some(entry) = self.pop() {
             match entry {
-                Entry::Await { awaitable, .. } => nested_drop::drop_limited(Unused(awaitable)),
+                Entry::Await { awaitable, .. } => discard(awaitable),
                 other => drop(other),
             }
         }
     }
+}
+
+/// Drops an awaitable that will not be awaited. A coroutine is closed, so that nothing warns of it. An exception that is set
+/// stays.
+pub fn discard(awaitable: Ref) {
+    nested_drop::drop_limited(Unused(awaitable));
 }
 
 /// An awaitable that will not be awaited. A coroutine is closed when this is dropped, so that nothing warns of it.

@@ -25,7 +25,8 @@ pub fn raise(class: *mut PyObject, text: &CStr) -> ErrSet {
     ErrSet
 }
 
-fn occurred() -> bool {
+/// Whether an exception is set.
+pub fn occurred() -> bool {
     // SAFETY: the callers are attached.
     unsafe { !ffi::PyErr_Occurred().is_null() }
 }
@@ -105,9 +106,11 @@ pub fn call_error(slf: *mut PyObject, callback: Option<Callback>) -> FfiResult<(
     }
     let exception = Ref::from(error.value(py).as_any());
     let status = {
-        let _handled = Handled::new(&exception);
         // SAFETY: the program has given the function for this. Object and exception are live for the call.
-        unsafe { callback(slf, exception.as_ptr()) }
+        unsafe {
+            let _handled = Handled::new(exception.as_ptr());
+            callback(slf, exception.as_ptr())
+        }
     };
     match (status, PyErr::take(py)) {
         (0.., None) => Ok(()),
@@ -167,11 +170,13 @@ pub fn set_context(py: Python<'_>, error: &PyErr, context: &PyErr) {
 pub struct Handled(*mut PyObject);
 
 impl Handled {
-    pub fn new(exception: &Ref) -> Self {
-        // SAFETY: the holder of a `Ref` is attached. The call returns a new reference or null.
+    /// # Safety
+    /// `exception` is a live exception, and the thread is attached.
+    pub unsafe fn new(exception: *mut PyObject) -> Self {
+        // SAFETY: the caller guarantees it. The call returns a new reference or null.
         unsafe {
             let before = ffi::PyErr_GetHandledException();
-            ffi::PyErr_SetHandledException(exception.as_ptr());
+            ffi::PyErr_SetHandledException(exception);
             Self(before)
         }
     }

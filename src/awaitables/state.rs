@@ -2,11 +2,11 @@
 
 use std::ffi::{c_int, c_void};
 
-use pyo3::ffi::{self, visitproc, PyObject};
+use pyo3::ffi::{visitproc, PyObject};
 use pyo3::prelude::*;
 
 use crate::python::coroutine::Visit;
-use crate::python::{ErrSet, Ref};
+use crate::python::Ref;
 
 /// Releases what the memory holds.
 pub type DropState = unsafe extern "C" fn(*mut c_void);
@@ -44,7 +44,14 @@ impl UserState {
 
 impl Drop for UserState {
     fn drop(&mut self) {
-        let Some(drop) = self.drop else {
+        self.end();
+    }
+}
+
+impl UserState {
+    /// Calls the function for the end, unless that was done.
+    pub fn end(&mut self) {
+        let Some(drop) = self.drop.take() else {
             return;
         };
         // SAFETY: the thread is attached: it drops an object, or runs a function of the table.
@@ -52,20 +59,11 @@ impl Drop for UserState {
         let error = PyErr::take(py);
         // SAFETY: the program has given the function for this pointer, and it is called once.
         unsafe { drop(self.pointer) };
-        if let Err(ErrSet) = check_no_error() {
-            PyErr::fetch(py).write_unraisable(py, None);
+        if let Some(raised) = PyErr::take(py) {
+            raised.write_unraisable(py, None);
         }
         if let Some(error) = error {
             error.restore(py);
         }
-    }
-}
-
-fn check_no_error() -> Result<(), ErrSet> {
-    // SAFETY: the caller is attached.
-    if unsafe { ffi::PyErr_Occurred().is_null() } {
-        Ok(())
-    } else {
-        Err(ErrSet)
     }
 }

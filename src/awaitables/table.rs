@@ -9,10 +9,13 @@ use pyo3::ffi::{self, PyObject, Py_ssize_t};
 use pyo3::prelude::*;
 
 use crate::awaitables::callbacks::{self, Callbacks, Saved};
+use crate::awaitables::function::{self, Definition, Made};
 use crate::awaitables::protocols;
 use crate::awaitables::queue::{no_memory, Callback, Defer, Entry};
 use crate::awaitables::returned::raise;
 use crate::awaitables::state::{DropState, TraverseState, UserState};
+use crate::awaitables::step::{Body, Checked, Frame, Spec};
+use crate::awaitables::wait::{self, Waker};
 use crate::python::coroutine::operation;
 use crate::python::vectorcall::{guard, guard_int};
 use crate::python::{awaitable, interpreters, FfiResult, Ref};
@@ -67,6 +70,10 @@ struct Table {
     ) -> c_int,
     state: unsafe extern "C" fn(*mut PyObject) -> *mut c_void,
     callback_type: unsafe extern "C" fn() -> *mut ffi::PyTypeObject,
+    new_step: unsafe extern "C" fn(*const Spec, *mut *mut c_void) -> *mut PyObject,
+    waker_new: unsafe extern "C" fn(*mut Frame) -> *mut Waker,
+    add_functions: unsafe extern "C" fn(*mut PyObject, *const Definition) -> c_int,
+    add_methods: unsafe extern "C" fn(*mut ffi::PyTypeObject, *const Definition) -> c_int,
 }
 
 // SAFETY: the table is constant, and so is the text that it points to.
@@ -92,6 +99,10 @@ static TABLE: Table = Table {
     set_state,
     state,
     callback_type,
+    new_step,
+    waker_new,
+    add_functions,
+    add_methods,
 };
 
 /// Adds the capsule to the module.
@@ -407,4 +418,40 @@ unsafe extern "C" fn state(aw: *mut PyObject) -> *mut c_void {
 
 unsafe extern "C" fn callback_type() -> *mut ffi::PyTypeObject {
     callbacks::class()
+}
+
+unsafe extern "C" fn new_step(spec: *const Spec, state: *mut *mut c_void) -> *mut PyObject {
+    // SAFETY: the header demands a constant; `state` may be null.
+    guard(|| unsafe {
+        interpreters::check_is_main()?;
+        let spec = Checked::new(spec)?;
+        let made = Made::new(spec, spec.name(NAME))?;
+        if !state.is_null() {
+            *state = made.state();
+        }
+        Ok(made.object)
+    })
+}
+
+unsafe extern "C" fn waker_new(frame: *mut Frame) -> *mut Waker {
+    // SAFETY: the program passes the frame of its step.
+    wait::new_waker(&unsafe { Body::of(frame) }.waiting)
+}
+
+unsafe extern "C" fn add_functions(module: *mut PyObject, table: *const Definition) -> c_int {
+    // SAFETY: the program passes a module and a constant table that ends with a null name.
+    guard_int(|| unsafe {
+        interpreters::check_is_main()?;
+        let module = not_null(module, c"the module is NULL")?;
+        function::add_functions(&module, table)
+    })
+}
+
+unsafe extern "C" fn add_methods(class: *mut ffi::PyTypeObject, table: *const Definition) -> c_int {
+    // SAFETY: the program passes a type and a constant table that ends with a null name.
+    guard_int(|| unsafe {
+        interpreters::check_is_main()?;
+        let class = not_null(class.cast(), c"the type is NULL")?;
+        function::add_methods(&class, table)
+    })
 }

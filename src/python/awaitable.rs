@@ -173,7 +173,7 @@ unsafe fn find_getter(ty: *const ffi::PyTypeObject, name: &CStr) -> Option<ffi::
     None
 }
 
-/// One level of recursion, until it is dropped.
+/// One level of recursion, until it is dropped. Calls of methods are levels of their own.
 struct Level(());
 
 impl Level {
@@ -222,10 +222,6 @@ pub fn throw(iterator: &Ref, arguments: &[*mut PyObject]) -> Option<Sent> {
         Ok(None) => return None,
         Err(raised) => return Some(Sent::Raised(raised)),
     };
-    let _level = match Level::enter() {
-        Ok(level) => level,
-        Err(raised) => return Some(Sent::Raised(raised)),
-    };
     // SAFETY: the holder of a `Ref` is attached, and its object is live, as are the arguments.
     let yielded = unsafe {
         Ref::new(ffi::PyObject_Vectorcall(
@@ -243,7 +239,6 @@ pub fn close(object: &Ref) -> FfiResult<()> {
     let Some(close) = method(object, &Stdlib::get().names.close)? else {
         return Ok(());
     };
-    let _level = Level::enter()?;
     // SAFETY: the holder of a `Ref` is attached, and its object is live.
     unsafe { Ref::new(ffi::PyObject_CallNoArgs(close.as_ptr())) }.map(drop)
 }

@@ -1,4 +1,4 @@
-"""A coroutine of callbacks beside its twin of Python, driven in every order."""
+"""Coroutines of callbacks and of steps beside their twin of Python, driven in every order."""
 
 import asyncio
 import inspect
@@ -76,8 +76,13 @@ def python(make):
     return coroutine()
 
 
-@pytest.fixture
-def native(callbacks):
+@pytest.fixture(params=["callbacks", "steps"])
+def native(request, extension):
+    if request.param == "steps":
+        steps = extension("steps")
+        return lambda make: steps.new("twice", make)
+    callbacks = extension("callbacks")
+
     def native(make):
         results = []
         aw = callbacks.new()

@@ -1,5 +1,6 @@
 """Coroutines in coroutines, very deep."""
 
+import contextlib
 import gc
 import sys
 import warnings
@@ -53,7 +54,7 @@ class Yields:
 
 @pytest.mark.parametrize("use", ["send", "throw", "close", "drop"])
 def test_as_deep_as_it_gets(callbacks, use, monkeypatch):
-    """What is too deep to be closed is reported (T2.16)."""
+    """What is too deep to be closed as well is reported (T2.16)."""
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda it: reported.append(it.exc_type))
     low, high = 1, DEPTH
@@ -66,7 +67,8 @@ def test_as_deep_as_it_gets(callbacks, use, monkeypatch):
         except RecursionError:
             high = depth
         else:
-            aw.close()
+            with contextlib.suppress(RecursionError):
+                aw.close()
     aw = nested(callbacks, low, Yields())
     aw.send(None)
     match use:
@@ -77,7 +79,8 @@ def test_as_deep_as_it_gets(callbacks, use, monkeypatch):
             with pytest.raises((LookupError, RecursionError)):
                 aw.throw(LookupError)
         case "close":
-            aw.close()
+            with contextlib.suppress(RecursionError):
+                aw.close()
         case "drop":
             del aw
     gc.collect()

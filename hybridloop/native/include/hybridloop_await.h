@@ -51,6 +51,78 @@ typedef int (*hla_callback)(PyObject *aw, PyObject *value);
 typedef int (*hla_error)(PyObject *aw, PyObject *exc);
 typedef int (*hla_defer)(PyObject *aw);
 
+/*
+ * Steps: a C function that goes on where it has stopped. Local variables do not survive an await: keep them in the state,
+ * which is zeroed at first.
+ *
+ *     static int fetch(hla_frame *f)
+ *     {
+ *         struct fetch *s = (struct fetch *)f->state;
+ *         HLA_BEGIN(f);
+ *         HLA_TRY_AWAIT(f, PyObject_CallNoArgs(s->get));  // a new reference, or NULL with an exception
+ *         if (f->error) {
+ *             if (!PyErr_GivenExceptionMatches(f->error, PyExc_TimeoutError)) HLA_RERAISE(f);
+ *             HLA_AWAIT(f, PyObject_CallNoArgs(s->get));  // an exception is raised here
+ *         }
+ *         HLA_RETURN(f, PyNumber_Multiply(f->value, s->number));
+ *         HLA_END(f);
+ *     }
+ *
+ * HLA_BEGIN to HLA_END are a `switch` over the line: two of these macros must not stand on one line, and no `switch` of the
+ * program may surround one. The function begins with HLA_BEGIN; what stands before it runs at each step.
+ */
+typedef struct hla_frame {
+    PyObject *self;  /* the coroutine or generator; borrowed */
+    void *state;     /* of the size in hla_spec */
+    PyObject *value; /* the result of the last await; owned by the frame until the next one */
+    PyObject *error; /* the exception of the last await, or NULL; it is being handled as in an `except` block */
+    /* for the macros */
+    PyObject *out_;
+    int line_;
+    uint32_t reserved_;
+} hla_frame;
+
+typedef int (*hla_step)(hla_frame *f);
+
+#define HLA_GENERATOR 1u /* an async generator, which gives items by HLA_YIELD */
+
+/* Constant, as PyMethodDef. */
+typedef struct hla_spec {
+    size_t size; /* sizeof(hla_spec) */
+    const char *qualname;
+    hla_step step;
+    size_t state_size;
+    /* Shows the objects in the state to the garbage collector; may be NULL. */
+    int (*traverse)(void *state, visitproc visit, void *arg);
+    /* Releases what the state holds. It is called once, at every end, also if the coroutine was never awaited. May be NULL. */
+    void (*drop)(void *state);
+    uint32_t flags;
+    uint32_t reserved;
+} hla_spec;
+
+/*
+ * A function or method in a table: calls make coroutines or, with HLA_GENERATOR, async generators. init fills the state when the
+ * function is called: wrong arguments are an error of the call. The body begins with the first step. self is the module, or
+ * the object; args and kwnames are those of METH_FASTCALL | METH_KEYWORDS. The state holds what init puts into it, and is
+ * dropped if init fails. Without init the function takes no arguments. doc may begin with a signature, as in PyMethodDef.
+ */
+typedef struct hla_function {
+    const char *name;
+    const hla_spec *spec; /* its qualname may be NULL: then it is that of the function */
+    const char *doc;
+    int (*init)(void *state, PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+} hla_function;
+
+/* Wakes a coroutine that waits, from any thread. */
+typedef struct hla_waker hla_waker;
+struct hla_waker {
+    const struct hla_waker_functions {
+        hla_waker *(*clone)(hla_waker *);
+        void (*wake)(hla_waker *);
+        void (*drop)(hla_waker *);
+    } *functions;
+};
+
 typedef struct hla_table {
     uint32_t size;
     uint32_t abi;
@@ -70,6 +142,10 @@ typedef struct hla_table {
     int (*set_state)(PyObject *, void *, void (*)(void *), int (*)(void *, visitproc, void *));
     void *(*state)(PyObject *);
     PyTypeObject *(*callback_type)(void);
+    PyObject *(*new_step)(const hla_spec *, void **);
+    hla_waker *(*waker_new)(hla_frame *);
+    int (*add_functions)(PyObject *, const hla_function *);
+    int (*add_methods)(PyTypeObject *, const hla_function *);
 } hla_table;
 
 /* What hla_import() has found. Each file of an extension has one, which is filled on first use. */
@@ -209,6 +285,149 @@ static inline int hla_set_state(PyObject *aw, void *state, void (*drop)(void *),
 static inline void *hla_state(PyObject *aw)
 {
     HLA_CALL_(NULL, state(aw));
+}
+
+/* A coroutine of steps, or an async generator, and its state to be filled. An exception that is thrown in before the first step ends it without a
+ * step. ValueError if the spec is NULL, has no step, a wrong size or unknown flags. */
+static inline PyObject *hla_new_step(const hla_spec *spec, void **state)
+{
+    HLA_CALL_(NULL, new_step(spec, state));
+}
+
+/* What a step returns. */
+#define HLA_STEP_RERAISE (-2)
+#define HLA_STEP_ERROR (-1) /* an exception is set */
+#define HLA_STEP_RETURN 0
+#define HLA_STEP_AWAIT 1
+#define HLA_STEP_SLEEP0 2
+#define HLA_STEP_WAIT 3
+#define HLA_STEP_YIELD 4
+
+#define HLA_BEGIN(f)       \
+    switch ((f)->line_) {  \
+    case 0:
+
+/* The end of the function: it returns None. */
+#define HLA_END(f)                                                                \
+    HLA_RETURN(f, hla_none_());                                                   \
+    default:                                                                      \
+        PyErr_SetString(PyExc_SystemError, "a step went on where there is none"); \
+        return HLA_STEP_ERROR;                                                    \
+    }
+
+static inline PyObject *hla_none_(void)
+{
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+
+#define HLA_SUSPEND_(f, expr, status) \
+    do {                              \
+        (f)->out_ = (expr);           \
+        (f)->line_ = __LINE__;        \
+        return (status);              \
+    case __LINE__:;                   \
+    } while (0)
+
+#define HLA_RERAISE_ERROR_(f)          \
+    do {                               \
+        if ((f)->error != NULL) {      \
+            return HLA_STEP_RERAISE;   \
+        }                              \
+    } while (0)
+
+/* `await expr`, where expr is a new reference, or NULL with an exception, which then is the exception of the await. The result
+ * is f->value; an exception is f->error. */
+#define HLA_TRY_AWAIT(f, expr) HLA_SUSPEND_(f, expr, HLA_STEP_AWAIT)
+
+/* The same; an exception ends the function. */
+#define HLA_AWAIT(f, expr)                   \
+    do {                                     \
+        HLA_SUSPEND_(f, expr, HLA_STEP_AWAIT); \
+        HLA_RERAISE_ERROR_(f);               \
+    } while (0)
+
+/* Lets the event loop of asyncio run once, as `asyncio.sleep(0)`. */
+#define HLA_SLEEP0(f)                          \
+    do {                                       \
+        HLA_SUSPEND_(f, NULL, HLA_STEP_SLEEP0); \
+        HLA_RERAISE_ERROR_(f);                 \
+    } while (0)
+
+/* Gives an item of an async generator, a new reference, or NULL with an exception, which is raised here. f->value is then what
+ * asend() has brought. */
+#define HLA_YIELD(f, expr)                     \
+    do {                                       \
+        HLA_SUSPEND_(f, expr, HLA_STEP_YIELD); \
+        HLA_RERAISE_ERROR_(f);                 \
+    } while (0)
+
+/* The same; what athrow() and aclose() raise is f->error. */
+#define HLA_TRY_YIELD(f, expr) HLA_SUSPEND_(f, expr, HLA_STEP_YIELD)
+
+/* `return expr`, a new reference, or NULL with an exception */
+#define HLA_RETURN(f, expr)      \
+    do {                         \
+        (f)->out_ = (expr);      \
+        return HLA_STEP_RETURN;  \
+    } while (0)
+
+/* Raises the exception that is set. */
+#define HLA_RAISE(f) return ((void)(f), HLA_STEP_ERROR)
+
+/* Raises f->error again. */
+#define HLA_RERAISE(f) return ((void)(f), HLA_STEP_RERAISE)
+
+/*
+ * Waiting for another thread, on every event loop of asyncio: make a waker, give it to the thread, and wait.
+ *
+ *     start_work(s->job, hla_waker_new(f));
+ *     while (!is_done(s->job)) HLA_WAIT(f);
+ *
+ * HLA_WAIT may go on early, so look again. A wake before the wait is not lost, and wakes that come together count once. When
+ * all wakers of the coroutine were used or dropped and none has woken it since the last HLA_WAIT, the wait raises
+ * RuntimeError instead of waiting for ever.
+ */
+#define HLA_WAIT(f)                          \
+    do {                                     \
+        HLA_SUSPEND_(f, NULL, HLA_STEP_WAIT); \
+        HLA_RERAISE_ERROR_(f);               \
+    } while (0)
+
+/* Adds functions to a module; the table is constant and ends with a name that is NULL. They are of hybridloop.AsyncFunction. */
+static inline int hla_add_functions(PyObject *module, const hla_function *functions)
+{
+    HLA_CALL_(-1, add_functions(module, functions));
+}
+
+/* Adds methods to a type of the heap that is not immutable. */
+static inline int hla_add_methods(PyTypeObject *type, const hla_function *methods)
+{
+    HLA_CALL_(-1, add_methods(type, methods));
+}
+
+/* A waker, for the step that runs. */
+static inline hla_waker *hla_waker_new(hla_frame *f)
+{
+    HLA_CALL_(NULL, waker_new(f));
+}
+
+/* Another waker for the same coroutine. Any thread, no interpreter. */
+static inline hla_waker *hla_waker_clone(hla_waker *waker)
+{
+    return waker->functions->clone(waker);
+}
+
+/* Wakes, and gives the waker up. Any thread, no interpreter, also while or after it ends. */
+static inline void hla_wake(hla_waker *waker)
+{
+    waker->functions->wake(waker);
+}
+
+/* Gives the waker up. Any thread, no interpreter. */
+static inline void hla_waker_drop(hla_waker *waker)
+{
+    waker->functions->drop(waker);
 }
 
 #ifdef __cplusplus

@@ -46,6 +46,8 @@ use crate::python::nested_drop;
 use crate::python::refs::Ref;
 
 use crate::python::vectorcall::{ErrSet, FfiResult};
+pub use thrown::{check_count as check_throw, exception as thrown_exception};
+pub use view::{code_of, frame_of, last_part};
 pub use wrapper::CoroutineWrapper;
 
 /// The result of one step of an operation.

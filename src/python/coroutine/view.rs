@@ -34,13 +34,13 @@ pub fn attributes<T: Operation>() -> Vec<PyGetSetDef> {
 }
 
 /// The last part of a qualified name.
-fn last_part(name: &'static CStr) -> String {
+pub fn last_part(name: &'static CStr) -> String {
     let name = name.to_string_lossy();
     name.rsplit('.').next().unwrap_or_default().to_owned()
 }
 
-/// `PyCodeObject` of a coroutine.
-fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
+/// A code object with that qualified name.
+pub fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: `py` proves that the thread is attached. Both are C strings. The result is a new reference, or null after an
     // error.
     let code = unsafe {
@@ -53,7 +53,8 @@ fn code_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyA
     code.call_method("replace", (), Some(&names))
 }
 
-fn frame_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
+/// A frame for that code, which no thread runs.
+pub fn frame_of<'py>(py: Python<'py>, name: &'static CStr) -> PyResult<Bound<'py, PyAny>> {
     let code = code_of(py, name)?;
     let globals = PyDict::new(py);
     // SAFETY: `py` proves that the thread is attached, and `code` is a code object. The result is a new reference or null.
