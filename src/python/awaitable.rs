@@ -81,7 +81,7 @@ pub fn iterator(object: &Ref) -> FfiResult<Ref> {
         let methods = (*ffi::Py_TYPE(object.as_ptr())).tp_as_async;
         if let Some(am_await) = methods.as_ref().and_then(|methods| methods.am_await) {
             let iterator = Ref::new(am_await(object.as_ptr()))?;
-            return check_iterator(iterator);
+            return check_iterator(object, iterator);
         }
     }
     if is_iterable_coroutine(object) {
@@ -112,7 +112,7 @@ fn class_name(object: &Ref) -> String {
     }
 }
 
-fn check_iterator(iterator: Ref) -> FfiResult<Ref> {
+fn check_iterator(object: &Ref, iterator: Ref) -> FfiResult<Ref> {
     // SAFETY: the holder of a `Ref` is attached, and its object is live.
     let (is_coroutine, is_iterator) = unsafe {
         let object = iterator.as_ptr();
@@ -122,16 +122,36 @@ fn check_iterator(iterator: Ref) -> FfiResult<Ref> {
         )
     };
     if is_coroutine || is_iterable_coroutine(&iterator) {
-        return Err(PyTypeError::new_err("__await__() returned a coroutine").into());
+        return Err(no_iterator(object, "coroutine", None));
     }
     if !is_iterator {
-        let text = format!(
-            "__await__() returned non-iterator of type '{}'",
-            class_name(&iterator)
-        );
-        return Err(PyTypeError::new_err(text).into());
+        return Err(no_iterator(object, "iterator", Some(&iterator)));
     }
     Ok(iterator)
+}
+
+/// The `TypeError` of `await` for what `__await__()` has returned.
+#[cold]
+fn no_iterator(object: &Ref, returned: &str, other: Option<&Ref>) -> ErrSet {
+    // SAFETY: the holder of a `Ref` is attached.
+    let py = unsafe { Python::assume_attached() };
+    let full_name = |object: &Ref| {
+        let name = object.bind(py).get_type().fully_qualified_name();
+        name.map_or_else(|_| class_name(object), |name| name.to_string())
+    };
+    let text = match other {
+        _ if cfg!(Py_3_15) => format!(
+            "{}.__await__() must return an iterator, not {}",
+            full_name(object),
+            other.map_or_else(|| returned.to_owned(), full_name)
+        ),
+        None => format!("__await__() returned a {returned}"),
+        Some(other) => format!(
+            "__await__() returned non-{returned} of type '{}'",
+            class_name(other)
+        ),
+    };
+    PyTypeError::new_err(text).into()
 }
 
 /// Raises if another coroutine is suspended in this one, a coroutine of Python.

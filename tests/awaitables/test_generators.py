@@ -96,6 +96,8 @@ async def test_all_orders_of_four_operations(loop, functions, a):
             for name in order:
                 if generator.ag_frame is None and name in THROW:
                     continue  # CPython gives None if the generator has ended by an exception
+                if name == "stop" and sys.version_info < (3, 12):
+                    continue  # before its first item, CPython raised RuntimeError
                 event = await outcome(OPERATIONS[name](generator))
                 events.append((event, generator.ag_running, generator.ag_frame is None))
             await generator.aclose()
