@@ -3,7 +3,7 @@
 //! From the top to the bottom; a module imports only modules below it.
 //!
 //! * [`table`] — the functions of the header.
-//! * [`function`] — functions and methods.
+//! * [`function`] — functions and methods; [`function_class`] — their class.
 //! * [`generator_class`] — the class of async generators; [`generator_call`] — their calls; [`generator`] — what they do.
 //! * [`callbacks`] — coroutines of callbacks; [`step`] — coroutines of steps; [`wait`] — waiting for other threads.
 //! * [`returned`] — what callbacks return; [`protocols`] — `async with` and `async for`.
@@ -12,6 +12,7 @@
 
 mod callbacks;
 mod function;
+mod function_class;
 mod generator;
 mod generator_call;
 mod generator_class;
@@ -30,6 +31,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     callbacks::register(module)?;
     step::register(module)?;
     generator_class::register(module)?;
-    function::register(module)?;
+    function_class::register(module)?;
     table::register(module)
 }

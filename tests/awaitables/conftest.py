@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from .support import build, load
+from .support import build_once, load
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def extension(tmp_path_factory):
 
     @functools.cache
     def extension(name):
-        return load(build(name, tmp_path_factory.mktemp("extension")), name)
+        return load(build_once(name, tmp_path_factory.mktemp("extension")), name)
 
     return extension
 

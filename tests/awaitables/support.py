@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -13,16 +14,33 @@ EXTENSIONS = Path(__file__).parent / "extensions"
 LIMITED = {"Py_LIMITED_API": "0x030B0000"}
 
 
-def build(name, folder, defines=LIMITED, flags=("-std=c99",)):
-    """Compile a file of `extensions/` to an extension module; give its path."""
+def build(name, folder, defines=LIMITED, flags=("-std=c99",), include=None):
+    """Compile a file, one of `extensions/` by its name, to an extension module; give its path."""
     compiler = shutil.which("cc")
     assert compiler is not None, "the tests need a C compiler"
-    target = folder / f"{name}.so"
+    source = name if isinstance(name, Path) else EXTENSIONS / f"{name}.c"
+    target = folder / f"{source.stem}.so"
     command = [compiler, *flags, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    command += [f"-I{sysconfig.get_path('include')}", f"-I{hybridloop.get_include()}"]
+    command += [f"-I{folder}" for folder in (include, hybridloop.get_include()) if folder]
+    command += [f"-I{sysconfig.get_path('include')}"]
     command += [f"-D{define}={value}" for define, value in defines.items()]
-    subprocess.run([*command, "-o", target, EXTENSIONS / f"{name}.c"], check=True)
+    subprocess.run([*command, "-o", target, source], check=True)
     return target
+
+
+def build_once(name, folder):
+    """Compile for the limited API.
+
+    If `HYBRIDLOOP_TEST_EXTENSIONS` names a folder, what is built stays there: another Python uses it.
+    """
+    kept = os.environ.get("HYBRIDLOOP_TEST_EXTENSIONS")
+    if kept is None:
+        return build(name, folder)
+    path = Path(kept) / f"{name}.so"
+    if not path.exists():
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        build(name, path.parent)
+    return path
 
 
 def load(path, name):

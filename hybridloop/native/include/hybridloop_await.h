@@ -163,7 +163,14 @@ static inline void hla_raise_import_error_(unsigned abi, unsigned size, const ch
 /* Imports hybridloop: 0, or -1 with ImportError. */
 static inline int hla_import(void)
 {
-    const hla_table *table = (const hla_table *)PyCapsule_Import(HLA_CAPSULE, 0);
+    const hla_table *table;
+    /* First, because PyCapsule_Import() does not say why an import fails. */
+    PyObject *package = PyImport_ImportModule("hybridloop");
+    if (package == NULL) {
+        return -1;
+    }
+    Py_DECREF(package);
+    table = (const hla_table *)PyCapsule_Import(HLA_CAPSULE, 0);
     if (table == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
             PyErr_Clear();
