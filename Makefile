@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 SUITES ?=
 # What works with memory of Python's; the other tests run many processes, or programs of others.
 MEMORY_TESTS ?= tests/loop tests/transports tests/streams tests/tls tests/sockets tests/datagrams \
-	tests/pipes tests/sendfile tests/unix tests/native tests/references
+	tests/pipes tests/sendfile tests/unix tests/native tests/awaitables tests/references
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 

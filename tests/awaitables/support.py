@@ -31,7 +31,7 @@ def build(name, folder, defines=LIMITED, flags=("-std=c99",), include=None):
 def build_once(name, folder):
     """Compile for the limited API.
 
-    If `HYBRIDLOOP_TEST_EXTENSIONS` names a folder, what is built stays there: another Python uses it.
+    If `HYBRIDLOOP_TEST_EXTENSIONS` names a folder, what is built stays there for other Pythons.
     """
     kept = os.environ.get("HYBRIDLOOP_TEST_EXTENSIONS")
     if kept is None:
