@@ -15,7 +15,7 @@ from .support import LIMITED, build, load, run
 
 SCENARIOS = {}
 # As in tests/references.
-WARM, ROUNDS, RUNS = 100, 5, 20
+WARM, ROUNDS, RUNS = 400, 5, 20
 
 
 def scenario(function):
