@@ -1,4 +1,7 @@
-"""Coroutines that wait for threads without an interpreter."""
+"""Coroutines that wait for threads without an interpreter.
+
+Private functions of asyncio end a loop in the child of a fork, and a task without a warning.
+"""
 
 import asyncio
 import os
@@ -97,7 +100,7 @@ def test_wakes_after_a_cancellation(wakers, name):
 
     async def main():
         for _ in range(20):
-            task = asyncio.ensure_future(wakers.new("counts", 2, 1_000_000))
+            task = asyncio.ensure_future(wakers.new("counts", 2, 2**40))
             await asyncio.sleep(0.001)
             task.cancel()
             await asyncio.wait([task])
