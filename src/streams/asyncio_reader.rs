@@ -20,7 +20,7 @@ use crate::python::unstable::stream_reader;
 use crate::python::unstable::type_version::SeenVersion;
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::streams::waiter::{self, call_method};
-use crate::transports::stream::native_protocol::{self, NativeProtocol};
+use crate::transports::stream::native_protocol::{self, NativeProtocol, Received};
 
 /// A class of asyncio whose methods this code replaces, as long as nobody else has replaced them.
 struct PatchableClass {
@@ -303,14 +303,16 @@ static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
 
 /// # Safety
 /// None: any protocol will do.
-unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
+unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: Received<'_>) -> FfiResult<()> {
     let streams = ASYNCIO_STREAMS
         .get()
         .ok_or_else(|| PySystemError::new_err("streams were used before they were imported"))
         .map_err(ErrSet::from)?;
-    if !streams.feed(cx.py, protocol, data)? {
+    if !streams.feed(cx.py, protocol, &data)? {
         let name = &Stdlib::get().names.data_received;
-        call_method(name, [protocol, &to_bytes(data)?])?;
+        let bytes = to_bytes(&data)?;
+        drop(data);
+        call_method(name, [protocol, &bytes])?;
     }
     Ok(())
 }

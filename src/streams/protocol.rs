@@ -14,7 +14,7 @@ use crate::python::stdlib::Stdlib;
 use crate::python::{nested_drop, Args, Cell, FfiResult, Ref, SlotCell};
 use crate::streams::reader::StreamReaderCore;
 use crate::streams::waiter::{call_method, or_none, unless_none, EventLoop};
-use crate::transports::stream::native_protocol::{self, NativeProtocol};
+use crate::transports::stream::native_protocol::{self, NativeProtocol, Received};
 
 /// Native base of `hybridloop.loop.streams.StreamReaderProtocol`, in front of `asyncio.StreamReaderProtocol`. It holds the part
 /// of that state which each message needs.
@@ -208,10 +208,10 @@ static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
 
 /// # Safety
 /// `protocol` is a `StreamProtocolCore`.
-unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: &[u8]) -> FfiResult<()> {
+unsafe fn feed_protocol(cx: LoopContext<'_>, protocol: &Ref, data: Received<'_>) -> FfiResult<()> {
     // SAFETY: the caller guarantees the class, and has a token of this thread.
     let protocol = unsafe { StreamProtocolCore::of(protocol.as_ptr()) };
-    protocol.feed(cx.py, data)
+    protocol.feed(cx.py, &data)
 }
 
 /// The lookup of protocols of this class, as long as they do not override `data_received()`.

@@ -1,4 +1,4 @@
-"""Waiting in plain threads."""
+"""Waiting in plain threads, and in callbacks of a loop, whose private method runs an iteration."""
 
 from __future__ import annotations
 
@@ -12,3 +12,13 @@ def until(condition: Callable[[], object], seconds: float = 100) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not true within {seconds} s"
         time.sleep(0.002)
+
+
+def iterate_until(loop, condition: Callable[[], object], seconds: float = 100) -> None:
+    """Run iterations of the loop within a callback until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        tick = loop.call_later(0.001, lambda: None)
+        loop._run_once()
+        tick.cancel()

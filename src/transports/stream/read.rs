@@ -13,7 +13,7 @@ use crate::python::stdlib::Stdlib;
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::base::{BLOCKED, LOST};
 use crate::transports::lifecycle::{fatal_error, Transport};
-use crate::transports::stream::native_protocol::NativeProtocol;
+use crate::transports::stream::native_protocol::{NativeProtocol, Received};
 use crate::transports::stream::state::{
     StreamTransport, BUFFERED, CORKED, EOF_READ, HANGUP, READABLE,
 };
@@ -49,11 +49,7 @@ pub fn read(cx: LoopContext<'_>, slf: &Ref, transport: &StreamTransport) -> FfiR
         };
         match outcome {
             ReadOutcome::Data { more } => {
-                if !more {
-                    transport.set(READABLE, false);
-                    return Ok(());
-                }
-                if !transport.wants_to_read() {
+                if !more || !transport.wants_to_read() {
                     return Ok(());
                 }
             }
@@ -74,9 +70,15 @@ pub fn read(cx: LoopContext<'_>, slf: &Ref, transport: &StreamTransport) -> FfiR
 
 /// Whether the socket may hold more after a read of `n` bytes into room for `size`. A short read has drained it, and more data
 /// raises another edge. Only EOF or an error that an event has reported may still be behind the data.
+///
+/// It is decided before the protocol is called: a call that enters the loop again may get the next edge.
 #[inline]
 fn may_hold_more(transport: &StreamTransport, n: usize, size: usize) -> bool {
-    n == size || transport.has(HANGUP)
+    let more = n == size || transport.has(HANGUP);
+    if !more {
+        transport.set(READABLE, false);
+    }
+    more
 }
 
 /// Reads into the loop's buffer, and hands that to a native protocol.
@@ -86,33 +88,26 @@ fn read_for_native(
     transport: &StreamTransport,
     native: &'static NativeProtocol,
 ) -> FfiResult<ReadOutcome> {
-    // The protocol may run Python and so anything else: the buffer is out of its cell meanwhile.
-    let mut scratch = cx.core.scratch.take();
-    let received = fill_up(&mut scratch, READ_SIZE)
-        .and_then(|()| receive(transport.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0));
-    let n = match received {
-        Ok(n @ 1..) => {
-            cx.core.stats.received(n);
-            n
-        }
-        end => {
-            drop(cx.core.scratch.replace(scratch));
-            return match end {
-                Ok(_) => Ok(ReadOutcome::Eof),
-                Err(error) => read_failed(cx.py, slf, &error),
-            };
-        }
-    };
+    let give_back = |scratch| drop(cx.core.scratch.replace(scratch));
+    // The protocol may run Python and so anything else: the buffer is out of its cell until the protocol drops it.
+    let mut data = Received::new(cx.core.scratch.take(), &give_back);
+    match data.fill(|scratch| {
+        fill_up(scratch, READ_SIZE)?;
+        receive(transport.open_fd(), scratch.as_mut_ptr(), READ_SIZE, 0)
+    }) {
+        Ok(0) => return Ok(ReadOutcome::Eof),
+        Ok(_) => {}
+        Err(error) => return read_failed(cx.py, slf, &error),
+    }
+    cx.core.stats.received(data.len());
+    let more = may_hold_more(transport, data.len(), READ_SIZE);
     let protocol = transport.protocol.get().unwrap_or_else(Ref::none);
     transport.set(CORKED, true);
     // SAFETY: `set_protocol` has stored `native` together with the protocol, for which the lookup returned it.
-    let called = transport
-        .run_in_context(|| unsafe { (native.data_received)(cx, &protocol, &scratch[..n]) });
-    drop(cx.core.scratch.replace(scratch));
+    let called =
+        transport.run_in_context(|| unsafe { (native.data_received)(cx, &protocol, data) });
     after_call(cx, slf, transport, called, native.error_message)?;
-    Ok(ReadOutcome::Data {
-        more: may_hold_more(transport, n, READ_SIZE),
-    })
+    Ok(ReadOutcome::Data { more })
 }
 
 /// Reads a `bytes` object for `data_received()`.
@@ -139,6 +134,7 @@ fn read_bytes(
         }
         Err(error) => return read_failed(cx.py, slf, &error),
     };
+    let more = may_hold_more(transport, n, READ_SIZE);
     transport.set(CORKED, true);
     let called = transport.call_protocol(&Stdlib::get().names.data_received, [data.as_ptr()]);
     after_call(
@@ -149,9 +145,7 @@ fn read_bytes(
         "Fatal error: protocol.data_received() call failed.",
     )?;
     core.spare_bytes.keep(data);
-    Ok(ReadOutcome::Data {
-        more: may_hold_more(transport, n, READ_SIZE),
-    })
+    Ok(ReadOutcome::Data { more })
 }
 
 /// Reads into the buffer of a `BufferedProtocol`.
@@ -185,6 +179,7 @@ fn read_for_buffered(
         }
         Err(error) => return read_failed(cx.py, slf, &error),
     };
+    let more = may_hold_more(transport, n, size);
     transport.set(CORKED, true);
     // SAFETY: this runs in an attached thread, and the result is a new reference or null.
     let called = unsafe { Ref::new(ffi::PyLong_FromSize_t(n)) }.and_then(|count| {
@@ -197,9 +192,7 @@ fn read_for_buffered(
         called.map(drop),
         "Fatal error: protocol.buffer_updated() call failed.",
     )?;
-    Ok(ReadOutcome::Data {
-        more: may_hold_more(transport, n, size),
-    })
+    Ok(ReadOutcome::Data { more })
 }
 
 /// `protocol.get_buffer(-1)`, as a writable buffer that is not empty.
@@ -280,12 +273,13 @@ fn out_of_memory(py: Python<'_>, slf: &Ref) -> FfiResult<ReadOutcome> {
 
 fn on_eof(py: Python<'_>, slf: &Ref, transport: &StreamTransport) -> FfiResult<()> {
     transport.log_debug(py, slf, "%r received EOF")?;
+    // Before the call, which may enter the loop again: an error that follows must not notify the protocol twice.
+    transport.set(EOF_READ, true);
     let keep_open = transport
         .call_protocol(&Stdlib::get().names.eof_received, [])
         .and_then(|answer| Ok(answer.bind(py).is_truthy()?));
     match keep_open {
         Ok(true) => {
-            transport.set(EOF_READ, true);
             transport.update_hold(slf);
             Ok(())
         }

@@ -34,8 +34,13 @@ impl MemoryBio {
         self.pending() == 0
     }
 
-    /// Adds a copy of received bytes.
+    /// Adds a copy of received bytes, behind those that are borrowed: a call that borrows may have entered the loop again.
     pub fn store(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
+        self.end_borrow()?;
+        self.append(data)
+    }
+
+    fn append(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
         if self.read > 0 {
             self.incoming.drain(..self.read);
             self.read = 0;
@@ -60,7 +65,7 @@ impl MemoryBio {
         match self.borrowed.take() {
             Some((data, length)) if length > 0 => {
                 // SAFETY: the caller of `borrow` guarantees that the bytes are valid until now.
-                self.store(unsafe { std::slice::from_raw_parts(data, length) })
+                self.append(unsafe { std::slice::from_raw_parts(data, length) })
             }
             _ => Ok(()),
         }
@@ -247,5 +252,20 @@ mod tests {
         assert_eq!(bio.read(&mut into), 3);
         assert_eq!(&into, b"def");
         assert!(bio.is_drained());
+    }
+
+    #[test]
+    fn stored_data_comes_behind_borrowed_data() {
+        let mut bio = MemoryBio::default();
+        let data = b"abc".to_vec();
+        // SAFETY: the vector lives unchanged until the end of the borrow.
+        unsafe { bio.borrow(&data) };
+        let mut into = [0; 4];
+        assert_eq!(bio.read(&mut into[..1]), 1);
+        assert!(bio.store(b"de").is_ok());
+        assert!(bio.end_borrow().is_ok());
+        drop(data);
+        assert_eq!(bio.read(&mut into), 4);
+        assert_eq!(&into, b"bcde");
     }
 }

@@ -75,7 +75,7 @@ impl TlsCore {
     /// The same for a `BufferedProtocol` of the application.
     #[pyo3(name = "_do_read__buffered")]
     fn do_read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(read::read_buffered(slf.py(), &slf.into(), slf.get())?)
+        Ok(read::read_buffered(slf.py(), &slf.into(), slf.get(), None)?)
     }
 
     /// Sends what OpenSSL has written.

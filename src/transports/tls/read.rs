@@ -13,10 +13,11 @@ use crate::python::buffer::BufferGuard;
 use crate::python::bytes::to_bytes;
 use crate::python::stdlib::Stdlib;
 use crate::python::{FfiResult, Ref};
-use crate::transports::tls::buffers::PLAINTEXT;
+use crate::transports::stream::native_protocol::Received;
+use crate::transports::tls::buffers::{PooledBuffer, PLAINTEXT};
 use crate::transports::tls::session::{no_session, Session, Stop};
 use crate::transports::tls::state::{
-    call_method, fatal_error, TlsCore, APP_BUFFERED, APP_READING_PAUSED, WRAPPED,
+    call_method, fatal_error, InputBorrow, TlsCore, APP_BUFFERED, APP_READING_PAUSED, WRAPPED,
 };
 use crate::transports::tls::write::{ensure_output_buffer, flush_to_stream, process_outgoing};
 
@@ -27,7 +28,11 @@ const RECORD: usize = 16 * 1024;
 ///
 /// # Safety
 /// `slf` is a `TlsCore`.
-pub unsafe fn ciphertext_received(cx: LoopContext<'_>, slf: &Ref, data: &[u8]) -> FfiResult<()> {
+pub unsafe fn ciphertext_received(
+    cx: LoopContext<'_>,
+    slf: &Ref,
+    data: Received<'_>,
+) -> FfiResult<()> {
     let py = cx.py;
     // SAFETY: the caller guarantees the class, and has a token of this thread.
     let tls = unsafe { TlsCore::of(slf.as_ptr()) };
@@ -35,15 +40,16 @@ pub unsafe fn ciphertext_received(cx: LoopContext<'_>, slf: &Ref, data: &[u8]) -
     if !is_reading || tls.with_bio(py, |bio| !bio.is_drained()) {
         return buffer_updated(py, slf, tls, data);
     }
-    let (read, stored) = tls.receiving(py, data, || {
+    let read = {
+        let _cork = tls.cork();
+        let input = tls.borrow_input(py, data);
         ensure_output_buffer(py, tls);
         if tls.has(APP_BUFFERED) {
-            read_buffered(py, slf, tls)
+            read_buffered(py, slf, tls, Some(input))
         } else {
-            read_copied(py, slf, tls, Some(cx))
+            read_copied(py, slf, tls, Some((cx, input)))
         }
-    });
-    let read = read.and_then(|()| stored.map_err(out_of_memory));
+    };
     match read.err().map(|_| PyErr::fetch(py)) {
         None => {
             let sent = process_outgoing(py, slf, tls);
@@ -59,8 +65,9 @@ pub unsafe fn ciphertext_received(cx: LoopContext<'_>, slf: &Ref, data: &[u8]) -
 }
 
 /// Stores the data for asyncio's own code: the handshake, the shutdown, and other rare states.
-fn buffer_updated(py: Python<'_>, slf: &Ref, tls: &TlsCore, data: &[u8]) -> FfiResult<()> {
-    let stored = tls.with_bio(py, |bio| Some(bio.store(data)));
+fn buffer_updated(py: Python<'_>, slf: &Ref, tls: &TlsCore, data: Received<'_>) -> FfiResult<()> {
+    let stored = tls.with_bio(py, |bio| Some(bio.store(&data)));
+    drop(data);
     if stored.is_some_and(|stored| stored.is_err()) {
         return fatal_error(py, slf, PyMemoryError::new_err(()));
     }
@@ -69,25 +76,30 @@ fn buffer_updated(py: Python<'_>, slf: &Ref, tls: &TlsCore, data: &[u8]) -> FfiR
     call_method(py, slf, "buffer_updated", [&none]).map(drop)
 }
 
-/// Decrypts what was received, and calls the application's protocol once with all of it. `cx` is given in a call of the loop.
+/// Decrypts what was received, and calls the application's protocol once with all of it. A call of the loop passes what it has
+/// just received.
 pub fn read_copied(
     py: Python<'_>,
     slf: &Ref,
     tls: &TlsCore,
-    cx: Option<LoopContext<'_>>,
+    received: Option<(LoopContext<'_>, InputBorrow<'_>)>,
 ) -> FfiResult<()> {
     let session = tls.session().ok_or_else(no_session)?;
     let mut plaintext = PLAINTEXT.take();
-    let stop = tls
-        .locked(py, || decrypt(session, &mut plaintext))
-        .map_err(out_of_memory)?;
+    let stop = tls.locked(py, || decrypt(session, &mut plaintext));
+    // The application may enter the loop again: nothing that others share is kept while it is called.
+    let (cx, stored) = match received {
+        Some((cx, input)) => (Some(cx), input.end()),
+        None => (None, Ok(())),
+    };
+    let stop = stop.map_err(out_of_memory)?;
     match stop {
         // As in asyncio, data before a record that cannot be decrypted is lost.
         Stop::Failed => return Err(session.error(py)),
         _ if plaintext.is_empty() => {}
-        _ => deliver(tls, cx, &plaintext)?,
+        _ => deliver(tls, cx, plaintext)?,
     }
-    drop(plaintext);
+    stored.map_err(out_of_memory)?;
     match stop {
         Stop::CloseNotify => on_close_notify(py, slf),
         _ => Ok(()),
@@ -95,16 +107,21 @@ pub fn read_copied(
 }
 
 /// Gives decrypted data to the application's protocol: in place if that is native, as `bytes` if not.
-fn deliver(tls: &TlsCore, cx: Option<LoopContext<'_>>, plaintext: &[u8]) -> FfiResult<()> {
+fn deliver(tls: &TlsCore, cx: Option<LoopContext<'_>>, plaintext: PooledBuffer) -> FfiResult<()> {
     let protocol = tls.app_protocol.get().unwrap_or_else(Ref::none);
     let Some(cx) = cx else {
-        return data_received(&protocol, &to_bytes(plaintext)?).map(drop);
+        let data = to_bytes(&plaintext)?;
+        drop(plaintext);
+        return data_received(&protocol, &data).map(drop);
     };
     if let Some(native) = tls.native_protocol() {
+        let give_back = |buffer| drop(PLAINTEXT.own(buffer));
+        let data = Received::full(plaintext.into_vec(), &give_back);
         // SAFETY: `set_app_protocol` has stored `native` together with the protocol, for which the lookup returned it.
-        return unsafe { (native.data_received)(cx, &protocol, plaintext) };
+        return unsafe { (native.data_received)(cx, &protocol, data) };
     }
-    let data = cx.core.spare_bytes.make(plaintext)?;
+    let data = cx.core.spare_bytes.make(&plaintext)?;
+    drop(plaintext);
     data_received(&protocol, &data)?;
     cx.core.spare_bytes.keep(data);
     Ok(())
@@ -135,7 +152,12 @@ fn decrypt(session: Session<'_>, plaintext: &mut Vec<u8>) -> Result<Stop, TryRes
 }
 
 /// Decrypts into the buffer of the application's protocol, until it is full or there is no more.
-pub fn read_buffered(py: Python<'_>, slf: &Ref, tls: &TlsCore) -> FfiResult<()> {
+pub fn read_buffered(
+    py: Python<'_>,
+    slf: &Ref,
+    tls: &TlsCore,
+    input: Option<InputBorrow<'_>>,
+) -> FfiResult<()> {
     let session = tls.session().ok_or_else(no_session)?;
     let protocol = slf.bind(py);
     let hint = tls.with_bio(py, |bio| bio.pending());
@@ -160,6 +182,7 @@ pub fn read_buffered(py: Python<'_>, slf: &Ref, tls: &TlsCore) -> FfiResult<()> 
         }
     }
     drop(buffer);
+    let stored = input.map_or(Ok(()), InputBorrow::end);
     if matches!(stop, Some(Stop::Failed)) {
         return Err(session.error(py));
     }
@@ -173,6 +196,7 @@ pub fn read_buffered(py: Python<'_>, slf: &Ref, tls: &TlsCore) -> FfiResult<()> 
     if filled > 0 {
         protocol.call_method1("_app_protocol_buffer_updated", (filled,))?;
     }
+    stored.map_err(out_of_memory)?;
     match stop {
         Some(Stop::CloseNotify) => on_close_notify(py, slf),
         _ => Ok(()),

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use crate::python::unstable::ssl_object::{self, Ssl};
 use crate::python::{nested_drop, AtomicFlags, Cell, FfiResult, Ref, SlotCell};
 use crate::transports::stream::fast_path;
-use crate::transports::stream::native_protocol::{self, NativeProtocol};
+use crate::transports::stream::native_protocol::{self, NativeProtocol, Received};
 use crate::transports::stream::state::StreamTransport;
 use crate::transports::tls::bio::{self, MemoryBio};
 use crate::transports::tls::openssl::{Bio, OpenSsl};
@@ -170,18 +170,24 @@ impl TlsCore {
         body()
     }
 
-    /// Runs `body` as the reaction to received `data`: OpenSSL reads it in place, and what the application writes is not sent.
-    /// Copies what was not read afterwards, also if `body` panics; the second result says whether there was memory for that.
+    /// Lets OpenSSL read received `data` in place until the result is ended or dropped.
     #[inline]
-    pub fn receiving<T>(
-        &self,
-        py: Python<'_>,
-        data: &[u8],
-        body: impl FnOnce() -> T,
-    ) -> (T, Result<(), TryReserveError>) {
-        let borrow = InputBorrow::new(py, self, data);
-        let result = body();
-        (result, borrow.end())
+    pub fn borrow_input<'a>(&'a self, py: Python<'a>, data: Received<'a>) -> InputBorrow<'a> {
+        // SAFETY: the result has `data`, and ends the borrow before it drops that. `detach` is not called before, because
+        // `self` is borrowed.
+        self.with_bio(py, |bio| unsafe { bio.borrow(&data) });
+        InputBorrow {
+            py,
+            tls: self,
+            data: Some(data),
+        }
+    }
+
+    /// Has what the application writes be deferred until the result is dropped.
+    #[inline]
+    pub fn cork(&self) -> Cork<'_> {
+        self.set(CORKED, true);
+        Cork(self)
     }
 
     /// Runs `body` with the transport below, if that is a stream transport with native methods.
@@ -245,42 +251,45 @@ impl Drop for TlsCore {
     }
 }
 
-/// Received data that OpenSSL reads in place, and the cork, as long as this exists.
-struct InputBorrow<'a> {
+/// Received data that OpenSSL reads in place.
+pub struct InputBorrow<'a> {
     py: Python<'a>,
     tls: &'a TlsCore,
+    data: Option<Received<'a>>,
 }
 
-impl<'a> InputBorrow<'a> {
-    /// Only [`TlsCore::receiving`] calls this, which drops the result before `data` may change.
+impl InputBorrow<'_> {
+    /// Stores a copy of what was not read, and gives the buffer back. The result says whether there was memory for that.
     #[inline]
-    fn new(py: Python<'a>, tls: &'a TlsCore, data: &[u8]) -> Self {
-        // SAFETY: `receiving` has borrowed `data`, and ends this borrow before it returns or unwinds. `detach` is not called
-        // before, because `tls` is borrowed.
-        tls.with_bio(py, |bio| unsafe { bio.borrow(data) });
-        tls.set(CORKED, true);
-        Self { py, tls }
+    pub fn end(mut self) -> Result<(), TryReserveError> {
+        self.release()
     }
 
     #[inline]
-    fn end(self) -> Result<(), TryReserveError> {
-        let stored = self.release();
-        std::mem::forget(self);
-        stored
-    }
-
-    #[inline]
-    fn release(&self) -> Result<(), TryReserveError> {
+    fn release(&mut self) -> Result<(), TryReserveError> {
+        let Some(data) = self.data.take() else {
+            return Ok(());
+        };
         let stored = self.tls.with_bio(self.py, |bio| Some(bio.end_borrow()));
-        self.tls.set(CORKED, false);
+        drop(data);
         stored.unwrap_or(Ok(()))
     }
 }
 
 impl Drop for InputBorrow<'_> {
     fn drop(&mut self) {
-        // Without memory for what was not read, the connection breaks, as it does by the panic that has led here.
+        // Without memory for what was not read, the connection breaks, as it does by the error or panic that has led here.
         let _ = self.release();
+    }
+}
+
+/// What the application writes is deferred as long as this exists.
+pub struct Cork<'a>(&'a TlsCore);
+
+impl Drop for Cork<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.set(CORKED, false);
     }
 }
 
