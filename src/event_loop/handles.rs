@@ -123,9 +123,11 @@ impl LoopCore {
         body: impl FnOnce() -> FfiResult<()>,
         describe: impl FnOnce(Python<'_>) -> PyResult<Bound<'_, PyAny>>,
     ) -> FfiResult<()> {
-        let start = now_ns();
+        let (start, waited) = (now_ns(), self.stacks.waited.get());
         let result = body();
-        let took = ns_to_seconds(now_ns() - start);
+        // What the stack has waited meanwhile does not count.
+        let waited = self.stacks.waited.get().saturating_sub(waited);
+        let took = ns_to_seconds((now_ns() - start).saturating_sub(waited));
         result?;
         // SAFETY: the loop calls this in its thread, attached.
         let py = unsafe { Python::assume_attached() };

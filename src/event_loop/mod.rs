@@ -9,6 +9,7 @@
 //! * [`dns`] — `getaddrinfo` and `getnameinfo`.
 //! * [`sockets`] — `sock_recv` and related methods.
 //! * [`completions`] — the interface for completions from threads without Python.
+//! * [`stacks`] — callbacks that wait on a stack of their own while the loop goes on.
 //! * [`stats`] — counters.
 //! * [`overrides`] — functions that programs replace: the loop's `time()`, `Handle._run()`, `select()`.
 //! * [`loop_ref`] — references that are known to be loops.
@@ -29,6 +30,7 @@ mod methods;
 mod overrides;
 mod run_once;
 mod sockets;
+pub mod stacks;
 mod stats;
 mod tasks;
 
@@ -82,6 +84,7 @@ pub struct LoopCore {
     lookups: dns::Lookups,
     completions: OnceLock<Box<dyn CompletionSource>>,
     pub stats: stats::Stats,
+    pub stacks: stacks::Stacks,
     events: QueueCell<Event>,
     /// Transports with corked writes of this iteration.
     pub to_flush: QueueCell<IoRef>,
@@ -144,6 +147,7 @@ impl LoopCore {
             lookups: dns::Lookups::new(poller.waker()),
             completions: OnceLock::new(),
             stats: stats::Stats::default(),
+            stacks: stacks::Stacks::default(),
             registrar: poller.registrar(),
             poller: LoopCell::new(Some(Box::new(poller))),
             green_threads: !run_once::select(py)?.is_instance_of::<PyCFunction>(),
@@ -372,6 +376,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     call_soon::add_methods(&class)?;
     io::registration::add_methods(&class)?;
     sockets::register(&class)?;
+    stacks::add_methods(&class)?;
     dns::register(&class)?;
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::event_loop::{current_thread, exceptions, CompletionSource, LoopContex
 use crate::python::context::Contexts;
 use crate::python::finalization::hang_at_exit;
 use crate::python::handle::{track_if_shared, HandlePool, HandleRef, CANCELLED, COUNTED};
+use crate::python::package;
 use crate::python::FfiResult;
 
 /// How long a busy loop may run without polling …
@@ -53,7 +54,10 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
         // A loop that starts to run polls first.
         core.poll_next_iteration();
         core.stats.run_begins();
-        let result = run_iterations(py, core, object);
+        let result = match package::run_on_stacks() {
+            Some(run) => run.bind(py).call1((slf,)).map(drop),
+            None => run_iterations(py, core, object),
+        };
         core.stats.run_ends();
         core.on_stop();
         core.iterating_process.set(0);
@@ -63,7 +67,8 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     result
 }
 
-fn run_iterations(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
+/// Runs iterations until the loop is stopped.
+pub fn run_iterations(py: Python<'_>, core: &LoopCore, object: *mut PyObject) -> PyResult<()> {
     loop {
         core.iterate(py, object)?;
         if core.stopping.get() || !core.is_running() {
@@ -146,7 +151,7 @@ impl LoopCore {
         let due = self.collect_due_timers(object)?;
         self.run_ready(py, object, ready)?;
         self.dispatch(py, object)?;
-        if due > 0 {
+        if due > 0 && !self.stacks.ended.get() {
             let now = self.stats.callback_over();
             self.flush_if_due(py, object, now)?;
             self.run_ready(py, object, due)?;
@@ -157,17 +162,22 @@ impl LoopCore {
     /// Runs the `count` oldest handles, or fewer if a callback has run some of them by a nested iteration.
     fn run_ready(&self, py: Python<'_>, object: *mut PyObject, count: usize) -> FfiResult<()> {
         let mut timer = CallbackTimer::new();
-        for number in 0..count {
-            if number > 0 {
+        // Iterations on other stacks run the same handles.
+        let budget = &self.stacks.budget;
+        budget.set(count);
+        while budget.get() > 0 {
+            let Some(handle) = self.ready.pop_front() else {
+                budget.set(0);
+                break;
+            };
+            budget.set(budget.get() - 1);
+            self.stats.callback();
+            exceptions::report_unless_fatal(object, self.run_handle(object, handle))?;
+            if budget.get() > 0 {
                 if let Some(now) = self.stats.next_callback(&mut timer) {
                     self.flush_if_due(py, object, now)?;
                 }
             }
-            let Some(handle) = self.ready.pop_front() else {
-                break;
-            };
-            self.stats.callback();
-            exceptions::report_unless_fatal(object, self.run_handle(object, handle))?;
         }
         Ok(())
     }
@@ -269,7 +279,12 @@ impl LoopCore {
         }
         let result = py.detach(|| self.poll(wait));
         self.inbox.end_poll();
-        self.polled(py, result)
+        self.polled(py, result)?;
+        if self.stacks.waiting.get() > 0 {
+            // A signal that came just before the wait: the stack that waits gets its exception, not the next callback.
+            self.check_signals(py)?;
+        }
+        Ok(())
     }
 
     /// Waits in `select.select()`, which a green-thread library has replaced, so that other green threads can run.
@@ -335,11 +350,20 @@ impl LoopCore {
         self.stats.polled(now);
         match result {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
-                Ok(py.check_signals()?)
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.check_signals(py),
             Err(error) => Err(exceptions::os_error(&error).into()),
         }
+    }
+
+    #[cold]
+    fn check_signals(&self, py: Python<'_>) -> FfiResult<()> {
+        self.stacks.checks_signals.set(true);
+        let checked = py.check_signals();
+        self.stacks.checks_signals.set(false);
+        checked.map_err(|error| {
+            self.stacks.interrupted.set(true);
+            error.into()
+        })
     }
 
     /// Dispatches events to their sources. Each event is removed from the queue before its callback runs, so an exception that
@@ -359,6 +383,9 @@ impl LoopCore {
             let Some(source) = self.to_resume.pop_front() else {
                 break;
             };
+            if self.stacks.ended.get() {
+                break;
+            }
             // SAFETY: queued and registered objects are held by `IoRef`, which is made with the vtable of the object's class.
             let resumed = unsafe { (source.vtable.resume)(self.cx(py, object), &source.object) };
             exceptions::report_unless_fatal(object, resumed)?;
@@ -417,7 +444,7 @@ impl LoopCore {
         }
     }
 
-    fn cx<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> LoopContext<'a> {
+    pub fn cx<'a>(&'a self, py: Python<'a>, event_loop: *mut PyObject) -> LoopContext<'a> {
         LoopContext {
             py,
             core: self,

@@ -2,6 +2,7 @@
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
 use crate::python::cell::LoopCell;
 use crate::python::refs::Ref;
@@ -71,6 +72,42 @@ fn leave_with_error(context: *mut PyObject) {
         PyErr::fetch(py).write_unraisable(py, None);
     }
     error.restore(py);
+}
+
+/// Leave the contexts that this stack has entered since `base`, and return them, the innermost first: others can enter them
+/// until `_enter_contexts()`. `get_current()` returns the current context.
+#[pyfunction]
+pub fn _leave_contexts<'py>(
+    get_current: &Bound<'py, PyAny>,
+    base: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
+    let left = PyList::empty(base.py());
+    loop {
+        let current = get_current.call0()?;
+        if current.is(base) || current.is_none() {
+            break;
+        }
+        // A context that is current but was not entered cannot be left: it is the last one.
+        // SAFETY: the thread is attached and the object is live. CPython checks that it is a context.
+        if unsafe { ffi::PyContext_Exit(current.as_ptr()) } != 0 {
+            drop(PyErr::take(base.py()));
+            break;
+        }
+        left.append(current)?;
+    }
+    Ok(left)
+}
+
+/// Enter what `_leave_contexts()` has left.
+#[pyfunction]
+pub fn _enter_contexts(left: &Bound<'_, PyList>) -> PyResult<()> {
+    for context in left.iter().rev() {
+        // SAFETY: the thread is attached and the object is live. CPython checks that it is a context.
+        if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(left.py()));
+        }
+    }
+    Ok(())
 }
 
 /// The contexts of callbacks that were scheduled without one.

@@ -52,6 +52,14 @@ objects! {
     channel_next,
 }
 
+static RUN_ON_STACKS: OnceLock<Ref> = OnceLock::new();
+
+/// Runs a loop so that callbacks can wait on stacks of their own. It exists once `hybridloop.sync` was imported.
+#[inline]
+pub fn run_on_stacks() -> Option<&'static Ref> {
+    RUN_ON_STACKS.get()
+}
+
 fn found<'py>(
     py: Python<'py>,
     name: &str,
@@ -71,7 +79,11 @@ fn found<'py>(
 pub fn _provide(objects: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
     for (name, object) in objects.into_iter().flatten() {
         let name = name.cast::<PyString>()?;
-        let Some(slot) = slot(name.to_str()?) else {
+        let slot = match name.to_str()? {
+            "run_on_stacks" => Some(&RUN_ON_STACKS),
+            name => slot(name),
+        };
+        let Some(slot) = slot else {
             return Err(PyTypeError::new_err(format!("{name} is not used")));
         };
         let _ = slot.set(object.into());

@@ -298,6 +298,7 @@ fn append(buffer: &Ref, data: &[u8]) -> FfiResult<Option<usize>> {
 /// How stream transports and TLS protocols give an `asyncio.StreamReaderProtocol` the bytes that they have received.
 static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
     data_received: feed_protocol,
+    uncork: |_, _| Ok(()),
     error_message: "Fatal error: protocol.data_received() call failed.",
 };
 

@@ -203,6 +203,7 @@ unsafe fn data_received(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
 /// How stream transports and TLS protocols give a `StreamProtocolCore` the bytes that they have received.
 static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
     data_received: feed_protocol,
+    uncork: |_, _| Ok(()),
     error_message: "Fatal error: protocol.data_received() call failed.",
 };
 

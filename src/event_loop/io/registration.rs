@@ -162,6 +162,13 @@ impl LoopCore {
         }
     }
 
+    /// A callback of the descriptor has returned: those that were due meanwhile may be called again.
+    #[cold]
+    pub fn resume_watchers(&self, fd: RawFd) -> FfiResult<()> {
+        let before = self.descriptors.with(|all| all.watch(fd)?.resume());
+        before.map_or(Ok(()), |before| self.rearm(fd, before))
+    }
+
     /// Like [`LoopCore::rearm`]. `open_fd` is `fd`, or −1 if the watched file is closed.
     pub fn rearm_as(&self, fd: RawFd, open_fd: RawFd, before: Mode) -> FfiResult<()> {
         let wanted = self
@@ -179,10 +186,14 @@ impl LoopCore {
                 watch.drained = false;
             }
         });
-        let known = before != Mode::Unregistered;
+        let known = before.is_registered();
         let result = match mode {
             Mode::Level(interest) => self.register_level(open_fd, token, interest, known),
             Mode::Edge if open_fd >= 0 => self.register_edge(open_fd, token, Interest::BOTH, known),
+            Mode::Suspended => {
+                self.deregister(fd);
+                return Ok(());
+            }
             // The registration that `sock_*` calls keep ends with their socket.
             Mode::Edge | Mode::Unregistered => {
                 drop(self.descriptors.with(|all| all.remove(fd, token)));
@@ -220,7 +231,7 @@ impl LoopCore {
             };
             let before = watch.mode();
             let unused = watch.set_file(file_object);
-            let old = watch.direction(write).callback.replace(callback);
+            let old = watch.direction(write).set_callback(Some(callback));
             (before, old, replaced, unused)
         });
         if let Some(replaced) = replaced {
@@ -306,7 +317,7 @@ impl LoopCore {
             }
             let watch = all.watch(fd)?;
             let (before, owner) = (watch.mode(), watch.owner());
-            let callback = watch.direction(write).callback.take();
+            let callback = watch.direction(write).set_callback(None);
             Some(Taken::Callback(
                 before,
                 owner,

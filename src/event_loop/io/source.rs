@@ -28,6 +28,8 @@ pub struct SourceVTable {
     pub resume: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
     /// Send corked writes, at the end of the iteration.
     pub flush: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
+    /// The protocol does not return from a call soon: no longer defer what it has written.
+    pub uncork: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
     /// Whether nothing else may watch the descriptor.
     pub is_exclusive: unsafe fn(*mut PyObject) -> bool,
     /// Whether the descriptor table's pointer counts as a reference.

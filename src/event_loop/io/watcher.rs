@@ -6,7 +6,7 @@ use hybridloop_reactor::{Event, Interest};
 use pyo3::ffi::PyObject;
 
 use crate::event_loop::{exceptions, LoopCore};
-use crate::python::handle::{HandleRef, CANCELLED};
+use crate::python::handle::{HandleRef, CANCELLED, RUNNING};
 use crate::python::refs::WeakRef;
 use crate::python::unstable::socket_fd::still_open;
 use crate::python::{future, FfiResult, Ref};
@@ -16,8 +16,30 @@ use crate::python::{future, FfiResult, Ref};
 pub struct Direction {
     /// Set by `add_reader`/`add_writer`: runs in each iteration in which the descriptor is ready.
     pub callback: Option<HandleRef>,
+    /// The callback was due again before it has returned, as it runs the loop or waits. It is not called twice at a time, so
+    /// the direction is not registered until it returns.
+    busy: bool,
     /// Futures of `sock_*` calls, resolved at the next readiness.
     pub waiters: Waiters,
+}
+
+impl Direction {
+    /// Replaces the callback, and returns the previous one.
+    pub fn set_callback(&mut self, callback: Option<HandleRef>) -> Option<HandleRef> {
+        self.busy = false;
+        std::mem::replace(&mut self.callback, callback)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.callback.is_some() && !self.busy || !self.waiters.is_empty()
+    }
+
+    /// The callback for an event, unless it runs.
+    fn due(&mut self) -> Option<HandleRef> {
+        let callback = self.callback.as_ref()?;
+        self.busy = callback.has(RUNNING);
+        (!self.busy).then(|| callback.clone())
+    }
 }
 
 /// Futures in order of registration: mostly one.
@@ -109,6 +131,14 @@ pub enum Mode {
     Unregistered,
     Edge,
     Level(Interest),
+    /// Neither direction may be reported until a callback returns.
+    Suspended,
+}
+
+impl Mode {
+    pub fn is_registered(self) -> bool {
+        matches!(self, Self::Edge | Self::Level(_))
+    }
 }
 
 impl FdWatcher {
@@ -178,14 +208,13 @@ impl FdWatcher {
     /// The mode to register: level-triggered for callbacks, edge-triggered for `sock_*` calls. Calls with an object that
     /// supports no weak references are level-triggered, until their futures are resolved.
     pub fn mode(&self) -> Mode {
-        let (read, write) = (&self.read, &self.write);
+        let (readable, writable) = (self.read.is_wanted(), self.write.is_wanted());
         if self.is_edge() {
             Mode::Edge
-        } else if self.has_callback() || self.has_waiters() {
-            Mode::Level(Interest {
-                readable: read.callback.is_some() || !read.waiters.is_empty(),
-                writable: write.callback.is_some() || !write.waiters.is_empty(),
-            })
+        } else if readable || writable {
+            Mode::Level(Interest { readable, writable })
+        } else if self.has_callback() {
+            Mode::Suspended
         } else {
             Mode::Unregistered
         }
@@ -216,6 +245,17 @@ impl FdWatcher {
             .chain(&self.file)
     }
 
+    /// The callbacks that were not called because they had not returned may be called again. Returns the mode before, if there
+    /// is one that has returned.
+    pub fn resume(&mut self) -> Option<Mode> {
+        let before = self.mode();
+        for direction in [&mut self.read, &mut self.write] {
+            let runs = |callback: &HandleRef| callback.has(RUNNING);
+            direction.busy = direction.busy && direction.callback.as_ref().is_some_and(runs);
+        }
+        (self.mode() != before).then_some(before)
+    }
+
     /// The callbacks and futures of an event, as owned references.
     pub fn ready(&mut self, event: Event) -> Ready {
         let before = self.mode();
@@ -228,37 +268,43 @@ impl FdWatcher {
         }
         let take = |on: bool, direction: &mut Direction| {
             if on {
-                (
-                    direction.callback.clone(),
-                    std::mem::take(&mut direction.waiters),
-                )
+                (direction.due(), std::mem::take(&mut direction.waiters))
             } else {
                 (None, Waiters::default())
             }
         };
         let (reader, readers) = take(event.readable, &mut self.read);
         let (writer, writers) = take(event.writable, &mut self.write);
-        // A level-triggered event without waiters would be reported in every poll.
-        let changed =
-            !(readers.is_empty() && writers.is_empty()) && matches!(before, Mode::Level(_));
+        // A level-triggered event that nothing waits for would be reported in every poll.
+        let changed = matches!(before, Mode::Level(_)) && self.mode() != before;
         Ready {
+            fd: self.fd,
+            busy: self.read.busy || self.write.busy,
             callbacks: [reader, writer],
             waiters: [readers, writers],
-            stale: changed.then_some((self.fd, before)),
+            stale: changed.then_some(before),
         }
     }
 }
 
 /// The callbacks and futures of an event, taken out of the table.
 pub struct Ready {
+    fd: RawFd,
+    /// A callback of the descriptor is not called because it has not returned.
+    busy: bool,
     callbacks: [Option<HandleRef>; 2],
     waiters: [Waiters; 2],
-    stale: Option<(RawFd, Mode)>,
+    /// The mode before the event, if that has changed it.
+    stale: Option<Mode>,
 }
 
 impl Ready {
     pub fn run(self, core: &LoopCore, object: *mut PyObject) -> FfiResult<()> {
-        if let Some((fd, before)) = self.stale {
+        if self.busy {
+            core.stacks.busy_watchers.set(true);
+        }
+        let (fd, switches) = (self.fd, core.stacks.switches.get());
+        if let Some(before) = self.stale {
             // It does nothing if the descriptor has been removed.
             exceptions::report_unless_fatal(object, core.rearm(fd, before))?;
         }
@@ -268,8 +314,13 @@ impl Ready {
             }
         }
         for handle in self.callbacks.into_iter().flatten() {
-            if !handle.has(CANCELLED) {
-                core.run_handle(object, handle)?;
+            // If the first callback has waited, the second one may have run: the next poll tells whether it is due.
+            if !handle.has(CANCELLED) && core.stacks.switches.get() == switches {
+                let result = core.run_handle(object, handle);
+                if core.stacks.busy_watchers.get() {
+                    exceptions::report_unless_fatal(object, core.resume_watchers(fd))?;
+                }
+                result?;
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod handle_reuse;
 pub mod socket_fd;
 pub mod ssl_object;
 pub mod stream_reader;
+pub mod task_fields;
 pub mod type_version;
 
 use std::ops::RangeInclusive;
@@ -65,6 +66,10 @@ pub fn _unstable(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         (type_version::NAME, type_version::is_on()),
     ] {
         optimisations.set_item(name, is_on)?;
+    }
+    // It is probed only if it is used.
+    if let Some(is_on) = task_fields::is_on() {
+        optimisations.set_item(task_fields::NAME, is_on)?;
     }
     Ok(optimisations)
 }

@@ -91,6 +91,7 @@ static VTABLE: SourceVTable = SourceVTable {
     ready,
     resume: |_, _| Ok(()),
     flush: |_, _| Ok(()),
+    uncork: |_, _| Ok(()),
     is_exclusive: |transport| {
         // SAFETY: the loop passes a live object of this vtable.
         unsafe { DatagramTransport::of(transport) }.is_exclusive()

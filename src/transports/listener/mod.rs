@@ -172,6 +172,7 @@ static VTABLE: SourceVTable = SourceVTable {
     ready: |cx, listener, _| accept(cx, listener),
     resume: |cx, listener| accept(cx, listener),
     flush: |_, _| Ok(()),
+    uncork: |_, _| Ok(()),
     is_exclusive: |_| false,
     is_held: |_| true,
     dropped,

@@ -23,7 +23,7 @@ use crate::transports::lifecycle::Transport;
 use crate::transports::object;
 use crate::transports::socket::{set_nodelay, FdGuard};
 use crate::transports::stream::state::{
-    StreamObject, StreamTransport, IN_FLUSH_LIST, IN_RESUME_LIST, READABLE, STREAM_TYPE,
+    StreamObject, StreamTransport, CORKED, IN_FLUSH_LIST, IN_RESUME_LIST, READABLE, STREAM_TYPE,
 };
 use crate::transports::stream::{attributes, methods, read, server, write};
 
@@ -150,6 +150,7 @@ static VTABLE: SourceVTable = SourceVTable {
     ready,
     resume,
     flush,
+    uncork,
     is_exclusive: |transport| {
         // SAFETY: the loop passes a live object of this vtable.
         unsafe { StreamTransport::of(transport) }.is_exclusive()
@@ -212,6 +213,24 @@ unsafe fn flush(cx: LoopContext<'_>, slf: &Ref) -> FfiResult<()> {
         return Ok(());
     }
     write::flush(cx, slf, transport)
+}
+
+unsafe fn uncork(cx: LoopContext<'_>, slf: &Ref) -> FfiResult<()> {
+    // SAFETY: the loop passes a live object of this vtable.
+    let transport = unsafe { StreamTransport::of(slf.as_ptr()) };
+    if !transport.has(CORKED) {
+        return Ok(());
+    }
+    transport.set(CORKED, false);
+    if let (Some(native), Some(protocol)) = (transport.native_protocol(), transport.protocol.get())
+    {
+        // SAFETY: `set_protocol` has stored `native` together with the protocol, for which the lookup returned it.
+        unsafe { (native.uncork)(cx, &protocol)? };
+    }
+    if !transport.has(BLOCKED) && transport.queue.with(|queue| !queue.is_empty()) {
+        transport.schedule_flush(cx.core, slf);
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn traverse(

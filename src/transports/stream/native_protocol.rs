@@ -18,6 +18,10 @@ pub struct NativeProtocol {
     ///
     /// Safety: the reference is to a protocol for which a [`Lookup`] returned this.
     pub data_received: unsafe fn(LoopContext<'_>, &Ref, Received<'_>) -> FfiResult<()>,
+    /// The protocol does not return from `data_received` soon: hand the transport what it defers until then.
+    ///
+    /// Safety: as for `data_received`, the reference is to a protocol for which a [`Lookup`] returned this.
+    pub uncork: unsafe fn(LoopContext<'_>, &Ref) -> FfiResult<()>,
     /// The message for the loop's exception handler when `data_received` raises.
     pub error_message: &'static str,
 }

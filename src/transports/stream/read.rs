@@ -39,6 +39,7 @@ enum ReadOutcome {
 
 /// Reads and calls the protocol until the socket is drained or the limit is reached.
 pub fn read(cx: LoopContext<'_>, slf: &Ref, transport: &StreamTransport) -> FfiResult<()> {
+    cx.core.stacks.serve(transport.token());
     for _ in 0..READS_PER_EVENT {
         let outcome = if let Some(native) = transport.native_protocol() {
             read_for_native(cx, slf, transport, native)?

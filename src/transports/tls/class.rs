@@ -230,6 +230,7 @@ impl TlsCore {
 /// How stream transports and other TLS protocols give a `TlsCore` the bytes that they have received.
 static NATIVE_PROTOCOL: NativeProtocol = NativeProtocol {
     data_received: read::ciphertext_received,
+    uncork: write::uncork,
     error_message: "Fatal error: protocol.buffer_updated() call failed.",
 };
 

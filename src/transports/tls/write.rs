@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::allocator::out_of_memory;
+use crate::event_loop::LoopContext;
 use crate::python::bytes::{contents, to_bytes};
 use crate::python::{ErrSet, FfiResult, Ref};
 use crate::transports::stream::state::{StreamTransport, CORKED as STREAM_CORKED};
@@ -49,6 +50,20 @@ pub fn process_outgoing(py: Python<'_>, slf: &Ref, tls: &TlsCore) -> FfiResult<(
         send_outgoing(py, tls)?;
     }
     control_app_writing(py, slf, tls)
+}
+
+/// The application does not return from a call soon: sends what it has written.
+///
+/// # Safety
+/// `slf` is a `TlsCore`.
+pub unsafe fn uncork(cx: LoopContext<'_>, slf: &Ref) -> FfiResult<()> {
+    // SAFETY: the caller guarantees the class, and has a token of this thread.
+    let tls = unsafe { TlsCore::of(slf.as_ptr()) };
+    if !tls.has(CORKED) {
+        return Ok(());
+    }
+    tls.set(CORKED, false);
+    process_outgoing(cx.py, slf, tls)
 }
 
 /// Whether the stream transport would defer what it is given now.
