@@ -68,7 +68,10 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import observe as observe
     from . import parallel as parallel
+    from . import sync as sync
     from .loop.policy import EventLoopPolicy as EventLoopPolicy
+    from .sync import await_ as await_
+    from .sync import ohwait as ohwait
 
 __all__ = (
     "AsyncFunction",
@@ -114,6 +117,7 @@ __all__ = (
     "TaskHandle",
     "ThreadStats",
     "__version__",
+    "await_",
     "build_info",
     "configure",
     "get_include",
@@ -121,6 +125,7 @@ __all__ = (
     "kernels",
     "load_kernels",
     "new_event_loop",
+    "ohwait",
     "open_connection",
     "open_unix_connection",
     "register_kernel",
@@ -142,7 +147,7 @@ if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
 
 
 # Imported on first use, because most programs do not need them.
-_LAZY = ("metrics", "observe", "parallel")
+_LAZY = ("metrics", "observe", "parallel", "sync")
 
 
 def __dir__() -> list[str]:
@@ -154,4 +159,6 @@ def __getattr__(name: str) -> object:
         return import_module(f".{name}", __name__)
     if name == "EventLoopPolicy":
         return policy_class()
+    if name in ("await_", "ohwait"):
+        return import_module(".sync", __name__).await_
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -140,6 +140,7 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
 
     def __init__(self) -> None:
         self._native_engine = None
+        self._stacks: Any = None
         super().__init__(_NativeSelector(self))
         _loops.add(self)
         for hook in on_new_loop:
@@ -166,6 +167,8 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
         before = self._lock_run("Cannot close a running event loop")
         try:
             if not self.is_closed():
+                if self._stacks is not None:
+                    self._stacks.close()
                 self._close_pidfds()
                 super().close()
                 self._close_core()

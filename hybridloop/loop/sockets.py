@@ -59,6 +59,7 @@ class SocketMixin(LoopCore, _AsyncioLoop):
         "_signal_handlers",
         "_signal_writer",
         "_ssock",
+        "_stacks",
         "_timer_cancelled_count",
         "_transports",
         "_unix_server_sockets",

@@ -1,0 +1,44 @@
+"""Ordinary functions that wait for awaitables.
+
+`await_(awaitable)`, called by any function that a task or a callback of the loop has called, waits
+and returns the result, while the loop goes on with everything else::
+
+    from hybridloop import await_
+
+    class Page:
+        @property
+        def text(self):
+            return await_(fetch(self.url))
+
+It needs greenlet: ``pip install 'hybridloop[sync]'``.
+"""
+
+from __future__ import annotations
+
+try:
+    import greenlet as _greenlet
+except ImportError as error:
+    raise ImportError(
+        "hybridloop.await_ and hybridloop.sync need greenlet: pip install 'hybridloop[sync]'",
+        name="greenlet",
+    ) from error
+
+from .awaiting import await_, can_await, ohwait
+from .errors import NoSwitchError, SyncAwaitError
+from .guards import no_switch
+from .helpers import entered, iterate, run, synced
+
+del _greenlet
+
+__all__ = (
+    "NoSwitchError",
+    "SyncAwaitError",
+    "await_",
+    "can_await",
+    "entered",
+    "iterate",
+    "no_switch",
+    "ohwait",
+    "run",
+    "synced",
+)

@@ -1,0 +1,301 @@
+"""`await_()`: an ordinary function waits for an awaitable."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from asyncio import coroutines
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeVar
+
+from greenlet import getcurrent
+
+from .._core import LoopCore, _provide
+from . import guards
+from .errors import SyncAwaitError
+from .stacks import Greenlet, Runner, Stack, Stacks, get_context
+from .tasks import can_wait_in, set_must_cancel, set_waiter
+
+_T = TypeVar("_T")
+
+_get_running_loop = asyncio._get_running_loop
+_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def await_(awaitable: Awaitable[_T]) -> _T:
+    """Wait for an awaitable in an ordinary function, and return its result.
+
+    The function must have been called by a task or a callback of the loop that runs in this thread,
+    however deep. The loop goes on meanwhile: other tasks run, and what they see may change.
+    """
+    current = getcurrent()
+    loop = _get_running_loop()
+    if type(current) is Runner and current.stacks.loop is loop:
+        stacks: Stacks = current.stacks
+        if stacks.closing:
+            _refuse(awaitable, asyncio.CancelledError("the loop is closed"))
+    else:
+        found = _find(loop, current)
+        if isinstance(found, BaseException):
+            _refuse(awaitable, found)
+        if not isinstance(found, Stacks):
+            return found(awaitable)  # type: ignore[no-any-return]
+        stacks = found
+    task = asyncio.current_task(loop)
+    if guards.in_use and (refusal := guards.refusal(task)) is not None:
+        _refuse(awaitable, refusal)
+    if task is None:
+        return _wait_in_callback(stacks, current, awaitable)  # type: ignore[no-any-return]
+    if not can_wait_in(task):
+        _refuse(awaitable, _unknown_task(task))
+    return _drive(stacks, current, task, awaitable)  # type: ignore[no-any-return]
+
+
+ohwait = await_
+
+
+def can_await() -> bool:
+    """Whether `await_()` would wait here, and not raise."""
+    current = getcurrent()
+    loop = _get_running_loop()
+    if type(current) is not Runner or current.stacks.loop is not loop:
+        if isinstance(_find(loop, current), BaseException):
+            return False
+    elif current.stacks.closing:
+        return False
+    task = asyncio.current_task(loop)
+    if guards.in_use and guards.refusal(task) is not None:
+        return False
+    return task is None or can_wait_in(task)
+
+
+def _refuse(awaitable: Any, error: BaseException) -> None:
+    """Raise `error`. A coroutine is closed, so that it does not warn that nobody has awaited it."""
+    if asyncio.iscoroutine(awaitable):
+        awaitable.close()
+    raise error
+
+
+def _unknown_task(task: Any) -> SyncAwaitError:
+    return SyncAwaitError(
+        f"cannot wait in {task!r}: the fields of {type(task).__module__}.{type(task).__qualname__} "
+        "are not known to hybridloop"
+    )
+
+
+# Where it is called.
+
+
+def stacks_of(loop: Any) -> Stacks | None:
+    """The stacks of a loop, if it has some."""
+    if isinstance(loop, LoopCore):
+        stacks: Stacks | None = loop._stacks  # type: ignore[attr-defined]
+        return stacks
+    return getattr(loop, "_hybridloop_stacks", None)
+
+
+def _find(loop: Any, current: Greenlet) -> Any:
+    """The stacks to wait with, or a function of another library that waits, or an error."""
+    if loop is None:
+        if type(current) is Runner and current.stacks.closing:
+            return asyncio.CancelledError("the loop is closed")
+        return RuntimeError("no running event loop")
+    if (delegate := _delegate(current)) is not None:
+        return delegate
+    stacks = stacks_of(loop)
+    if stacks is None:
+        if not isinstance(loop, LoopCore):
+            return SyncAwaitError(
+                f"await_() cannot wait on a {type(loop).__module__}.{type(loop).__qualname__}: "
+                "run a hybridloop.Loop, or call hybridloop.sync.prepare(loop) for a selector event "
+                "loop of asyncio"
+            )
+        if _FREE_THREADED:
+            return SyncAwaitError("await_() is not supported on free-threaded builds of Python")
+        loop._stacks = stacks = Stacks(loop)  # type: ignore[attr-defined]
+    if current is stacks.late_base:
+        return stacks
+    if stacks.hub is None and _runs_on_this_stack(loop):
+        return stacks
+    if type(current) is Runner:
+        return SyncAwaitError(
+            "await_() was called for another loop than the one that has called this function"
+        )
+    return SyncAwaitError(
+        f"await_() cannot wait in {current!r}: the greenlet of an unknown library cannot be told "
+        "from the loop's own stack"
+    )
+
+
+def _runs_on_this_stack(loop: Any) -> bool:
+    """Whether `run_forever()` of the loop is on the stack of the current greenlet."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "run_forever" and frame.f_locals.get("self") is loop:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _delegate(current: Greenlet) -> Callable[[Any], Any] | None:
+    """How the library that has made this greenlet waits."""
+    if getattr(current, "__sqlalchemy_greenlet_provider__", False):
+        # SQLAlchemy and awaitlet: the driver in the parent awaits what it gets.
+        parent = current.parent
+        assert parent is not None
+        return parent.switch
+    greenback = sys.modules.get("greenback")
+    if greenback is not None and type(current) is not Runner and greenback.has_portal():
+        return greenback.await_  # type: ignore[no-any-return]
+    return None
+
+
+# Waiting.
+
+
+def _iterator(awaitable: Any) -> Any:
+    """What `await` drives."""
+    if coroutines.iscoroutine(awaitable):
+        return awaitable
+    if inspect.isawaitable(awaitable) and not hasattr(awaitable, "__await__"):
+        return awaitable  # a generator of types.coroutine()
+    method = getattr(type(awaitable), "__await__", None)
+    if method is None:
+        raise TypeError(f"object {type(awaitable).__name__} can't be used in 'await' expression")
+    iterator = method(awaitable)
+    if not hasattr(iterator, "__next__"):
+        raise TypeError(f"__await__() returned non-iterator of type '{type(iterator).__name__}'")
+    return iterator
+
+
+def _send(iterator: Any) -> Any:
+    send = getattr(iterator, "send", None)
+    return next(iterator) if send is None else send(None)
+
+
+def _drive(stacks: Stacks, current: Greenlet, task: Any, awaitable: Any) -> Any:
+    """Run what `await` would run, and wait for each future that it yields."""
+    iterator = _iterator(awaitable)
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                if error is None:
+                    yielded = _send(iterator)
+                elif hasattr(iterator, "throw"):
+                    yielded = iterator.throw(error)
+                else:
+                    raise error
+            except StopIteration as stop:
+                return stop.value
+            error = _wait_for(stacks, current, task, yielded)
+    finally:
+        del error
+
+
+def _wait_for(stacks: Stacks, current: Greenlet, task: Any, yielded: Any) -> BaseException | None:
+    """Wait for what was yielded, as a task does. Returns the exception to throw."""
+    loop = stacks.loop
+    blocking = getattr(yielded, "_asyncio_future_blocking", None)
+    if blocking is None:
+        if yielded is not None:
+            return _bad_yield(task, yielded)
+        future = None
+    elif yielded.get_loop() is not loop:
+        return RuntimeError(f"Task {task!r} got Future {yielded!r} attached to a different loop")
+    elif not blocking:
+        return RuntimeError(
+            f"yield was used instead of yield from in task {task!r} with {yielded!r}"
+        )
+    elif yielded is task:
+        return RuntimeError(f"Task cannot await on itself: {task!r}")
+    else:
+        yielded._asyncio_future_blocking = False
+        future = yielded
+    stack = Stack(stacks, current, task, future)
+    # A new context for each: an idle runner stays inside the one in which it has become idle.
+    if future is None:
+        handle = loop.call_soon(stack.wake, context=Context())
+    else:
+        future.add_done_callback(stack.wake, context=Context())
+        if task is not None:
+            set_waiter(task, future)
+            if task._must_cancel and future.cancel(msg=task._cancel_message):
+                set_must_cancel(task, False)
+    try:
+        stacks.wait(stack)
+    except BaseException as thrown:
+        if future is None:
+            handle.cancel()
+        else:
+            future.remove_done_callback(stack.wake)
+        if task is not None:
+            set_waiter(task, None)
+        return thrown
+    error: BaseException | None = None
+    if future is not None:
+        try:
+            future.result()
+        except BaseException as raised:
+            error = raised
+    if task is not None:
+        set_waiter(task, None)
+        if task._must_cancel:
+            if not isinstance(error, asyncio.CancelledError):
+                error = task._make_cancelled_error()
+            set_must_cancel(task, False)
+    try:
+        return error
+    finally:
+        del error
+
+
+def _bad_yield(task: Any, yielded: Any) -> RuntimeError:
+    if inspect.isgenerator(yielded):
+        return RuntimeError(
+            f"yield was used instead of yield from for generator in task {task!r} with {yielded!r}"
+        )
+    return RuntimeError(f"Task got bad yield: {yielded!r}")
+
+
+def _wait_in_callback(stacks: Stacks, current: Greenlet, awaitable: Any) -> Any:
+    """Wait for a future, or for a task that runs the awaitable in the callback's context."""
+    future = awaitable
+    created = None
+    if not asyncio.isfuture(awaitable):
+        if not asyncio.iscoroutine(awaitable):
+            awaitable = _as_coroutine(awaitable)
+        context = get_context(current)
+        future = created = stacks.loop.create_task(awaitable, context=context)
+    try:
+        return _drive(stacks, current, None, future)
+    finally:
+        if created is not None and not created.done():
+            created.cancel()
+
+
+async def _as_coroutine(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def as_coroutine(awaitable: Awaitable[_T]) -> Coroutine[Any, Any, _T]:
+    """A coroutine that awaits this."""
+    if asyncio.iscoroutine(awaitable):
+        return awaitable
+    return _as_coroutine(awaitable)
+
+
+def _run_on_stacks(loop: Any) -> None:
+    """Run a loop in runners; called by the native core, once for each run."""
+    stacks = stacks_of(loop)
+    if stacks is None:
+        if _FREE_THREADED:
+            loop._run_iterations()
+            return
+        loop._stacks = stacks = Stacks(loop)
+    stacks.run()
+
+
+_provide(run_on_stacks=_run_on_stacks)

@@ -1,0 +1,369 @@
+"""Stacks: greenlets in which a loop runs its iterations, and in which callbacks wait.
+
+`run_forever()` parks its greenlet as the *hub* and runs the iterations in a *runner*. A function
+that waits leaves its runner as it is, with the iteration and the callback on it, and another runner
+goes on with the iterations: an idle one, or a new one that the hub starts, so that all begin at the
+same depth of the C stack. Once what the function waits for is done, the runner in which that is
+noticed becomes idle and switches back.
+
+A greenlet of another library may have a runner or the hub as its parent, and switch to it long
+after that has been left. So a runner or hub that is parked passes on what is no `Message` to the
+runner that is active: this one is inside the call that has switched to the other greenlet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeAlias
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from .._core import _enter_contexts, _leave_contexts
+from .errors import SyncAwaitError
+from .tasks import swap_current_task
+
+Greenlet: TypeAlias = greenlet
+
+_context = greenlet.__dict__["gr_context"]
+get_context: Callable[[Greenlet], Context | None] = _context.__get__
+"""The context of a greenlet; of the running one it is the current context."""
+
+MIN_IDLE = 16
+"""So many idle runners are kept at least, and as many as there are stacks that wait."""
+
+
+class Message:
+    """What a parked runner or hub expects."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class _Throw(Message):
+    """Raise `error` where the stack waits."""
+
+    __slots__ = ()
+
+
+class _Ended(Message):
+    """The run of the loop ends, by `error` if there is one."""
+
+    __slots__ = ()
+
+
+_GO = Message()
+_START = Message()
+_END = Message()
+
+
+class _EndRunner(SystemExit):
+    """Ends the iteration that an idle runner has under way. The loop passes on a `SystemExit`."""
+
+
+class Runner(greenlet):
+    """A greenlet that runs iterations of a loop."""
+
+    def __init__(self, stacks: Stacks, parent: Greenlet) -> None:
+        super().__init__(None, parent)
+        self.stacks = stacks
+        self.base = stacks.base_context
+        self.last_message: Message | None = None
+        _context.__set__(self, stacks.base_context)
+
+    # A library that reads the context of "its" greenlet, as greenback does, wants the current one:
+    # it may run in another runner than the one that it knows.
+    @property
+    def gr_context(self) -> Context | None:
+        return get_context(getcurrent())
+
+    @gr_context.setter
+    def gr_context(self, context: Context | None) -> None:
+        _context.__set__(getcurrent(), context)
+
+    def run(self) -> Message | None:
+        stacks = self.stacks
+        while True:
+            error: BaseException | None = None
+            try:
+                stacks.iterate()
+            except _EndRunner:
+                if self.last_message is not None and isinstance(self.parent, Runner):
+                    stacks.active = self.parent
+                return self.last_message
+            except BaseException as raised:
+                error = raised
+            if error is None or not stacks.waiting or not stacks.poll_interrupted():
+                return _Ended(error)
+            # Ctrl-C while the loop polls: the user most likely waits for what began to wait last.
+            stack = next(reversed(stacks.waiting))
+            stacks.idle.append(self)
+            message = stacks.switch(stack.greenlet, _Throw(error))
+            error = None
+            if message is _END:
+                return None
+
+
+class Stack:
+    """A stack that waits."""
+
+    __slots__ = ("future", "greenlet", "since", "stacks", "task")
+
+    def __init__(self, stacks: Stacks, greenlet: Greenlet, task: Any, future: Any) -> None:
+        self.stacks = stacks
+        self.greenlet = greenlet
+        self.task = task
+        self.future = future
+        self.since = 0.0
+
+    def wake(self, _future: Any = None) -> None:
+        """Go on; the callback of what the stack waits for."""
+        self.stacks.go_on(self)
+
+
+class Stacks:
+    """The stacks of one loop."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.hub: Greenlet | None = None
+        self.late_base: Greenlet | None = None
+        """The greenlet of `run_forever()`, if that has begun before the stacks were made."""
+        self.active: Greenlet = getcurrent()
+        self.base_context: Context | None = None
+        self.idle: list[Greenlet] = []
+        self.waiting: dict[Stack, None] = {}
+        self.closing = False
+        self.thread = threading.get_ident()
+        self.process = os.getpid()
+
+    # What differs between loops.
+
+    def iterate(self) -> None:
+        """Run iterations until the loop is stopped."""
+        self.loop._run_iterations()
+
+    def poll_interrupted(self) -> bool:
+        """Whether a poll has raised the exception that ended `iterate()`."""
+        return bool(self.loop._poll_interrupted())
+
+    def end_iterations(self) -> None:
+        """Have the iterations that are under way call nothing more."""
+        self.loop._end_iterations()
+
+    def leave(self) -> bool:
+        """Called when a stack begins to wait. Returns whether it may."""
+        return bool(self.loop._leave_stack())
+
+    def return_to(self) -> None:
+        """Called when a stack goes on."""
+        self.loop._return_to_stack()
+
+    def stop_clock(self) -> Any:
+        """The running stack is left: it does no work. Returns what `restart_clock()` takes."""
+        return self.loop._stop_clock()
+
+    def restart_clock(self, left: Any) -> None:
+        """The stack is the running one again."""
+        self.loop._restart_clock(left)
+
+    # The hub.
+
+    def run(self) -> None:
+        """Run the loop until it is stopped; called by `run_forever()`."""
+        if os.getpid() != self.process or threading.get_ident() != self.thread:
+            self._forget()
+        self.end_idle()
+        self.hub = hub = getcurrent()
+        self.late_base = None
+        self.base_context = get_context(hub)
+        for stack in self.waiting:
+            stack.greenlet.parent = hub
+        try:
+            ended = self._serve(_START)
+        finally:
+            self.end_idle()
+            self.hub = None
+            self.active = hub
+        if ended.error is not None:
+            try:
+                raise ended.error
+            finally:
+                del ended
+
+    def _serve(self, message: Message) -> Message:
+        """The hub: start runners until one of them ends the run."""
+        while message is _START:
+            runner = Runner(self, getcurrent())
+            message = self.switch(runner, None)
+        return message
+
+    def switch(self, target: Greenlet, message: Message | None) -> Message:
+        """Switch to `target`, which is active from now on; return the next message for this one."""
+        self.active = target
+        value: Any = message
+        failure: BaseException | None = None
+        while True:
+            try:
+                if failure is not None:
+                    value = target.throw(type(failure), failure, failure.__traceback__)
+                elif value is None and not target:
+                    value = target.switch()
+                else:
+                    value = target.switch(value)
+                failure = None
+            except GreenletExit:
+                raise
+            except BaseException as raised:
+                failure = raised
+            if failure is None and isinstance(value, Message):
+                return value
+            # From a greenlet of another library.
+            target = self.active
+
+    # Waiting.
+
+    def wait(self, stack: Stack) -> None:
+        """Wait until somebody calls `stack.wake()`. Runs on the stack."""
+        current = stack.greenlet
+        if not self.leave():
+            raise SyncAwaitError("the loop's own code has called this: nothing that can wait")
+        clock = self.stop_clock()
+        base = current.base if type(current) is Runner else None
+        contexts = _leave_contexts(_ContextOf(current), base)
+        if stack.task is not None:
+            swap_current_task(self.loop, None)
+        stack.since = self.loop.time()
+        self.waiting[stack] = None
+        try:
+            message = self._switch_away(current)
+        finally:
+            self.waiting.pop(stack, None)
+            _enter_contexts(contexts)
+            if stack.task is not None:
+                swap_current_task(self.loop, stack.task)
+            self.restart_clock(clock)
+            self.return_to()
+        if message is _GO:
+            return
+        try:
+            if type(message) is _Ended:
+                # `run_forever()` is on this stack and cannot return otherwise.
+                self._late_end()
+                raise message.error or asyncio.CancelledError("the loop was stopped")
+            assert message.error is not None
+            raise message.error
+        finally:
+            del message
+
+    def _switch_away(self, current: Greenlet) -> Message:
+        if self.idle:
+            return self.switch(self.idle.pop(), _GO)
+        if self.hub is None:
+            # The loop has begun to run before the stacks were made.
+            self.late_base = current
+            self.base_context = get_context(current)
+            self.hub = greenlet(self._serve, current)
+            _context.__set__(self.hub, self.base_context)
+        return self.switch(self.hub, _START)
+
+    def go_on(self, stack: Stack) -> None:
+        """Go on with a stack. The current runner becomes idle."""
+        if stack not in self.waiting:
+            return
+        current = getcurrent()
+        runner = current if isinstance(current, Runner) and current.stacks is self else None
+        if runner is None and current is not self.late_base:
+            # Somebody runs the loop in a greenlet of his own.
+            self.loop.call_soon(self.go_on, stack, context=Context())
+            return
+        if runner is not None and len(self.idle) >= max(MIN_IDLE, len(self.waiting)):
+            # When it has ended, its parent goes on.
+            runner.last_message = _GO
+            runner.parent = stack.greenlet
+            raise _EndRunner
+        self.idle.append(current)
+        clock = self.stop_clock()
+        message = self.switch(stack.greenlet, _GO)
+        self.restart_clock(clock)
+        if message is _END:
+            raise _EndRunner
+        if type(message) is _Ended:
+            self._late_end()
+            if message.error is not None:
+                raise message.error
+
+    # Ends.
+
+    def end_idle(self) -> None:
+        """End the idle runners. They belong to a thread, and nobody sees what they refer to."""
+        current = getcurrent()
+        while self.idle:
+            runner = self.idle.pop()
+            if runner is not self.late_base:
+                runner.parent = current
+                runner.switch(_END)
+
+    def _late_end(self) -> None:
+        """The hub that was made late has ended."""
+        self.hub = None
+        self.active = getcurrent()
+        self.end_idle()
+
+    def _forget(self) -> None:
+        """Keep the greenlets of another thread, or of the parent process: they cannot end."""
+        if self.waiting and os.getpid() == self.process:
+            warnings.warn(
+                f"functions that wait on {self.loop!r} are left: they wait in another thread",
+                ResourceWarning,
+                stacklevel=4,
+            )
+        _lost.append((self.idle, self.waiting, self.hub))
+        self.idle, self.waiting, self.hub = [], {}, None
+        self.thread, self.process = threading.get_ident(), os.getpid()
+
+    def close(self) -> None:
+        """Raise `CancelledError` in what waits; the loop is about to be closed."""
+        if not self.waiting and not self.idle:
+            return
+        if os.getpid() != self.process:
+            self._forget()
+            return
+        if threading.get_ident() != self.thread:
+            self._forget()
+            return
+        running = asyncio._get_running_loop()
+        self.closing = True
+        self.end_iterations()
+        asyncio._set_running_loop(self.loop)
+        try:
+            current = getcurrent()
+            while self.waiting:
+                stack = next(iter(self.waiting))
+                stack.greenlet.parent = current
+                self.switch(stack.greenlet, _Throw(asyncio.CancelledError("the loop is closed")))
+            self.end_idle()
+        finally:
+            asyncio._set_running_loop(running)
+            self.hub = None
+
+
+class _ContextOf:
+    """`get_context()` of one greenlet, as a callable."""
+
+    __slots__ = ("_greenlet",)
+
+    def __init__(self, greenlet: Greenlet) -> None:
+        self._greenlet = greenlet
+
+    def __call__(self) -> Context | None:
+        return get_context(self._greenlet)
+
+
+_lost: list[Any] = []
