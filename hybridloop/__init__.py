@@ -29,7 +29,7 @@ from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .engine.stats import EngineStats, ThreadStats
 from .engine.task_handle import TaskHandle
 from .loop import Loop, new_event_loop, run
-from .loop.loop import on_new_loop
+from .loop.loop import nesting, on_new_loop
 from .loop.policy import install, policy_class
 from .loop.stats import LoopStats
 from .loop.streams import (
@@ -145,6 +145,8 @@ def _serve_metrics() -> None:
 if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
     on_new_loop.append(_serve_metrics)
 
+
+nesting.load = lambda: import_module(".sync", __name__)
 
 # Imported on first use, because most programs do not need them.
 _LAZY = ("metrics", "observe", "parallel", "sync")

@@ -52,6 +52,9 @@ def pytest_configure(config):
         "improves_on_asyncio: asserts a documented improvement over asyncio's own loop; "
         "deselected when the tests run on stock asyncio",
     )
+    config.addinivalue_line(
+        "markers", "only(*kinds): the kinds of loops on which a test makes sense"
+    )
 
 
 def pytest_unconfigure(config):

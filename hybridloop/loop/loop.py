@@ -45,6 +45,29 @@ on_new_loop: list[Callable[[], object]] = []
 compat.check()
 
 
+_run_until_complete = asyncio.BaseEventLoop.run_until_complete
+
+
+class _Nesting:
+    """Running a loop within itself, which a higher layer can do."""
+
+    load: Callable[[], object]
+    """Imports that layer, which sets `find_runner`. `ImportError` if it lacks something."""
+
+    find_runner: Callable[[Loop], Callable[[Loop, Any], Any] | None] | None = None
+    """Returns what runs a future within a loop that is running, or `None` to refuse."""
+
+    def runner(self, loop: Loop) -> Callable[[Loop, Any], Any] | None:
+        if self.find_runner is None and hasattr(asyncio, "_nest_patched"):
+            # By nest_asyncio.apply().
+            with contextlib.suppress(ImportError):
+                self.load()
+        return None if self.find_runner is None else self.find_runner(loop)
+
+
+nesting = _Nesting()
+
+
 class _NativeSelector(selectors.BaseSelector):
     """`loop._selector`: a read-only view of the registrations. The core does the polling."""
 
@@ -147,15 +170,22 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
             hook()
 
     # nest_asyncio may replace these and run_forever() in a base class of this one.
-    run_until_complete = asyncio.BaseEventLoop.run_until_complete
     _check_running = asyncio.BaseEventLoop._check_running  # type: ignore[attr-defined]
 
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until the future, or a task for the coroutine, is done, and return its result."""
+        if asyncio._get_running_loop() is self and (run := nesting.runner(self)) is not None:
+            return run(self, future)
+        return _run_until_complete(self, future)
+
     @property
-    def _nest_patched(self) -> NoReturn:
-        """nest_asyncio reads this before it patches the class of a loop: refuse."""
-        raise ValueError(
-            f"Can't patch loop of type {type(self)}: it cannot be run while it is running"
-        )
+    def _nest_patched(self) -> bool:
+        """nest_asyncio reads this before it patches the class of a loop, which it leaves then."""
+        try:
+            nesting.load()
+        except ImportError as error:
+            raise ValueError(f"Can't patch loop of type {type(self)}: {error}") from error
+        return True
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name != "_nest_patched"]

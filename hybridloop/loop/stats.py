@@ -43,6 +43,12 @@ class LoopStats:
     bytes_out: int
     """Bytes sent by socket transports, after encryption, and by `sock_sendall()`."""
 
+    waiting_functions: int
+    """Ordinary functions that wait now in `await_()`."""
+
+    waits: int
+    """How often an ordinary function has begun to wait."""
+
     longest_iteration: float
     """Seconds of the longest iteration, without the time spent waiting for I/O. No callback was
     delayed longer than that."""

@@ -59,6 +59,17 @@ LOOP = (
         True,
     ),
     Metric(
+        "waiting_functions",
+        "hybridloop_loop_waiting_functions",
+        "Ordinary functions that wait in await_().",
+    ),
+    Metric(
+        "waits",
+        "hybridloop_loop_waits",
+        "Times that an ordinary function has begun to wait.",
+        True,
+    ),
+    Metric(
         "longest_iteration",
         "hybridloop_loop_longest_iteration_seconds",
         "The longest iteration, without the time spent waiting for I/O.",

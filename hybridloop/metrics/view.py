@@ -64,11 +64,18 @@ def _loops(now: ProcessStats, earlier: Mapping[int, LoopStats], seconds: float) 
     table = _table()
     table.add_column("LOOP", justify="right", no_wrap=True)
     table.add_column("THREAD")
-    columns = ("TASKS", "READY", "TIMERS", "CONNS", "CALLS/s", "IN B/s", "OUT B/s", "BUSY", "MAX")
+    columns = ["TASKS", "READY", "TIMERS", "CONNS", "CALLS/s", "IN B/s", "OUT B/s", "BUSY", "MAX"]
+    # Few programs have functions that wait.
+    with_waits = any(loop.stats.waits for loop in now.loops)
+    if with_waits:
+        columns.append("WAITING")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for loop in now.loops:
-        table.add_row(*_loop(loop, earlier.get(loop.number), seconds))
+        row = _loop(loop, earlier.get(loop.number), seconds)
+        if with_waits:
+            row.append(Text(_count(loop.stats.waiting_functions)))
+        table.add_row(*row)
     return table
 
 

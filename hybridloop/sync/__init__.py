@@ -27,18 +27,26 @@ from .awaiting import await_, can_await, ohwait
 from .errors import NoSwitchError, SyncAwaitError
 from .guards import no_switch
 from .helpers import entered, iterate, run, synced
+from .nesting import nest, unnest
+from .observing import WaitingFunction, waiting
+from .prepared import prepare
 
 del _greenlet
 
 __all__ = (
     "NoSwitchError",
     "SyncAwaitError",
+    "WaitingFunction",
     "await_",
     "can_await",
     "entered",
     "iterate",
+    "nest",
     "no_switch",
     "ohwait",
+    "prepare",
     "run",
     "synced",
+    "unnest",
+    "waiting",
 )

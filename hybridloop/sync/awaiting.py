@@ -96,6 +96,14 @@ def stacks_of(loop: Any) -> Stacks | None:
     return getattr(loop, "_hybridloop_stacks", None)
 
 
+def make_stacks(loop: Any) -> Stacks:
+    """The stacks of a loop of hybridloop, or of one that was prepared."""
+    stacks = stacks_of(loop)
+    if stacks is None:
+        loop._stacks = stacks = Stacks(loop)
+    return stacks
+
+
 def _find(loop: Any, current: Greenlet) -> Any:
     """The stacks to wait with, or a function of another library that waits, or an error."""
     if loop is None:
@@ -114,7 +122,7 @@ def _find(loop: Any, current: Greenlet) -> Any:
             )
         if _FREE_THREADED:
             return SyncAwaitError("await_() is not supported on free-threaded builds of Python")
-        loop._stacks = stacks = Stacks(loop)  # type: ignore[attr-defined]
+        stacks = make_stacks(loop)
     if current is stacks.late_base:
         return stacks
     if stacks.hub is None and _runs_on_this_stack(loop):
@@ -294,7 +302,7 @@ def _run_on_stacks(loop: Any) -> None:
         if _FREE_THREADED:
             loop._run_iterations()
             return
-        loop._stacks = stacks = Stacks(loop)
+        stacks = make_stacks(loop)
     stacks.run()
 
 

@@ -99,7 +99,7 @@ class Runner(greenlet):
                 return self.last_message
             except BaseException as raised:
                 error = raised
-            if error is None or not stacks.waiting or not stacks.poll_interrupted():
+            if error is None or not stacks.waiting or not stacks.poll_interrupted(error):
                 return _Ended(error)
             # Ctrl-C while the loop polls: the user most likely waits for what began to wait last.
             stack = next(reversed(stacks.waiting))
@@ -140,6 +140,7 @@ class Stacks:
         self.idle: list[Greenlet] = []
         self.waiting: dict[Stack, None] = {}
         self.closing = False
+        self.nested = False
         self.thread = threading.get_ident()
         self.process = os.getpid()
 
@@ -149,7 +150,7 @@ class Stacks:
         """Run iterations until the loop is stopped."""
         self.loop._run_iterations()
 
-    def poll_interrupted(self) -> bool:
+    def poll_interrupted(self, error: BaseException) -> bool:
         """Whether a poll has raised the exception that ended `iterate()`."""
         return bool(self.loop._poll_interrupted())
 

@@ -246,6 +246,8 @@ impl LoopCore {
             transports,
             stats.bytes_in.get(),
             stats.bytes_out.get(),
+            self.stacks.waiting.get(),
+            self.stacks.switches.get(),
         );
         let seconds = (
             longest_iteration,

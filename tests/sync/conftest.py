@@ -1,0 +1,67 @@
+"""Every test runs on hybridloop, in its debug mode, and on asyncio's selector loop after `prepare()`."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import LOOP_MODULE, shut_down
+from tests.support.fixtures import connect, connect_tcp, ends_clean, make_pair, opened
+
+__all__ = ["connect", "connect_tcp", "ends_clean", "make_pair", "opened"]
+
+pytest.importorskip("greenlet", reason="needs greenlet, which has no release for this Python")
+
+from hybridloop import Loop, sync  # noqa: E402
+
+if LOOP_MODULE == "asyncio":
+    pytest.skip("these tests choose their loops themselves", allow_module_level=True)
+
+
+KINDS = ["hybridloop", "debug", "asyncio"]
+
+
+def make_loop(kind):
+    if kind == "asyncio":
+        loop = asyncio.SelectorEventLoop()
+        sync.prepare(loop)
+    else:
+        loop = Loop()
+        loop.cork_interval = 60  # a busy machine is no fault of a test
+    loop.slow_callback_duration = 10
+    loop.set_debug(kind == "debug")
+    return loop
+
+
+@pytest.fixture(params=KINDS)
+def loop(request):
+    only = request.node.get_closest_marker("only")
+    if only and request.param not in only.args:
+        pytest.skip("for hybridloop's own transports and counters")
+    loop = make_loop(request.param)
+    try:
+        yield loop
+    finally:
+        if not loop.is_closed():
+            try:
+                shut_down(loop)
+            finally:
+                loop.close()
+        assert sync.waiting() == []
+
+
+@pytest.fixture
+def run_program():
+    """Run a program in a process of its own, and return what it prints."""
+
+    def run(source, *, code=0, errors="", timeout=60):
+        done = subprocess.run(
+            [sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == code, done.stderr
+        if errors is not None:
+            assert done.stderr == errors
+        return done.stdout
+
+    return run
