@@ -12,9 +12,9 @@ from .._core import LoopCore
 from ..loop.loop import nesting
 from .awaiting import await_, make_stacks, stacks_of
 from .prepared import prepare
+from .tasks import swap_current_task
 
-_run_of_asyncio: Callable[..., Any] | None = None
-_run_of_runner: Callable[..., Any] | None = None
+_replaced = False
 _all_loops = False
 
 
@@ -84,11 +84,12 @@ def _run_until_complete(loop: Any, original: Callable[[Any], Any], future: Any) 
 
 
 def _replace_runners() -> None:
-    global _run_of_asyncio, _run_of_runner
-    if _run_of_runner is not None:
+    global _replaced
+    if _replaced:
         return
-    run_of_asyncio = _run_of_asyncio = asyncio.run
-    run_of_runner = _run_of_runner = asyncio.Runner.run
+    _replaced = True
+    run_of_asyncio, run_of_runner = asyncio.run, asyncio.Runner.run
+    close_of_runner = asyncio.Runner.close
 
     @functools.wraps(run_of_asyncio)
     def run(main: Any, **options: Any) -> Any:
@@ -104,8 +105,27 @@ def _replace_runners() -> None:
             return run_nested(loop, coro, **({} if context is None else {"context": context}))
         return run_of_runner(self, coro, context=context)
 
+    @functools.wraps(close_of_runner)
+    def close_runner(self: asyncio.Runner) -> None:
+        loop = asyncio._get_running_loop()
+        if loop is None or not _nests(loop):
+            close_of_runner(self)
+            return
+        # The runner has a loop of its own, which has run nothing: it ends at once.
+        task = asyncio.current_task(loop)
+        if task is not None:
+            swap_current_task(loop, None)
+        asyncio._set_running_loop(None)
+        try:
+            close_of_runner(self)
+        finally:
+            asyncio._set_running_loop(loop)
+            if task is not None:
+                swap_current_task(loop, task)
+
     asyncio.run = runners.run = run
     asyncio.Runner.run = run_in_runner  # type: ignore[method-assign]
+    asyncio.Runner.close = close_runner  # type: ignore[method-assign]
 
 
 def _nested_runner(loop: Any) -> Callable[[Any, Any], Any] | None:

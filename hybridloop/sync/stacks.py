@@ -34,7 +34,9 @@ get_context: Callable[[Greenlet], Context | None] = _context.__get__
 """The context of a greenlet; of the running one it is the current context."""
 
 MIN_IDLE = 16
-"""So many idle runners are kept at least, and as many as there are stacks that wait."""
+"""So many idle runners are kept, and as many as there are stacks that wait."""
+TRIM_DELAY = 0.1
+"""After so many seconds the others end."""
 
 
 class Message:
@@ -74,7 +76,6 @@ class Runner(greenlet):
         super().__init__(None, parent)
         self.stacks = stacks
         self.base = stacks.base_context
-        self.last_message: Message | None = None
         _context.__set__(self, stacks.base_context)
 
     # A library that reads the context of "its" greenlet, as greenback does, wants the current one:
@@ -94,9 +95,7 @@ class Runner(greenlet):
             try:
                 stacks.iterate()
             except _EndRunner:
-                if self.last_message is not None and isinstance(self.parent, Runner):
-                    stacks.active = self.parent
-                return self.last_message
+                return None
             except BaseException as raised:
                 error = raised
             if error is None or not stacks.waiting or not stacks.poll_interrupted(error):
@@ -138,6 +137,7 @@ class Stacks:
         self.active: Greenlet = getcurrent()
         self.base_context: Context | None = None
         self.idle: list[Greenlet] = []
+        self.trimming: asyncio.TimerHandle | None = None
         self.waiting: dict[Stack, None] = {}
         self.closing = False
         self.nested = False
@@ -279,17 +279,14 @@ class Stacks:
         if stack not in self.waiting:
             return
         current = getcurrent()
-        runner = current if isinstance(current, Runner) and current.stacks is self else None
-        if runner is None and current is not self.late_base:
+        is_runner = isinstance(current, Runner) and current.stacks is self
+        if not is_runner and current is not self.late_base:
             # Somebody runs the loop in a greenlet of his own.
             self.loop.call_soon(self.go_on, stack, context=Context())
             return
-        if runner is not None and len(self.idle) >= max(MIN_IDLE, len(self.waiting)):
-            # When it has ended, its parent goes on.
-            runner.last_message = _GO
-            runner.parent = stack.greenlet
-            raise _EndRunner
         self.idle.append(current)
+        if self.trimming is None and len(self.idle) > max(MIN_IDLE, len(self.waiting)):
+            self.trimming = self.loop.call_later(TRIM_DELAY, self._trim, context=Context())
         clock = self.stop_clock()
         message = self.switch(stack.greenlet, _GO)
         self.restart_clock(clock)
@@ -302,14 +299,22 @@ class Stacks:
 
     # Ends.
 
-    def end_idle(self) -> None:
-        """End the idle runners. They belong to a thread, and nobody sees what they refer to."""
+    def end_idle(self, keep: int = 0) -> None:
+        """End idle runners. They belong to a thread, and no collector sees what they refer to."""
         current = getcurrent()
-        while self.idle:
-            runner = self.idle.pop()
+        while len(self.idle) > keep:
+            # The last ones are used again first.
+            runner = self.idle.pop(0)
             if runner is not self.late_base:
                 runner.parent = current
                 runner.switch(_END)
+
+    def _trim(self) -> None:
+        self.trimming = None
+        base_is_idle = self.late_base in self.idle
+        self.end_idle(max(MIN_IDLE, len(self.waiting)))
+        if base_is_idle and self.late_base is not None:
+            self.idle.append(self.late_base)
 
     def _late_end(self) -> None:
         """The hub that was made late has ended."""
