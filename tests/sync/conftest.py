@@ -1,4 +1,4 @@
-"""Every test runs on hybridloop, in its debug mode, and on asyncio's selector loop after `prepare()`."""
+"""Tests run on hybridloop, in its debug mode, and on a selector loop of asyncio, prepared."""
 
 import asyncio
 import subprocess
@@ -13,7 +13,7 @@ __all__ = ["connect", "connect_tcp", "ends_clean", "make_pair", "opened"]
 
 pytest.importorskip("greenlet", reason="needs greenlet, which has no release for this Python")
 
-from hybridloop import Loop, sync  # noqa: E402
+from hybridloop import Loop, sync
 
 if LOOP_MODULE == "asyncio":
     pytest.skip("these tests choose their loops themselves", allow_module_level=True)

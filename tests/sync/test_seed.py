@@ -3,7 +3,11 @@
 import pytest
 
 HEAD = {
-    "hybridloop": "import asyncio, hybridloop\nfrom hybridloop import ohwait\nrun = hybridloop.run\n",
+    "hybridloop": """
+import asyncio, hybridloop
+from hybridloop import ohwait
+run = hybridloop.run
+""",
     "asyncio": """
 import asyncio
 from hybridloop import ohwait, sync
@@ -67,7 +71,7 @@ run(async_func())
         ("for func in (ohwait_func1, non_ohwait_func): func()", "1\n"),
         ("for func in (ohwait_func1, ohwait_func2): func()", "1\n2\n"),
         (
-            "non_ohwait_func(); ohwait_func1(); non_ohwait_func(); ohwait_func2(); non_ohwait_func()",
+            "non_ohwait_func(); ohwait_func1(); non_ohwait_func(); ohwait_func2()",
             "1\n2\n",
         ),
     ],
