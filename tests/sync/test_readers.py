@@ -56,6 +56,7 @@ async def test_what_comes_while_a_reader_waits_is_reported_later(loop, pair, eve
     for data in (b"one", b"two", b"six"):
         theirs.send(data)
     await eventually(lambda: got == [b"one", b"two", b"six"], timeout=10)
+    await eventually(lambda: not sync.waiting(loop), timeout=10)
     loop.remove_reader(ours)
 
 
