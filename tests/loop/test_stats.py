@@ -25,6 +25,8 @@ def test_a_new_loop_has_done_nothing(loop):
         "transports": 0,
         "bytes_in": 0,
         "bytes_out": 0,
+        "waiting_functions": 0,
+        "waits": 0,
         "longest_iteration": 0.0,
         "longest_callback": 0.0,
         "running_seconds": 0.0,

@@ -291,6 +291,14 @@ def test_rates() -> None:
     assert "reads 80 (10/s)" in text
 
 
+def test_functions_that_wait_are_shown_where_there_are_some() -> None:
+    now = example()
+    (row,) = (line.split() for line in shown(now).splitlines() if line.startswith("   2 "))
+    assert "WAITING" in shown(now) and row[-1] == "10"
+    idle = dataclasses.replace(now, loops=now.loops[:1])
+    assert "WAITING" not in shown(idle)
+
+
 def test_no_loops_and_a_narrow_terminal() -> None:
     empty = dataclasses.replace(example(), loops=(), engines=(), native=None, bus=None)
     assert "no loop is open" in shown(empty)
