@@ -2,8 +2,9 @@
 
 ``HYBRIDLOOP_TEST_LOOP`` names the module whose ``new_event_loop`` the tests use. Run with
 ``HYBRIDLOOP_TEST_LOOP=asyncio`` to check the tests themselves against stock asyncio; tests marked
-``improves_on_asyncio`` are deselected there. The arguments of a test are in a private attribute of
-pytest's items.
+``improves_on_asyncio`` are deselected there. With ``HYBRIDLOOP_TEST_SYNC=1`` hybridloop's loops run
+in greenlets, as in programs that use ``hybridloop.sync`` (T3.30). The arguments of a test are in a
+private attribute of pytest's items.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ from tests.support.descriptors import name_of, open_fds
 
 # Whatever asyncio has changed in what is overridden here shall fail the tests.
 os.environ.setdefault("HYBRIDLOOP_STRICT_ASYNCIO", "1")
+
+if os.environ.get("HYBRIDLOOP_TEST_SYNC", "0") != "0":
+    importlib.import_module("hybridloop.sync")
 
 LOOP_MODULE = os.environ.get("HYBRIDLOOP_TEST_LOOP", "hybridloop")
 # All limits are far away: they end what hangs, and a busy machine reaches none of them.

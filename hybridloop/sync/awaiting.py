@@ -8,6 +8,7 @@ import sys
 from asyncio import coroutines
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from greenlet import getcurrent
@@ -165,7 +166,7 @@ def _delegate(current: Greenlet) -> Callable[[Any], Any] | None:
 
 def _iterator(awaitable: Any) -> Any:
     """What `await` drives."""
-    if coroutines.iscoroutine(awaitable):
+    if type(awaitable) is CoroutineType or coroutines.iscoroutine(awaitable):
         return awaitable
     if inspect.isawaitable(awaitable) and not hasattr(awaitable, "__await__"):
         return awaitable  # a generator of types.coroutine()
@@ -178,20 +179,16 @@ def _iterator(awaitable: Any) -> Any:
     return iterator
 
 
-def _send(iterator: Any) -> Any:
-    send = getattr(iterator, "send", None)
-    return next(iterator) if send is None else send(None)
-
-
 def _drive(stacks: Stacks, current: Greenlet, task: Any, awaitable: Any) -> Any:
     """Run what `await` would run, and wait for each future that it yields."""
     iterator = _iterator(awaitable)
+    send = getattr(iterator, "send", None)
     error: BaseException | None = None
     try:
         while True:
             try:
                 if error is None:
-                    yielded = _send(iterator)
+                    yielded = next(iterator) if send is None else send(None)
                 elif hasattr(iterator, "throw"):
                     yielded = iterator.throw(error)
                 else:

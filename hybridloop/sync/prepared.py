@@ -6,11 +6,12 @@ import asyncio
 import collections
 import selectors
 import weakref
+from contextvars import Context
 from typing import Any
 
-from .._core import LoopCore
+from .._core import LoopCore, _enter_contexts, _leave_contexts
 from .errors import SyncAwaitError
-from .stacks import Stacks
+from .stacks import Greenlet, Stacks, get_context
 
 _selector_file = selectors.__file__
 
@@ -80,11 +81,11 @@ class PreparedStacks(Stacks):
         self.loop._stopping = True
         self._ready.ended = True
 
-    def leave(self) -> bool:
-        return True
+    def leave(self, current: Greenlet, base: Context | None) -> list[Any]:
+        return _leave_contexts(get_context, current, base)
 
-    def return_to(self) -> None:
-        """asyncio's loop counts nothing."""
+    def return_to(self, left: list[Any]) -> None:
+        _enter_contexts(left)
 
     def stop_clock(self) -> None:
         """asyncio's loop measures each callback as a whole."""

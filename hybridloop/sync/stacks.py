@@ -23,7 +23,6 @@ from typing import Any, TypeAlias
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from .._core import _enter_contexts, _leave_contexts
 from .errors import SyncAwaitError
 from .tasks import swap_current_task
 
@@ -158,13 +157,16 @@ class Stacks:
         """Have the iterations that are under way call nothing more."""
         self.loop._end_iterations()
 
-    def leave(self) -> bool:
-        """Called when a stack begins to wait. Returns whether it may."""
-        return bool(self.loop._leave_stack())
+    def leave(self, current: Greenlet, base: Context | None) -> list[Any] | None:
+        """Called when a stack begins to wait: leaves the contexts that it has entered since `base`.
 
-    def return_to(self) -> None:
+        Returns what `return_to()` takes, or `None` if the stack must not wait.
+        """
+        return self.loop._leave_stack(get_context, current, base)  # type: ignore[no-any-return]
+
+    def return_to(self, left: list[Any]) -> None:
         """Called when a stack goes on."""
-        self.loop._return_to_stack()
+        self.loop._return_to_stack(left)
 
     def stop_clock(self) -> Any:
         """The running stack is left: it does no work. Returns what `restart_clock()` takes."""
@@ -233,12 +235,11 @@ class Stacks:
     def wait(self, stack: Stack) -> None:
         """Wait until somebody calls `stack.wake()`. Runs on the stack."""
         current = stack.greenlet
-        if not self.leave():
+        task = stack.task
+        left = self.leave(current, current.base if type(current) is Runner else None)
+        if left is None:
             raise SyncAwaitError("the loop's own code has called this: nothing that can wait")
-        clock = self.stop_clock()
-        base = current.base if type(current) is Runner else None
-        contexts = _leave_contexts(_ContextOf(current), base)
-        if stack.task is not None:
+        if task is not None:
             swap_current_task(self.loop, None)
         stack.since = self.loop.time()
         self.waiting[stack] = None
@@ -246,11 +247,9 @@ class Stacks:
             message = self._switch_away(current)
         finally:
             self.waiting.pop(stack, None)
-            _enter_contexts(contexts)
-            if stack.task is not None:
-                swap_current_task(self.loop, stack.task)
-            self.restart_clock(clock)
-            self.return_to()
+            if task is not None:
+                swap_current_task(self.loop, task)
+            self.return_to(left)
         if message is _GO:
             return
         try:
@@ -287,9 +286,11 @@ class Stacks:
         self.idle.append(current)
         if self.trimming is None and len(self.idle) > max(MIN_IDLE, len(self.waiting)):
             self.trimming = self.loop.call_later(TRIM_DELAY, self._trim, context=Context())
-        clock = self.stop_clock()
+        # Only debug mode measures iterations that are under way.
+        clock = self.stop_clock() if self.loop._debug else None
         message = self.switch(stack.greenlet, _GO)
-        self.restart_clock(clock)
+        if clock is not None:
+            self.restart_clock(clock)
         if message is _END:
             raise _EndRunner
         if type(message) is _Ended:
@@ -358,18 +359,6 @@ class Stacks:
         finally:
             asyncio._set_running_loop(running)
             self.hub = None
-
-
-class _ContextOf:
-    """`get_context()` of one greenlet, as a callable."""
-
-    __slots__ = ("_greenlet",)
-
-    def __init__(self, greenlet: Greenlet) -> None:
-        self._greenlet = greenlet
-
-    def __call__(self) -> Context | None:
-        return get_context(self._greenlet)
 
 
 _lost: list[Any] = []

@@ -7,11 +7,13 @@ use hybridloop_reactor::Token;
 use hybridloop_sync::clock::now_ns;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::event_loop::{install, run_once, LoopCore};
-use crate::python::{Cell, FfiResult, Ref, RelaxedU64};
-use crate::{noargs, onearg};
+use crate::python::context::{enter_contexts, leave_contexts};
+use crate::python::vectorcall::missing;
+use crate::python::{Args, Cell, FfiResult, Ref, RelaxedU64};
+use crate::{fastcall, noargs, onearg};
 
 /// What the stacks of a loop share.
 #[derive(Default)]
@@ -58,32 +60,63 @@ impl LoopCore {
     }
 }
 
-/// `_leave_stack()`: the running stack begins to wait. Returns whether it may.
-unsafe fn leave(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
-    let (py, core) = unsafe { (Python::assume_attached(), LoopCore::of(slf)) };
+/// `_leave_stack(get_context, greenlet, base)`: the running stack, that of `greenlet`, begins to wait. Leaves the contexts that
+/// it has entered since `base`. Returns what `_return_to_stack()` takes, or `None` if the stack must not wait.
+unsafe fn leave(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+    let &[get_context, greenlet, base] = args.positional else {
+        return Err(missing("_leave_stack", "base"));
+    };
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
+    // keeps the arguments alive during the call.
+    let (py, core, [get_context, greenlet, base]) = unsafe {
+        let py = Python::assume_attached();
+        let objects = [get_context, greenlet, base];
+        (
+            py,
+            LoopCore::of(slf),
+            objects.map(|object| Bound::from_borrowed_ptr(py, object)),
+        )
+    };
     let stacks = &core.stacks;
     if stacks.checks_signals.get() {
-        return Ok(Ref::bool(false));
+        return Ok(Ref::none());
     }
     core.uncork(py, slf)?;
+    let contexts = leave_contexts(&get_context, &greenlet, &base)?;
     stacks.waiting.set(stacks.waiting.get() + 1);
     stacks.switches.set(stacks.switches.get() + 1);
-    Ok(Ref::bool(true))
+    let clock = stop(py, core)?;
+    if !clock.bind(py).is_none() {
+        contexts.insert(0, clock.bind(py))?;
+    }
+    Ok(contexts.into_any().into())
 }
 
-/// `_return_to_stack()`: the stack goes on.
-unsafe fn return_to(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
-    let waiting = unsafe { &LoopCore::of(slf).stacks.waiting };
+/// `_return_to_stack(left)`: the stack goes on.
+unsafe fn return_to(slf: *mut PyObject, left: *mut PyObject) -> FfiResult<Ref> {
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. The
+    // argument is live during the call.
+    let (core, left) = unsafe {
+        let py = Python::assume_attached();
+        (LoopCore::of(slf), Bound::from_borrowed_ptr(py, left))
+    };
+    let left = left.cast_into::<PyList>().map_err(PyErr::from)?;
+    let waiting = &core.stacks.waiting;
     waiting.set(waiting.get().saturating_sub(1));
+    let clock = left
+        .get_item(0)
+        .ok()
+        .filter(PyAnyMethods::is_instance_of::<PyTuple>);
+    if clock.is_some() {
+        left.del_item(0)?;
+    }
+    restart(core, clock)?;
+    enter_contexts(&left)?;
     Ok(Ref::none())
 }
 
-/// `_stop_clock()`: the running stack is left. Returns what `_restart_clock()` takes.
-unsafe fn stop_clock(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
-    let (py, core) = unsafe { (Python::assume_attached(), LoopCore::of(slf)) };
+/// What the running stack, which is left, gets back by [`restart`]: in debug mode a tuple, else `None`.
+fn stop(py: Python<'_>, core: &LoopCore) -> FfiResult<Ref> {
     core.stats.callback_over();
     if !core.is_debug() {
         return Ok(Ref::none());
@@ -93,7 +126,27 @@ unsafe fn stop_clock(slf: *mut PyObject) -> FfiResult<Ref> {
     Ok(left.into_pyobject(py)?.into_any().into())
 }
 
-/// `_restart_clock(left)`: the stack is the running one again. What it has waited does not count as work.
+/// The stack is the running one again. What it has waited does not count as work.
+fn restart(core: &LoopCore, left: Option<Bound<'_, PyAny>>) -> FfiResult<()> {
+    core.stats.callbacks_begin();
+    let Some(left) = left else { return Ok(()) };
+    let (handle, since, waited): (Bound<'_, PyAny>, u64, u64) = left.extract()?;
+    let waited = waited + now_ns().saturating_sub(since);
+    core.stacks.waited.set(waited);
+    drop(core.current_handle.take());
+    if !handle.is_none() {
+        drop(core.current_handle.replace(Some(handle.into())));
+    }
+    Ok(())
+}
+
+/// `_stop_clock()`: the running stack is left, and does not wait. Returns what `_restart_clock()` takes.
+unsafe fn stop_clock(slf: *mut PyObject) -> FfiResult<Ref> {
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
+    unsafe { stop(Python::assume_attached(), LoopCore::of(slf)) }
+}
+
+/// `_restart_clock(left)`: the stack is the running one again.
 unsafe fn restart_clock(slf: *mut PyObject, left: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. The
     // argument is live during the call.
@@ -101,18 +154,7 @@ unsafe fn restart_clock(slf: *mut PyObject, left: *mut PyObject) -> FfiResult<Re
         let py = Python::assume_attached();
         (LoopCore::of(slf), Bound::from_borrowed_ptr(py, left))
     };
-    core.stats.callbacks_begin();
-    if left.is_none() {
-        return Ok(Ref::none());
-    }
-    let (handle, since, waited): (Bound<'_, PyAny>, u64, u64) = left.extract()?;
-    core.stacks
-        .waited
-        .set(waited + now_ns().saturating_sub(since));
-    drop(core.current_handle.take());
-    if !handle.is_none() {
-        drop(core.current_handle.replace(Some(handle.into())));
-    }
+    restart(core, (!left.is_none()).then_some(left))?;
     Ok(Ref::none())
 }
 
@@ -150,14 +192,14 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         class,
         [
             (
-                noargs!(c"_leave_stack", leave),
-                "(self)",
-                "The running stack begins to wait. Returns whether it may.",
+                fastcall!(c"_leave_stack", leave),
+                "(self, get_context, greenlet, base, /)",
+                "The running stack begins to wait. Returns None if it must not.",
             ),
             (
-                noargs!(c"_return_to_stack", return_to),
-                "(self)",
-                "A stack that has left goes on.",
+                onearg!(c"_return_to_stack", return_to),
+                "(self, left)",
+                "A stack goes on, with what _leave_stack() has returned.",
             ),
             (
                 noargs!(c"_stop_clock", stop_clock),

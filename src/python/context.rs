@@ -74,16 +74,17 @@ fn leave_with_error(context: *mut PyObject) {
     error.restore(py);
 }
 
-/// Leave the contexts that this stack has entered since `base`, and return them, the innermost first: others can enter them
-/// until `_enter_contexts()`. `get_current()` returns the current context.
-#[pyfunction]
-pub fn _leave_contexts<'py>(
-    get_current: &Bound<'py, PyAny>,
+/// Leave the contexts that the running greenlet has entered since `base`, and return them, the innermost first: others can enter
+/// them until `_enter_contexts()`. `get_context(greenlet)` returns the current context.
+#[pyfunction(name = "_leave_contexts")]
+pub fn leave_contexts<'py>(
+    get_context: &Bound<'py, PyAny>,
+    greenlet: &Bound<'py, PyAny>,
     base: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyList>> {
     let left = PyList::empty(base.py());
     loop {
-        let current = get_current.call0()?;
+        let current = get_context.call1((greenlet,))?;
         if current.is(base) || current.is_none() {
             break;
         }
@@ -99,8 +100,8 @@ pub fn _leave_contexts<'py>(
 }
 
 /// Enter what `_leave_contexts()` has left.
-#[pyfunction]
-pub fn _enter_contexts(left: &Bound<'_, PyList>) -> PyResult<()> {
+#[pyfunction(name = "_enter_contexts")]
+pub fn enter_contexts(left: &Bound<'_, PyList>) -> PyResult<()> {
     for context in left.iter().rev() {
         // SAFETY: the thread is attached and the object is live. CPython checks that it is a context.
         if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {

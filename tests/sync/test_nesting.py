@@ -214,7 +214,8 @@ else:
 asyncio.Runner
 assert loop.run_until_complete(asyncio.sleep(0, 1)) == 1
 loop.close()
-"""
+""",
+        errors=None,
     )
 
 
@@ -235,5 +236,6 @@ except sync.SyncAwaitError as error:
 else:
     raise AssertionError
 loop.close()
-"""
+""",
+        errors=None,
     )
