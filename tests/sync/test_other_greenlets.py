@@ -7,11 +7,6 @@ import greenlet
 import pytest
 
 from hybridloop import await_, sync
-from hybridloop.sync.tasks import KNOWS_NATIVE_TASKS
-
-pytestmark = pytest.mark.skipif(
-    not KNOWS_NATIVE_TASKS, reason="HYBRIDLOOP_SAFE turns off waiting in native tasks"
-)
 
 awaitlet = pytest.importorskip("awaitlet")
 greenback = pytest.importorskip("greenback")

@@ -14,11 +14,6 @@ import anyio
 import pytest
 
 from hybridloop import await_, sync
-from hybridloop.sync.tasks import KNOWS_NATIVE_TASKS
-
-pytestmark = pytest.mark.skipif(
-    not KNOWS_NATIVE_TASKS, reason="HYBRIDLOOP_SAFE turns off waiting in native tasks"
-)
 
 variable = contextvars.ContextVar("variable", default=0)
 

@@ -347,3 +347,30 @@ def test_trio_in_guest_mode(loop):
         return await ended
 
     assert loop.run_until_complete(host()).unwrap() == "from asyncio"
+
+
+def test_without_the_fields_of_tasks_only_callbacks_wait(run_program, monkeypatch):
+    """(T3.25)"""
+    monkeypatch.setenv("HYBRIDLOOP_SAFE", "task_fields")
+    run_program(
+        """
+import asyncio, hybridloop
+from hybridloop import await_, sync
+
+async def main():
+    assert not sync.can_await()
+    try:
+        await_(asyncio.sleep(0))
+    except sync.SyncAwaitError as error:
+        assert "cannot wait in <Task" in str(error)
+    else:
+        raise AssertionError
+    loop = asyncio.get_running_loop()
+    got = loop.create_future()
+    loop.call_soon(lambda: got.set_result(await_(asyncio.sleep(0.001, "callback"))))
+    assert await got == "callback"
+
+hybridloop.run(main())
+assert hybridloop.build_info()["unstable"]["task_fields"] is False
+"""
+    )
