@@ -166,7 +166,7 @@ def _delegate(current: Greenlet) -> Callable[[Any], Any] | None:
 
 def _iterator(awaitable: Any) -> Any:
     """What `await` drives."""
-    if type(awaitable) is CoroutineType or coroutines.iscoroutine(awaitable):
+    if coroutines.iscoroutine(awaitable):
         return awaitable
     if inspect.isawaitable(awaitable) and not hasattr(awaitable, "__await__"):
         return awaitable  # a generator of types.coroutine()
@@ -181,7 +181,7 @@ def _iterator(awaitable: Any) -> Any:
 
 def _drive(stacks: Stacks, current: Greenlet, task: Any, awaitable: Any) -> Any:
     """Run what `await` would run, and wait for each future that it yields."""
-    iterator = _iterator(awaitable)
+    iterator: Any = awaitable if type(awaitable) is CoroutineType else _iterator(awaitable)
     send = getattr(iterator, "send", None)
     error: BaseException | None = None
     try:

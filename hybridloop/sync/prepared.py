@@ -6,12 +6,12 @@ import asyncio
 import collections
 import selectors
 import weakref
-from contextvars import Context
+from collections.abc import Callable
 from typing import Any
 
 from .._core import LoopCore, _enter_contexts, _leave_contexts
 from .errors import SyncAwaitError
-from .stacks import Greenlet, Stacks, get_context
+from .stacks import Leave, Stacks
 
 _selector_file = selectors.__file__
 
@@ -81,11 +81,8 @@ class PreparedStacks(Stacks):
         self.loop._stopping = True
         self._ready.ended = True
 
-    def leave(self, current: Greenlet, base: Context | None) -> list[Any]:
-        return _leave_contexts(get_context, current, base)
-
-    def return_to(self, left: list[Any]) -> None:
-        _enter_contexts(left)
+    def find_leaving(self) -> tuple[Leave, Callable[[list[Any]], object]]:
+        return _leave_contexts, _enter_contexts
 
     def stop_clock(self) -> None:
         """asyncio's loop measures each callback as a whole."""

@@ -32,6 +32,8 @@ _context = greenlet.__dict__["gr_context"]
 get_context: Callable[[Greenlet], Context | None] = _context.__get__
 """The context of a greenlet; of the running one it is the current context."""
 
+Leave: TypeAlias = Callable[[Any, Greenlet, Context | None], list[Any] | None]
+
 MIN_IDLE = 16
 """So many idle runners are kept, and as many as there are stacks that wait."""
 TRIM_DELAY = 0.1
@@ -121,8 +123,28 @@ class Stack:
         self.since = 0.0
 
     def wake(self, _future: Any = None) -> None:
-        """Go on; the callback of what the stack waits for."""
-        self.stacks.go_on(self)
+        """Go on; the callback of what the stack waits for. The current runner becomes idle."""
+        stacks = self.stacks
+        if self not in stacks.waiting:
+            return
+        current = getcurrent()
+        if (type(current) is not Runner or current.stacks is not stacks) and (
+            current is not stacks.late_base
+        ):
+            # Somebody runs the loop in a greenlet of his own.
+            stacks.loop.call_soon(self.wake, context=Context())
+            return
+        idle = stacks.idle
+        idle.append(current)
+        if len(idle) > MIN_IDLE:
+            stacks.trim_later()
+        # Only debug mode measures iterations that are under way.
+        clock = stacks.stop_clock() if stacks.loop._debug else None
+        message = stacks.switch(self.greenlet, _GO)
+        if clock is not None:
+            stacks.restart_clock(clock)
+        if message is not _GO:
+            stacks.end_iteration(message)
 
 
 class Stacks:
@@ -142,8 +164,18 @@ class Stacks:
         self.nested = False
         self.thread = threading.get_ident()
         self.process = os.getpid()
+        self.leave, self.return_to = self.find_leaving()
 
     # What differs between loops.
+
+    def find_leaving(self) -> tuple[Leave, Callable[[list[Any]], object]]:
+        """Two functions.
+
+        `leave(get_context, greenlet, base)` is called when a stack begins to wait. It leaves the
+        contexts that the greenlet has entered since `base`, and returns what `return_to()` takes
+        when the stack goes on, or `None` if it must not wait.
+        """
+        return self.loop._leave_stack, self.loop._return_to_stack
 
     def iterate(self) -> None:
         """Run iterations until the loop is stopped."""
@@ -156,17 +188,6 @@ class Stacks:
     def end_iterations(self) -> None:
         """Have the iterations that are under way call nothing more."""
         self.loop._end_iterations()
-
-    def leave(self, current: Greenlet, base: Context | None) -> list[Any] | None:
-        """Called when a stack begins to wait: leaves the contexts that it has entered since `base`.
-
-        Returns what `return_to()` takes, or `None` if the stack must not wait.
-        """
-        return self.loop._leave_stack(get_context, current, base)  # type: ignore[no-any-return]
-
-    def return_to(self, left: list[Any]) -> None:
-        """Called when a stack goes on."""
-        self.loop._return_to_stack(left)
 
     def stop_clock(self) -> Any:
         """The running stack is left: it does no work. Returns what `restart_clock()` takes."""
@@ -210,25 +231,31 @@ class Stacks:
     def switch(self, target: Greenlet, message: Message | None) -> Message:
         """Switch to `target`, which is active from now on; return the next message for this one."""
         self.active = target
-        value: Any = message
-        failure: BaseException | None = None
+        try:
+            value = target.switch() if message is None else target.switch(message)
+        except GreenletExit:
+            raise
+        except BaseException as raised:
+            return self.forward(None, raised)
+        return value if isinstance(value, Message) else self.forward(value)
+
+    def forward(self, value: Any, failure: BaseException | None = None) -> Message:
+        """Pass on what a greenlet of another library has sent; return the next message for us."""
         while True:
+            target = self.active
             try:
-                if failure is not None:
-                    value = target.throw(type(failure), failure, failure.__traceback__)
-                elif value is None and not target:
-                    value = target.switch()
-                else:
+                if failure is None:
                     value = target.switch(value)
-                failure = None
+                else:
+                    value = target.throw(type(failure), failure, failure.__traceback__)
+                    failure = None
             except GreenletExit:
                 raise
             except BaseException as raised:
                 failure = raised
-            if failure is None and isinstance(value, Message):
-                return value
-            # From a greenlet of another library.
-            target = self.active
+            else:
+                if isinstance(value, Message):
+                    return value
 
     # Waiting.
 
@@ -236,7 +263,8 @@ class Stacks:
         """Wait until somebody calls `stack.wake()`. Runs on the stack."""
         current = stack.greenlet
         task = stack.task
-        left = self.leave(current, current.base if type(current) is Runner else None)
+        base = current.base if type(current) is Runner else None
+        left = self.leave(get_context, current, base)
         if left is None:
             raise SyncAwaitError("the loop's own code has called this: nothing that can wait")
         if task is not None:
@@ -244,7 +272,8 @@ class Stacks:
         stack.since = self.loop.time()
         self.waiting[stack] = None
         try:
-            message = self._switch_away(current)
+            idle = self.idle
+            message = self.switch(idle.pop(), _GO) if idle else self._begin_runner(current)
         finally:
             self.waiting.pop(stack, None)
             if task is not None:
@@ -262,9 +291,7 @@ class Stacks:
         finally:
             del message
 
-    def _switch_away(self, current: Greenlet) -> Message:
-        if self.idle:
-            return self.switch(self.idle.pop(), _GO)
+    def _begin_runner(self, current: Greenlet) -> Message:
         if self.hub is None:
             # The loop has begun to run before the stacks were made.
             self.late_base = current
@@ -273,32 +300,15 @@ class Stacks:
             _context.__set__(self.hub, self.base_context)
         return self.switch(self.hub, _START)
 
-    def go_on(self, stack: Stack) -> None:
-        """Go on with a stack. The current runner becomes idle."""
-        if stack not in self.waiting:
-            return
-        current = getcurrent()
-        is_runner = isinstance(current, Runner) and current.stacks is self
-        if not is_runner and current is not self.late_base:
-            # Somebody runs the loop in a greenlet of his own.
-            self.loop.call_soon(self.go_on, stack, context=Context())
-            return
-        self.idle.append(current)
-        if self.trimming is None and len(self.idle) > max(MIN_IDLE, len(self.waiting)):
-            self.trimming = self.loop.call_later(TRIM_DELAY, self._trim, context=Context())
-        # Only debug mode measures iterations that are under way.
-        clock = self.stop_clock() if self.loop._debug else None
-        message = self.switch(stack.greenlet, _GO)
-        if clock is not None:
-            self.restart_clock(clock)
+    # Ends.
+
+    def end_iteration(self, message: Message) -> None:
+        """What an idle runner does with another message than that it is needed."""
         if message is _END:
             raise _EndRunner
-        if type(message) is _Ended:
-            self._late_end()
-            if message.error is not None:
-                raise message.error
-
-    # Ends.
+        self._late_end()
+        if message.error is not None:
+            raise message.error
 
     def end_idle(self, keep: int = 0) -> None:
         """End idle runners. They belong to a thread, and no collector sees what they refer to."""
@@ -309,6 +319,11 @@ class Stacks:
             if runner is not self.late_base:
                 runner.parent = current
                 runner.switch(_END)
+
+    def trim_later(self) -> None:
+        """End the idle runners that are too many, unless they are needed soon."""
+        if self.trimming is None and len(self.idle) > len(self.waiting):
+            self.trimming = self.loop.call_later(TRIM_DELAY, self._trim, context=Context())
 
     def _trim(self) -> None:
         self.trimming = None
