@@ -292,15 +292,19 @@ def as_coroutine(awaitable: Awaitable[_T]) -> Coroutine[Any, Any, _T]:
     return _as_coroutine(awaitable)
 
 
-def _run_on_stacks(loop: Any) -> None:
-    """Run a loop in runners; called by the native core, once for each run."""
-    stacks = stacks_of(loop)
-    if stacks is None:
-        if _FREE_THREADED:
-            loop._run_iterations()
-            return
-        stacks = make_stacks(loop)
-    stacks.run()
+def _run_on_stacks(loop: Any, within: bool = False) -> None:
+    """Run a loop in runners; called by the native core, once for each run.
+
+    `within` a callback of that loop, run one iteration.
+    """
+    if _FREE_THREADED:
+        (loop._iterate_within if within else loop._run_iterations)()
+        return
+    stacks = make_stacks(loop)
+    if within:
+        stacks.iterate_within()
+    else:
+        stacks.run()
 
 
 _provide(run_on_stacks=_run_on_stacks)

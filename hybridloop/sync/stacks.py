@@ -134,6 +134,13 @@ class Stack:
             # Somebody runs the loop in a greenlet of his own.
             stacks.loop.call_soon(self.wake, context=Context())
             return
+        if current in stacks.within:
+            # Its callback runs an iteration: it is not idle, and goes on in its turn.
+            task = asyncio.current_task(stacks.loop)
+            caller = Stack(stacks, current, task, None)
+            stacks.loop.call_soon(caller.wake, context=Context())
+            stacks.wait(caller, self.greenlet)
+            return
         idle = stacks.idle
         idle.append(current)
         if len(idle) > MIN_IDLE:
@@ -160,6 +167,8 @@ class Stacks:
         self.idle: list[Greenlet] = []
         self.trimming: asyncio.TimerHandle | None = None
         self.waiting: dict[Stack, None] = {}
+        self.within: dict[Greenlet, int] = {}
+        """The greenlets in which a callback runs an iteration, and how many each."""
         self.closing = False
         self.nested = False
         self.thread = threading.get_ident()
@@ -196,6 +205,17 @@ class Stacks:
     def restart_clock(self, left: Any) -> None:
         """The stack is the running one again."""
         self.loop._restart_clock(left)
+
+    def iterate_within(self) -> None:
+        """Run one iteration within a callback, by `loop._run_once()`."""
+        current = getcurrent()
+        self.within[current] = self.within.get(current, 0) + 1
+        try:
+            self.loop._iterate_within()
+        finally:
+            self.within[current] -= 1
+            if self.within[current] == 0:
+                del self.within[current]
 
     # The hub.
 
@@ -259,8 +279,8 @@ class Stacks:
 
     # Waiting.
 
-    def wait(self, stack: Stack) -> None:
-        """Wait until somebody calls `stack.wake()`. Runs on the stack."""
+    def wait(self, stack: Stack, target: Greenlet | None = None) -> None:
+        """Wait until somebody calls `stack.wake()`. Runs on the stack, and switches to `target`."""
         current = stack.greenlet
         task = stack.task
         base = current.base if type(current) is Runner else None
@@ -272,8 +292,12 @@ class Stacks:
         stack.since = self.loop.time()
         self.waiting[stack] = None
         try:
-            idle = self.idle
-            message = self.switch(idle.pop(), _GO) if idle else self._begin_runner(current)
+            if target is None and self.idle:
+                target = self.idle.pop()
+            if target is not None:
+                message = self.switch(target, _GO)
+            else:
+                message = self._begin_runner(current)
         finally:
             self.waiting.pop(stack, None)
             if task is not None:

@@ -47,7 +47,10 @@ pub fn run_once(slf: &Bound<'_, LoopCore>) -> PyResult<()> {
     let before = core.lock_run("This event loop is already running")?;
     let result = core.check_open().map_err(PyErr::from).and_then(|()| {
         if core.is_iterating() {
-            return core.iterate(py, object);
+            return match package::run_on_stacks() {
+                Some(run) => run.bind(py).call1((slf, true)).map(drop),
+                None => core.iterate(py, object),
+            };
         }
         hang_at_exit();
         core.iterating_process.set(u64::from(std::process::id()));
@@ -118,7 +121,7 @@ impl LoopCore {
 
     /// Runs an iteration. After an exception, writes that are corked are still sent.
     #[inline]
-    fn iterate(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
+    pub fn iterate(&self, py: Python<'_>, object: *mut PyObject) -> PyResult<()> {
         self.iteration(py, object).map_err(|raised| {
             let error = PyErr::from(raised);
             let flushed = self.flush_all(py, object);

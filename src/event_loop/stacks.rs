@@ -167,6 +167,14 @@ unsafe fn run_iterations(slf: *mut PyObject) -> FfiResult<Ref> {
     Ok(Ref::none())
 }
 
+/// `_iterate_within()`: one iteration within a callback.
+unsafe fn iterate_within(slf: *mut PyObject) -> FfiResult<Ref> {
+    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
+    let (py, core) = unsafe { (Python::assume_attached(), LoopCore::of(slf)) };
+    core.iterate(py, slf)?;
+    Ok(Ref::none())
+}
+
 /// `_end_iterations()`: has the iterations under way end, for `close()`. What is queued is discarded.
 unsafe fn end_iterations(slf: *mut PyObject) -> FfiResult<Ref> {
     // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
@@ -215,6 +223,11 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
                 noargs!(c"_run_iterations", run_iterations),
                 "(self)",
                 "Run iterations on this stack until the loop is stopped.",
+            ),
+            (
+                noargs!(c"_iterate_within", iterate_within),
+                "(self)",
+                "Run one iteration within a callback.",
             ),
             (
                 noargs!(c"_end_iterations", end_iterations),

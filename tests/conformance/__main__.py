@@ -70,7 +70,7 @@ def run(loop: str, names: list[str], options: argparse.Namespace) -> list[runner
 
 
 def judge(loop: str, runs: list[runner.ModuleRun], options: argparse.Namespace) -> bool:
-    entries = registry.read() if loop == "hybridloop" else []
+    entries = registry.read() if loop.partition("-")[0] == "hybridloop" else []
     verdicts = [
         registry.judge(
             run,

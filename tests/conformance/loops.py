@@ -11,10 +11,17 @@ class StockLoop(asyncio.SelectorEventLoop):
     """asyncio's own loop as a class apart, so that it goes in the way every other loop does."""
 
 
+def in_greenlets() -> asyncio.AbstractEventLoop:
+    """hybridloop's loop as it runs in programs that use `hybridloop.sync`. (T3.30)"""
+    importlib.import_module("hybridloop.sync")
+    return importlib.import_module("hybridloop").new_event_loop()
+
+
 NAMED = {
     "asyncio": f"{__name__}:StockLoop",
     "uvloop": "uvloop:new_event_loop",
     "hybridloop": "hybridloop:new_event_loop",
+    "hybridloop-sync": f"{__name__}:in_greenlets",
 }
 CONTROL = "asyncio"
 
