@@ -276,10 +276,12 @@ impl FdWatcher {
         let (reader, readers) = take(event.readable, &mut self.read);
         let (writer, writers) = take(event.writable, &mut self.write);
         // A level-triggered event that nothing waits for would be reported in every poll.
-        let changed = matches!(before, Mode::Level(_)) && self.mode() != before;
+        let busy = self.read.busy || self.write.busy;
+        let changed = (busy || !(readers.is_empty() && writers.is_empty()))
+            && matches!(before, Mode::Level(_));
         Ready {
             fd: self.fd,
-            busy: self.read.busy || self.write.busy,
+            busy,
             callbacks: [reader, writer],
             waiters: [readers, writers],
             stale: changed.then_some(before),
@@ -294,7 +296,7 @@ pub struct Ready {
     busy: bool,
     callbacks: [Option<HandleRef>; 2],
     waiters: [Waiters; 2],
-    /// The mode before the event, if that has changed it.
+    /// The mode before the event, if that may have changed it.
     stale: Option<Mode>,
 }
 
