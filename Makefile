@@ -120,6 +120,10 @@ test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="
 test-safe: $(BUILT) $(VENV)/.extra-test ## Run the Python tests without any look into private memory of CPython
 	HYBRIDLOOP_SAFE=1 $(PY) -m pytest tests $(PYTEST_ARGS)
 
+.PHONY: test-sync
+test-sync: $(BUILT) $(VENV)/.extra-test ## Run the Python tests with loops in greenlets, as where hybridloop.sync is used
+	HYBRIDLOOP_TEST_SYNC=1 $(PY) -m pytest tests $(PYTEST_ARGS)
+
 .PHONY: test-random
 test-random: $(BUILT) $(VENV)/.extra-test ## Run the Python tests in random order (SEED=7 for that of an earlier run)
 	$(PY) -m pytest tests -p randomly --randomly-seed=$(or $(SEED),default) $(PYTEST_ARGS)

@@ -35,7 +35,8 @@ def test_what_it_says():
     assert found["hybridloop"] == hybridloop.__version__
     assert found["python"] == platform.python_version()
     assert found["safe"] == os.environ.get("HYBRIDLOOP_SAFE", "")
-    assert set(found["unstable"]) == OPTIMISATIONS
+    # One more is probed when hybridloop.sync is imported, which another test may have done.
+    assert set(found["unstable"]) - {"task_fields"} == OPTIMISATIONS
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 16), reason="none is on where the tests have not run")
