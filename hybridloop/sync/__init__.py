@@ -15,14 +15,7 @@ It needs greenlet: ``pip install 'hybridloop[sync]'``.
 
 from __future__ import annotations
 
-try:
-    import greenlet as _greenlet
-except ImportError as error:
-    raise ImportError(
-        "hybridloop.await_ and hybridloop.sync need greenlet: pip install 'hybridloop[sync]'",
-        name="greenlet",
-    ) from error
-
+from . import _requirement as _requirement
 from .awaiting import await_, can_await, ohwait
 from .errors import NoSwitchError, SyncAwaitError
 from .guards import no_switch
@@ -30,8 +23,6 @@ from .helpers import entered, iterate, run, synced
 from .nesting import nest, unnest
 from .observing import WaitingFunction, waiting
 from .prepared import prepare
-
-del _greenlet
 
 __all__ = (
     "NoSwitchError",

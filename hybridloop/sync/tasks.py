@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import sys
 from asyncio import tasks
+from collections.abc import Callable
 from typing import Any
 
 from .._core import _probe_task_fields, _set_task_must_cancel, _set_task_waiter
@@ -20,7 +21,8 @@ except ImportError:
 
 
 if sys.version_info >= (3, 12):
-    swap_current_task = tasks._swap_current_task
+    # typeshed does not know it.
+    swap_current_task: Callable[[Any, Any], Any] = vars(tasks)["_swap_current_task"]
 else:
 
     def swap_current_task(loop: Any, task: Any) -> Any:

@@ -320,14 +320,8 @@ async def test_two_tasks_share_a_context(loop):
     assert context[variable] == 3
 
 
-async def test_frames_and_tracing(loop):
+async def test_frames_are_shown(loop):
     """(T3.27)"""
-    traced = []
-
-    def trace(frame, event, arg):
-        if frame.f_code.co_name == "wait":
-            traced.append(event)
-        return trace
 
     async def one():
         waiting_here()
@@ -346,6 +340,21 @@ async def test_frames_and_tracing(loop):
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file)
     await task
+
+
+@pytest.mark.skipif(
+    hasattr(sys, "gettotalrefcount"),
+    reason="an assertion of debug builds fails: greenlet does not instrument suspended frames",
+)
+async def test_tracing(loop):
+    """(T3.27)"""
+    traced = []
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_name == "wait":
+            traced.append(event)
+        return trace
+
     before = sys.gettrace()
     sys.settrace(trace)
     try:
