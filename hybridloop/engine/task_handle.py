@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..generators import call_hint, drive
@@ -15,6 +16,7 @@ from . import signal_safe_wait
 
 if TYPE_CHECKING:
     from contextvars import Context
+    from types import TracebackType
 
 _T = TypeVar("_T")
 
@@ -62,6 +64,8 @@ class TaskHandle(Generic[_T]):
         "_retrieved",
         "_scheduler",
         "_task",
+        "_thread_waiters",
+        "_traceback",
         "_waiters",
     )
 
@@ -88,9 +92,12 @@ class TaskHandle(Generic[_T]):
         self._done = False
         self._result: Any = None
         self._exception: BaseException | None = None
-        # While it is not done: the waiting futures by their loops.
+        # That of the exception when the task ended: each raise would add to it.
+        self._traceback: TracebackType | None = None
+        # While it is not done: the waiting futures by their loops, and waiting threads.
         self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
-        self._callbacks: list[Callable[[TaskHandle[_T]], object]] | None = None
+        self._thread_waiters: list[threading.Event] | None = None
+        self._callbacks: list[tuple[Callable[[TaskHandle[_T]], object], Context]] | None = None
         # Called on the loop's thread when the task has ended.
         self._on_finished: Callable[[TaskHandle[Any]], None] | None = None
 
@@ -166,22 +173,25 @@ class TaskHandle(Generic[_T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Like `result()`, for the exception of the coroutine; `None` if it raised none."""
         self._wait_blocking(timeout)
-        self._retrieved = True
+        self._retrieve()
         if isinstance(self._exception, asyncio.CancelledError):
-            raise self._exception
+            raise self._exception.with_traceback(self._traceback)
         return self._exception
 
     def add_done_callback(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
-        """Call `callback(handle)` when the task ends, in that thread, or now if it has ended."""
+        """Call `callback(handle)` when the task ends, in that thread, or now if it has ended.
+
+        It sees the context variables that it would see now, as callbacks of asyncio do.
+        """
         if not self._done:
             self._scheduler.check_process()
         with self._lock:
             if not self._done:
                 if self._callbacks is None:
                     self._callbacks = []
-                self._callbacks.append(callback)
+                self._callbacks.append((callback, copy_context()))
                 return
-        self._call(callback)
+        self._call(callback, copy_context())
 
     def __await__(self) -> Generator[Any, None, _T]:
         if not self._done:
@@ -218,14 +228,28 @@ class TaskHandle(Generic[_T]):
                 "the task is not done, and waiting would block the running loop; use 'await handle'"
             )
         event = threading.Event()
-        self.add_done_callback(lambda _: event.set())
-        if not signal_safe_wait.wait(event, timeout):
-            raise TimeoutError(f"{self.get_name()} did not end within {timeout} s")
+        with self._lock:
+            if self._done:
+                return
+            if self._thread_waiters is None:
+                self._thread_waiters = []
+            self._thread_waiters.append(event)
+        try:
+            if not signal_safe_wait.wait(event, timeout):
+                raise TimeoutError(f"{self.get_name()} did not end within {timeout} s")
+        finally:
+            with self._lock:
+                if self._thread_waiters is not None:
+                    self._thread_waiters.remove(event)
+
+    def _retrieve(self) -> None:
+        """Somebody gets the exception."""
+        self._retrieved = True
 
     def _get_result(self) -> _T:
         if self._exception is not None:
-            self._retrieved = True
-            raise self._exception
+            self._retrieve()
+            raise self._exception.with_traceback(self._traceback)
         result: _T = self._result
         return result
 
@@ -242,7 +266,8 @@ class TaskHandle(Generic[_T]):
             coroutine = drive(coroutine)
         self._on_finished = finished
         self._task = task = loop.create_task(coroutine, name=self._name, context=self._context)
-        task.add_done_callback(self._task_done, context=self._context)
+        # Not in the context of the task, which callbacks may want to enter.
+        task.add_done_callback(self._task_done)
         return True
 
     def _task_done(self, task: asyncio.Task[_T]) -> None:
@@ -260,16 +285,21 @@ class TaskHandle(Generic[_T]):
         if finished is not None:
             finished(self)
 
-    def _resolve(self, result: Any, exception: BaseException | None) -> None:
-        """Set the result or the exception, unless the handle is done."""
+    def _resolve(self, result: Any, exception: BaseException | None) -> bool:
+        """Set the result or the exception, unless the handle is done.
+
+        Returns whether somebody waits for it.
+        """
         with self._lock:
             if self._done:
-                return
+                return False
             self._result = result
             self._exception = exception
+            self._traceback = None if exception is None else exception.__traceback__
             self._retrieved = exception is None or isinstance(exception, asyncio.CancelledError)
             self._done = True
             waiters, self._waiters = self._waiters, None
+            threads, self._thread_waiters = self._thread_waiters, None
             callbacks, self._callbacks = self._callbacks, None
             begun = self._task is not None
         if not begun:
@@ -280,11 +310,14 @@ class TaskHandle(Generic[_T]):
                 # RuntimeError: the loop is closed, and nothing waits on it.
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_wake, futures)
-        for callback in callbacks or ():
-            self._call(callback)
+        for event in threads or ():
+            event.set()
+        for callback, context in callbacks or ():
+            self._call(callback, context)
+        return any((waiters or {}).values()) or bool(threads)
 
-    def _call(self, callback: Callable[[TaskHandle[_T]], object]) -> None:
+    def _call(self, callback: Callable[[TaskHandle[_T]], object], context: Context) -> None:
         try:
-            callback(self)
+            context.run(callback, self)
         except Exception:
             _logger.exception("exception in callback %r of %r", callback, self)

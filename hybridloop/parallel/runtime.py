@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
@@ -27,7 +28,8 @@ class Runtime:
         self.changed = threading.Condition()
         self.outstanding = 0
         self.ended = 0
-        self.errors: deque[BaseException] = deque()
+        # For run(), by what has failed, in their order.
+        self.errors: dict[object, BaseException] = {}
         self.calls: deque[tuple[Callable[[], Any], Future[Any] | None]] = deque()
         self.engine: Engine | None = None
         self.threads = min(4, os.cpu_count() or 1)
@@ -45,20 +47,26 @@ class Runtime:
         with self.changed:
             self.outstanding += 1
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None = None, work: object = None) -> None:
         """Work has ended; `run()` raises `error`."""
         with self.changed:
             self.outstanding -= 1
-            self.notify(error)
+            self.notify(error, work)
 
-    def notify(self, error: BaseException | None = None) -> None:
+    def notify(self, error: BaseException | None = None, work: object = None) -> None:
         """An event for `run_once()`; an error is raised by `run()`."""
         with self.changed:
             if error is None:
                 self.ended += 1
             else:
-                self.errors.append(error)
+                self.errors[object() if work is None else work] = error
             self.changed.notify_all()
+
+    def retrieved(self, work: object) -> None:
+        """Somebody has the error of this work: `run()` does not raise it."""
+        with self.changed:
+            if self.errors.pop(work, None) is not None:
+                self.ended += 1
 
     def call_in_main_thread(self, function: Callable[[], Any], result: Future[Any] | None) -> None:
         """Have the thread in `run()` call a function."""
@@ -77,7 +85,7 @@ class Runtime:
                     function, result = self.calls.popleft()
                     return lambda: run_main_thread_call(function, result)
                 if self.errors:
-                    raise self.errors.popleft()
+                    raise self.errors.pop(next(iter(self.errors)))
                 if self.ended:
                     self.ended -= 1
                     return lambda: None
@@ -127,13 +135,19 @@ def _close_at_exit() -> None:
         _runtime.engine.close(timeout=1, cancel=True)
 
 
+def _check_no_loop(name: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(f"{name}() would block the running loop; await the handles instead")
+
+
 def run() -> None:
     """Wait until all submitted work is done, and all servers are shut down.
 
     Meanwhile it runs the calls of `call_from_main_thread()`. It raises the first error that no
-    errback or exception handler has handled; call it again for the next one, and for the remaining
-    work.
+    errback, no exception handler and nobody who waits for the handle gets; call it again for the
+    next one, and for the remaining work. `RuntimeError` in a running loop, which it would block.
     """
+    _check_no_loop("run")
     runtime = _runtime
     while (event := runtime.next_event()) is not None:
         event()
@@ -144,6 +158,7 @@ def run_once() -> None:
 
     `AsyncRunCalledWithoutEventsError` if there is nothing to wait for.
     """
+    _check_no_loop("run_once")
     event = _runtime.next_event()
     if event is None:
         raise AsyncRunCalledWithoutEventsError("no work was submitted")

@@ -191,10 +191,20 @@ class WorkItem(TaskHandle[Any]):
     ) -> None:
         if self._done:
             return
-        self._resolve(value, error)
-        # The exception is passed to the errback or to run().
+        awaited = self._resolve(value, error)
+        if awaited and unhandled is not None:
+            # Whoever waits gets it, or `__del__()` logs it, if the wait is cancelled right now.
+            self._runtime.end()
+            return
+        self._runtime.end(unhandled, self)
+        if self._retrieved:
+            # By somebody who came in between.
+            self._runtime.retrieved(self)
         self._retrieved = True
-        self._runtime.end(unhandled)
+
+    def _retrieve(self) -> None:
+        super()._retrieve()
+        self._runtime.retrieved(self)
 
 
 async def _await(value: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import threading
+import traceback
 import weakref
 from typing import Any
 
@@ -216,3 +217,73 @@ def test_error_that_nobody_asks_for_is_logged(
     del handle
     until(lambda: gc.collect() >= 0 and "forgotten was never retrieved" in caplog.text)
     assert "LookupError: lost" in caplog.text
+
+
+def test_each_raise_starts_with_the_traceback_of_the_task(engine: Engine) -> None:
+    """Awaiting a failed task many times does not make its traceback longer and longer."""
+
+    async def fails() -> None:
+        raise LookupError("once")
+
+    def length(error: BaseException) -> int:
+        return len(traceback.extract_tb(error.__traceback__))
+
+    def reduced(one: int, two: int) -> int:
+        raise LookupError("once")
+
+    for handle in (engine.spawn(fails()), engine.map_reduce(abs, reduced, [1, 2])):
+        lengths = set()
+        for _ in range(50):
+            with pytest.raises(LookupError) as caught:
+                handle.result(20)
+            lengths.add(length(caught.value))
+        assert len(lengths) == 1
+
+        async def await_it(handle: Any = handle) -> int:
+            with pytest.raises(LookupError) as caught:
+                await handle
+            return length(caught.value)
+
+        assert len({asyncio.run(await_it()) for _ in range(50)}) == 1
+
+
+def test_callbacks_run_outside_the_context_of_the_task(engine: Engine) -> None:
+    """They see what they saw where they were added, and may enter the context of the task."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    context = contextvars.copy_context()
+    seen: list[object] = []
+    done = threading.Event()
+
+    async def task() -> None:
+        variable.set("task")
+
+    def callback(_: object) -> None:
+        seen.extend((variable.get(), context.run(variable.get)))
+        done.set()
+
+    variable.set("adder")
+    handle = engine.spawn(task(), context=context)
+    handle.add_done_callback(callback)
+    assert done.wait(20)
+    assert seen == ["adder", "task"]
+    handle.add_done_callback(callback)
+    assert seen == ["adder", "task"] * 2
+
+
+def test_waits_that_time_out_leave_nothing_in_the_handle(engine: Engine) -> None:
+    release = threading.Event()
+
+    async def waits() -> int:
+        await asyncio.to_thread(release.wait)
+        return 5
+
+    handle = engine.spawn(waits())
+    before = len(gc.get_referents(handle))
+    for _ in range(100):
+        with pytest.raises(TimeoutError):
+            handle.result(0.0001)
+    gc.collect()
+    waiting = [it for it in gc.get_objects() if type(it) is threading.Event]
+    assert len(gc.get_referents(handle)) <= before + 1 and len(waiting) < 50
+    release.set()
+    assert handle.result(20) == 5

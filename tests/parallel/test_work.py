@@ -383,3 +383,74 @@ def test_the_process_ends_with_work_under_way() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("kind", ["timer", "signal", "coroutine", "map"])
+def test_none_of_many_is_lost(kind: str) -> None:
+    """What waits on the engine first is handed over to the pool after it has left its context."""
+    count = 2_000
+    called: list[int] = []
+
+    async def function(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    if kind == "timer":
+        for number in range(count):
+            parallel.submit_timer(number % 10 / 1000, called.append, number)
+    elif kind == "signal":
+        objects = [parallel.object() for _ in range(count)]
+        for number, obj in enumerate(objects):
+            parallel.submit_wait(obj, called.append, number)
+        for obj in objects:
+            parallel.prewait(obj)
+            parallel.signal(obj)
+    elif kind == "coroutine":
+        for number in range(count):
+            parallel.submit_work(function, number, callback=called.append)
+    else:
+        for _ in range(count // 10):
+            parallel.map(function, range(10), callback=called.extend)
+    parallel.run()
+    assert len(called) == count
+
+
+def test_errors_that_somebody_waits_for_are_his() -> None:
+    """`run()` raises only what nobody else gets, and keeps nothing of what was dealt with."""
+
+    async def main() -> int:
+        caught = 0
+        for _ in range(100):
+            try:
+                await parallel.submit_work(fail, LookupError("awaited"))
+            except LookupError:
+                caught += 1
+        return caught
+
+    assert asyncio.run(main()) == 100
+    for _ in range(100):
+        with pytest.raises(LookupError):
+            parallel.submit_work(fail, LookupError("blocking")).result(20)
+    assert get_runtime().errors == {}
+    parallel.run()
+
+
+def test_an_error_that_is_asked_for_before_run() -> None:
+    handle = parallel.submit_work(fail, LookupError("asked for"))
+    while not get_runtime().errors:
+        time.sleep(0.001)
+    assert isinstance(handle.exception(), LookupError)
+    parallel.run()
+    other = parallel.submit_work(fail, LookupError("raised"))
+    with pytest.raises(LookupError, match="raised"):
+        parallel.run()
+    assert isinstance(other.exception(20), LookupError)
+
+
+def test_run_in_a_running_loop_is_refused() -> None:
+    async def main() -> None:
+        for run in (parallel.run, parallel.run_once):
+            with pytest.raises(RuntimeError, match="would block the running loop"):
+                run()
+
+    asyncio.run(main())
