@@ -71,7 +71,9 @@ class Server:
         _servers.discard(self)
         atexit.unregister(self.close)
         self._unlink()
-        self._wake_writer.send(b"\0")
+        # OSError: the thread has seen `_closed`, and has ended.
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")
         self._thread.join(_TIMEOUT)
 
     def __enter__(self) -> Server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -146,6 +147,19 @@ def test_a_number_that_was_used_again(runtime: Path, start: Start) -> None:
         with pytest.raises(SourceError, match="does not belong to"):
             open_source(str(process.pid)).read()
         wrong.unlink()
+
+
+def test_closing_while_a_client_is_answered(tmp_path: Path) -> None:
+    """The thread may end by itself before it is woken."""
+    for number in range(200):
+        with (
+            metrics.serve(tmp_path / f"{number}.sock") as server,
+            contextlib.ExitStack() as clients,
+        ):
+            for _ in range(4):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(str(server.path))
+        assert server.closed and not server.path.exists()
 
 
 def test_a_program_goes_on_when_it_cannot_serve(script_env: dict[str, str], runtime: Path) -> None:
