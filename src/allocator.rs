@@ -30,8 +30,9 @@ pub fn is_memory_low() -> bool {
     RESERVE.used.load(Ordering::Relaxed) > SLOTS / 2
 }
 
-/// The size and the number of slots of the reserve.
-const SLOT: usize = 512;
+/// The size and the number of slots of the reserve. The largest allocations that must not fail are the blocks of the queues of
+/// native jobs and of their events.
+const SLOT: usize = 1024;
 const SLOTS: usize = 64 * WORDS;
 const WORDS: usize = 8;
 

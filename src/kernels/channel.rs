@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hybridloop_kernels::{ChannelError, MemoryLimit, Order, Value};
+use hybridloop_kernels::{ChannelError, MemoryLimit, Order};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -53,14 +53,6 @@ impl Channel {
         } else {
             Err(forked_error(py, "channel"))
         }
-    }
-
-    /// Pops as many values as there are now.
-    fn take_all(&self) -> Vec<Value> {
-        let count = self.inner.len();
-        std::iter::from_fn(|| self.inner.pop().ok().flatten())
-            .take(count)
-            .collect()
     }
 }
 
@@ -114,7 +106,7 @@ impl Channel {
     ) -> PyResult<Bound<'py, PyAny>> {
         hang_at_exit();
         match self.inner.pop() {
-            Ok(Some(value)) => to_python(py, value),
+            Ok(Some(value)) => to_python(py, &value),
             Ok(None) => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
             Err(reason) => Err(channel_error(py, reason)),
         }
@@ -124,16 +116,15 @@ impl Channel {
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.check_process(py)?;
         let list = new_list(py)?;
-        for value in self.take_all() {
-            list.append(to_python(py, value)?)?;
-        }
+        self.inner
+            .drain(|value| list.append(to_python(py, value)?))?;
         Ok(list)
     }
 
     /// Drop all values that are in the channel now; return how many.
     fn flush(&self, py: Python<'_>) -> PyResult<usize> {
-        self.check_process(py)?;
-        Ok(py.detach(|| self.take_all().len()))
+        py.detach(|| self.inner.clear())
+            .map_err(|reason| channel_error(py, reason))
     }
 
     /// Wait until the channel has a value or is closed. Raises `TimeoutError` after `timeout` seconds. Another consumer may

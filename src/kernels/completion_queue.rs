@@ -10,7 +10,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hybridloop_kernels::{BusError, Event, EventQueue, Value};
+use hybridloop_kernels::{BusError, Event, EventQueue};
 use hybridloop_sync::primitives::lock;
 use hybridloop_sync::{AdaptiveSpin, Process, WakeFn};
 use pyo3::exceptions::PyMemoryError;
@@ -24,7 +24,7 @@ use crate::kernels::exceptions::bus_error;
 use crate::python::future::resolve;
 use crate::python::{ErrSet, FfiResult, Ref};
 
-/// Events dispatched per iteration of the loop, so that a kernel that emits without end does not starve the loop.
+/// Events dispatched per iteration of the loop, and items given to each job in it, so that kernels do not starve the loop.
 const EVENTS_PER_ITERATION: usize = 1024;
 
 /// The functions that a queue calls on the future of a job or batch, on the loop's thread. They are given by the layer above:
@@ -34,8 +34,8 @@ pub struct FutureVTable {
     pub completed: fn(Python<'_>, &Ref, &CompletionQueue) -> PyResult<()>,
     /// A kernel has reported what is done and what there is to do.
     pub progressed: fn(Python<'_>, &Ref, (u64, u64)) -> PyResult<()>,
-    /// A kernel has emitted an item.
-    pub emitted: fn(Python<'_>, &Ref, Value) -> PyResult<()>,
+    /// This many items that a kernel has emitted may be taken until the next call.
+    pub emitted: fn(Python<'_>, &Ref, usize) -> PyResult<()>,
     /// There will be no more progress and items. Called by the future itself, with the queue of the loop that runs in this
     /// thread.
     pub ended: fn(Python<'_>, &Ref, &CompletionQueue) -> PyResult<()>,
@@ -213,12 +213,15 @@ impl CompletionQueue {
                     None => Ok(()),
                 }
             }
-            Event::Item(job, value) => match job_future(job.id()) {
-                Some(future) => (future.vtable.emitted)(py, &future.object, value),
+            Event::Items(job) => match job_future(job.id()) {
+                Some(future) => {
+                    let items = job.notice_items().min(EVENTS_PER_ITERATION);
+                    (future.vtable.emitted)(py, &future.object, items)
+                }
                 None => Ok(()),
             },
             Event::Sealed(token, view) => self.finish_waiter(py, token, |future| {
-                let buffer = Bound::new(py, NativeBuffer::new(view))?;
+                let buffer = Bound::new(py, NativeBuffer::new(*view))?;
                 future.call_method1("set_result", (buffer,)).map(drop)
             }),
             Event::Closed(token) => self.finish_waiter(py, token, |future| {

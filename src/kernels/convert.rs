@@ -3,7 +3,7 @@
 use std::collections::TryReserveError;
 use std::sync::Arc;
 
-use hybridloop_kernels::{BlockBuilder, MemoryLimit, Value, View};
+use hybridloop_kernels::{BlockBuilder, MemoryLimit, Text, Value, View};
 use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -13,15 +13,15 @@ use crate::python::buffer::BufferGuard;
 use crate::python::bytes::new_str;
 
 /// The Python object of a value.
-pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
+pub fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     Ok(match value {
         Value::None => py.None().into_bound(py),
-        Value::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
+        Value::Bool(value) => PyBool::new(py, *value).to_owned().into_any(),
         Value::Int(value) => value.into_pyobject(py)?.into_any(),
         Value::UInt(value) => value.into_pyobject(py)?.into_any(),
-        Value::Float(value) => PyFloat::new(py, value).into_any(),
-        Value::Str(text) => new_str(py, &text)?.into_any(),
-        Value::Buffer(view) => Bound::new(py, NativeBuffer::new(view))?.into_any(),
+        Value::Float(value) => PyFloat::new(py, *value).into_any(),
+        Value::Str(text) => new_str(py, text)?.into_any(),
+        Value::Buffer(view) => Bound::new(py, NativeBuffer::new(view.clone()))?.into_any(),
     })
 }
 
@@ -58,9 +58,9 @@ pub fn from_python(object: &Bound<'_, PyAny>, memory: &Arc<MemoryLimit>) -> PyRe
     }
     if let Ok(text) = object.cast::<PyString>() {
         let (py, text) = (text.py(), text.to_str()?);
-        return copy_bytes(py, text.len(), || copy_str(text))
+        return copy_bytes(py, text.len(), || Text::copy(text, memory))
             .map(Value::Str)
-            .map_err(|_| PyMemoryError::new_err(()));
+            .ok_or_else(|| PyMemoryError::new_err(()));
     }
     if let Ok(buffer) = object.cast::<NativeBuffer>() {
         // Immutable, so it is shared.
@@ -77,6 +77,6 @@ pub fn from_python(object: &Bound<'_, PyAny>, memory: &Arc<MemoryLimit>) -> PyRe
     let data = unsafe { BufferGuard::readable(object.as_ptr()) }?;
     let data = data.as_slice();
     let builder = copy_bytes(object.py(), data.len(), || BlockBuilder::copy(data, memory))
-        .ok_or_else(|| PyMemoryError::new_err("the engine's memory is used up"))?;
+        .ok_or_else(|| PyMemoryError::new_err(()))?;
     Ok(Value::Buffer(View::new(builder.seal())))
 }

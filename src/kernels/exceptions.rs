@@ -109,7 +109,8 @@ pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, 
         SubmitError::BufferInUse { .. } | SubmitError::BufferRead(_) => {
             new_error(py, |classes| &classes.buffer_in_use, error)
         }
-        SubmitError::QueueFull(_) => new_error(
+        SubmitError::Memory => PyMemoryError::new_err(error.to_string()),
+        SubmitError::QueueFull { .. } => new_error(
             py,
             |classes| &classes.queue_full,
             format!("{error}; await some of them first, or raise max_native_queue"),

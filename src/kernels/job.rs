@@ -1,10 +1,9 @@
 //! `NativeJob`: one call of a kernel, with the items and the progress of the kernel while it runs.
 
-use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hybridloop_kernels::{Job, JobState, Value};
+use hybridloop_kernels::{Event, Job, JobState};
 use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::prelude::*;
@@ -26,7 +25,8 @@ use crate::python::{nested_drop, FfiResult, Ref};
 /// What the kernel has emitted and reported, as far as the events were dispatched.
 #[derive(Default)]
 struct JobOutput {
-    items: VecDeque<Value>,
+    /// How many of the items that the job keeps may be taken now. The rest waits for the next iteration of the loop.
+    items: usize,
     progress: (u64, u64),
     /// The number of progress events.
     version: u64,
@@ -124,13 +124,13 @@ fn progressed(py: Python<'_>, object: &Ref, progress: (u64, u64)) -> PyResult<()
     this.wake_waiters(py, &owner.queue)
 }
 
-/// The kernel has emitted an item.
-fn emitted(py: Python<'_>, object: &Ref, value: Value) -> PyResult<()> {
+/// The kernel has emitted items.
+fn emitted(py: Python<'_>, object: &Ref, items: usize) -> PyResult<()> {
     let Ok(slf) = object.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
     let this = slf.get();
-    lock(&this.output).items.push_back(value);
+    lock(&this.output).items = items;
     match slf.as_super().get().owner() {
         Some(owner) => this.wake_waiters(py, &owner.queue),
         None => Ok(()),
@@ -142,7 +142,10 @@ fn ended(py: Python<'_>, object: &Ref, queue: &CompletionQueue) -> PyResult<()> 
     let Ok(slf) = object.bind(py).cast::<NativeJob>() else {
         return Ok(());
     };
-    lock(&slf.get().output).ended = true;
+    let mut output = lock(&slf.get().output);
+    output.ended = true;
+    output.items = usize::MAX;
+    drop(output);
     slf.get().wake_waiters(py, queue)
 }
 
@@ -255,13 +258,18 @@ impl Operation for Next {
         let stream = stream.get();
         let slf = stream.job.bind(py);
         let this = slf.get();
+        let job = job(slf)?;
         let mut output = lock(&this.output);
+        // Before an item is taken: nothing is emitted after the end.
+        let ended = output.ended;
         match &stream.seen {
             None => {
-                if let Some(value) = output.items.pop_front() {
+                if let Some(value) = (output.items > 0).then(|| job.take_item()).flatten() {
+                    output.items -= 1;
                     drop(output);
-                    return Ok(Step::Done(to_python(py, value)?.into()));
+                    return Ok(Step::Done(to_python(py, &value)?.into()));
                 }
+                output.items = 0;
             }
             Some(seen) => {
                 let (version, state) = (output.version, output.progress);
@@ -272,7 +280,7 @@ impl Operation for Next {
                 }
             }
         }
-        if output.ended {
+        if ended {
             drop(output);
             let base = slf.as_super().get();
             if let (None, Some(result @ (FutureResult::Error(_) | FutureResult::Cancelled))) =
@@ -290,20 +298,22 @@ impl Operation for Next {
         let Some(handle) = LoopHandle::running(py)? else {
             return Err(PyRuntimeError::new_err("no running event loop").into());
         };
-        if slf.as_super().get().owner().is_none() {
+        let Some(owner) = slf.as_super().get().owner() else {
             return Err(PyRuntimeError::new_err(
                 "the job was submitted without a running event loop, so its items and progress cannot be consumed",
             )
             .into());
-        }
+        };
         let future = handle.create_future(py)?;
         let mut output = lock(&this.output);
         // On free-threaded Pythons another thread may have added output since the check above.
-        let is_ready = output.ended || !output.items.is_empty();
+        let is_ready = output.ended || output.items > 0;
         output.waiters.push((handle.clone(), future.clone()));
         drop(output);
         if is_ready {
             this.wake_waiters(py, &handle.queue)?;
+        } else if stream.seen.is_none() && job.has_items() {
+            owner.queue.events().push(Event::Items(job));
         }
         Ok(Step::Wait(future))
     }

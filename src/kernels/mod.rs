@@ -40,6 +40,8 @@ mod waiters;
 
 use pyo3::prelude::*;
 
+use crate::allocator::is_memory_low;
+
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::NativeEngine>()?;
@@ -56,6 +58,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     batch::register(module)?;
     module.add_class::<foreign_loop::CompletionReader>()?;
     submit::register(module)?;
+    hybridloop_kernels::set_memory_check(is_memory_low);
     // A kernel is called detached from the interpreter, and has to return detached.
     hybridloop_kernels::set_call_check(|| {
         // SAFETY: both functions can be called by any thread, the second one only while Python is initialized.

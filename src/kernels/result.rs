@@ -32,7 +32,7 @@ impl FutureResult {
     pub fn of(py: Python<'_>, job: &Job) -> Self {
         let kernel = job.kernel().name();
         match job.result() {
-            Some(JobResult::Value(value)) => match to_python(py, value.clone()) {
+            Some(JobResult::Value(value)) => match to_python(py, value) {
                 Ok(object) => Self::Value(object.into()),
                 Err(error) => Self::error(py, error),
             },

@@ -257,8 +257,17 @@ unsafe fn submit_batch(
     prepare(py)?;
     let mut guards = BufferGuards::default();
     let mut converted = Vec::new();
+    let limit = engine.engine().max_queue();
     for call in calls.try_iter()? {
         let call = call?;
+        // The iterable may be endless.
+        if converted.len() == limit {
+            let error = engine.engine().queue_full(limit + 1);
+            return Err(submit_error(py, &error, None).into());
+        }
+        if is_memory_low() {
+            return Err(out_of_memory(()));
+        }
         let tuple = match call.cast::<PyTuple>() {
             Ok(tuple) => tuple.clone(),
             Err(_) if call.is_instance_of::<PyList>() => {

@@ -8,7 +8,7 @@ use hybridloop_sync::fork::Process;
 use hybridloop_sync::primitives::{lock, Mutex};
 
 use crate::order::Order;
-use crate::value::Value;
+use crate::value::{take_if_empty, Queued, Value};
 
 /// Why an operation on a channel fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub trait ChannelListener: Send + Sync {
 }
 
 struct Inner {
-    values: VecDeque<Value>,
+    values: VecDeque<Queued>,
     listener: Option<Arc<dyn ChannelListener>>,
     closed: bool,
 }
@@ -86,6 +86,10 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`]
     pub fn push(&self, value: Value) -> Result<(), ChannelError> {
+        self.push_queued(Queued::uncounted(value))
+    }
+
+    pub(crate) fn push_queued(&self, value: Queued) -> Result<(), ChannelError> {
         self.check_process()?;
         let mut inner = lock(&self.inner);
         if inner.closed {
@@ -124,7 +128,54 @@ impl Channel {
         if value.is_none() && inner.closed {
             return Err(ChannelError::Closed);
         }
-        Ok(value)
+        let unused = take_if_empty(&mut inner.values);
+        drop(inner);
+        drop(unused);
+        Ok(value.map(Queued::into_value))
+    }
+
+    /// Removes all values, and returns how many there were.
+    ///
+    /// # Errors
+    /// [`ChannelError::Forked`]
+    pub fn clear(&self) -> Result<usize, ChannelError> {
+        self.check_process()?;
+        let values = std::mem::take(&mut lock(&self.inner).values);
+        Ok(values.len())
+    }
+
+    /// Removes all values, and calls `take` with each of them in the order in which they are popped. If `take` fails, the values
+    /// are put back, before those that were pushed meanwhile.
+    ///
+    /// # Errors
+    /// That of `take`.
+    pub fn drain<E>(&self, mut take: impl FnMut(&Value) -> Result<(), E>) -> Result<(), E> {
+        if !self.is_current_process() {
+            return Ok(());
+        }
+        let mut values = std::mem::take(&mut lock(&self.inner).values);
+        let result = match self.order {
+            Order::Fifo => values.iter().map(Queued::value).try_for_each(&mut take),
+            Order::Lifo => values
+                .iter()
+                .rev()
+                .map(Queued::value)
+                .try_for_each(&mut take),
+        };
+        if result.is_err() {
+            let mut inner = lock(&self.inner);
+            // Without memory for both, those that were pushed meanwhile stay.
+            if values.try_reserve(inner.values.len()).is_ok() {
+                values.append(&mut inner.values);
+                std::mem::swap(&mut values, &mut inner.values);
+            }
+            let listener = inner.listener.clone();
+            drop(inner);
+            if let Some(listener) = listener {
+                listener.readable(self.id);
+            }
+        }
+        result
     }
 
     /// The number of values.

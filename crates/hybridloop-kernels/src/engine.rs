@@ -12,7 +12,7 @@ use crate::job::batch::{Batch, BatchListener};
 use crate::job::inputs::Inputs;
 use crate::job::resources::Resources;
 use crate::job::{Job, JobOptions};
-use crate::memory::limit::MemoryLimit;
+use crate::memory::limit::{is_memory_low, MemoryLimit};
 use crate::order::Order;
 use crate::registry::kernel::Kernel;
 use crate::scheduler::pool::Pool;
@@ -145,22 +145,33 @@ impl Engine {
         listener: Option<Arc<dyn BatchListener>>,
         options: &dyn Fn() -> JobOptions,
     ) -> Result<(Arc<Batch>, Vec<Arc<Job>>), SubmitError> {
-        let mut bound = Vec::with_capacity(calls.len());
+        let mut jobs = Vec::new();
+        let room = jobs.try_reserve_exact(calls.len());
+        room.map_err(|_| SubmitError::Memory)?;
+        let batch = Batch::new(calls.len(), listener);
         for args in calls {
+            if is_memory_low() {
+                return Err(SubmitError::Memory);
+            }
             let id = Job::next_id();
-            bound.push((id, Inputs::bind(id, kernel, args, None)?));
+            let inputs = Inputs::bind(id, kernel, args, None)?;
+            let (batch, resources) = (Some(batch.clone()), self.resources.clone());
+            let kernel = kernel.clone();
+            jobs.push(Job::new(id, kernel, inputs, options(), batch, resources));
         }
-        self.pool.admit(bound.len())?;
-        let batch = Batch::new(bound.len(), listener);
-        let jobs: Vec<_> = bound
-            .into_iter()
-            .map(|(id, inputs)| {
-                let (batch, resources) = (Some(batch.clone()), self.resources.clone());
-                Job::new(id, kernel.clone(), inputs, options(), batch, resources)
-            })
-            .collect();
+        self.pool.admit(jobs.len())?;
         self.pool.submit(jobs.iter());
         Ok((batch, jobs))
+    }
+
+    /// The greatest number of queued jobs.
+    pub fn max_queue(&self) -> usize {
+        self.pool.max_queue
+    }
+
+    /// The error for more calls than can be queued.
+    pub fn queue_full(&self, wanted: usize) -> SubmitError {
+        self.pool.queue_full(wanted)
     }
 
     /// Counters and sizes.

@@ -39,8 +39,17 @@ pub enum SubmitError {
     },
     /// The parameter with this name is written, and another job reads the buffer.
     BufferRead(String),
-    /// This many jobs are queued, which is the limit.
-    QueueFull(usize),
+    /// The queue of jobs is full.
+    QueueFull {
+        /// The number of jobs to queue.
+        wanted: usize,
+        /// The number of queued jobs.
+        queued: usize,
+        /// The greatest number of queued jobs.
+        limit: usize,
+    },
+    /// The system has no memory for the jobs.
+    Memory,
     /// The key for the result is not valid.
     Key(BusError),
     /// The engine is closed.
@@ -62,7 +71,16 @@ impl fmt::Display for SubmitError {
                 write!(f, "'{name}': another argument is the same memory, and one of them is written to")
             }
             Self::BufferRead(name) => write!(f, "'{name}': another job reads this buffer"),
-            Self::QueueFull(limit) => write!(f, "{limit} native jobs are waiting, which is the limit"),
+            Self::QueueFull { wanted: 1, limit, .. } => {
+                write!(f, "{limit} native jobs are waiting, which is the limit")
+            }
+            Self::QueueFull { wanted, queued, limit } => {
+                write!(
+                    f,
+                    "there is no room for {wanted} calls: {queued} native jobs are waiting, and the limit is {limit}"
+                )
+            }
+            Self::Memory => f.write_str("no memory left for native jobs"),
             Self::Key(error) => fmt::Display::fmt(error, f),
             Self::Closed => f.write_str("the engine is closed"),
             Self::Forked => f.write_str(

@@ -158,7 +158,7 @@ fn base64_both_ways() {
 #[test]
 fn passwords() {
     let text = |value| match value {
-        Ok(Value::Str(text)) => Arg::Str(text),
+        Ok(Value::Str(text)) => Arg::Str((*text).into()),
         other => panic!("{other:?}"),
     };
     let hash = text(call(

@@ -38,9 +38,23 @@ fn bad_arguments_and_full_queues_run_nothing() {
         run(&engine, &sum, vec![ints(&[2])]),
     ];
     let refused = engine.submit(&sum, vec![ints(&[])], None, JobOptions::default());
-    assert_eq!(refused.unwrap_err(), SubmitError::QueueFull(2));
+    assert_eq!(
+        refused.unwrap_err(),
+        SubmitError::QueueFull {
+            wanted: 1,
+            queued: 2,
+            limit: 2
+        }
+    );
     let many = engine.submit_many(&sum, vec![vec![ints(&[])]; 3], None, &JobOptions::default);
-    assert_eq!(many.unwrap_err(), SubmitError::QueueFull(2));
+    assert_eq!(
+        many.unwrap_err(),
+        SubmitError::QueueFull {
+            wanted: 3,
+            queued: 2,
+            limit: 2
+        }
+    );
     waiting[0].cancel();
     let third = run(&engine, &sum, vec![ints(&[3])]);
     blocker.cancel();

@@ -31,14 +31,14 @@ fn items_and_progress_come_in_order_and_before_the_end() {
         .submit(&sum, vec![ints(&[3, 4, 5])], None, options)
         .unwrap();
     let all = events(&queue, &wake, |event| matches!(event, Event::Done(_)));
-    let items: Vec<_> = all
-        .iter()
-        .filter_map(|event| match event {
-            Event::Item(_, Value::Int(item)) => Some(*item),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(items, [3, 4, 5]);
+    assert!(all.iter().any(|event| matches!(event, Event::Items(_))));
+    assert_eq!(job.notice_items(), 3);
+    let items: Vec<_> = std::iter::from_fn(|| match job.take_item() {
+        Some(Value::Int(item)) => Some(item),
+        _ => None,
+    })
+    .collect();
+    assert_eq!((items, job.has_items()), (vec![3, 4, 5], false));
     assert!(all.iter().any(|event| matches!(event, Event::Progress(_))));
     assert_eq!(
         (job.take_progress(), int(&job), job.state()),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
 use hybridloop_kernels::{
     Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, JobOptions, JobResult,
-    Kernel, Order, Value,
+    Kernel, Order, Text, Value,
 };
 
 /// The bytes, backwards.
@@ -157,20 +157,21 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
             options,
         )
         .unwrap();
-    let mut items = Vec::new();
     'all: loop {
         receiver.recv_timeout(Duration::from_secs(60)).unwrap();
         queue.clear();
         while let Some(event) = queue.pop() {
-            match event {
-                Event::Item(_, Value::Int(item)) => items.push(item),
-                Event::Done(_) => break 'all,
-                _ => {}
+            if let Event::Done(_) = event {
+                break 'all;
             }
         }
     }
     assert!(matches!(result(&job), JobResult::Value(Value::Int(14))));
-    assert_eq!((&items[..], memory), (&[1, 4, 9][..], [1, 4, 9]));
+    let items = std::iter::from_fn(|| match job.take_item() {
+        Some(Value::Int(item)) => Some(item),
+        _ => None,
+    });
+    assert_eq!((items.collect(), memory), (vec![1, 4, 9], [1, 4, 9]));
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn channels_copy_what_goes_through() {
     };
     for value in [
         Value::Int(1),
-        Value::Str("text".into()),
+        Value::Str(Text::copy("text", engine.memory()).unwrap()),
         Value::Buffer(view),
         Value::Float(0.5),
         Value::None,

@@ -124,7 +124,8 @@ typedef struct hl_host {
        of several that pop one wins. */
     int32_t (*bus_get)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
     int32_t (*bus_pop)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
-    /* Hands a copy of a value to whoever iterates over the job; in order, and before the job is done. */
+    /* Hands a copy of a value to whoever iterates over the job; in order, and before the job is done. Values that nobody has taken
+       count against the limits: HL_ENOMEM at a limit. */
     int32_t (*emit)(hl_ctx *, const hl_val *);
     /* Channels copy what is pushed; what is popped stays valid until the kernel returns. */
     int32_t (*chan_push)(hl_ctx *, uint64_t chan, const hl_val *);

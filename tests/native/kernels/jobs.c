@@ -63,6 +63,31 @@ KERNEL(emit) {
     return (int32_t)args[1].u.i;
 }
 
+/* Pushes 0 … count-1 to a channel. */
+KERNEL(push) {
+    UNUSED;
+    for (int64_t i = 0; i < args[1].u.i; i++) {
+        hl_val value = {HL_I64, 0, {i}};
+        int32_t code = host->chan_push(ctx, args[0].u.u, &value);
+        if (code)
+            return code;
+    }
+    return HL_OK;
+}
+
+/* Asks for memory of one byte so many times, or for a key of the bus. */
+KERNEL(ask) {
+    UNUSED;
+    const hl_buf key = args[1].u.b;
+    for (int64_t i = 0; i < args[0].u.i; i++) {
+        hl_buf found;
+        int32_t code = key.len ? host->bus_get(ctx, key.data, key.len, &found) : HL_OK;
+        if (code || (!key.len && !host->alloc(ctx, 1, 1)))
+            return code ? code : HL_ENOMEM;
+    }
+    return HL_OK;
+}
+
 /* Ignores that it was cancelled: only the gate ends it. */
 KERNEL(stubborn) {
     UNUSED;
@@ -148,6 +173,8 @@ static const hl_kernel KERNELS[] = {
     ENTRY(increment, "none(out bytes data)"),
     ENTRY(set_gate, "none(i64 open)"),
     ENTRY(emit, "none(i64 count, i64 code = 0)"),
+    ENTRY(push, "none(chan channel, i64 count)"),
+    ENTRY(ask, "none(i64 count, str key = \"\")"),
     ENTRY(stubborn, "i64(bytes data)"),
     ENTRY(garbage, "any(i64 kind, i64 len = 0, i64 ndim = 1)"),
     ENTRY(fails, "none(i64 code)"),

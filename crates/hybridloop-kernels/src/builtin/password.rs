@@ -1,9 +1,8 @@
 //! Hashes of passwords, and comparison in constant time. None of these stops early.
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{self, PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
-use hybridloop_kernel::{abi, kernel, Error};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use hybridloop_kernel::{abi, kernel, Code, Ctx, Error};
 use subtle::ConstantTimeEq;
 
 use crate::builtin::common::entry;
@@ -20,30 +19,66 @@ fn invalid(error: impl std::fmt::Display) -> Error {
     Error::invalid(error.to_string())
 }
 
+/// Argon2 in memory of the host, which counts towards the limits.
+fn argon2(
+    ctx: &Ctx,
+    argon2: &Argon2<'_>,
+    password: &[u8],
+    salt: &[u8],
+    output: &mut [u8],
+) -> Result<(), Error> {
+    const WORDS: usize = Block::SIZE / size_of::<u64>();
+    let count = argon2.params().block_count();
+    let mut memory = ctx.memory::<u64>(count.checked_mul(WORDS).ok_or(Code::Memory)?)?;
+    // SAFETY: a block is an array of `u64`, and every pattern of bits is a value of it.
+    let (_, blocks, _) = unsafe { memory.align_to_mut::<Block>() };
+    argon2
+        .hash_password_into_with_memory(password, salt, output, blocks)
+        .map_err(invalid)
+}
+
 /// Argon2id of `password` with a random salt, as a PHC string: a str. `memory` in KiB, `passes` over it, `lanes`; bad
-/// parameters are a `ValueError`.
+/// parameters are a `ValueError`. The memory counts towards the limits of the job and of the engine.
 #[kernel(name = "hl.argon2id.hash")]
 fn argon2id_hash(
+    ctx: &Ctx,
     password: &[u8],
     #[default(19456)] memory: u32,
     #[default(2)] passes: u32,
     #[default(1)] lanes: u32,
 ) -> Result<String, Error> {
     let params = Params::new(memory, passes, lanes, None).map_err(invalid)?;
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let hash: PasswordHash = argon2.hash_password(password).map_err(invalid)?;
+    let (algorithm, version, salt) = (Algorithm::Argon2id, Version::V0x13, Salt::generate());
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    let hasher = Argon2::new(algorithm, version, params.clone());
+    argon2(ctx, &hasher, password, &salt, &mut output)?;
+    let hash = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params).map_err(invalid)?,
+        salt: Some(salt),
+        hash: Some(Output::new(&output).map_err(invalid)?),
+    };
     Ok(hash.to_string())
 }
 
-/// Whether `hash`, a PHC string of Argon2, is that of `password`: a bool. A hash that cannot be parsed is a `ValueError`.
+/// Whether `hash`, a PHC string of Argon2, is that of `password`: a bool. A hash that cannot be parsed is a `ValueError`. The
+/// memory that it asks for counts towards the limits of the job and of the engine.
 #[kernel(name = "hl.argon2id.verify")]
-fn argon2id_verify(password: &[u8], hash: &str) -> Result<bool, Error> {
+fn argon2id_verify(ctx: &Ctx, password: &[u8], hash: &str) -> Result<bool, Error> {
     let hash = PasswordHash::new(hash).map_err(invalid)?;
-    match Argon2::default().verify_password(password, &hash) {
-        Ok(()) => Ok(true),
-        Err(password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(invalid(error)),
-    }
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).map_err(invalid)?;
+    let version = hash.version.map(Version::try_from).transpose();
+    let version = version.map_err(invalid)?.unwrap_or_default();
+    let params = Params::try_from(&hash).map_err(invalid)?;
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
+        return Ok(false);
+    };
+    let mut output = [0; Output::MAX_LENGTH];
+    let output = &mut output[..expected.len()];
+    let hasher = Argon2::new(algorithm, version, params);
+    argon2(ctx, &hasher, password, salt, output)?;
+    Ok(expected.as_bytes().ct_eq(output).into())
 }
 
 /// Bcrypt of `password` with a random salt: a str. `cost` from 4 to 31, each step twice the time. A password of more than 72

@@ -1,8 +1,10 @@
 //! The context of a call: what the host keeps for a kernel until it returns.
 
 use std::ffi::c_void;
+use std::mem::size_of;
+use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hybridloop_kernel::abi::{self, code, RawCtx};
 use hybridloop_sync::primitives::{lock, Mutex};
@@ -12,20 +14,64 @@ use crate::bus::{BusError, Key, Writer};
 use crate::call::arguments::view_to_buf;
 use crate::job::Job;
 use crate::memory::block::{BlockBuilder, View};
+use crate::memory::limit::{MemoryLimit, Reservation};
+
+/// A list of what a kernel has asked for. A kernel decides how long it gets, so it counts towards a limit.
+pub(super) struct Kept<T> {
+    list: Vec<T>,
+    reservation: Reservation,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self {
+            list: Vec::new(),
+            reservation: Reservation::default(),
+        }
+    }
+}
+
+impl<T> Kept<T> {
+    /// Makes room for one more; `false` if there is not enough memory.
+    pub fn reserve(&mut self, limit: &Arc<MemoryLimit>) -> bool {
+        let capacity = self.list.capacity();
+        if self.list.len() < capacity {
+            return true;
+        }
+        // The first few are not worth counting.
+        let more = (2 * capacity).max(4);
+        if more > 4 {
+            let Some(reservation) = limit.reserve(more * size_of::<T>()) else {
+                return false;
+            };
+            self.reservation = reservation;
+        }
+        self.list.try_reserve_exact(more - capacity).is_ok()
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = Vec<T>;
+    fn deref(&self) -> &Vec<T> {
+        &self.list
+    }
+}
+
+impl<T> DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut Vec<T> {
+        &mut self.list
+    }
+}
 
 /// What a kernel has asked the host for. It is dropped when the kernel returns.
 #[derive(Default)]
 pub(super) struct CallState {
     /// Memory that the kernel has allocated.
-    pub builders: Vec<BlockBuilder>,
-    /// The total length of `builders`.
-    pub allocated: usize,
+    pub builders: Kept<BlockBuilder>,
     /// Open writes on the bus.
-    pub writers: Vec<Writer>,
+    pub writers: Kept<Writer>,
     /// Blocks that the kernel reads.
-    pub views: Vec<View>,
-    /// Texts from channels that the kernel reads.
-    pub texts: Vec<Box<str>>,
+    pub views: Kept<View>,
     /// The last error that was reported: its status and message.
     pub message: Option<(i32, String)>,
 }
@@ -35,6 +81,8 @@ pub(super) struct CallContext<'a> {
     pub job: &'a Arc<Job>,
     pub args: &'a [Arg],
     pub state: Mutex<CallState>,
+    /// What the job may allocate, if that is less than the engine's limit.
+    own_limit: OnceLock<Arc<MemoryLimit>>,
 }
 
 impl<'a> CallContext<'a> {
@@ -43,6 +91,18 @@ impl<'a> CallContext<'a> {
             job,
             args,
             state: Mutex::new(CallState::default()),
+            own_limit: OnceLock::new(),
+        }
+    }
+
+    /// What everything counts towards that the kernel allocates, emits or pushes to a channel.
+    pub fn memory(&self) -> &Arc<MemoryLimit> {
+        let resources = &self.job.resources;
+        match resources.job_memory {
+            usize::MAX => &resources.memory,
+            limit => self
+                .own_limit
+                .get_or_init(|| MemoryLimit::within(&resources.memory, limit)),
         }
     }
 
@@ -81,14 +141,14 @@ impl<'a> CallContext<'a> {
         self.job.add_key(key.clone());
         Ok(key)
     }
+}
 
-    /// Keeps a view until the kernel returns.
-    pub fn keep_view(&self, view: View) -> abi::Buf {
-        let mut state = lock(&self.state);
-        state.views.push(view);
+impl CallState {
+    /// Keeps a view, for which there is room, until the kernel returns.
+    pub fn keep_view(&mut self, view: View) -> abi::Buf {
+        self.views.push(view);
         // The buffer borrows from the view where it stays, because moving a box ends borrows from it (stacked borrows).
-        state
-            .views
+        self.views
             .last()
             .map_or(abi::Buf::bytes(ptr::null(), 0, 0), view_to_buf)
     }

@@ -16,7 +16,7 @@ use crate::call::results::val_to_value;
 use crate::channel::{Channel, ChannelError};
 use crate::job::result::JobResult;
 use crate::memory::block::{BlockBuilder, ALIGN};
-use crate::value::Value;
+use crate::value::{Queued, Value};
 
 unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {
     // SAFETY: the kernel passes its own context and has not returned.
@@ -37,21 +37,17 @@ unsafe extern "C" fn progress(ctx: *mut RawCtx, done: u64, total: u64) {
 unsafe extern "C" fn alloc(ctx: *mut RawCtx, n: usize, align: usize) -> *mut c_void {
     // SAFETY: the kernel passes its own context and has not returned.
     let call = unsafe { CallContext::from_raw(ctx) };
-    let resources = &call.job.resources;
+    let memory = call.memory();
     let mut state = lock(&call.state);
-    if !align.is_power_of_two()
-        || align > ALIGN
-        || n > resources.job_memory.saturating_sub(state.allocated)
-    {
+    if !align.is_power_of_two() || align > ALIGN || !state.builders.reserve(memory) {
         return ptr::null_mut();
     }
     // At least one byte, so that every allocation has an address of its own.
     let align = if n >= ALIGN { ALIGN } else { align };
-    let Some(mut builder) = BlockBuilder::aligned(n.max(1), align, &resources.memory) else {
+    let Some(mut builder) = BlockBuilder::aligned(n.max(1), align, memory) else {
         return ptr::null_mut();
     };
     let data = builder.as_mut_ptr();
-    state.allocated += builder.len();
     state.builders.push(builder);
     data.cast()
 }
@@ -67,13 +63,9 @@ unsafe extern "C" fn resize(ctx: *mut RawCtx, data: *mut c_void, n: usize) -> *m
     else {
         return ptr::null_mut();
     };
-    let (old, new) = (state.builders[at].len(), n.max(1));
-    let others = state.allocated - old;
-    if new > call.job.resources.job_memory.saturating_sub(others) || !state.builders[at].resize(new)
-    {
+    if !state.builders[at].resize(n.max(1)) {
         return ptr::null_mut();
     }
-    state.allocated = others + new;
     state.builders[at].as_mut_ptr().cast()
 }
 
@@ -86,8 +78,7 @@ unsafe extern "C" fn free(ctx: *mut RawCtx, data: *mut c_void) {
         .iter()
         .position(|builder| builder.as_ptr() == data.cast())
     {
-        let builder = state.builders.swap_remove(at);
-        state.allocated -= builder.len();
+        drop(state.builders.swap_remove(at));
     }
 }
 
@@ -128,6 +119,9 @@ unsafe extern "C" fn bus_open(
 ) -> i32 {
     // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
     let (call, name) = unsafe { (CallContext::from_raw(ctx), bytes(key, key_len)) };
+    if !lock(&call.state).writers.reserve(call.memory()) {
+        return code::ENOMEM;
+    }
     let opened = call
         .key(name, flags)
         .and_then(|key| call.job.resources.bus.open(key, n));
@@ -182,11 +176,16 @@ unsafe fn read(
     // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
     let (call, key) = unsafe { (CallContext::from_raw(ctx), bytes(key, len)) };
     let bus = &call.job.resources.bus;
+    let mut state = lock(&call.state);
+    // Before a key is removed, so that its block is not lost.
+    if !state.views.reserve(call.memory()) {
+        return code::ENOMEM;
+    }
     let view = if pop { bus.pop(key) } else { bus.get(key) };
     match view {
         Some(view) => {
             // SAFETY: `out` points to a variable of the kernel.
-            unsafe { out.write(call.keep_view(view)) };
+            unsafe { out.write(state.keep_view(view)) };
             code::OK
         }
         None => code::ENOTFOUND,
@@ -213,11 +212,11 @@ unsafe extern "C" fn bus_pop(
     unsafe { read(ctx, key, len, out, true) }
 }
 
-/// A copy of a value, which does not refer to memory of the kernel.
+/// A copy of a value for a queue. It does not refer to memory of the kernel.
 ///
 /// # Safety
 /// `val` points to a value that is valid as `hybridloop.h` describes it.
-unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Value, i32> {
+unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Queued, i32> {
     // SAFETY: the caller passes a pointer to a value.
     let mut val = unsafe { val.read() };
     if matches!(val.kind, kind::BUF | kind::STR) {
@@ -225,18 +224,20 @@ unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Value, i32> {
         unsafe { val.u.b.flags |= abi::COPY };
     }
     // SAFETY: the caller passes a valid value; with the flag it is still valid.
-    unsafe { val_to_value(call, &val, false) }.map_err(|error| error.code.status())
+    let value = unsafe { val_to_value(call, &val, false) }.map_err(|error| error.code.status())?;
+    Queued::new(value, call.memory()).ok_or(code::ENOMEM)
 }
 
 unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     // SAFETY: the kernel passes its own context and has not returned.
     let call = unsafe { CallContext::from_raw(ctx) };
+    if !call.job.wants_items() {
+        return code::OK;
+    }
     // SAFETY: the kernel passes a valid value.
-    match unsafe { copy(call, val) } {
-        Ok(value) => {
-            call.job.emit(value);
-            code::OK
-        }
+    match unsafe { copy(call, val) }.map(|value| call.job.emit(value)) {
+        Ok(true) => code::OK,
+        Ok(false) => code::ENOMEM,
         Err(status) => status,
     }
 }
@@ -255,7 +256,7 @@ unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i3
         return code::EINVAL;
     };
     // SAFETY: the kernel passes a valid value.
-    match unsafe { copy(call, val) }.map(|value| channel.push(value)) {
+    match unsafe { copy(call, val) }.map(|value| channel.push_queued(value)) {
         Ok(Ok(())) => code::OK,
         Ok(Err(ChannelError::Closed | ChannelError::Forked)) => code::ECLOSED,
         Ok(Err(ChannelError::Full | ChannelError::Memory)) => code::ENOMEM,
@@ -269,21 +270,19 @@ unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
     let Some(channel) = channel(call, id) else {
         return code::EINVAL;
     };
+    let mut state = lock(&call.state);
+    // Before a value is taken, so that it is not lost.
+    if !state.views.reserve(call.memory()) {
+        return code::ENOMEM;
+    }
     let val = match channel.pop() {
         Ok(Some(Value::None)) => Val::NONE,
         Ok(Some(Value::Bool(value))) => Val::bool(value),
         Ok(Some(Value::Int(value))) => Val::i64(value),
         Ok(Some(Value::UInt(value))) => Val::u64(value),
         Ok(Some(Value::Float(value))) => Val::f64(value),
-        Ok(Some(Value::Str(text))) => {
-            let mut state = lock(&call.state);
-            state.texts.push(text);
-            // Borrowed from where it stays, as in `keep_view`.
-            let text: &str = state.texts.last().map_or("", |text| text);
-            let buf = abi::Buf::bytes(text.as_ptr().cast(), text.len(), abi::CONTIGUOUS);
-            Val::buf(kind::STR, buf)
-        }
-        Ok(Some(Value::Buffer(view))) => Val::buf(kind::BUF, call.keep_view(view)),
+        Ok(Some(Value::Str(text))) => Val::buf(kind::STR, state.keep_view(text.into_view())),
+        Ok(Some(Value::Buffer(view))) => Val::buf(kind::BUF, state.keep_view(view)),
         Ok(None) => return code::EEMPTY,
         Err(_) => return code::ECLOSED,
     };

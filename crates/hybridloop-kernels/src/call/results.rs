@@ -10,7 +10,7 @@ use crate::arg::Arg;
 use crate::call::context::{bytes, CallContext};
 use crate::job::result::KernelError;
 use crate::memory::block::{BlockBuilder, Format, View};
-use crate::value::Value;
+use crate::value::{Text, Value};
 
 fn invalid_result(reason: impl Into<String>) -> KernelError {
     KernelError::new(Code::Result, reason)
@@ -67,7 +67,7 @@ unsafe fn memory(
     }
     // SAFETY: the kernel asks for a copy of `len` bytes at `data`, which are valid during the call.
     let data = unsafe { bytes(buf.data, buf.len) };
-    match BlockBuilder::copy(data, &call.job.resources.memory) {
+    match BlockBuilder::copy(data, call.memory()) {
         Some(builder) => Ok(View::new(builder.seal())),
         None => Err(KernelError::new(
             Code::Memory,
@@ -95,9 +95,12 @@ pub(super) unsafe fn val_to_value(
             kind::F64 => Value::Float(val.u.f),
             kind::STR => {
                 let view = memory(call, &val.u.b, is_result)?;
-                let text = std::str::from_utf8(&view)
-                    .map_err(|_| invalid_result("the kernel returned text that is not UTF-8"))?;
-                Value::Str(text.into())
+                let text = Text::new(view);
+                Value::Str(
+                    text.ok_or_else(|| {
+                        invalid_result("the kernel returned text that is not UTF-8")
+                    })?,
+                )
             }
             kind::BUF => {
                 let buf = val.u.b;

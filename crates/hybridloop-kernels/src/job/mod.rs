@@ -6,12 +6,13 @@ pub mod inputs;
 pub mod resources;
 pub mod result;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use hybridloop_sync::primitives::{
-    lock, wait, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering,
+    lock, try_lock, wait, AtomicBool, AtomicU64, AtomicU8, Condvar, Mutex, OnceLock, Ordering,
 };
 
 use crate::arg::Arg;
@@ -21,7 +22,7 @@ use crate::job::inputs::Inputs;
 use crate::job::resources::Resources;
 use crate::job::result::JobResult;
 use crate::registry::kernel::Kernel;
-use crate::value::Value;
+use crate::value::{take_if_empty, Queued, Value};
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
@@ -47,8 +48,8 @@ pub trait JobListener: Send + Sync {
     /// [`Job::take_progress`] has changed.
     fn progress(&self, job: &Arc<Job>);
 
-    /// The kernel has emitted a value.
-    fn item(&self, job: &Arc<Job>, value: Value);
+    /// [`Job::take_item`] has something to take. It is called once until [`Job::notice_items`] is.
+    fn items(&self, job: &Arc<Job>);
 
     /// The job has a result. It is the last call for the job.
     fn done(&self, job: &Arc<Job>);
@@ -77,6 +78,14 @@ struct Listeners {
     subscribed: Vec<Arc<dyn JobListener>>,
 }
 
+/// Values that the kernel has emitted and nobody has taken.
+#[derive(Default)]
+struct Items {
+    values: VecDeque<Queued>,
+    /// Whether the listener was notified since the last [`Job::notice_items`].
+    notified: bool,
+}
+
 /// One call of a kernel, from the queue to its result. The keys of a job are removed from the bus when the job is dropped.
 pub struct Job {
     id: u64,
@@ -95,6 +104,7 @@ pub struct Job {
     batch: Option<Arc<Batch>>,
     listeners: Mutex<Listeners>,
     finished: Condvar,
+    items: Mutex<Items>,
     keys: Mutex<Vec<Key>>,
     pub(crate) resources: Arc<Resources>,
 }
@@ -131,6 +141,7 @@ impl Job {
             batch,
             listeners: Mutex::default(),
             finished: Condvar::new(),
+            items: Mutex::default(),
             keys: Mutex::default(),
             resources,
         })
@@ -340,11 +351,56 @@ impl Job {
         (done, self.total.load(Ordering::Relaxed))
     }
 
-    /// Passes a value to the listener, if there is one.
-    pub(crate) fn emit(self: &Arc<Self>, value: Value) {
-        if let Some(listener) = &self.listener {
-            listener.item(self, value);
+    /// Whether anybody takes what the kernel emits.
+    pub(crate) fn wants_items(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Keeps a value until it is taken, and notifies the listener; `false` if there is no memory.
+    pub(crate) fn emit(self: &Arc<Self>, value: Queued) -> bool {
+        let mut items = lock(&self.items);
+        if items.values.try_reserve(1).is_err() {
+            drop(items);
+            drop(value);
+            return false;
         }
+        items.values.push_back(value);
+        let notified = std::mem::replace(&mut items.notified, true);
+        drop(items);
+        if let Some(listener) = self.listener.as_ref().filter(|_| !notified) {
+            listener.items(self);
+        }
+        true
+    }
+
+    /// The number of values that can be taken now; the listener is notified of the next one.
+    pub fn notice_items(&self) -> usize {
+        if !self.is_current_process() {
+            return 0;
+        }
+        let mut items = lock(&self.items);
+        items.notified = false;
+        items.values.len()
+    }
+
+    /// Whether [`Job::take_item`] has something to take.
+    pub fn has_items(&self) -> bool {
+        self.is_current_process() && !lock(&self.items).values.is_empty()
+    }
+
+    /// Takes the oldest value that the kernel has emitted.
+    pub fn take_item(&self) -> Option<Value> {
+        let mut items = if self.is_current_process() {
+            lock(&self.items)
+        } else {
+            // In the child of a fork a thread of the parent may hold the lock.
+            try_lock(&self.items).filter(|_| self.state() == JobState::Done)?
+        };
+        let item = items.values.pop_front();
+        let unused = take_if_empty(&mut items.values);
+        drop(items);
+        drop(unused);
+        item.map(Queued::into_value)
     }
 
     /// Adds a key that is removed from the bus when the job is dropped.

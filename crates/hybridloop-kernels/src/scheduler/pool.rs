@@ -15,7 +15,7 @@ use crate::scheduler::worker::Workers;
 /// Threads that start with the first job.
 pub(crate) struct Pool {
     workers: Arc<Workers>,
-    max_queue: usize,
+    pub max_queue: usize,
     started: Mutex<bool>,
     is_started: AtomicBool,
 }
@@ -64,7 +64,16 @@ impl Pool {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
         {
             Ok(_) => Ok(()),
-            Err(_) => Err(SubmitError::QueueFull(self.max_queue)),
+            Err(_) => Err(self.queue_full(n)),
+        }
+    }
+
+    /// The error for `wanted` jobs that cannot be queued.
+    pub fn queue_full(&self, wanted: usize) -> SubmitError {
+        SubmitError::QueueFull {
+            wanted,
+            queued: self.resources().queued.load(Ordering::Relaxed),
+            limit: self.max_queue,
         }
     }
 
