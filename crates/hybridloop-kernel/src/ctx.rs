@@ -27,7 +27,9 @@ impl Ctx {
         unsafe { &*self.host }
     }
 
-    pub(crate) fn raw(&self) -> *mut RawCtx {
+    /// The pointer for calls of the functions of the host by hand.
+    #[must_use]
+    pub fn raw(&self) -> *mut RawCtx {
         self.raw
     }
 

@@ -1,6 +1,6 @@
 //! What the built-in kernels share.
 
-use hybridloop_kernel::{abi, Ctx, Error, Export, Memory};
+use hybridloop_kernel::{abi, Code, Ctx, Error, Export, Memory};
 
 /// Bytes processed between two checks for cancellation.
 pub(super) const CHUNK: usize = 256 << 10;
@@ -19,10 +19,11 @@ pub(super) struct MemoryWriter<'a> {
 }
 
 impl<'a> MemoryWriter<'a> {
+    /// A writer with room for `expected` bytes, if there is so much memory.
     pub fn new(ctx: &'a Ctx, expected: usize, limit: u64) -> Result<Self, Error> {
         Ok(Self {
             ctx,
-            memory: ctx.memory(expected)?,
+            memory: ctx.memory(expected).or_else(|_| ctx.memory(0))?,
             len: 0,
             limit,
         })
@@ -44,8 +45,10 @@ impl std::io::Write for MemoryWriter<'_> {
             return Err(failed(Error::invalid(text)));
         }
         if end > self.memory.len() {
-            self.memory
-                .resize(end.max(2 * self.memory.len()))
+            let double = end.max(2 * self.memory.len());
+            let resized = self.memory.resize(double);
+            resized
+                .or_else(|_| self.memory.resize(end))
                 .map_err(failed)?;
         }
         self.memory[self.len..end].copy_from_slice(data);
@@ -66,6 +69,8 @@ pub(super) fn codec_error(error: std::io::Error) -> Error {
         .map(<dyn std::error::Error + Send + Sync>::downcast::<Error>)
     {
         Some(Ok(error)) => *error,
+        // The words of zstd's library: its errors have no kind.
+        _ if text.contains("not enough memory") => Code::Memory.into(),
         _ => Error::invalid(text),
     }
 }

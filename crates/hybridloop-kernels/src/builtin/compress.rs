@@ -1,13 +1,19 @@
-//! Compression. Results are bytes; damaged or incomplete data is a `ValueError`. `max_size` is the greatest size of
-//! decompressed data, in bytes; 0 means that only the limits of the engine apply.
+//! Compression. Results are bytes, with a checksum of the data. What is damaged or incomplete, or followed by something else, is
+//! a `ValueError`; frames, and members of gzip, are joined. `max_size` is the greatest size of decompressed data, in bytes; 0
+//! means that only the limits of the engine apply. What the libraries allocate counts towards these too.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::Compression;
-use hybridloop_kernel::{abi, kernel, Ctx, Error, Memory};
+use hybridloop_kernel::{abi, kernel, Code, Ctx, Error, Memory};
+use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
+use zstd::zstd_safe::zstd_sys;
 
 use crate::builtin::common::{codec_error, entry, MemoryWriter, CHUNK};
+use crate::call::reserve;
+use crate::memory::limit::Reservation;
 
 pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<zstd_compress>(),
@@ -31,15 +37,38 @@ fn feed<W: Write>(ctx: &Ctx, data: &[u8], encoder: &mut W) -> Result<(), Error> 
     Ok(())
 }
 
-fn drain<R: Read>(
-    ctx: &Ctx,
-    mut decoder: R,
-    expected: usize,
-    limit: u64,
-) -> Result<Memory<'_, u8>, Error> {
-    let mut writer = MemoryWriter::new(ctx, expected.max(64), limit)?;
-    std::io::copy(&mut decoder, &mut writer).map_err(codec_error)?;
-    writer.finish()
+/// The decompressed parts of `data`, one after another. `decode` decompresses the first part of what is left, and advances to
+/// the next.
+fn join<'a>(
+    ctx: &'a Ctx,
+    mut data: &[u8],
+    max_size: u64,
+    mut decode: impl FnMut(&mut &[u8], &mut MemoryWriter<'a>) -> Result<(), Error>,
+) -> Result<Memory<'a, u8>, Error> {
+    let expected = data.len().saturating_mul(2).max(64);
+    let expected = usize::try_from(max_size)
+        .ok()
+        .filter(|max_size| *max_size != 0)
+        .map_or(expected, |max_size| expected.min(max_size));
+    let mut writer = MemoryWriter::new(ctx, expected, max_size)?;
+    let len = data.len() as u64;
+    loop {
+        decode(&mut data, &mut writer)?;
+        ctx.progress(len - data.len() as u64, len);
+        if data.is_empty() {
+            return writer.finish();
+        }
+    }
+}
+
+fn drain(mut decoder: impl Read, writer: &mut MemoryWriter<'_>) -> Result<(), Error> {
+    io::copy(&mut decoder, writer).map_err(codec_error)?;
+    Ok(())
+}
+
+/// Reserves what a library allocates.
+fn library_memory(ctx: &Ctx, bytes: usize) -> Result<Reservation, Error> {
+    reserve(ctx, bytes).ok_or_else(|| Code::Memory.into())
 }
 
 fn deflate_level(level: u32) -> Result<Compression, Error> {
@@ -49,7 +78,7 @@ fn deflate_level(level: u32) -> Result<Compression, Error> {
     Ok(Compression::new(level))
 }
 
-/// A Zstandard frame of `data`; `level` from -7 (fast) to 22 (small).
+/// A Zstandard frame of `data`, with a checksum; `level` from -7 (fast) to 22 (small).
 #[kernel(name = "hl.zstd.compress")]
 fn zstd_compress<'a>(
     ctx: &'a Ctx,
@@ -59,25 +88,42 @@ fn zstd_compress<'a>(
     if !(-7..=22).contains(&level) {
         return Err(Error::invalid("level: expected -7 to 22"));
     }
+    // SAFETY: both functions compute with numbers only.
+    let size = unsafe {
+        let params = zstd_sys::ZSTD_getCParams(level, data.len() as u64, 0);
+        zstd_sys::ZSTD_estimateCStreamSize_usingCParams(params)
+    };
+    let _memory = library_memory(ctx, size)?;
     let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
     let mut encoder = zstd::Encoder::new(writer, level).map_err(codec_error)?;
     encoder
         .set_pledged_src_size(Some(data.len() as u64))
         .map_err(codec_error)?;
     encoder.include_contentsize(true).map_err(codec_error)?;
+    encoder.include_checksum(true).map_err(codec_error)?;
     feed(ctx, data, &mut encoder)?;
     encoder.finish().map_err(codec_error)?.finish()
 }
 
-/// The decompressed Zstandard frames of `data`.
+/// The decompressed Zstandard frames of `data`, which need at most 128 MiB for their windows.
 #[kernel(name = "hl.zstd.decompress")]
 fn zstd_decompress<'a>(
     ctx: &'a Ctx,
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    let decoder = zstd::Decoder::with_buffer(data).map_err(codec_error)?;
-    drain(ctx, decoder, data.len().saturating_mul(2), max_size)
+    join(ctx, data, max_size, |data, writer| {
+        // SAFETY: the pointer and the length are those of a slice, which is only read.
+        let size = unsafe {
+            let size =
+                zstd_sys::ZSTD_estimateDStreamSize_fromFrame(data.as_ptr().cast(), data.len());
+            // The decoder refuses a frame with such a header.
+            Some(size).filter(|size| zstd_sys::ZSTD_isError(*size) == 0)
+        };
+        let _memory = library_memory(ctx, size.unwrap_or(0))?;
+        let decoder = zstd::Decoder::with_buffer(data).map_err(codec_error)?;
+        drain(decoder.single_frame(), writer)
+    })
 }
 
 /// A gzip member of `data`; `level` from 0 (none) to 9 (small).
@@ -100,8 +146,13 @@ fn gzip_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    let decoder = flate2::bufread::MultiGzDecoder::new(data);
-    drain(ctx, decoder, data.len().saturating_mul(2), max_size)
+    join(ctx, data, max_size, |data, writer| {
+        drain(GzDecoder::new(&mut *data), writer)?;
+        // Archives on tapes, and gzip, fill the last block with zeros.
+        let zeros = data.iter().take_while(|byte| **byte == 0).count();
+        *data = data.split_at(zeros).1;
+        Ok(())
+    })
 }
 
 /// A zlib stream (deflate) of `data`; `level` from 0 (none) to 9 (small).
@@ -124,15 +175,25 @@ fn zlib_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    let decoder = flate2::bufread::ZlibDecoder::new(data);
-    drain(ctx, decoder, data.len().saturating_mul(2), max_size)
+    join(ctx, data, max_size, |data, writer| {
+        drain(ZlibDecoder::new(&mut *data), writer)?;
+        match data.len() {
+            0 => Ok(()),
+            more => Err(Error::invalid(format!(
+                "{more} bytes behind the end of the stream"
+            ))),
+        }
+    })
 }
 
-/// An LZ4 frame of `data`.
+/// An LZ4 frame of `data`, with a checksum.
 #[kernel(name = "hl.lz4.compress")]
 fn lz4_compress<'a>(ctx: &'a Ctx, data: &[u8]) -> Result<Memory<'a, u8>, Error> {
     let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = lz4_flex::frame::FrameEncoder::new(writer);
+    let info = FrameInfo::new()
+        .content_size(Some(data.len() as u64))
+        .content_checksum(true);
+    let mut encoder = FrameEncoder::with_frame_info(info, writer);
     feed(ctx, data, &mut encoder)?;
     let finished = encoder.finish();
     finished
@@ -140,16 +201,70 @@ fn lz4_compress<'a>(ctx: &'a Ctx, data: &[u8]) -> Result<Memory<'a, u8>, Error> 
         .finish()
 }
 
-/// The decompressed LZ4 frame `data`.
+/// The bytes of an LZ4 frame. Where they end, `FrameDecoder` would take the frame for complete.
+struct FrameBytes<'a> {
+    rest: &'a [u8],
+    /// Whether the frame ends with the data: such frames have no mark at their end.
+    is_legacy: bool,
+}
+
+impl Read for FrameBytes<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.rest.read(buf)?;
+        if read < buf.len() && !(self.is_legacy && read == 0) {
+            return Err(io::Error::other("the LZ4 frame is not complete"));
+        }
+        Ok(read)
+    }
+}
+
+const LZ4_LEGACY: u32 = 0x184c_2102;
+const SKIPPABLE: std::ops::RangeInclusive<u32> = 0x184d_2a50..=0x184d_2a5f;
+
+/// The number at this place, in little-endian order.
+fn number_at(data: &[u8], at: usize) -> Option<u32> {
+    let bytes = data.get(at..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+/// What the decoder of an LZ4 frame allocates at most.
+fn lz4_memory(frame: &[u8]) -> usize {
+    let block = match frame.get(5).map_or(0, |descriptor| descriptor >> 4 & 7) {
+        4 => 64 << 10,
+        5 => 256 << 10,
+        6 => 1 << 20,
+        7 => 4 << 20,
+        _ => 8 << 20,
+    };
+    3 * block + (64 << 10)
+}
+
+/// The decompressed LZ4 frames of `data`.
 #[kernel(name = "hl.lz4.decompress")]
 fn lz4_decompress<'a>(
     ctx: &'a Ctx,
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    if data.is_empty() {
-        return Err(Error::invalid("no LZ4 frame"));
-    }
-    let decoder = lz4_flex::frame::FrameDecoder::new(data);
-    drain(ctx, decoder, data.len().saturating_mul(2), max_size)
+    join(ctx, data, max_size, |data, writer| {
+        let magic = number_at(data, 0).ok_or_else(|| Error::invalid("no LZ4 frame"))?;
+        if SKIPPABLE.contains(&magic) {
+            let len = number_at(data, 4).and_then(|len| usize::try_from(len).ok());
+            let rest = len.and_then(|len| data.get(len.checked_add(8)?..));
+            *data = rest.ok_or_else(|| Error::invalid("the LZ4 frame is not complete"))?;
+            return Ok(());
+        }
+        let size = lz4_memory(data);
+        let _memory = library_memory(ctx, size)?;
+        // The decoder could not report that there is none.
+        let room = Vec::<u8>::new().try_reserve_exact(size);
+        room.map_err(|_| Code::Memory)?;
+        let mut decoder = FrameDecoder::new(FrameBytes {
+            rest: data,
+            is_legacy: magic == LZ4_LEGACY,
+        });
+        drain(&mut decoder, writer)?;
+        *data = decoder.into_inner().rest;
+        Ok(())
+    })
 }

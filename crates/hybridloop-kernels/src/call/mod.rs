@@ -9,7 +9,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use hybridloop_kernel::abi::{code, Val};
-use hybridloop_kernel::Code;
+use hybridloop_kernel::{Code, Ctx};
 use hybridloop_sync::primitives::lock;
 
 use crate::arg::Arg;
@@ -19,8 +19,17 @@ use crate::call::host::HOST;
 use crate::call::results::val_to_value;
 use crate::job::result::{JobResult, KernelError};
 use crate::job::Job;
+use crate::memory::limit::Reservation;
 use crate::registry::kernel::Target;
 use crate::value::Value;
+
+/// Reserves bytes that a built-in kernel, or a library that it calls, allocates itself.
+pub(crate) fn reserve(ctx: &Ctx, bytes: usize) -> Option<Reservation> {
+    // SAFETY: only built-in kernels call this, which only `call_kernel` calls, with a context of its own.
+    unsafe { CallContext::from_raw(ctx.raw()) }
+        .memory()
+        .reserve(bytes)
+}
 
 /// Called before and after each call of a kernel, in debug builds.
 static CALL_CHECK: OnceLock<fn() -> bool> = OnceLock::new();
