@@ -1,5 +1,6 @@
 //! Arguments of kernels, as the binding to Python passes them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bus::Key;
@@ -56,6 +57,27 @@ impl Buffer {
         }
     }
 
+    /// The addresses of its elements: from the first byte of the lowest to the last byte of the highest. With negative strides,
+    /// the lowest is not the first; with gaps, they span more than their length.
+    pub fn addresses(&self) -> Range<usize> {
+        let first = self.data.addr();
+        let (Some(shape), Some(strides)) = (&self.shape, &self.strides) else {
+            return first..first.saturating_add(self.len);
+        };
+        if self.is_empty() {
+            return first..first;
+        }
+        let (mut below, mut above) = (0_usize, 0_usize);
+        for (count, stride) in shape.iter().zip(strides) {
+            let steps = usize::try_from(count - 1).unwrap_or(0);
+            let distance = usize::try_from(stride.unsigned_abs()).unwrap_or(usize::MAX);
+            let side = if *stride < 0 { &mut below } else { &mut above };
+            *side = side.saturating_add(steps.saturating_mul(distance));
+        }
+        let end = first.saturating_add(above).saturating_add(self.itemsize);
+        first.saturating_sub(below)..end
+    }
+
     /// Its first byte.
     pub fn as_ptr(&self) -> *const u8 {
         self.data
@@ -101,5 +123,34 @@ impl Arg {
             Self::Buffer(_) | Self::View(_) => "a buffer",
             Self::Channel(_) => "a channel",
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::Buffer;
+
+    #[test]
+    fn addresses_span_all_elements() {
+        let data = [0_u8; 400];
+        let base = data.as_ptr().addr();
+        let span = |start: usize, shape: &[i64], strides: &[i64]| {
+            let len = shape.iter().product::<i64>() * 4;
+            // SAFETY: no kernel runs, so nobody uses the memory.
+            let mut buffer =
+                unsafe { Buffer::new(0, data.as_ptr().add(start), usize::try_from(len).unwrap()) };
+            buffer.itemsize = 4;
+            buffer.shape = Some(shape.into());
+            buffer.strides = Some(strides.into());
+            let addresses = buffer.addresses();
+            (addresses.start - base, addresses.end - base)
+        };
+        assert_eq!(span(0, &[10], &[8]), (0, 76));
+        assert_eq!(span(76, &[10], &[-8]), (4, 80));
+        assert_eq!(span(40, &[3, 4], &[4, 12]), (40, 88), "Fortran's order");
+        assert_eq!(span(100, &[3, 4], &[-40, 4]), (20, 116));
+        assert_eq!(span(8, &[5], &[0]), (8, 12));
+        assert_eq!(span(8, &[0, 5], &[40, 4]), (8, 8));
+        assert_eq!(span(8, &[], &[]), (8, 12));
     }
 }

@@ -43,6 +43,15 @@ KERNEL(increment) {
     return host->cancelled(ctx);
 }
 
+/* Uses its arguments until it is cancelled. */
+KERNEL(hold) {
+    UNUSED;
+    int32_t code;
+    while (!(code = host->cancelled(ctx)))
+        nap();
+    return code;
+}
+
 /* Opens the gate, or closes it. */
 KERNEL(set_gate) {
     UNUSED;
@@ -171,6 +180,7 @@ KERNEL(kind) {
 static const hl_kernel KERNELS[] = {
     ENTRY(count, "i64()"),
     ENTRY(increment, "none(out bytes data)"),
+    ENTRY(hold, "none(out buf target, buf? other = None)"),
     ENTRY(set_gate, "none(i64 open)"),
     ENTRY(emit, "none(i64 count, i64 code = 0)"),
     ENTRY(push, "none(chan channel, i64 count)"),

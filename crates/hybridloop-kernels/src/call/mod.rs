@@ -9,7 +9,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use hybridloop_kernel::abi::{code, Val};
-use hybridloop_kernel::{Code, Ctx};
+use hybridloop_kernel::Code;
 use hybridloop_sync::primitives::lock;
 
 use crate::arg::Arg;
@@ -19,12 +19,15 @@ use crate::call::host::HOST;
 use crate::call::results::val_to_value;
 use crate::job::result::{JobResult, KernelError};
 use crate::job::Job;
-use crate::memory::limit::Reservation;
 use crate::registry::kernel::Target;
 use crate::value::Value;
 
 /// Reserves bytes that a built-in kernel, or a library that it calls, allocates itself.
-pub(crate) fn reserve(ctx: &Ctx, bytes: usize) -> Option<Reservation> {
+#[cfg(not(loom))]
+pub(crate) fn reserve(
+    ctx: &hybridloop_kernel::Ctx,
+    bytes: usize,
+) -> Option<crate::memory::limit::Reservation> {
     // SAFETY: only built-in kernels call this, which only `call_kernel` calls, with a context of its own.
     unsafe { CallContext::from_raw(ctx.raw()) }
         .memory()

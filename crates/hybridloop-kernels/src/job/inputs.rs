@@ -61,10 +61,10 @@ impl Inputs {
 fn extent(arg: &Arg, is_out: bool) -> Option<Extent> {
     match arg {
         Arg::Buffer(buffer) if !buffer.is_empty() => {
-            let start = buffer.as_ptr().addr();
+            let addresses = buffer.addresses();
             Some(Extent {
-                start,
-                end: start.saturating_add(buffer.len()),
+                start: addresses.start,
+                end: addresses.end,
                 access: match (is_out, buffer.immutable) {
                     (true, _) => Access::Write,
                     (false, true) => Access::ReadImmutable,
