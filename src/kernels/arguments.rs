@@ -109,7 +109,10 @@ impl ArgumentSite<'_> {
             return Ok(Arg::Bool(value.is_true()));
         }
         if object.is_instance_of::<PyInt>() {
-            return self.int(object);
+            return match self.param.map(|param| param.ty) {
+                Some(Type::Scalar(Scalar::F32 | Scalar::F64)) => self.float(object),
+                _ => self.int(object),
+            };
         }
         if let Ok(value) = object.cast::<PyFloat>() {
             return Ok(Arg::Float(value.value()));
@@ -169,6 +172,16 @@ impl ArgumentSite<'_> {
         })
     }
 
+    /// An int as a float, as `float()` converts it.
+    fn float(&self, object: &Bound<'_, PyAny>) -> PyResult<Arg> {
+        object.extract().map(Arg::Float).map_err(|_| {
+            PyOverflowError::new_err(format!(
+                "{}: int too large to convert to float",
+                self.name()
+            ))
+        })
+    }
+
     /// A number that is neither an int nor a float, converted by its `__index__()` or `__float__()`.
     fn number(&self, object: &Bound<'_, PyAny>, scalar: Scalar) -> PyResult<Arg> {
         // SAFETY: a `Bound` proves attachment and is live.
@@ -176,7 +189,10 @@ impl ArgumentSite<'_> {
             if ffi::PyIndex_Check(object.as_ptr()) != 0 {
                 let py = object.py();
                 let int = Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Index(object.as_ptr()))?;
-                return self.int(&int);
+                return match scalar {
+                    Scalar::F32 | Scalar::F64 => self.float(&int),
+                    _ => self.int(&int),
+                };
             }
         }
         if matches!(scalar, Scalar::F32 | Scalar::F64) && object.hasattr("__float__")? {

@@ -46,7 +46,8 @@ extern "C" {
 #define HL_ERESULT (-11)   /* what the kernel returned is not a value */
 #define HL_EUNKNOWN (-12)  /* everything else */
 
-/* Kinds of values. */
+/* Kinds of values. An argument for a parameter of a number has the kind of its type: HL_BOOL for bool, HL_I64 for i8 ... i64, HL_U64 for
+   u8 ... u64, HL_F64 for f32 and f64. */
 #define HL_NONE 0u
 #define HL_BOOL 1u /* u.i is 0 or 1 */
 #define HL_I64 2u  /* u.i */

@@ -175,6 +175,20 @@ KERNEL(kind) {
     return HL_OK;
 }
 
+/* The bits of its argument. */
+KERNEL(bits) {
+    UNUSED;
+    out->kind = HL_U64;
+    out->u.u = args[0].u.u;
+    return HL_OK;
+}
+
+/* Kernels for a parameter of that type: its bits and its kind, and its bits with a default. */
+#define TYPE(type, value) \
+    {sizeof(hl_kernel), 0, "jobs.bits." #type, "u64(" #type " x)", NULL, bits, NULL, NULL}, \
+    {sizeof(hl_kernel), 0, "jobs.kind." #type, "str(" #type " x)", NULL, kind, NULL, NULL}, \
+    {sizeof(hl_kernel), 0, "jobs.default." #type, "u64(" #type " x = " #value ")", NULL, bits, NULL, NULL}
+
 #define ENTRY(name, sig) {sizeof(hl_kernel), 0, "jobs." #name, sig, NULL, name, NULL, NULL}
 
 static const hl_kernel KERNELS[] = {
@@ -192,6 +206,18 @@ static const hl_kernel KERNELS[] = {
     ENTRY(same, "buf(buf data)"),
     ENTRY(heartbeat, "none(out [i64] beats, i64 milliseconds)"),
     ENTRY(kind, NULL),
+    TYPE(bool, true),
+    TYPE(i8, -128),
+    TYPE(i16, -32768),
+    TYPE(i32, true),
+    TYPE(i64, -9223372036854775808),
+    TYPE(u8, 255),
+    TYPE(u16, true),
+    TYPE(u32, 4294967295),
+    TYPE(u64, 18446744073709551615),
+    TYPE(f32, 3),
+    TYPE(f64, 3),
+    {sizeof(hl_kernel), 0, "jobs.kind.key", "str(key x = \"a\")", NULL, kind, NULL, NULL},
 };
 static const hl_module MODULE = HL_MODULE_INIT("jobs", KERNELS);
 

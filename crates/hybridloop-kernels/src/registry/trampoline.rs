@@ -238,13 +238,12 @@ fn integer(scalar: Scalar, register: u64) -> Value {
     }
 }
 
-/// An argument in its register, and its size in bytes. Integers are extended to the whole register, as some compilers
+/// An argument, which has the form of its type, in its register, and its size in bytes. Integers are extended to the whole register, as some compilers
 /// expect.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap,
-    clippy::cast_precision_loss,
     reason = "ranges were checked when the job was submitted"
 )]
 fn place(ty: Type, arg: &Arg) -> Option<(Place, usize)> {
@@ -261,16 +260,16 @@ fn place(ty: Type, arg: &Arg) -> Option<(Place, usize)> {
         }
         _ => return None,
     };
-    let (bits, float) = match *arg {
-        Arg::Bool(value) => (u64::from(value), f64::from(u8::from(value))),
-        Arg::Int(value) => (value as u64, value as f64),
-        Arg::UInt(value) => (value, value as f64),
-        Arg::Float(value) if matches!(scalar, Scalar::F32 | Scalar::F64) => (0, value),
+    let bits = match (scalar, arg) {
+        (Scalar::F32, Arg::Float(value)) => u64::from((*value as f32).to_bits()),
+        (Scalar::F64, Arg::Float(value)) => value.to_bits(),
+        (_, Arg::Bool(value)) => u64::from(*value),
+        (_, Arg::Int(value)) => *value as u64,
+        (_, Arg::UInt(value)) => *value,
         _ => return None,
     };
     let place = match scalar {
-        Scalar::F32 => Place::Float(u64::from((float as f32).to_bits())),
-        Scalar::F64 => Place::Float(float.to_bits()),
+        Scalar::F32 | Scalar::F64 => Place::Float(bits),
         Scalar::Bool => Place::Integer(u64::from(bits != 0)),
         Scalar::I8 => Place::Integer(bits as i8 as u64),
         Scalar::I16 => Place::Integer(bits as i16 as u64),

@@ -82,7 +82,7 @@ impl Signature {
         places.next().is_none().then_some(index)
     }
 
-    /// Inserts `out`, adds defaults, and checks each argument.
+    /// Inserts `out`, adds defaults, checks each argument and converts it to the form of its type.
     ///
     /// # Errors
     /// [`ArgumentError`], with the name of the argument.
@@ -131,7 +131,7 @@ impl Signature {
             }
         }
         for (param, arg) in self.params.iter().zip(args) {
-            param.check(kernel, arg)?;
+            param.convert(kernel, arg)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A parameter, and the check of an argument for it.
 
 use crate::arg::Arg;
+use crate::bus::Key;
 use crate::error::{ArgumentError, ArgumentErrorKind};
 use crate::registry::signature::types::{Scalar, Type};
 
@@ -20,7 +21,31 @@ pub struct Param {
 }
 
 impl Param {
-    pub(super) fn check(&self, kernel: &str, arg: &Arg) -> Result<(), ArgumentError> {
+    /// Checks an argument, and converts it to the form of the type: kernels read that without a look at the kind.
+    pub(super) fn convert(&self, kernel: &str, arg: &mut Arg) -> Result<(), ArgumentError> {
+        self.check(kernel, arg)?;
+        let converted = match (self.ty, &*arg) {
+            (Type::Scalar(scalar), Arg::Bool(_) | Arg::Int(_) | Arg::UInt(_) | Arg::Float(_)) => {
+                scalar.convert(arg)
+            }
+            (Type::Key, Arg::Str(text)) => match Key::new(text.as_bytes()) {
+                Ok(key) => Some(Arg::Key(key)),
+                Err(error) => {
+                    return Err(ArgumentError {
+                        kind: ArgumentErrorKind::Value,
+                        message: format!("{kernel}(): argument '{}': {error}", self.name),
+                    })
+                }
+            },
+            _ => None,
+        };
+        if let Some(converted) = converted {
+            *arg = converted;
+        }
+        Ok(())
+    }
+
+    fn check(&self, kernel: &str, arg: &Arg) -> Result<(), ArgumentError> {
         if self.optional && matches!(arg, Arg::None) {
             return Ok(());
         }
@@ -51,6 +76,7 @@ impl Param {
                 let value = match arg {
                     Arg::Int(value) => i128::from(*value),
                     Arg::UInt(value) => i128::from(*value),
+                    Arg::Bool(value) => i128::from(*value),
                     _ => 0,
                 };
                 let (least, greatest) = scalar.range();

@@ -105,7 +105,7 @@ impl<'a> Parser<'a> {
         } else {
             None
         };
-        let param = Param {
+        let mut param = Param {
             name: if name.is_empty() {
                 format!("arg{index}")
             } else {
@@ -116,10 +116,11 @@ impl<'a> Parser<'a> {
             optional,
             default,
         };
-        if let Some(default) = &param.default {
+        if let Some(mut default) = param.default.take() {
             param
-                .check("default", default)
+                .convert("default", &mut default)
                 .map_err(|error| error.message)?;
+            param.default = Some(default);
         }
         Ok(param)
     }
@@ -136,8 +137,9 @@ fn literal(text: &str) -> Result<Arg, String> {
         (_, Some(inner)) if !inner.contains(['"', '\\']) => Arg::Str(inner.into()),
         _ => {
             let integer = text.parse().map(Arg::Int).ok();
+            let unsigned = || text.parse().map(Arg::UInt).ok();
             let float = || text.parse().map(Arg::Float).ok();
-            let value = integer.or_else(float);
+            let value = integer.or_else(unsigned).or_else(float);
             return value.ok_or_else(|| format!("bad default {text:?}"));
         }
     })

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::arg::Arg;
+
 /// Numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -38,6 +40,50 @@ impl Scalar {
         } else {
             (0, (1 << bits) - 1)
         }
+    }
+
+    /// A number, whose range was checked, in the form of this type: `Bool` for truth values, `Int` for signed integers, `UInt` for
+    /// unsigned ones, `Float` with the precision of the type. `None` if it has this form.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "the range was checked; floats are rounded"
+    )]
+    pub(super) fn convert(self, arg: &Arg) -> Option<Arg> {
+        let (is_float, is_signed) = match self {
+            Self::Bool => return None,
+            Self::F32 | Self::F64 => (true, false),
+            Self::I8 | Self::I16 | Self::I32 | Self::I64 => (false, true),
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => (false, false),
+        };
+        if is_float {
+            let value = match *arg {
+                Arg::Bool(value) => f64::from(u8::from(value)),
+                Arg::Int(value) => value as f64,
+                Arg::UInt(value) => value as f64,
+                Arg::Float(value) => value,
+                _ => return None,
+            };
+            let value = if self == Self::F32 {
+                (value as f32).into()
+            } else {
+                value
+            };
+            return Some(Arg::Float(value));
+        }
+        let bits = match *arg {
+            Arg::Bool(value) => u64::from(value),
+            Arg::Int(value) => value as u64,
+            Arg::UInt(value) => value,
+            _ => return None,
+        };
+        Some(if is_signed {
+            Arg::Int(bits as i64)
+        } else {
+            Arg::UInt(bits)
+        })
     }
 
     pub(super) fn name(self) -> &'static str {
