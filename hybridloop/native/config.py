@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import re
 
-from .._core import NativeEngine, _close_default_engine, _set_default_engine
+from .._core import NativeEngine, _close_engines, _set_default_engine
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40} | {
     "KB": 10**3,
@@ -69,4 +69,4 @@ def configure(
     )
 
 
-atexit.register(_close_default_engine)
+atexit.register(_close_engines)

@@ -1,5 +1,8 @@
 //! `NativeBatch`: many calls of one kernel, submitted together and awaited together.
 
+use std::sync::Arc;
+
+use hybridloop_kernels::Engine;
 use pyo3::prelude::*;
 
 use crate::kernels::buffer_guards::BufferGuards;
@@ -29,8 +32,9 @@ impl NativeBatch {
         owner: Option<LoopHandle>,
         detach: bool,
         guards: BufferGuards,
+        engine: Arc<Engine>,
     ) -> PyResult<Bound<'_, Self>> {
-        let base = NativeAwaitable::new(owner, detach, guards, &VTABLE);
+        let base = NativeAwaitable::new(owner, detach, guards, engine, &VTABLE);
         Bound::new(py, PyClassInitializer::from(base).add_subclass(Self))
     }
 }

@@ -1,7 +1,7 @@
 //! `NativeEngine`: workers that run kernels, and a bus.
 
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use hybridloop_kernels::{Config, Engine, Order, Policy};
 use hybridloop_sync::primitives::lock;
@@ -36,10 +36,21 @@ static DEFAULT: Mutex<DefaultEngine> = Mutex::new(DefaultEngine {
     in_use: false,
 });
 
+/// All engines, to close them when the interpreter exits.
+static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
+
+/// How long the process waits for kernels at exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl NativeEngine {
     fn with_config(config: Config) -> Self {
+        let engine = Arc::new(Engine::new(&config));
+        let mut engines = lock(&ENGINES);
+        engines.retain(|engine| engine.strong_count() > 0);
+        engines.push(Arc::downgrade(&engine));
+        drop(engines);
         Self {
-            engine: Arc::new(Engine::new(&config)),
+            engine,
             config,
             bus: OnceLock::new(),
         }
@@ -233,13 +244,14 @@ fn _set_default_engine(engine: Py<NativeEngine>) -> PyResult<()> {
 
 /// Called when the interpreter exits: a kernel that runs while the process is torn down could crash it.
 #[pyfunction]
-fn _close_default_engine(py: Python<'_>) {
-    let slot = lock(&DEFAULT);
-    let engine = slot.engine.as_ref().map(|engine| engine.clone_ref(py));
-    drop(slot);
-    if let Some(engine) = engine {
-        py.detach(|| engine.get().engine.close(Duration::from_secs(1)));
-    }
+fn _close_engines(py: Python<'_>) {
+    let engines = std::mem::take(&mut *lock(&ENGINES));
+    py.detach(|| {
+        let begin = Instant::now();
+        for engine in engines.iter().filter_map(Weak::upgrade) {
+            engine.close(EXIT_TIMEOUT.saturating_sub(begin.elapsed()));
+        }
+    });
 }
 
 /// Adds the functions to the module.
@@ -247,5 +259,5 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_default_engine, module)?)?;
     module.add_function(wrap_pyfunction!(_used_default_engine, module)?)?;
     module.add_function(wrap_pyfunction!(_set_default_engine, module)?)?;
-    module.add_function(wrap_pyfunction!(_close_default_engine, module)?)
+    module.add_function(wrap_pyfunction!(_close_engines, module)?)
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hybridloop_kernels::{Event, Job, JobState};
+use hybridloop_kernels::{Engine, Event, Job, JobState};
 use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::prelude::*;
@@ -67,9 +67,10 @@ impl NativeJob {
         owner: Option<LoopHandle>,
         detach: bool,
         guards: BufferGuards,
+        engine: Arc<Engine>,
         on_progress: Option<OnProgress>,
     ) -> PyResult<Bound<'_, Self>> {
-        let base = NativeAwaitable::new(owner, detach, guards, &VTABLE);
+        let base = NativeAwaitable::new(owner, detach, guards, engine, &VTABLE);
         let this = Self {
             output: Mutex::default(),
             on_progress,

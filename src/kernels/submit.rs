@@ -213,10 +213,10 @@ unsafe fn submit_job(
         key: keywords.bus_key()?,
     };
     // Created before the job is submitted: creating an object may fail, and nothing may fail once the job is queued.
-    let object = NativeJob::create(py, owner, keywords.detach, guards, on_progress)?;
-    let submitted = engine
-        .engine()
-        .submit(&kernel, arguments.args, arguments.out, options);
+    let engine = engine.engine();
+    let detach = keywords.detach;
+    let object = NativeJob::create(py, owner, detach, guards, engine.clone(), on_progress)?;
+    let submitted = engine.submit(&kernel, arguments.args, arguments.out, options);
     let job = match submitted {
         Ok(job) => job,
         Err(error) => return Err(submit_error(py, &error, keywords.key.as_ref()).into()),
@@ -293,10 +293,9 @@ unsafe fn submit_batch(
         priority,
         ..JobOptions::default()
     };
-    let object = NativeBatch::create(py, owner, keywords.detach, guards)?;
-    let submitted = engine
-        .engine()
-        .submit_many(&kernel, converted, Some(events), &options);
+    let engine = engine.engine();
+    let object = NativeBatch::create(py, owner, keywords.detach, guards, engine.clone())?;
+    let submitted = engine.submit_many(&kernel, converted, Some(events), &options);
     let (batch, jobs) = match submitted {
         Ok(submitted) => submitted,
         Err(error) => return Err(submit_error(py, &error, None).into()),

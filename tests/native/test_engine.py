@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ import pytest
 import hybridloop
 from hybridloop._core import NativeEngine
 from hybridloop.native import parse_size
+
+from .support import LIMIT, run
 
 pytestmark = pytest.mark.improves_on_asyncio
 
@@ -247,3 +250,55 @@ def test_the_last_holder_of_a_kernel_may_be_a_worker(run_script):
         """
     )
     assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+@pytest.mark.parametrize("wait", ["result", "await", "elsewhere"])
+def test_a_job_keeps_its_engine(wait):
+    def submit():
+        engine = NativeEngine(native_threads=1)
+        jobs = [engine.run_native("hl.sleep", 0.02), engine.run_native("hl.crc32", b"123456789")]
+        return [*jobs, engine.run_native_many("hl.crc32", [(b"123456789",)] * 3)]
+
+    if wait == "result":
+        values = [NativeEngine().run_native("hl.crc32", b"123456789").result(LIMIT)]
+        results = [job.result(LIMIT) for job in submit()]
+    else:
+        jobs = submit() if wait == "elsewhere" else None
+
+        async def main():
+            return [await job for job in jobs or submit()]
+
+        results = run(main())
+        values = [0xCBF43926]
+    assert values == [0xCBF43926]
+    assert results == [None, 0xCBF43926, [0xCBF43926] * 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/task")
+def test_an_engine_goes_with_the_last_job_that_runs():
+    def workers():
+        names = (path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm"))
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            return sum(name.startswith("hybridloop-") for name in names)
+
+    before = workers()
+    job = NativeEngine(native_threads=2).run_native("hl.sleep", 0.02)
+    assert job.result(LIMIT) is None
+    deadline = time.monotonic() + LIMIT
+    while workers() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert job.done()
+
+
+def test_kernels_of_all_engines_are_asked_to_return_at_exit():
+    program = """
+import hybridloop
+from hybridloop._core import NativeEngine
+
+for _ in range(3):
+    NativeEngine(native_threads=1).run_native("hl.sleep", 1000.0)
+"""
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+    assert time.monotonic() - begin < 200

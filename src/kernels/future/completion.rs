@@ -93,12 +93,13 @@ impl NativeAwaitable {
         }
     }
 
-    /// Drops the guards of the buffers, and cancels the timer.
+    /// Drops the guards of the buffers and the engine, and cancels the timer.
     fn release(&self, py: Python<'_>) {
         let mut state = lock(&self.state);
         let (guards, timer) = (std::mem::take(&mut state.guards), state.timer.take());
+        let engine = state.engine.take();
         drop(state);
-        drop(guards);
+        drop((guards, engine));
         if let Some(timer) = timer {
             if let Err(error) = timer.bind(py).call_method0("cancel") {
                 error.write_unraisable(py, None);

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use hybridloop_kernels::Engine;
 use hybridloop_sync::primitives::lock;
 use hybridloop_sync::Process;
 use pyo3::ffi;
@@ -29,6 +30,8 @@ pub struct State {
     pub result: Option<FutureResult>,
     pub callbacks: Vec<Callback>,
     pub guards: BufferGuards,
+    /// Keeps the workers until the work is done, also if nobody else has the engine.
+    pub engine: Option<Arc<Engine>>,
     /// The timer of the deadline.
     pub timer: Option<Ref>,
     pub cancel_message: Option<Ref>,
@@ -58,6 +61,7 @@ impl NativeAwaitable {
         owner: Option<LoopHandle>,
         detach: bool,
         guards: BufferGuards,
+        engine: Arc<Engine>,
         vtable: &'static FutureVTable,
     ) -> Self {
         Self {
@@ -68,6 +72,7 @@ impl NativeAwaitable {
             process: Process::current(),
             state: Mutex::new(State {
                 guards,
+                engine: Some(engine),
                 ..State::default()
             }),
             vtable,
