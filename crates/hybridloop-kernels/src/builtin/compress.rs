@@ -53,6 +53,7 @@ fn join<'a>(
     let mut writer = MemoryWriter::new(ctx, expected, max_size)?;
     let len = data.len() as u64;
     loop {
+        ctx.check()?;
         decode(&mut data, &mut writer)?;
         ctx.progress(len - data.len() as u64, len);
         if data.is_empty() {

@@ -99,11 +99,28 @@ fn dot(ctx: &Ctx, a: Buf<'_>, b: Buf<'_>) -> Result<f64, Error> {
 fn sort_of<'a, T: Float>(ctx: &'a Ctx, values: &[T]) -> Result<Memory<'a, T>, Error> {
     let mut memory = ctx.memory(values.len())?;
     memory.copy_from_slice(values);
-    memory.sort_unstable_by(T::order);
+    sort_in_parts(ctx, &mut memory, &T::order)?;
     Ok(memory)
 }
 
-/// `values`, f32 or f64, in ascending order, NaN last: an array of that type. Does not stop early.
+/// Sorts, and checks for cancellation between the parts.
+fn sort_in_parts<T>(
+    ctx: &Ctx,
+    values: &mut [T],
+    order: &impl Fn(&T, &T) -> Ordering,
+) -> Result<(), Error> {
+    const PART: usize = 1 << 22;
+    ctx.check()?;
+    if values.len() <= PART {
+        values.sort_unstable_by(order);
+        return Ok(());
+    }
+    let (low, _, high) = values.select_nth_unstable_by(values.len() / 2, order);
+    sort_in_parts(ctx, low, order)?;
+    sort_in_parts(ctx, high, order)
+}
+
+/// `values`, f32 or f64, in ascending order, NaN last: an array of that type.
 #[kernel(name = "hl.sort")]
 fn sort<'a>(ctx: &'a Ctx, values: Buf<'a>) -> Result<Sorted<'a>, Error> {
     Ok(match floats(&values)? {
@@ -143,15 +160,17 @@ fn argsort_of<'a, T: Float>(ctx: &'a Ctx, values: &[T]) -> Result<Memory<'a, i64
             .ok()
             .and_then(|index| values.get(index))
     };
-    order.sort_by(|a, b| match (value(a), value(b)) {
-        (Some(a), Some(b)) => a.order(b),
-        _ => Ordering::Equal,
-    });
+    sort_in_parts(ctx, &mut order, &|a: &i64, b: &i64| {
+        let values = match (value(a), value(b)) {
+            (Some(a), Some(b)) => a.order(b),
+            _ => Ordering::Equal,
+        };
+        values.then(a.cmp(b))
+    })?;
     Ok(order)
 }
 
-/// The indices that sort `values`, f32 or f64, in ascending order, NaN last, equal ones in their order: an array of i64. Does
-/// not stop early.
+/// The indices that sort `values`, f32 or f64, in ascending order, NaN last, equal ones in their order: an array of i64.
 #[kernel(name = "hl.argsort")]
 fn argsort<'a>(ctx: &'a Ctx, values: Buf<'_>) -> Result<Memory<'a, i64>, Error> {
     match floats(&values)? {
