@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::kernels::buffer::{copy_bytes, NativeBuffer};
 use crate::kernels::exceptions::bus_error;
 use crate::kernels::key::key_bytes;
+use crate::kernels::numbers::optional_size;
 use crate::kernels::waiters::Waiter;
 use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{new_list, new_str, to_bytes};
@@ -43,7 +44,7 @@ impl Bus {
         &self,
         key: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
-        size: Option<usize>,
+        size: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Result<(), BusError>> {
         hang_at_exit();
         let py = key.py();
@@ -51,7 +52,7 @@ impl Bus {
         // SAFETY: a `Bound` proves attachment and is live.
         let buffer = unsafe { BufferGuard::readable(data.as_ptr()) }?;
         let data = buffer.as_slice();
-        let size = size.unwrap_or(data.len());
+        let size = optional_size("size", size, 0)?.unwrap_or(data.len());
         let Some(data) = data.get(..size) else {
             return Err(PyValueError::new_err(format!(
                 "size is {size}, but there are only {} bytes",
@@ -77,7 +78,7 @@ impl Bus {
         &self,
         key: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
-        size: Option<usize>,
+        size: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         self.put(key, data, size)?
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
@@ -89,7 +90,7 @@ impl Bus {
         &self,
         key: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
-        size: Option<usize>,
+        size: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         match self.put(key, data, size)? {
             Ok(()) => Ok(true),

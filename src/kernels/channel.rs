@@ -9,6 +9,7 @@ use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
 use crate::kernels::exceptions::{forked_error, new_error};
+use crate::kernels::numbers::optional_size;
 use crate::kernels::waiters::{ChannelWaiters, Waiter};
 use crate::python::bytes::new_list;
 use crate::python::finalization::hang_at_exit;
@@ -60,7 +61,7 @@ impl Channel {
 impl Channel {
     #[new]
     #[pyo3(signature = (order="fifo", limit=None))]
-    fn new(order: &str, limit: Option<usize>) -> PyResult<Self> {
+    fn new(order: &str, limit: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let order = match order {
             "fifo" => Order::Fifo,
             "lifo" => Order::Lifo,
@@ -70,9 +71,7 @@ impl Channel {
                 )))
             }
         };
-        if limit == Some(0) {
-            return Err(PyValueError::new_err("limit must be at least 1, not 0"));
-        }
+        let limit = optional_size("limit", limit, 1)?;
         let channel = hybridloop_kernels::Channel::new(order, limit.unwrap_or(usize::MAX));
         let waiters = ChannelWaiters::new();
         channel.set_listener(Some(waiters.clone()));

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::kernels::bus::{bus_stats, Bus};
+use crate::kernels::numbers::optional_size;
 use crate::python::once::get_or_try_set;
 
 /// Workers that run kernels, and a memory bus. It starts no thread before the first job.
@@ -94,15 +95,6 @@ impl NativeEngine {
     }
 }
 
-fn at_least(name: &str, value: usize, least: usize) -> PyResult<usize> {
-    if value < least {
-        return Err(PyValueError::new_err(format!(
-            "{name} must be at least {least}, not {value}"
-        )));
-    }
-    Ok(value)
-}
-
 fn seconds(timeout: f64) -> PyResult<Duration> {
     if timeout.is_nan() || timeout < 0.0 {
         return Err(PyValueError::new_err(format!(
@@ -118,18 +110,17 @@ impl NativeEngine {
     #[pyo3(signature = (*, native_threads=None, native_queue="fifo", max_native_queue=None, bus_capacity=None, bus_policy="error", memory=None, job_memory=None))]
     #[allow(clippy::too_many_arguments, reason = "keywords of a constructor")]
     fn new(
-        native_threads: Option<usize>,
+        native_threads: Option<&Bound<'_, PyAny>>,
         native_queue: &str,
-        max_native_queue: Option<usize>,
-        bus_capacity: Option<usize>,
+        max_native_queue: Option<&Bound<'_, PyAny>>,
+        bus_capacity: Option<&Bound<'_, PyAny>>,
         bus_policy: &str,
-        memory: Option<usize>,
-        job_memory: Option<usize>,
+        memory: Option<&Bound<'_, PyAny>>,
+        job_memory: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let default = Config::default();
-        let threads = native_threads.unwrap_or(default.threads);
         let config = Config {
-            threads: at_least("native_threads", threads, 1)?,
+            threads: optional_size("native_threads", native_threads, 1)?.unwrap_or(default.threads),
             order: match native_queue {
                 // The queue orders by priority first in any case.
                 "fifo" | "priority" => Order::Fifo,
@@ -140,12 +131,10 @@ impl NativeEngine {
                     )))
                 }
             },
-            max_queue: at_least(
-                "max_native_queue",
-                max_native_queue.unwrap_or(default.max_queue),
-                1,
-            )?,
-            bus_capacity: bus_capacity.unwrap_or(default.bus_capacity),
+            max_queue: optional_size("max_native_queue", max_native_queue, 1)?
+                .unwrap_or(default.max_queue),
+            bus_capacity: optional_size("bus_capacity", bus_capacity, 0)?
+                .unwrap_or(default.bus_capacity),
             bus_policy: match bus_policy {
                 "error" => Policy::Error,
                 "evict" => Policy::Evict,
@@ -155,8 +144,8 @@ impl NativeEngine {
                     )))
                 }
             },
-            memory: memory.unwrap_or(default.memory),
-            job_memory: job_memory.unwrap_or(default.job_memory),
+            memory: optional_size("memory", memory, 0)?.unwrap_or(default.memory),
+            job_memory: optional_size("job_memory", job_memory, 0)?.unwrap_or(default.job_memory),
         };
         Ok(Self::with_config(config))
     }

@@ -12,7 +12,7 @@
 //! * [`detached`] — jobs without a loop; [`deferred_drop`] — objects that workers have dropped.
 //! * [`completion_queue`] — events of workers on their way to a loop.
 //! * [`result`] — the result of a job; [`convert`] — values as Python objects; [`buffer`] — `NativeBuffer`.
-//! * [`exceptions`], [`key`], [`timeout`] — used by all.
+//! * [`exceptions`], [`key`], [`numbers`] — used by all.
 
 mod arguments;
 mod batch;
@@ -32,10 +32,10 @@ mod job;
 mod kernel;
 mod key;
 pub mod loop_handle;
+mod numbers;
 mod result;
 mod sources;
 mod submit;
-mod timeout;
 mod waiters;
 
 use pyo3::prelude::*;

@@ -25,7 +25,7 @@ use crate::kernels::job::{NativeJob, OnProgress};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::key::key_bytes;
 use crate::kernels::loop_handle::{current_context, LoopHandle};
-use crate::kernels::timeout::duration;
+use crate::kernels::numbers;
 use crate::python::args::bind_keywords;
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
@@ -109,11 +109,11 @@ impl<'py> Keywords<'py> {
     ) -> PyResult<Self> {
         let mut keywords = Self::default();
         if let Some(timeout) = timeout.filter(|timeout| !timeout.is_none()) {
-            let timeout = duration(timeout.extract()?)?;
+            let timeout = numbers::timeout(&timeout)?;
             keywords.timeout = Some(timeout).filter(|timeout| *timeout < LONGEST_TIMEOUT);
         }
         if let Some(priority) = priority {
-            keywords.priority = priority.extract()?;
+            keywords.priority = numbers::priority(&priority)?;
         }
         if let Some(policy) = policy {
             keywords.detach = match policy.extract::<&str>()? {

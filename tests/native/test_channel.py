@@ -134,7 +134,7 @@ def test_refuses_a_lone_surrogate():
 def test_refuses_to_be_made_of_nonsense(arguments):
     with pytest.raises(ValueError):
         Channel(*arguments)
-    with pytest.raises(OverflowError):
+    with pytest.raises(OverflowError, match="limit must be an int from 1 to"):
         Channel(limit=-1)
 
 

@@ -69,10 +69,15 @@ def test_refuses_sizes_that_make_no_sense(arguments):
         hybridloop.configure(**arguments)
 
 
-@pytest.mark.parametrize("name", ["native_threads", "bus_capacity", "memory"])
-def test_refuses_negative_sizes(name):
-    with pytest.raises(OverflowError):
-        NativeEngine(**{name: -1})
+@pytest.mark.parametrize(
+    "name", ["native_threads", "max_native_queue", "bus_capacity", "memory", "job_memory"]
+)
+def test_refuses_by_name_what_is_no_size(name):
+    for size in [-1, 2**64]:
+        with pytest.raises(OverflowError, match=f"{name} must be an int from . to .*, not {size}"):
+            NativeEngine(**{name: size})
+    with pytest.raises(TypeError, match=f"{name} must be an int, not float"):
+        NativeEngine(**{name: 1.5})
 
 
 @pytest.mark.parametrize("timeout", [-1.0, float("nan")])

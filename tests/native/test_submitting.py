@@ -1,6 +1,7 @@
 """What `run_native()` takes and what it refuses; who comes first."""
 
 import asyncio
+import functools
 import hashlib
 import sys
 import zlib
@@ -28,6 +29,41 @@ def test_priorities_come_first(single):
         assert order == [5, 0, -1]
 
     run(main())
+
+
+def test_every_priority_runs_and_others_are_refused_by_name(single):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.native_engine = single
+        running = loop.run_native("hl.sleep", LIMIT)
+        await until(running.running)
+        order = []
+        for priority in (-(2**31), 2**31 - 1, 0):
+            job = loop.run_native("hl.noop", priority=priority)
+            job.add_done_callback(lambda _, priority=priority: order.append(priority))
+        running.cancel()
+        await until(lambda: len(order) == 3)
+        assert order == [2**31 - 1, 0, -(2**31)]
+        for submit in [
+            functools.partial(loop.run_native, "hl.noop"),
+            functools.partial(loop.run_native_many, "hl.noop", [()]),
+        ]:
+            for priority in (-(2**31) - 1, 2**31, 10**30):
+                with pytest.raises(OverflowError, match=f"priority must be an int from .*{priority}"):
+                    submit(priority=priority)
+            for name in ("priority", "timeout"):
+                with pytest.raises(TypeError, match=f"{name} must be .*, not str"):
+                    submit(**{name: "1"})
+            with pytest.raises(OverflowError, match="timeout"):
+                submit(timeout=10**400)
+
+    run(main())
+
+
+def test_a_size_of_the_bus_is_refused_by_name(engine):
+    for size in (-1, 2**64):
+        with pytest.raises(OverflowError, match="size must be an int from 0"):
+            engine.bus.push("key", b"data", size)
 
 
 def test_a_full_queue_refuses_and_keeps_nothing(single):

@@ -13,8 +13,8 @@ use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::waiting::Await;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::running_loop;
+use crate::kernels::numbers::duration;
 use crate::kernels::result::FutureResult;
-use crate::kernels::timeout::duration;
 use crate::python::coroutine;
 use crate::python::Ref;
 

@@ -84,12 +84,13 @@ impl<T> JobQueue<T> {
         }
     }
 
-    fn pop_heap(&self, above: i32) -> Option<T> {
+    /// Removes the highest item of another priority than 0, if its priority is at least `least`.
+    fn pop_heap(&self, least: i32) -> Option<T> {
         if self.in_heap.load(Ordering::SeqCst) == 0 {
             return None;
         }
         let mut heap = lock(&self.heap);
-        if heap.heap.peek()?.priority <= above {
+        if heap.heap.peek()?.priority < least {
             return None;
         }
         let top = heap.heap.pop();
@@ -108,7 +109,7 @@ impl<T> JobQueue<T> {
     }
 
     pub fn pop(&self) -> Option<T> {
-        self.pop_heap(0)
+        self.pop_heap(1)
             .or_else(|| self.fifo.pop())
             .or_else(|| self.pop_lifo())
             .or_else(|| self.pop_heap(i32::MIN))
@@ -140,5 +141,16 @@ mod tests {
             assert_eq!(got, expected);
             assert!(queue.is_empty());
         }
+    }
+
+    #[test]
+    fn every_priority_gets_its_turn() {
+        let queue = JobQueue::new(Order::Fifo);
+        let priorities = [i32::MIN, -1, 0, 1, i32::MAX];
+        for priority in priorities {
+            queue.push(priority, priority);
+        }
+        let got: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert!(got.iter().eq(priorities.iter().rev()));
     }
 }
