@@ -1,10 +1,11 @@
 """Fixtures of the tests of coroutines written in C."""
 
 import functools
+import shutil
 
 import pytest
 
-from .support import build_once, load
+from .support import build_crates, build_once, load, load_crate
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,17 @@ def extension(tmp_path_factory):
 @pytest.fixture(scope="session")
 def callbacks(extension):
     return extension("callbacks")
+
+
+@pytest.fixture(scope="session")
+def crates():
+    """The folder of the libraries of `rust/`."""
+    if shutil.which("cargo") is None:
+        pytest.skip("there is no Rust compiler")
+    return build_crates()
+
+
+@pytest.fixture(scope="session")
+def rust(crates):
+    """The module with functions written with hybridloop-async."""
+    return load_crate(crates, "async_functions")

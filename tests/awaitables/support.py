@@ -5,11 +5,13 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 import hybridloop
 
+ROOT = Path(__file__).parents[2]
 EXTENSIONS = Path(__file__).parent / "extensions"
 LIMITED = {"Py_LIMITED_API": "0x030B0000"}
 
@@ -43,6 +45,23 @@ def build_once(name, folder):
     return path
 
 
+def build_crates():
+    """Build the crates of `rust/`, once for all Pythons, and give the folder of the libraries."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "extensions"
+    # They use the limited API, so there is no Python to ask.
+    env = {name: it for name, it in os.environ.items() if name != "PYO3_PYTHON"}
+    env |= {"PYO3_NO_PYTHON": "1", "PYO3_BUILD_EXTENSION_MODULE": "1"}
+    command = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
+    manifest = Path(__file__).parent / "rust" / "Cargo.toml"
+    subprocess.run([*command, "--manifest-path", str(manifest)], check=True, env=env)
+    return target / "release"
+
+
+def load_crate(folder, name):
+    ending = "dylib" if sys.platform == "darwin" else "so"
+    return load(folder / f"lib{name}.{ending}", name)
+
+
 def load(path, name):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -62,3 +81,24 @@ def finish(coroutine):
 def run(main):
     with asyncio.Runner(loop_factory=hybridloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+class Inner:
+    """A coroutine of Python that waits, and what it has seen."""
+
+    def __init__(self, suppress=False):
+        self.suppress = suppress
+        self.events = []
+
+    async def wait(self):
+        try:
+            self.events.append("began")
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            self.events.append("cancelled")
+            if not self.suppress:
+                raise
+        finally:
+            await asyncio.sleep(0)
+            self.events.append("finally")
+        return "suppressed"

@@ -5,28 +5,9 @@ import sys
 
 import pytest
 
+from .support import Inner
+
 pytestmark = pytest.mark.improves_on_asyncio
-
-
-class Inner:
-    """A coroutine of Python that waits, and what it has seen."""
-
-    def __init__(self, suppress=False):
-        self.suppress = suppress
-        self.events = []
-
-    async def wait(self):
-        try:
-            self.events.append("began")
-            await asyncio.sleep(100)
-        except asyncio.CancelledError:
-            self.events.append("cancelled")
-            if not self.suppress:
-                raise
-        finally:
-            await asyncio.sleep(0)
-            self.events.append("finally")
-        return "suppressed"
 
 
 async def wrapped(aw):
