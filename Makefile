@@ -141,7 +141,7 @@ test-suites: $(BUILT) ## Run other libraries' test suites on hybridloop and asyn
 # what has many busy kernels compete, which takes too long; and what builds crates, for the compiler would run
 # with the checks as well.
 ASAN_LEFT_OUT := --ignore=tests/native/test_bus_rights.py --ignore=tests/native/test_rust_kernels.py \
-	--ignore=tests/awaitables/test_rust.py \
+	--ignore=tests/awaitables/test_rust.py --ignore=tests/awaitables/test_runtimes.py \
 	--deselect=tests/loop/test_timers.py::test_cancelled_far_timers_give_their_memory_back \
 	--deselect=tests/loop/test_timers.py::test_far_timers_cancelled_in_one_go_give_their_memory_back
 ASAN := $(TARGET_DIR)/asan

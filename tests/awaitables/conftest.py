@@ -36,3 +36,9 @@ def crates():
 def rust(crates):
     """The module with functions written with hybridloop-async."""
     return load_crate(crates, "async_functions")
+
+
+@pytest.fixture(scope="session")
+def runtimes(crates):
+    """The module that uses pyo3-async-runtimes."""
+    return load_crate(crates, "async_runtimes")

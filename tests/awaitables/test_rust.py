@@ -68,6 +68,11 @@ def test_what_is_awaited(rust, run):
     run(main())
 
 
+def test_no_result(rust):
+    assert finish(rust.nothing()) is None
+    assert finish(rust.yields(0)) == 0
+
+
 def test_errors(rust, run):
     async def main():
         with pytest.raises(LookupError, match="on purpose"):

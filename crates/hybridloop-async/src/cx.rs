@@ -1,5 +1,6 @@
 //! What a coroutine can do.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::future::Future;
@@ -75,12 +76,18 @@ pub fn await_py(object: Py<PyAny>) -> impl Future<Output = PyResult<Py<PyAny>>> 
 /// The body of a coroutine: the result becomes an object of Python.
 pub fn body<T, E>(future: impl Future<Output = Result<T, E>> + 'static) -> Body
 where
-    T: for<'py> IntoPyObject<'py>,
+    T: for<'py> IntoPyObject<'py> + 'static,
     PyErr: From<E>,
 {
     Box::pin(async move {
         let value = future.await?;
-        Python::attach(|py| value.into_py_any(py))
+        Python::attach(|py| {
+            // As in functions of PyO3, where it is no empty tuple.
+            if (&value as &dyn Any).is::<()>() {
+                return Ok(py.None());
+            }
+            value.into_py_any(py)
+        })
     })
 }
 
@@ -94,7 +101,7 @@ pub fn into_awaitable<'py, T, E>(
     future: impl Future<Output = Result<T, E>> + 'static,
 ) -> PyResult<Bound<'py, PyAny>>
 where
-    T: for<'a> IntoPyObject<'a>,
+    T: for<'a> IntoPyObject<'a> + 'static,
     PyErr: From<E>,
 {
     let table = table(py)?;

@@ -217,7 +217,7 @@ unsafe fn call(
 /// `RuntimeError` if hybridloop has not called the function.
 pub fn deliver<T, E>(future: impl Future<Output = Result<T, E>> + 'static) -> PyResult<()>
 where
-    T: for<'py> IntoPyObject<'py>,
+    T: for<'py> IntoPyObject<'py> + 'static,
     PyErr: From<E>,
 {
     let is_delivered = CALLS.with_borrow_mut(|calls| match calls.last_mut() {
