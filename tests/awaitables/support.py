@@ -23,6 +23,8 @@ def build(name, folder, defines=LIMITED, flags=("-std=c99",), include=None):
     source = name if isinstance(name, Path) else EXTENSIONS / f"{name}.c"
     target = folder / f"{source.stem}.so"
     command = [compiler, *flags, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    if sys.platform == "darwin":
+        command += ["-undefined", "dynamic_lookup"]
     command += [f"-I{folder}" for folder in (include, hybridloop.get_include()) if folder]
     command += [f"-I{sysconfig.get_path('include')}"]
     command += [f"-D{define}={value}" for define, value in defines.items()]
