@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "engine": Command("Tasks handed to other threads", "benchmarks.engine"),
     "native": Command("Kernels beside run_in_executor()", "benchmarks.native"),
+    "waiting": Command("Ordinary functions that wait", "benchmarks.waiting"),
     "beside": Command("Echo beside busy workers", "benchmarks.beside"),
 }
 GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(command.module))]
