@@ -44,8 +44,6 @@ mod _core {
         awaitables::register(module)?;
         module.add_function(wrap_pyfunction!(python::unstable::_unstable, module)?)?;
         module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
-        module.add_function(wrap_pyfunction!(python::context::leave_contexts, module)?)?;
-        module.add_function(wrap_pyfunction!(python::context::enter_contexts, module)?)?;
         let task_fields = [
             wrap_pyfunction!(python::unstable::task_fields::_probe_task_fields, module)?,
             wrap_pyfunction!(python::unstable::task_fields::_set_task_waiter, module)?,

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent
 
-from .._core import LoopCore, _provide
+from .._core import LoopCore, Stack, _provide
 from . import guards
 from .errors import SyncAwaitError
-from .stacks import Greenlet, Runner, Stack, Stacks, get_context
+from .stacks import Greenlet, Runner, Stacks, get_context
 from .tasks import can_wait_in, set_must_cancel, set_waiter
 
 _T = TypeVar("_T")
@@ -222,9 +222,9 @@ def _wait_for(stacks: Stacks, current: Greenlet, task: Any, yielded: Any) -> Bas
     stack = Stack(stacks, current, task, future)
     # A new context for each: an idle runner stays inside the one in which it has become idle.
     if future is None:
-        handle = loop.call_soon(stack.wake, context=Context())
+        handle = loop.call_soon(stack, context=Context())
     else:
-        future.add_done_callback(stack.wake, context=Context())
+        future.add_done_callback(stack, context=Context())
         if task is not None:
             set_waiter(task, future)
             if task._must_cancel and future.cancel(msg=task._cancel_message):
@@ -235,7 +235,7 @@ def _wait_for(stacks: Stacks, current: Greenlet, task: Any, yielded: Any) -> Bas
         if future is None:
             handle.cancel()
         else:
-            future.remove_done_callback(stack.wake)
+            future.remove_done_callback(stack)
         if task is not None:
             set_waiter(task, None)
         return thrown

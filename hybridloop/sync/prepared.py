@@ -6,12 +6,11 @@ import asyncio
 import collections
 import selectors
 import weakref
-from collections.abc import Callable
 from typing import Any
 
-from .._core import LoopCore, _enter_contexts, _leave_contexts
+from .._core import LoopCore
 from .errors import SyncAwaitError
-from .stacks import Leave, Stacks
+from .stacks import Stacks
 
 _selector_file = selectors.__file__
 
@@ -80,15 +79,6 @@ class PreparedStacks(Stacks):
     def end_iterations(self) -> None:
         self.loop._stopping = True
         self._ready.ended = True
-
-    def find_leaving(self) -> tuple[Leave, Callable[[list[Any]], object]]:
-        return _leave_contexts, _enter_contexts
-
-    def stop_clock(self) -> None:
-        """asyncio's loop measures each callback as a whole."""
-
-    def restart_clock(self, left: None) -> None:
-        """See `stop_clock()`."""
 
 
 prepared: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -19,10 +19,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from .._core import Stack, StacksCore
 from .errors import SyncAwaitError
 from .tasks import swap_current_task
 
@@ -31,8 +32,6 @@ Greenlet: TypeAlias = greenlet
 _context = greenlet.__dict__["gr_context"]
 get_context: Callable[[Greenlet], Context | None] = _context.__get__
 """The context of a greenlet; of the running one it is the current context."""
-
-Leave: TypeAlias = Callable[[Any, Greenlet, Context | None], list[Any] | None]
 
 MIN_IDLE = 16
 """So many idle runners are kept, and as many as there are stacks that wait."""
@@ -110,81 +109,24 @@ class Runner(greenlet):
                 return None
 
 
-class Stack:
-    """A stack that waits."""
-
-    __slots__ = ("future", "greenlet", "since", "stacks", "task")
-
-    def __init__(self, stacks: Stacks, greenlet: Greenlet, task: Any, future: Any) -> None:
-        self.stacks = stacks
-        self.greenlet = greenlet
-        self.task = task
-        self.future = future
-        self.since = 0.0
-
-    def wake(self, _future: Any = None) -> None:
-        """Go on; the callback of what the stack waits for. The current runner becomes idle."""
-        stacks = self.stacks
-        if self not in stacks.waiting:
-            return
-        current = getcurrent()
-        if (type(current) is not Runner or current.stacks is not stacks) and (
-            current is not stacks.late_base
-        ):
-            # Somebody runs the loop in a greenlet of his own.
-            stacks.loop.call_soon(self.wake, context=Context())
-            return
-        if current in stacks.within:
-            # Its callback runs an iteration: it is not idle, and goes on in its turn.
-            task = asyncio.current_task(stacks.loop)
-            caller = Stack(stacks, current, task, None)
-            stacks.loop.call_soon(caller.wake, context=Context())
-            stacks.wait(caller, self.greenlet)
-            return
-        idle = stacks.idle
-        idle.append(current)
-        if len(idle) > MIN_IDLE:
-            stacks.trim_later()
-        # Only debug mode measures iterations that are under way.
-        clock = stacks.stop_clock() if stacks.loop._debug else None
-        message = stacks.switch(self.greenlet, _GO)
-        if clock is not None:
-            stacks.restart_clock(clock)
-        if message is not _GO:
-            stacks.end_iteration(message)
-
-
-class Stacks:
+class Stacks(StacksCore):
     """The stacks of one loop."""
 
+    def __new__(cls, loop: Any) -> Stacks:
+        return super().__new__(cls, loop, _GO, swap_current_task, MIN_IDLE)
+
     def __init__(self, loop: Any) -> None:
-        self.loop = loop
         self.hub: Greenlet | None = None
         self.late_base: Greenlet | None = None
         """The greenlet of `run_forever()`, if that has begun before the stacks were made."""
-        self.active: Greenlet = getcurrent()
         self.base_context: Context | None = None
-        self.idle: list[Greenlet] = []
         self.trimming: asyncio.TimerHandle | None = None
-        self.waiting: dict[Stack, None] = {}
-        self.within: dict[Greenlet, int] = {}
-        """The greenlets in which a callback runs an iteration, and how many each."""
         self.closing = False
         self.nested = False
         self.thread = threading.get_ident()
         self.process = os.getpid()
-        self.leave, self.return_to = self.find_leaving()
 
     # What differs between loops.
-
-    def find_leaving(self) -> tuple[Leave, Callable[[list[Any]], object]]:
-        """Two functions.
-
-        `leave(get_context, greenlet, base)` is called when a stack begins to wait. It leaves the
-        contexts that the greenlet has entered since `base`, and returns what `return_to()` takes
-        when the stack goes on, or `None` if it must not wait.
-        """
-        return self.loop._leave_stack, self.loop._return_to_stack
 
     def iterate(self) -> None:
         """Run iterations until the loop is stopped."""
@@ -197,14 +139,6 @@ class Stacks:
     def end_iterations(self) -> None:
         """Have the iterations that are under way call nothing more."""
         self.loop._end_iterations()
-
-    def stop_clock(self) -> Any:
-        """The running stack is left: it does no work. Returns what `restart_clock()` takes."""
-        return self.loop._stop_clock()
-
-    def restart_clock(self, left: Any) -> None:
-        """The stack is the running one again."""
-        self.loop._restart_clock(left)
 
     def iterate_within(self) -> None:
         """Run one iteration within a callback, by `loop._run_once()`."""
@@ -245,18 +179,15 @@ class Stacks:
         """The hub: start runners until one of them ends the run."""
         while message is _START:
             runner = Runner(self, getcurrent())
-            message = self.switch(runner, None)
+            message = self.switch(runner)
         return message
 
-    def switch(self, target: Greenlet, message: Message | None) -> Message:
-        """Switch to `target`, which is active from now on; return the next message for this one."""
-        self.active = target
-        try:
-            value = target.switch() if message is None else target.switch(message)
-        except GreenletExit:
-            raise
-        except BaseException as raised:
-            return self.forward(None, raised)
+    def _received(self, value: Any, error: BaseException | None = None) -> Message:
+        """What `switch()` does with something else than `_GO`."""
+        if error is not None:
+            if isinstance(error, GreenletExit):
+                raise error
+            return self.forward(None, error)
         return value if isinstance(value, Message) else self.forward(value)
 
     def forward(self, value: Any, failure: BaseException | None = None) -> Message:
@@ -279,32 +210,12 @@ class Stacks:
 
     # Waiting.
 
-    def wait(self, stack: Stack, target: Greenlet | None = None) -> None:
-        """Wait until somebody calls `stack.wake()`. Runs on the stack, and switches to `target`."""
-        current = stack.greenlet
-        task = stack.task
-        base = current.base if type(current) is Runner else None
-        left = self.leave(get_context, current, base)
-        if left is None:
-            raise SyncAwaitError("the loop's own code has called this: nothing that can wait")
-        if task is not None:
-            swap_current_task(self.loop, None)
-        stack.since = self.loop.time()
-        self.waiting[stack] = None
-        try:
-            if target is None and self.idle:
-                target = self.idle.pop()
-            if target is not None:
-                message = self.switch(target, _GO)
-            else:
-                message = self._begin_runner(current)
-        finally:
-            self.waiting.pop(stack, None)
-            if task is not None:
-                swap_current_task(self.loop, task)
-            self.return_to(left)
-        if message is _GO:
-            return
+    def _refuse(self) -> NoReturn:
+        """What `wait()` does if the stack must not wait."""
+        raise SyncAwaitError("the loop's own code has called this: nothing that can wait")
+
+    def _end_wait(self, message: Message) -> NoReturn:
+        """What `wait()` does with another message than that the stack is to go on."""
         try:
             if type(message) is _Ended:
                 # `run_forever()` is on this stack and cannot return otherwise.
@@ -315,6 +226,18 @@ class Stacks:
         finally:
             del message
 
+    def _wake_elsewhere(self, stack: Stack, current: Greenlet) -> None:
+        """What a call of `stack` does that cannot make the current greenlet idle."""
+        loop = self.loop
+        if current is not self.active:
+            # Somebody runs the loop in a greenlet of his own.
+            loop.call_soon(stack, context=Context())
+            return
+        # Its callback runs an iteration: it goes on in its turn.
+        caller = Stack(self, current, asyncio.current_task(loop), None)
+        loop.call_soon(caller, context=Context())
+        self.wait(caller, stack.greenlet)
+
     def _begin_runner(self, current: Greenlet) -> Message:
         if self.hub is None:
             # The loop has begun to run before the stacks were made.
@@ -322,11 +245,12 @@ class Stacks:
             self.base_context = get_context(current)
             self.hub = greenlet(self._serve, current)
             _context.__set__(self.hub, self.base_context)
-        return self.switch(self.hub, _START)
+        message: Message = self.switch(self.hub, _START)
+        return message
 
     # Ends.
 
-    def end_iteration(self, message: Message) -> None:
+    def _end_iteration(self, message: Message) -> None:
         """What an idle runner does with another message than that it is needed."""
         if message is _END:
             raise _EndRunner
@@ -344,7 +268,7 @@ class Stacks:
                 runner.parent = current
                 runner.switch(_END)
 
-    def trim_later(self) -> None:
+    def _trim_later(self) -> None:
         """End the idle runners that are too many, unless they are needed soon."""
         if self.trimming is None and len(self.idle) > len(self.waiting):
             self.trimming = self.loop.call_later(TRIM_DELAY, self._trim, context=Context())
@@ -370,8 +294,10 @@ class Stacks:
                 ResourceWarning,
                 stacklevel=4,
             )
-        _lost.append((self.idle, self.waiting, self.hub))
-        self.idle, self.waiting, self.hub = [], {}, None
+        _lost.append((list(self.idle), dict(self.waiting), self.hub))
+        self.idle.clear()
+        self.waiting.clear()
+        self.hub = None
         self.thread, self.process = threading.get_ident(), os.getpid()
 
     def close(self) -> None:

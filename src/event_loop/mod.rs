@@ -10,6 +10,7 @@
 //! * [`sockets`] — `sock_recv` and related methods.
 //! * [`completions`] — the interface for completions from threads without Python.
 //! * [`stacks`] — callbacks that wait on a stack of their own while the loop goes on.
+//! * [`waiting`] — leaving a stack, and going on with it.
 //! * [`stats`] — counters.
 //! * [`overrides`] — functions that programs replace: the loop's `time()`, `Handle._run()`, `select()`.
 //! * [`loop_ref`] — references that are known to be loops.
@@ -33,6 +34,7 @@ mod sockets;
 pub mod stacks;
 mod stats;
 mod tasks;
+mod waiting;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
@@ -372,6 +374,7 @@ impl LoopCore {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     handles::register(module)?;
     module.add_class::<LoopCore>()?;
+    waiting::register(module)?;
     let class = module.py().get_type::<LoopCore>();
     call_soon::add_methods(&class)?;
     io::registration::add_methods(&class)?;

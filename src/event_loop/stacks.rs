@@ -7,13 +7,11 @@ use hybridloop_reactor::Token;
 use hybridloop_sync::clock::now_ns;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple, PyType};
+use pyo3::types::PyType;
 
 use crate::event_loop::{install, run_once, LoopCore};
-use crate::python::context::{enter_contexts, leave_contexts};
-use crate::python::vectorcall::missing;
-use crate::python::{Args, Cell, FfiResult, Ref, RelaxedU64};
-use crate::{fastcall, noargs, onearg};
+use crate::noargs;
+use crate::python::{Cell, FfiResult, Ref, RelaxedU64};
 
 /// What the stacks of a loop share.
 #[derive(Default)]
@@ -60,102 +58,50 @@ impl LoopCore {
     }
 }
 
-/// `_leave_stack(get_context, greenlet, base)`: the running stack, that of `greenlet`, begins to wait. Leaves the contexts that
-/// it has entered since `base`. Returns what `_return_to_stack()` takes, or `None` if the stack must not wait.
-unsafe fn leave(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
-    let &[get_context, greenlet, base] = args.positional else {
-        return Err(missing("_leave_stack", "base"));
-    };
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. It
-    // keeps the arguments alive during the call.
-    let (py, core, [get_context, greenlet, base]) = unsafe {
-        let py = Python::assume_attached();
-        let objects = [get_context, greenlet, base];
-        (
-            py,
-            LoopCore::of(slf),
-            objects.map(|object| Bound::from_borrowed_ptr(py, object)),
-        )
-    };
-    let stacks = &core.stacks;
-    if stacks.checks_signals.get() {
-        return Ok(Ref::none());
-    }
-    core.uncork(py, slf)?;
-    let contexts = leave_contexts(&get_context, &greenlet, &base)?;
-    stacks.waiting.set(stacks.waiting.get() + 1);
-    stacks.switches.set(stacks.switches.get() + 1);
-    let clock = stop(py, core)?;
-    if !clock.bind(py).is_none() {
-        contexts.insert(0, clock.bind(py))?;
-    }
-    Ok(contexts.into_any().into())
+/// What a stack gets back that was left in debug mode.
+pub struct Clock {
+    handle: Option<Ref>,
+    since: u64,
+    waited: u64,
 }
 
-/// `_return_to_stack(left)`: the stack goes on.
-unsafe fn return_to(slf: *mut PyObject, left: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. The
-    // argument is live during the call.
-    let (core, left) = unsafe {
-        let py = Python::assume_attached();
-        (LoopCore::of(slf), Bound::from_borrowed_ptr(py, left))
-    };
-    let left = left.cast_into::<PyList>().map_err(PyErr::from)?;
-    let waiting = &core.stacks.waiting;
-    waiting.set(waiting.get().saturating_sub(1));
-    let clock = left
-        .get_item(0)
-        .ok()
-        .filter(PyAnyMethods::is_instance_of::<PyTuple>);
-    if clock.is_some() {
-        left.del_item(0)?;
+impl LoopCore {
+    /// The running stack begins to wait: nothing that it has deferred stays behind. Returns false if it must not wait.
+    pub fn leave_stack(&self, py: Python<'_>, object: *mut PyObject) -> FfiResult<bool> {
+        if self.stacks.checks_signals.get() {
+            return Ok(false);
+        }
+        self.uncork(py, object)?;
+        let stacks = &self.stacks;
+        stacks.waiting.set(stacks.waiting.get() + 1);
+        stacks.switches.set(stacks.switches.get() + 1);
+        Ok(true)
     }
-    restart(core, clock)?;
-    enter_contexts(&left)?;
-    Ok(Ref::none())
-}
 
-/// What the running stack, which is left, gets back by [`restart`]: in debug mode a tuple, else `None`.
-fn stop(py: Python<'_>, core: &LoopCore) -> FfiResult<Ref> {
-    core.stats.callback_over();
-    if !core.is_debug() {
-        return Ok(Ref::none());
+    /// A stack that has waited goes on.
+    pub fn return_to_stack(&self) {
+        let waiting = &self.stacks.waiting;
+        waiting.set(waiting.get().saturating_sub(1));
     }
-    let handle = core.current_handle.take().unwrap_or_else(Ref::none);
-    let left = (handle.bind(py), now_ns(), core.stacks.waited.get());
-    Ok(left.into_pyobject(py)?.into_any().into())
-}
 
-/// The stack is the running one again. What it has waited does not count as work.
-fn restart(core: &LoopCore, left: Option<Bound<'_, PyAny>>) -> FfiResult<()> {
-    core.stats.callbacks_begin();
-    let Some(left) = left else { return Ok(()) };
-    let (handle, since, waited): (Bound<'_, PyAny>, u64, u64) = left.extract()?;
-    let waited = waited + now_ns().saturating_sub(since);
-    core.stacks.waited.set(waited);
-    drop(core.current_handle.take());
-    if !handle.is_none() {
-        drop(core.current_handle.replace(Some(handle.into())));
+    /// The running stack is left: it does no work.
+    pub fn stop_clock(&self) -> Option<Clock> {
+        self.stats.callback_over();
+        self.is_debug().then(|| Clock {
+            handle: self.current_handle.take(),
+            since: now_ns(),
+            waited: self.stacks.waited.get(),
+        })
     }
-    Ok(())
-}
 
-/// `_stop_clock()`: the running stack is left, and does not wait. Returns what `_restart_clock()` takes.
-unsafe fn stop_clock(slf: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked.
-    unsafe { stop(Python::assume_attached(), LoopCore::of(slf)) }
-}
-
-/// `_restart_clock(left)`: the stack is the running one again.
-unsafe fn restart_clock(slf: *mut PyObject, left: *mut PyObject) -> FfiResult<Ref> {
-    // SAFETY: `slf` is a live `LoopCore`: CPython passes the method's receiver, whose class the descriptor has checked. The
-    // argument is live during the call.
-    let (core, left) = unsafe {
-        let py = Python::assume_attached();
-        (LoopCore::of(slf), Bound::from_borrowed_ptr(py, left))
-    };
-    restart(core, (!left.is_none()).then_some(left))?;
-    Ok(Ref::none())
+    /// The stack is the running one again. What it has waited does not count as work.
+    pub fn restart_clock(&self, clock: Option<Clock>) {
+        self.stats.callbacks_begin();
+        let Some(clock) = clock else { return };
+        let waited = now_ns().saturating_sub(clock.since);
+        self.stacks.waited.set(clock.waited + waited);
+        drop(self.current_handle.replace(clock.handle));
+    }
 }
 
 /// `_run_iterations()`: what a run of the loop does, on the stack that calls it.
@@ -199,26 +145,6 @@ pub fn add_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     install(
         class,
         [
-            (
-                fastcall!(c"_leave_stack", leave),
-                "(self, get_context, greenlet, base, /)",
-                "The running stack begins to wait. Returns None if it must not.",
-            ),
-            (
-                onearg!(c"_return_to_stack", return_to),
-                "(self, left)",
-                "A stack goes on, with what _leave_stack() has returned.",
-            ),
-            (
-                noargs!(c"_stop_clock", stop_clock),
-                "(self)",
-                "The running stack is left. Returns what _restart_clock() takes.",
-            ),
-            (
-                onearg!(c"_restart_clock", restart_clock),
-                "(self, left)",
-                "The stack is the running one again.",
-            ),
             (
                 noargs!(c"_run_iterations", run_iterations),
                 "(self)",

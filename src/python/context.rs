@@ -2,12 +2,12 @@
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
 
 use crate::python::cell::LoopCell;
+use crate::python::greenlet::Greenlets;
 use crate::python::refs::Ref;
 use crate::python::unstable::context_vars;
-use crate::python::vectorcall::FfiResult;
+use crate::python::vectorcall::{ErrSet, FfiResult};
 
 /// `contextvars.copy_context()`.
 #[inline]
@@ -48,13 +48,13 @@ pub unsafe fn run_in<T>(
 ) -> FfiResult<T> {
     // SAFETY: the caller guarantees a live object. CPython checks that it is a context.
     if unsafe { ffi::PyContext_Enter(context) } != 0 {
-        return Err(crate::python::ErrSet);
+        return Err(ErrSet);
     }
     let result = body();
     if let Ok(value) = result {
         // SAFETY: the caller guarantees a live object, which this thread has entered above.
         if unsafe { ffi::PyContext_Exit(context) } != 0 {
-            return Err(crate::python::ErrSet);
+            return Err(ErrSet);
         }
         return Ok(value);
     }
@@ -74,38 +74,34 @@ fn leave_with_error(context: *mut PyObject) {
     error.restore(py);
 }
 
-/// Leave the contexts that the running greenlet has entered since `base`, and return them, the innermost first: others can enter
-/// them until `_enter_contexts()`. `get_context(greenlet)` returns the current context.
-#[pyfunction(name = "_leave_contexts")]
-pub fn leave_contexts<'py>(
-    get_context: &Bound<'py, PyAny>,
-    greenlet: &Bound<'py, PyAny>,
-    base: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyList>> {
-    let left = PyList::empty(base.py());
+/// Leaves the contexts that `greenlet`, the running one, has entered since `base`, and returns them, the innermost first: others
+/// can enter them until [`enter`].
+pub fn leave(greenlets: &Greenlets, greenlet: &Ref, base: &Ref) -> FfiResult<Vec<Ref>> {
+    let mut left = Vec::new();
     loop {
-        let current = get_context.call1((greenlet,))?;
-        if current.is(base) || current.is_none() {
-            break;
+        let current = greenlets.context_of(greenlet)?;
+        // SAFETY: `None` is always live.
+        let none = unsafe { ffi::Py_None() };
+        if current.as_ptr() == base.as_ptr() || current.as_ptr() == none {
+            return Ok(left);
         }
         // A context that is current but was not entered cannot be left: it is the last one.
         // SAFETY: the thread is attached and the object is live. CPython checks that it is a context.
         if unsafe { ffi::PyContext_Exit(current.as_ptr()) } != 0 {
-            drop(PyErr::take(base.py()));
-            break;
+            // SAFETY: the exception of the call is set.
+            unsafe { ffi::PyErr_Clear() };
+            return Ok(left);
         }
-        left.append(current)?;
+        left.push(current);
     }
-    Ok(left)
 }
 
-/// Enter what `_leave_contexts()` has left.
-#[pyfunction(name = "_enter_contexts")]
-pub fn enter_contexts(left: &Bound<'_, PyList>) -> PyResult<()> {
+/// Enters what [`leave`] has left.
+pub fn enter(left: &[Ref]) -> FfiResult<()> {
     for context in left.iter().rev() {
         // SAFETY: the thread is attached and the object is live. CPython checks that it is a context.
         if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
-            return Err(PyErr::fetch(left.py()));
+            return Err(ErrSet);
         }
     }
     Ok(())

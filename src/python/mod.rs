@@ -13,6 +13,7 @@ pub mod fallible;
 pub mod finalization;
 pub mod fork;
 pub mod future;
+pub mod greenlet;
 pub mod handle;
 pub mod interpreters;
 pub mod nested_drop;
