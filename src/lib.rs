@@ -46,7 +46,6 @@ mod _core {
         module.add_function(wrap_pyfunction!(python::package::_provide, module)?)?;
         let task_fields = [
             wrap_pyfunction!(python::unstable::task_fields::_probe_task_fields, module)?,
-            wrap_pyfunction!(python::unstable::task_fields::_set_task_waiter, module)?,
             wrap_pyfunction!(python::unstable::task_fields::_set_task_must_cancel, module)?,
         ];
         for function in task_fields {

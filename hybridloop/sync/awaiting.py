@@ -7,17 +7,16 @@ import inspect
 import sys
 from asyncio import coroutines
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from greenlet import getcurrent
 
-from .._core import LoopCore, Stack, _provide
+from .._core import LoopCore, _provide
 from . import guards
 from .errors import SyncAwaitError
 from .stacks import Greenlet, Runner, Stacks, get_context
-from .tasks import can_wait_in, set_must_cancel, set_waiter
+from .tasks import can_wait_in
 
 _T = TypeVar("_T")
 
@@ -51,7 +50,9 @@ def await_(awaitable: Awaitable[_T]) -> _T:
         return _wait_in_callback(stacks, current, awaitable)  # type: ignore[no-any-return]
     if not can_wait_in(task):
         _refuse(awaitable, _unknown_task(task))
-    return _drive(stacks, current, task, awaitable)  # type: ignore[no-any-return]
+    if type(awaitable) is not CoroutineType:
+        awaitable = _iterator(awaitable)
+    return stacks.drive(current, task, awaitable)  # type: ignore[no-any-return]
 
 
 ohwait = await_
@@ -179,92 +180,6 @@ def _iterator(awaitable: Any) -> Any:
     return iterator
 
 
-def _drive(stacks: Stacks, current: Greenlet, task: Any, awaitable: Any) -> Any:
-    """Run what `await` would run, and wait for each future that it yields."""
-    iterator: Any = awaitable if type(awaitable) is CoroutineType else _iterator(awaitable)
-    send = getattr(iterator, "send", None)
-    error: BaseException | None = None
-    try:
-        while True:
-            try:
-                if error is None:
-                    yielded = next(iterator) if send is None else send(None)
-                elif hasattr(iterator, "throw"):
-                    yielded = iterator.throw(error)
-                else:
-                    raise error
-            except StopIteration as stop:
-                return stop.value
-            error = _wait_for(stacks, current, task, yielded)
-    finally:
-        del error
-
-
-def _wait_for(stacks: Stacks, current: Greenlet, task: Any, yielded: Any) -> BaseException | None:
-    """Wait for what was yielded, as a task does. Returns the exception to throw."""
-    loop = stacks.loop
-    blocking = getattr(yielded, "_asyncio_future_blocking", None)
-    if blocking is None:
-        if yielded is not None:
-            return _bad_yield(task, yielded)
-        future = None
-    elif yielded.get_loop() is not loop:
-        return RuntimeError(f"Task {task!r} got Future {yielded!r} attached to a different loop")
-    elif not blocking:
-        return RuntimeError(
-            f"yield was used instead of yield from in task {task!r} with {yielded!r}"
-        )
-    elif yielded is task:
-        return RuntimeError(f"Task cannot await on itself: {task!r}")
-    else:
-        yielded._asyncio_future_blocking = False
-        future = yielded
-    stack = Stack(stacks, current, task, future)
-    # A new context for each: an idle runner stays inside the one in which it has become idle.
-    if future is None:
-        handle = loop.call_soon(stack, context=Context())
-    else:
-        future.add_done_callback(stack, context=Context())
-        if task is not None:
-            set_waiter(task, future)
-            if task._must_cancel and future.cancel(msg=task._cancel_message):
-                set_must_cancel(task, False)
-    try:
-        stacks.wait(stack)
-    except BaseException as thrown:
-        if future is None:
-            handle.cancel()
-        else:
-            future.remove_done_callback(stack)
-        if task is not None:
-            set_waiter(task, None)
-        return thrown
-    error: BaseException | None = None
-    if future is not None:
-        try:
-            future.result()
-        except BaseException as raised:
-            error = raised
-    if task is not None:
-        set_waiter(task, None)
-        if task._must_cancel:
-            if not isinstance(error, asyncio.CancelledError):
-                error = task._make_cancelled_error()
-            set_must_cancel(task, False)
-    try:
-        return error
-    finally:
-        del error
-
-
-def _bad_yield(task: Any, yielded: Any) -> RuntimeError:
-    if inspect.isgenerator(yielded):
-        return RuntimeError(
-            f"yield was used instead of yield from for generator in task {task!r} with {yielded!r}"
-        )
-    return RuntimeError(f"Task got bad yield: {yielded!r}")
-
-
 def _wait_in_callback(stacks: Stacks, current: Greenlet, awaitable: Any) -> Any:
     """Wait for a future, or for a task that runs the awaitable in the callback's context."""
     future = awaitable
@@ -275,7 +190,7 @@ def _wait_in_callback(stacks: Stacks, current: Greenlet, awaitable: Any) -> Any:
         context = get_context(current)
         future = created = stacks.loop.create_task(awaitable, context=context)
     try:
-        return _drive(stacks, current, None, future)
+        return stacks.drive(current, None, _iterator(future))
     finally:
         if created is not None and not created.done():
             created.cancel()

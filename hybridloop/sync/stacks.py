@@ -14,6 +14,7 @@ runner that is active: this one is inside the call that has switched to the othe
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import warnings
@@ -25,7 +26,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from .._core import Stack, StacksCore
 from .errors import SyncAwaitError
-from .tasks import swap_current_task
+from .tasks import set_must_cancel, swap_current_task
 
 Greenlet: TypeAlias = greenlet
 
@@ -247,6 +248,41 @@ class Stacks(StacksCore):
             _context.__set__(self.hub, self.base_context)
         message: Message = self.switch(self.hub, _START)
         return message
+
+    # What `drive()` does in rare cases.
+
+    def _bad_yield(self, task: Any, yielded: Any) -> RuntimeError:
+        """The error for what is neither a future that was awaited nor `None`."""
+        blocking = getattr(yielded, "_asyncio_future_blocking", None)
+        if blocking is None:
+            if inspect.isgenerator(yielded):
+                return RuntimeError(
+                    "yield was used instead of yield from for generator in task "
+                    f"{task!r} with {yielded!r}"
+                )
+            return RuntimeError(f"Task got bad yield: {yielded!r}")
+        if yielded.get_loop() is not self.loop:
+            return RuntimeError(
+                f"Task {task!r} got Future {yielded!r} attached to a different loop"
+            )
+        if not blocking:
+            return RuntimeError(
+                f"yield was used instead of yield from in task {task!r} with {yielded!r}"
+            )
+        return RuntimeError(f"Task cannot await on itself: {task!r}")
+
+    def _cancel_future(self, task: Any, future: Any) -> None:
+        """The task was cancelled before it began to wait."""
+        if future.cancel(msg=task._cancel_message):
+            set_must_cancel(task, False)
+
+    def _cancelled(self, task: Any, error: BaseException | None) -> BaseException | None:
+        """The task was cancelled when the future was done. Returns the exception to throw."""
+        set_must_cancel(task, False)
+        if isinstance(error, asyncio.CancelledError):
+            return error
+        cancelled: BaseException = task._make_cancelled_error()
+        return cancelled
 
     # Ends.
 

@@ -12,7 +12,7 @@ from asyncio import tasks
 from collections.abc import Callable
 from typing import Any
 
-from .._core import _probe_task_fields, _set_task_must_cancel, _set_task_waiter
+from .._core import _probe_task_fields, _set_task_must_cancel
 
 try:
     from _asyncio import Task as _NativeTask
@@ -60,7 +60,7 @@ class _ProbeLoop:
 
 
 def _probe() -> bool:
-    """Find out where tasks of `_asyncio` keep what `set_waiter()` and `set_must_cancel()` set."""
+    """Find out where tasks of `_asyncio` keep what `await_()` sets."""
     if _NativeTask is None:
         return False
     loop: Any = _ProbeLoop()
@@ -94,17 +94,11 @@ KNOWS_NATIVE_TASKS = _probe()
 
 def can_wait_in(task: Any) -> bool:
     """Whether the fields of this task can be set."""
+    if type(task) is _NativeTask:
+        return KNOWS_NATIVE_TASKS
     if _NativeTask is not None and isinstance(task, _NativeTask):
         return KNOWS_NATIVE_TASKS
     return isinstance(task, tasks._PyTask)  # type: ignore[attr-defined]
-
-
-def set_waiter(task: Any, future: Any) -> None:
-    """Set the future that a task waits for: `task.cancel()` cancels it."""
-    if _NativeTask is not None and isinstance(task, _NativeTask):
-        _set_task_waiter(task, future)
-    else:
-        task._fut_waiter = future
 
 
 def set_must_cancel(task: Any, value: bool) -> None:

@@ -10,7 +10,7 @@
 //! * [`sockets`] — `sock_recv` and related methods.
 //! * [`completions`] — the interface for completions from threads without Python.
 //! * [`stacks`] — callbacks that wait on a stack of their own while the loop goes on.
-//! * [`waiting`] — leaving a stack, and going on with it.
+//! * [`waiting`] — leaving a stack, and going on with it; [`driving`] — an awaitable that is run by an ordinary function.
 //! * [`stats`] — counters.
 //! * [`overrides`] — functions that programs replace: the loop's `time()`, `Handle._run()`, `select()`.
 //! * [`loop_ref`] — references that are known to be loops.
@@ -22,6 +22,7 @@ mod call_soon;
 mod callback_args;
 mod completions;
 mod dns;
+mod driving;
 pub mod exceptions;
 mod futures;
 mod handles;

@@ -9,9 +9,10 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::PyTraverseError;
 
 use crate::event_loop::stacks::Clock;
-use crate::event_loop::LoopCore;
+use crate::event_loop::{driving, LoopCore};
 use crate::python::context::{enter, leave};
 use crate::python::greenlet::Greenlets;
+use crate::python::stdlib::{as_name, Stdlib};
 use crate::python::{FfiResult, Ref, RelaxedU64, SlotCell};
 
 /// Native base of `hybridloop.sync.stacks.Stacks`: what the stacks of one loop share, and that is used for each wait.
@@ -66,7 +67,7 @@ impl StacksCore {
     }
 
     #[getter(r#loop)]
-    fn get_loop<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    pub fn get_loop<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         bound_or_none(py, self.event_loop.get())
     }
 
@@ -97,7 +98,7 @@ impl StacksCore {
 
     /// Wait until somebody calls `stack`. Runs on the stack, and switches to `target`, or to an idle runner, or to a new one.
     #[pyo3(signature = (stack, target=None))]
-    fn wait(
+    pub fn wait(
         slf: &Bound<'_, Self>,
         stack: &Bound<'_, Stack>,
         target: Option<&Bound<'_, PyAny>>,
@@ -128,6 +129,16 @@ impl StacksCore {
         message: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::switch_to(slf, &target.into(), message)
+    }
+
+    /// Run what `await` would run with this iterator, and return its result. Runs in `greenlet`, in `task` or in a callback.
+    fn drive<'py>(
+        slf: &Bound<'py, Self>,
+        greenlet: &Bound<'py, PyAny>,
+        task: &Bound<'py, PyAny>,
+        iterator: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        driving::drive(slf, greenlet, task, iterator)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -165,8 +176,9 @@ impl StacksCore {
         let core = self.core(event_loop.as_ref());
         let greenlet = stack.greenlet.bind(py);
         // A runner says in which context it has begun.
+        let name = as_name(py, &Stdlib::get().names.base)?;
         let base = greenlet
-            .getattr_opt("base")?
+            .getattr_opt(name)?
             .map_or_else(Ref::none, Ref::from);
         if let (Some(core), Some(event_loop)) = (core, &event_loop) {
             if !core.leave_stack(py, event_loop.as_ptr())? {
@@ -345,6 +357,19 @@ impl Stack {
         self.greenlet.visit(&visit)?;
         self.task.visit(&visit)?;
         self.future.visit(&visit)
+    }
+}
+
+impl Stack {
+    /// A stack of the running greenlet.
+    pub fn of<'py>(
+        stacks: &Bound<'py, StacksCore>,
+        greenlet: &Bound<'py, PyAny>,
+        task: &Bound<'py, PyAny>,
+        future: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let stacks_of = stacks.clone().unbind();
+        Bound::new(stacks.py(), Self::new(stacks_of, greenlet, task, future))
     }
 }
 

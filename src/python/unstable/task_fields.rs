@@ -163,17 +163,24 @@ fn of(task: &Bound<'_, PyAny>) -> PyResult<&'static Layout> {
     Ok(layout)
 }
 
-/// Set the future that a task of `_asyncio` waits for, or `None`.
-#[pyfunction]
-pub fn _set_task_waiter(task: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Sets the future that a task waits for, or `None`. Returns false if it is no task of `_asyncio`.
+pub fn try_set_waiter(task: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> bool {
+    let Some(layout) = LAYOUT.get().and_then(Option::as_ref) else {
+        return false;
+    };
     let future = if future.is_none() {
         std::ptr::null_mut()
     } else {
         future.as_ptr()
     };
-    // SAFETY: `of` has checked the class, and both objects are live during the call.
-    unsafe { of(task)?.set_waiter(task.as_ptr(), future) };
-    Ok(())
+    // SAFETY: all objects are live during the call, and the class is checked before the field is set.
+    unsafe {
+        let is_task = ffi::PyObject_TypeCheck(task.as_ptr(), layout.class.as_ptr().cast()) != 0;
+        if is_task {
+            layout.set_waiter(task.as_ptr(), future);
+        }
+        is_task
+    }
 }
 
 /// Set whether a cancellation of a task of `_asyncio` is still to be delivered.
