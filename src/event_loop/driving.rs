@@ -2,124 +2,158 @@
 
 use std::ptr;
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi::{self, PyObject, PySendResult};
 use pyo3::prelude::*;
 
 use crate::event_loop::waiting::{Stack, StacksCore};
 use crate::python::stdlib::{as_name, Stdlib};
 use crate::python::unstable::task_fields;
-use crate::python::{FfiResult, Ref};
+use crate::python::{ErrSet, FfiResult, Ref};
 
 /// Runs what `await` would run, and returns its result.
-pub fn drive<'py>(
-    stacks: &Bound<'py, StacksCore>,
-    greenlet: &Bound<'py, PyAny>,
-    task: &Bound<'py, PyAny>,
-    iterator: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let mut error: Option<PyErr> = None;
+///
+/// A switch copies what is on the stack that is left. So the functions that a wait is below hold little, and what is done before
+/// and after the wait is in functions of their own.
+pub fn drive(
+    stacks: &Bound<'_, StacksCore>,
+    greenlet: &Bound<'_, PyAny>,
+    task: &Bound<'_, PyAny>,
+    iterator: &Bound<'_, PyAny>,
+) -> FfiResult<Ref> {
+    let mut error: Option<Ref> = None;
     loop {
-        let yielded = match error.take() {
-            None => match send_none(iterator) {
-                Sent::Yielded(yielded) => yielded,
-                Sent::Returned(value) => return Ok(value),
-                Sent::Raised(error) => return Err(error),
-            },
-            Some(error) => match throw(iterator, error)? {
-                Ok(yielded) => yielded,
-                Err(value) => return Ok(value),
-            },
+        let step = match error.take() {
+            None => send_none(iterator)?,
+            Some(error) => throw(iterator, error)?,
         };
-        error = wait_for(stacks, greenlet, task, &yielded)?;
+        let yielded = match step {
+            Step::Yielded(yielded) => yielded,
+            Step::Returned(value) => return Ok(value),
+        };
+        error = match begin(stacks, greenlet, task, yielded)? {
+            Ok(wait) => {
+                let waited = StacksCore::wait_on(stacks, &wait.stack, None);
+                end(stacks, task, wait, waited)?
+            }
+            Err(error) => Some(error),
+        };
     }
 }
 
-enum Sent<'py> {
-    Yielded(Bound<'py, PyAny>),
-    Returned(Bound<'py, PyAny>),
-    Raised(PyErr),
+enum Step {
+    Yielded(Ref),
+    Returned(Ref),
 }
 
-fn send_none<'py>(iterator: &Bound<'py, PyAny>) -> Sent<'py> {
-    let py = iterator.py();
+#[inline(never)]
+fn send_none(iterator: &Bound<'_, PyAny>) -> FfiResult<Step> {
     let mut value = ptr::null_mut();
     // SAFETY: the thread is attached and the objects are live. The call gives a new reference, unless it has raised.
     unsafe {
         match ffi::PyIter_Send(iterator.as_ptr(), ffi::Py_None(), &raw mut value) {
-            PySendResult::PYGEN_NEXT => Sent::Yielded(Bound::from_owned_ptr(py, value)),
-            PySendResult::PYGEN_RETURN => Sent::Returned(Bound::from_owned_ptr(py, value)),
-            PySendResult::PYGEN_ERROR => Sent::Raised(PyErr::fetch(py)),
+            PySendResult::PYGEN_NEXT => Ref::new(value).map(Step::Yielded),
+            PySendResult::PYGEN_RETURN => Ref::new(value).map(Step::Returned),
+            PySendResult::PYGEN_ERROR => Err(ErrSet),
         }
     }
 }
 
-/// What is yielded, or returned.
-fn throw<'py>(
-    iterator: &Bound<'py, PyAny>,
-    error: PyErr,
-) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
+#[cold]
+#[inline(never)]
+fn throw(iterator: &Bound<'_, PyAny>, error: Ref) -> FfiResult<Step> {
     let py = iterator.py();
+    let error = error.bind(py);
     let Some(throw) = iterator.getattr_opt("throw")? else {
-        return Err(error);
+        return Err(PyErr::from_value(error.clone()).into());
     };
-    match throw.call1((error.into_value(py),)) {
-        Ok(yielded) => Ok(Ok(yielded)),
-        Err(stop) if stop.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) => {
-            Ok(Err(stop.value(py).getattr("value")?))
+    match throw.call1((error,)) {
+        Ok(yielded) => Ok(Step::Yielded(yielded.into())),
+        Err(stop) if stop.is_instance_of::<PyStopIteration>(py) => {
+            Ok(Step::Returned(stop.value(py).getattr("value")?.into()))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Waits for what was yielded. Returns the exception to throw.
-fn wait_for<'py>(
+/// A wait that has begun.
+struct Wait<'py> {
+    stack: Bound<'py, Stack>,
+    /// What was yielded: a future, or `None`.
+    future: Ref,
+    /// The handle of the callback, if that is not of a future.
+    handle: Ref,
+}
+
+/// Has the stack be called when what was yielded is done. Returns the exception to throw if that is nothing to wait for.
+#[inline(never)]
+fn begin<'py>(
     stacks: &Bound<'py, StacksCore>,
     greenlet: &Bound<'py, PyAny>,
     task: &Bound<'py, PyAny>,
-    yielded: &Bound<'py, PyAny>,
-) -> PyResult<Option<PyErr>> {
+    future: Ref,
+) -> FfiResult<Result<Wait<'py>, Ref>> {
     let py = stacks.py();
+    let yielded = future.bind(py);
     let event_loop = stacks.get().get_loop(py);
     if !is_to_wait_for(yielded, &event_loop, task)? {
         let error = stacks.call_method1("_bad_yield", (task, yielded))?;
-        return Ok(Some(PyErr::from_value(error)));
+        return Ok(Err(error.into()));
     }
     let stack = Stack::of(stacks, greenlet, task, yielded)?;
-    let in_task = !task.is_none();
     // A new context for each: an idle runner stays inside the one in which it has become idle.
     let handle = call_in_new_context(yielded, &event_loop, &stack)?;
-    if in_task && !yielded.is_none() {
+    if !task.is_none() && !yielded.is_none() {
         set_waiter(task, yielded)?;
         if must_cancel(task)? {
             stacks.call_method1("_cancel_future", (task, yielded))?;
         }
     }
-    let mut error = None;
-    if let Err(raised) = StacksCore::wait(stacks, &stack, None) {
-        error = Some(raised);
-        if yielded.is_none() {
-            handle.call_method0("cancel")?;
+    Ok(Ok(Wait {
+        stack,
+        future,
+        handle: handle.into(),
+    }))
+}
+
+/// Returns the exception to throw.
+#[inline(never)]
+fn end(
+    stacks: &Bound<'_, StacksCore>,
+    task: &Bound<'_, PyAny>,
+    wait: Wait<'_>,
+    waited: FfiResult<()>,
+) -> FfiResult<Option<Ref>> {
+    let py = stacks.py();
+    let future = wait.future.bind(py);
+    let in_task = !task.is_none();
+    if let Err(raised) = waited {
+        let error = PyErr::from(raised).into_value(py).into_bound(py);
+        if future.is_none() {
+            wait.handle.bind(py).call_method0("cancel")?;
         } else {
-            yielded.call_method1("remove_done_callback", (&stack,))?;
+            future.call_method1("remove_done_callback", (wait.stack,))?;
         }
         if in_task {
             set_waiter(task, py.None().bind(py))?;
         }
-        return Ok(error);
+        return Ok(Some(error.into()));
     }
-    if !yielded.is_none() {
+    let mut error = None;
+    if !future.is_none() {
         let result = as_name(py, &Stdlib::get().names.result)?;
-        error = yielded.call_method0(result).err();
+        if let Err(raised) = future.call_method0(result) {
+            error = Some(raised.into_value(py).into_bound(py));
+        }
         if in_task {
             set_waiter(task, py.None().bind(py))?;
         }
     }
     if in_task && must_cancel(task)? {
-        let error = error.map(|error| error.into_value(py));
         let cancelled = stacks.call_method1("_cancelled", (task, error))?;
-        return Ok(Some(PyErr::from_value(cancelled)));
+        return Ok(Some(cancelled.into()));
     }
-    Ok(error)
+    Ok(error.map(Ref::from))
 }
 
 /// Whether it is `None`, which gives way for one iteration, or a future that `await` has yielded.

@@ -13,7 +13,7 @@ use crate::event_loop::{driving, LoopCore};
 use crate::python::context::{enter, leave};
 use crate::python::greenlet::Greenlets;
 use crate::python::stdlib::{as_name, Stdlib};
-use crate::python::{FfiResult, Ref, RelaxedU64, SlotCell};
+use crate::python::{ErrSet, FfiResult, Ref, RelaxedU64, SlotCell};
 
 /// Native base of `hybridloop.sync.stacks.Stacks`: what the stacks of one loop share, and that is used for each wait.
 #[pyclass(frozen, subclass, module = "hybridloop._core")]
@@ -22,8 +22,9 @@ pub struct StacksCore {
     event_loop: SlotCell<Ref>,
     /// The loop is one of hybridloop.
     is_native: bool,
-    /// `(GO,)`: the message that a stack is to go on.
-    go: Py<PyTuple>,
+    /// The message that a stack is to go on, and the arguments of a switch with it.
+    go: Ref,
+    go_arguments: Py<PyTuple>,
     swap_current_task: Ref,
     /// More idle runners than this are reported.
     min_idle: usize,
@@ -56,7 +57,8 @@ impl StacksCore {
             greenlets,
             event_loop: SlotCell::new(Some(event_loop.into())),
             is_native: event_loop.is_instance_of::<LoopCore>(),
-            go: PyTuple::new(py, [go])?.unbind(),
+            go: go.into(),
+            go_arguments: PyTuple::new(py, [go])?.unbind(),
             swap_current_task: swap_current_task.into(),
             min_idle,
             active: SlotCell::new(Some(greenlets.current()?)),
@@ -98,27 +100,12 @@ impl StacksCore {
 
     /// Wait until somebody calls `stack`. Runs on the stack, and switches to `target`, or to an idle runner, or to a new one.
     #[pyo3(signature = (stack, target=None))]
-    pub fn wait(
+    fn wait(
         slf: &Bound<'_, Self>,
         stack: &Bound<'_, Stack>,
         target: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        let Some(left) = this.leave(stack.get(), py)? else {
-            return slf.call_method0("_refuse").map(drop);
-        };
-        let message = this
-            .swap_task(py, stack.get(), false)
-            .and_then(|()| Self::wait_away(slf, stack, target));
-        let returned = this
-            .swap_task(py, stack.get(), true)
-            .and_then(|()| Ok(this.return_to(py, left)?));
-        let message = message?;
-        returned?;
-        if this.is_go(&message) {
-            return Ok(());
-        }
-        slf.call_method1("_end_wait", (message,)).map(drop)
+        Ok(Self::wait_on(slf, stack, target.map(Ref::from))?)
     }
 
     /// Switch to `target`, which is active from now on; return the next message for this greenlet.
@@ -128,7 +115,8 @@ impl StacksCore {
         target: &Bound<'py, PyAny>,
         message: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::switch_to(slf, &target.into(), message)
+        let message = Self::switch_to(slf, &target.into(), message)?;
+        Ok(message.bind(slf.py()).clone())
     }
 
     /// Run what `await` would run with this iterator, and return its result. Runs in `greenlet`, in `task` or in a callback.
@@ -138,7 +126,8 @@ impl StacksCore {
         task: &Bound<'py, PyAny>,
         iterator: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        driving::drive(slf, greenlet, task, iterator)
+        let result = driving::drive(slf, greenlet, task, iterator)?;
+        Ok(result.bind(slf.py()).clone())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -156,11 +145,8 @@ impl StacksCore {
 }
 
 impl StacksCore {
-    fn is_go(&self, message: &Bound<'_, PyAny>) -> bool {
-        self.go
-            .bind(message.py())
-            .get_borrowed_item(0)
-            .is_ok_and(|go| go.is(message))
+    fn is_go(&self, message: &Ref) -> bool {
+        self.go.as_ptr() == message.as_ptr()
     }
 
     /// The loop, if it is one of hybridloop.
@@ -170,96 +156,152 @@ impl StacksCore {
         Some(unsafe { LoopCore::of(event_loop.as_ptr()) })
     }
 
-    /// `None` if the stack must not wait.
-    fn leave(&self, stack: &Stack, py: Python<'_>) -> PyResult<Option<Left>> {
+    /// See `wait()`.
+    pub fn wait_on(
+        slf: &Bound<'_, Self>,
+        stack: &Bound<'_, Stack>,
+        target: Option<Ref>,
+    ) -> FfiResult<()> {
+        let Some((left, target)) = slf.get().leave(stack, target)? else {
+            return Ok(slf.call_method0("_refuse").map(drop)?);
+        };
+        let message = match target {
+            Ok(Some(target)) => {
+                Self::switch_to(slf, &target, slf.get().go_arguments.bind(slf.py()))
+            }
+            Ok(None) => Self::begin_runner(slf, stack),
+            Err(error) => Err(error),
+        };
+        Self::return_to(slf, stack, left, message)
+    }
+
+    /// Returns what is to be restored and where to switch to, or `None` if the stack must not wait.
+    #[inline(never)]
+    fn leave(
+        &self,
+        stack: &Bound<'_, Stack>,
+        target: Option<Ref>,
+    ) -> FfiResult<Option<(Left, FfiResult<Option<Ref>>)>> {
+        let py = stack.py();
+        let greenlet = &stack.get().greenlet;
         let event_loop = self.event_loop.get();
         let core = self.core(event_loop.as_ref());
-        let greenlet = stack.greenlet.bind(py);
         // A runner says in which context it has begun.
-        let name = as_name(py, &Stdlib::get().names.base)?;
+        let base = as_name(py, &Stdlib::get().names.base)?;
         let base = greenlet
-            .getattr_opt(name)?
+            .bind(py)
+            .getattr_opt(base)?
             .map_or_else(Ref::none, Ref::from);
         if let (Some(core), Some(event_loop)) = (core, &event_loop) {
             if !core.leave_stack(py, event_loop.as_ptr())? {
                 return Ok(None);
             }
         }
-        let contexts = match leave(self.greenlets, &stack.greenlet, &base) {
+        let contexts = match leave(self.greenlets, greenlet, &base) {
             Ok(contexts) => contexts,
             Err(error) => {
                 core.inspect(|core| core.return_to_stack());
-                return Err(error.into());
+                return Err(error);
             }
         };
         let clock = core.and_then(LoopCore::stop_clock);
-        Ok(Some(Left { contexts, clock }))
+        let target = self.begin_wait(stack, target);
+        Ok(Some((
+            Left { contexts, clock },
+            target.map_err(ErrSet::from),
+        )))
     }
 
-    fn return_to(&self, _py: Python<'_>, left: Left) -> FfiResult<()> {
-        if let Some(core) = self.core(self.event_loop.get().as_ref()) {
+    fn begin_wait(&self, stack: &Bound<'_, Stack>, target: Option<Ref>) -> PyResult<Option<Ref>> {
+        let py = stack.py();
+        self.swap_task(stack, false)?;
+        stack.get().since.set(now_ns());
+        self.waiting.bind(py).set_item(stack, py.None())?;
+        let idle = self.idle.bind(py);
+        if target.is_some() || idle.is_empty() {
+            return Ok(target);
+        }
+        let last = idle.len() - 1;
+        let target = idle.get_item(last)?;
+        idle.del_item(last)?;
+        Ok(Some(target.into()))
+    }
+
+    #[inline(never)]
+    fn return_to(
+        slf: &Bound<'_, Self>,
+        stack: &Bound<'_, Stack>,
+        left: Left,
+        message: FfiResult<Ref>,
+    ) -> FfiResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let message = message.map_err(PyErr::from);
+        let waiting = this.waiting.bind(py);
+        if waiting.contains(stack)? {
+            waiting.del_item(stack)?;
+        }
+        let swapped = this.swap_task(stack, true);
+        if let Some(core) = this.core(this.event_loop.get().as_ref()) {
             core.return_to_stack();
             core.restart_clock(left.clock);
         }
-        enter(&left.contexts)
+        enter(&left.contexts)?;
+        let message = message?;
+        swapped?;
+        if this.is_go(&message) {
+            return Ok(());
+        }
+        Ok(slf
+            .call_method1("_end_wait", (message.bind(py),))
+            .map(drop)?)
     }
 
     /// Makes the task of the stack the current one, or none.
-    fn swap_task(&self, py: Python<'_>, stack: &Stack, current: bool) -> PyResult<()> {
-        let task = stack.task.bind(py);
+    fn swap_task(&self, stack: &Bound<'_, Stack>, current: bool) -> PyResult<()> {
+        let py = stack.py();
+        let task = stack.get().task.bind(py);
         if task.is_none() {
             return Ok(());
         }
         let none = py.None();
         let task = if current { task } else { none.bind(py) };
         let event_loop = self.get_loop(py);
-        self.swap_current_task
-            .bind(py)
-            .call1((event_loop, task))
-            .map(drop)
+        let swap = self.swap_current_task.bind(py);
+        swap.call1((event_loop, task)).map(drop)
     }
 
-    fn switch_to<'py>(
-        slf: &Bound<'py, Self>,
+    fn switch_to(
+        slf: &Bound<'_, Self>,
         target: &Ref,
-        message: &Bound<'py, PyTuple>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
+        message: &Bound<'_, PyTuple>,
+    ) -> FfiResult<Ref> {
+        let this = slf.get();
         drop(this.active.replace(Some(target.clone())));
         match this.greenlets.switch(target, message) {
-            Ok(value) if this.is_go(value.bind(py)) => Ok(value.bind(py).clone()),
+            Ok(message) if this.is_go(&message) => Ok(message),
+            received => Self::received(slf, received),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn received(slf: &Bound<'_, Self>, received: FfiResult<Ref>) -> FfiResult<Ref> {
+        let py = slf.py();
+        let message = match received {
             Ok(value) => slf.call_method1("_received", (value.bind(py),)),
             Err(error) => {
                 let error = PyErr::from(error).into_value(py);
                 slf.call_method1("_received", (py.None(), error))
             }
-        }
+        };
+        Ok(message?.into())
     }
 
-    fn wait_away<'py>(
-        slf: &Bound<'py, Self>,
-        stack: &Bound<'py, Stack>,
-        target: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        let waiting = this.waiting.bind(py);
-        stack.get().since.set(now_ns());
-        waiting.set_item(stack, py.None())?;
-        let (idle, go) = (this.idle.bind(py), this.go.bind(py));
-        let message = match target {
-            Some(target) => Self::switch_to(slf, &target.into(), go),
-            None if idle.is_empty() => {
-                slf.call_method1("_begin_runner", (stack.get().greenlet.bind(py),))
-            }
-            None => idle
-                .get_item(idle.len() - 1)
-                .and_then(|target| idle.del_item(idle.len() - 1).map(|()| target))
-                .and_then(|target| Self::switch_to(slf, &target.into(), go)),
-        };
-        if waiting.contains(stack)? {
-            waiting.del_item(stack)?;
-        }
-        message
+    #[cold]
+    #[inline(never)]
+    fn begin_runner(slf: &Bound<'_, Self>, stack: &Bound<'_, Stack>) -> FfiResult<Ref> {
+        let greenlet = stack.get().greenlet.bind(slf.py());
+        Ok(slf.call_method1("_begin_runner", (greenlet,))?.into())
     }
 }
 
@@ -330,26 +372,18 @@ impl Stack {
                 .call_method1("_wake_elsewhere", (slf, current.bind(py)))
                 .map(drop);
         }
-        let idle = shared.idle.bind(py);
-        idle.append(current.bind(py))?;
-        if idle.len() > shared.min_idle {
-            stacks.call_method0("_trim_later")?;
-        }
-        let event_loop = shared.event_loop.get();
-        // Only debug mode measures iterations that are under way.
-        let debugged = shared
-            .core(event_loop.as_ref())
-            .filter(|core| core.is_debug());
-        let clock = debugged.map(LoopCore::stop_clock);
-        let message = StacksCore::switch_to(stacks, &this.greenlet, shared.go.bind(py));
-        if let (Some(core), Some(clock)) = (debugged, clock) {
-            core.restart_clock(clock);
+        let (debugged, clock) = Self::begin_idle(stacks, &current)?;
+        let message = StacksCore::switch_to(stacks, &this.greenlet, shared.go_arguments.bind(py));
+        if debugged {
+            if let Some(core) = shared.core(shared.event_loop.get().as_ref()) {
+                core.restart_clock(clock);
+            }
         }
         let message = message?;
         if shared.is_go(&message) {
             return Ok(());
         }
-        stacks.call_method1("_end_iteration", (message,)).map(drop)
+        Self::end_iteration(stacks, &message)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -361,6 +395,32 @@ impl Stack {
 }
 
 impl Stack {
+    /// The current runner becomes idle. Only debug mode measures iterations that are under way.
+    #[inline(never)]
+    fn begin_idle(
+        stacks: &Bound<'_, StacksCore>,
+        current: &Ref,
+    ) -> PyResult<(bool, Option<Clock>)> {
+        let (py, shared) = (stacks.py(), stacks.get());
+        let idle = shared.idle.bind(py);
+        idle.append(current.bind(py))?;
+        if idle.len() > shared.min_idle {
+            stacks.call_method0("_trim_later")?;
+        }
+        let event_loop = shared.event_loop.get();
+        let debugged = shared
+            .core(event_loop.as_ref())
+            .filter(|core| core.is_debug());
+        Ok((debugged.is_some(), debugged.and_then(LoopCore::stop_clock)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_iteration(stacks: &Bound<'_, StacksCore>, message: &Ref) -> PyResult<()> {
+        let message = message.bind(stacks.py());
+        stacks.call_method1("_end_iteration", (message,)).map(drop)
+    }
+
     /// A stack of the running greenlet.
     pub fn of<'py>(
         stacks: &Bound<'py, StacksCore>,
