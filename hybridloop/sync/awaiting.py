@@ -14,14 +14,13 @@ from greenlet import getcurrent
 
 from .._core import LoopCore, _provide
 from . import guards
-from .errors import SyncAwaitError
+from .errors import FREE_THREADED, SyncAwaitError, check_python
 from .stacks import Greenlet, Runner, Stacks, get_context
 from .tasks import can_wait_in
 
 _T = TypeVar("_T")
 
 _get_running_loop = asyncio._get_running_loop
-_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def await_(awaitable: Awaitable[_T]) -> _T:
@@ -102,6 +101,7 @@ def make_stacks(loop: Any) -> Stacks:
     """The stacks of a loop of hybridloop, or of one that was prepared."""
     stacks = stacks_of(loop)
     if stacks is None:
+        check_python()
         loop._stacks = stacks = Stacks(loop)
     return stacks
 
@@ -122,9 +122,10 @@ def _find(loop: Any, current: Greenlet) -> Any:
                 "run a hybridloop.Loop, or call hybridloop.sync.prepare(loop) for a selector event "
                 "loop of asyncio"
             )
-        if _FREE_THREADED:
-            return SyncAwaitError("await_() is not supported on free-threaded builds of Python")
-        stacks = make_stacks(loop)
+        try:
+            stacks = make_stacks(loop)
+        except SyncAwaitError as error:
+            return error
     if current is stacks.late_base:
         return stacks
     if stacks.hub is None and _runs_on_this_stack(loop):
@@ -212,7 +213,7 @@ def _run_on_stacks(loop: Any, within: bool = False) -> None:
 
     `within` a callback of that loop, run one iteration.
     """
-    if _FREE_THREADED:
+    if FREE_THREADED:
         (loop._iterate_within if within else loop._run_iterations)()
         return
     stacks = make_stacks(loop)

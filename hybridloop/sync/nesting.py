@@ -11,6 +11,7 @@ from typing import Any
 from .._core import LoopCore
 from ..loop.loop import nesting
 from .awaiting import await_, make_stacks, stacks_of
+from .errors import check_python
 from .prepared import prepare
 from .tasks import swap_current_task
 
@@ -25,6 +26,7 @@ def nest(loop: asyncio.AbstractEventLoop | None = None) -> None:
     task of that loop. Without this they raise, as in asyncio.
     """
     global _all_loops
+    check_python()
     if loop is None:
         _all_loops = True
     elif isinstance(loop, LoopCore):

@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from .._core import LoopCore
-from .errors import SyncAwaitError
+from .errors import SyncAwaitError, check_python
 from .stacks import Stacks
 
 _selector_file = selectors.__file__
@@ -91,6 +91,7 @@ def prepare(loop: asyncio.AbstractEventLoop) -> None:
     """
     if isinstance(loop, LoopCore) or loop in prepared:
         return
+    check_python()
     any_loop: Any = loop
     if hasattr(any_loop, "_nest_patched"):
         raise SyncAwaitError(f"cannot prepare {loop!r}: nest_asyncio has replaced its methods")

@@ -44,6 +44,46 @@ def test_on_a_loop_that_cannot_be_entered_again():
         runner.run(main())
 
 
+def test_on_free_threaded_pythons(run_program):
+    """It is refused, and loops run as ever. (T3.33)"""
+    out = run_program(
+        """
+import sys
+sys._is_gil_enabled = lambda: False
+import asyncio, warnings
+import hybridloop
+from greenlet import getcurrent
+from hybridloop import await_, sync
+
+warnings.simplefilter("error")
+
+def refused(call):
+    try:
+        call()
+    except sync.SyncAwaitError as error:
+        assert "free-threaded" in str(error), error
+    else:
+        raise AssertionError("not refused")
+
+async def main():
+    assert getcurrent() is at_first
+    assert not sync.can_await()
+    refused(lambda: await_(asyncio.sleep(0)))
+    refused(sync.nest)
+    refused(lambda: sync.nest(asyncio.get_running_loop()))
+    return await asyncio.sleep(0.001, "done")
+
+at_first = getcurrent()
+print(sync.run(main()))
+loop = asyncio.SelectorEventLoop()
+refused(lambda: sync.prepare(loop))
+loop.close()
+print(sync.waiting())
+"""
+    )
+    assert out == "done\n[]\n"
+
+
 def test_on_uvloop(run_program):
     """(T3.25)"""
     pytest.importorskip("uvloop")
