@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -30,8 +31,21 @@ _TIMEOUT = 5.0
 _HINT = "start it with HYBRIDLOOP_OBSERVE=1, or call hybridloop.metrics.serve() in it"
 
 
+def printable(text: str) -> str:
+    """Text of another program without control characters for the terminal."""
+    return "".join(it if it.isprintable() else "?" for it in text)
+
+
 class SourceError(Exception):
-    """The statistics cannot be read."""
+    """The statistics cannot be read. The message has no control characters for the terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
+
+
+def _line(error: object) -> str:
+    """The message of an error of the network or of a parser, as one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class ProcessEnded(SourceError):
@@ -70,13 +84,13 @@ class ProcessSource:
                 raise ProcessEnded(f"{self.name} has ended") from None
             raise SourceError(f"no process serves statistics at {self._path}; {_HINT}") from None
         except OSError as error:
-            raise SourceError(f"{self.name}: {error}") from None
+            raise SourceError(f"{self.name}: {_line(error)}") from None
         if not answer:
             raise SourceError(f"{self.name} closed the connection")
         try:
             stats = ProcessStats.from_dict(json.loads(answer))
-        except ValueError as error:
-            raise SourceError(f"{self.name}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{self.name}: {_line(error)}") from None
         self._has_answered = True
         return stats
 
@@ -124,9 +138,9 @@ class UrlSource:
         except TimeoutError:
             raise SourceError(f"{self.name} does not answer") from None
         except urllib.error.URLError as error:
-            raise SourceError(f"{self.name}: {error.reason}") from None
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{self.name}: {error}") from None
+            raise SourceError(f"{self.name}: {_line(error.reason)}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise SourceError(f"{self.name}: {_line(error)}") from None
         if len(body) > _MAX_RESPONSE:
             raise SourceError("the response is too large")
         samples = _SampleStore()
@@ -135,9 +149,9 @@ class UrlSource:
                 for sample in family.samples:
                     samples.add(sample.name, sample.labels, sample.value)
             return samples.process(self._url)
-        except (KeyError, ValueError) as error:
+        except (ArithmeticError, LookupError, ValueError) as error:
             raise SourceError(
-                f"{self.name} has no metrics of hybridloop.metrics.prometheus: {error!r}"
+                f"{self.name} has no metrics of hybridloop.metrics.prometheus: {_line(repr(error))}"
             ) from None
 
 
@@ -296,6 +310,6 @@ def _find_single_process() -> ProcessSource:
 
 def _program(path: Path) -> str:
     try:
-        return ProcessSource(path).read().program
+        return printable(ProcessSource(path).read().program)
     except SourceError as error:
         return f"({error})"

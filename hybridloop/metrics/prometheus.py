@@ -95,7 +95,7 @@ class _Families:
         versions = {"version": process.hybridloop, "python": process.python}
         self._info.add_metric([], versions)
         for loop in process.loops:
-            labels = [str(loop.number), loop.thread]
+            labels = [str(loop.number), _encodable(loop.thread)]
             self._fields(LOOP, labels, loop.stats)
             self._fields([RUNNING], labels, loop)
             if loop.tasks is not None:
@@ -104,7 +104,7 @@ class _Families:
             number = str(engine.number)
             self._fields(ENGINE, [number], engine.stats)
             for thread in engine.stats.threads:
-                self._fields(THREAD, [number, thread.name], thread)
+                self._fields(THREAD, [number, _encodable(thread.name)], thread)
             self._native([number], engine.stats)
         self._native(["default"], process)
 
@@ -118,3 +118,8 @@ class _Families:
         for it in metrics:
             values = [*labels, it.outcome] if it.outcome else labels
             self._families[it.name].add_metric(values, getattr(stats, it.field))
+
+
+def _encodable(name: str) -> str:
+    """The name of a thread without surrogates, which the text of a scrape cannot contain."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -119,8 +119,26 @@ class ProcessStats:
             raise ValueError(f"incomplete statistics: {error!r}") from error
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (type(None),),
+}
+
+
+def _check(name: str, annotation: str, value: Any) -> None:
+    """`TypeError` for a value of another type, which another process may send."""
+    if not any(isinstance(value, _TYPES[part]) for part in annotation.split(" | ")):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
+
+
 def _make(cls: type[_D], data: Mapping[str, Any], **made: Any) -> _D:
     """Make a dataclass of the known keys; a missing one, of an older version, is 0."""
+    for it in fields(cls):
+        if it.name not in made and it.name in data:
+            _check(it.name, str(it.type), data[it.name])
     return cls(**{it.name: data.get(it.name, 0) for it in fields(cls)} | made)
 
 

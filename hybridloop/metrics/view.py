@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .client import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -174,11 +176,6 @@ def _table() -> Table:
 def _thread(name: str, style: str = "") -> Text:
     """The column that is shortened in a narrow terminal."""
     return Text(printable(name) or "-", style, no_wrap=True, overflow="ellipsis")
-
-
-def printable(text: str) -> str:
-    """Text of another program without control characters for the terminal."""
-    return "".join(it if it.isprintable() else "?" for it in text)
 
 
 def _count(number: int) -> str:

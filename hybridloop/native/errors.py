@@ -29,7 +29,11 @@ class NativeQueueFullError(RuntimeError):
     """The queue of native jobs is full."""
 
 
-class NativeClosedError(RuntimeError):
+class EngineClosedError(RuntimeError):
+    """The engine was not started, is closed, or belongs to the parent process."""
+
+
+class NativeClosedError(EngineClosedError):
     """The native engine is closed, or belongs to the parent process."""
 
 
@@ -62,11 +66,25 @@ class KernelAbiError(KernelRegistrationError):
 
 
 class BusError(Exception):
-    """The memory bus rejected an operation. A missing key raises `KeyError` instead."""
+    """The memory bus rejected an operation."""
 
 
-class BusKeyError(BusError, ValueError):
-    """A key is empty, longer than 255 bytes, or reserved for jobs."""
+class BusKeyError(BusError, KeyError, ValueError):
+    """A key does not exist, is empty, longer than 255 bytes, or reserved for jobs."""
+
+    def __init__(self, key: Any, message: str = "no such key") -> None:
+        super().__init__(key)
+        self.key = key
+        """The key."""
+        self.message = message
+        """What is wrong with it."""
+
+    def __str__(self) -> str:
+        key = repr(self.key)
+        return f"{self.message}: {key if len(key) <= 300 else f'{key[:300]}…'}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.message)
 
 
 class BusKeyExistsError(BusError):

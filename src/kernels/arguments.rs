@@ -24,7 +24,7 @@ pub struct Arguments {
     pub out: Option<Arg>,
 }
 
-/// Converts the arguments of one call, and adds what keeps their memory valid to `guards`.
+/// Converts the arguments of one call, whose index in a batch is `call`, and adds what keeps their memory valid to `guards`.
 ///
 /// # Errors
 /// `TypeError`, `ValueError` or `OverflowError`, with the argument's name, for an object that no kernel takes. Whether this
@@ -33,6 +33,7 @@ pub fn convert<'py>(
     kernel: &Kernel,
     args: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
     out: Option<&Bound<'py, PyAny>>,
+    call: Option<usize>,
     guards: &mut BufferGuards,
 ) -> PyResult<Arguments> {
     let signature = kernel.signature();
@@ -49,6 +50,7 @@ pub fn convert<'py>(
             kernel,
             param,
             index,
+            call,
         };
         converted.push(site.convert(&object, guards)?);
     }
@@ -59,6 +61,7 @@ pub fn convert<'py>(
                 kernel,
                 param,
                 index: OUT,
+                call,
             };
             site.buffer(object, guards)
         })
@@ -77,6 +80,8 @@ struct ArgumentSite<'a> {
     kernel: &'a Kernel,
     param: Option<&'a Param>,
     index: usize,
+    /// The index of the call in a batch.
+    call: Option<usize>,
 }
 
 impl ArgumentSite<'_> {
@@ -87,7 +92,9 @@ impl ArgumentSite<'_> {
             None if self.index == OUT => "out".to_owned(),
             None => format!("arg{}", self.index),
         };
-        format!("{}(): argument '{name}'", self.kernel.name())
+        let call = self.call.map(|call| format!("call {call}: "));
+        let kernel = self.kernel.name();
+        format!("{}{kernel}(): argument '{name}'", call.unwrap_or_default())
     }
 
     #[inline]

@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 
+use crate::kernels::exceptions::cannot_pickle;
+
 /// Copies of at least this size run detached, so that other Python threads run meanwhile. Detaching costs more than a smaller
 /// copy.
 const LARGE: usize = 64 << 10;
@@ -100,6 +102,11 @@ const F_CONTIGUOUS: c_int = ffi::PyBUF_F_CONTIGUOUS & !ffi::PyBUF_STRIDES;
 
 #[pymethods]
 impl NativeBuffer {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     /// Its length in bytes.
     #[getter]
     fn nbytes(&self) -> usize {

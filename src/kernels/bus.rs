@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::kernels::buffer::{copy_bytes, NativeBuffer};
-use crate::kernels::exceptions::bus_error;
+use crate::kernels::exceptions::{bus_error, cannot_pickle};
 use crate::kernels::key::key_bytes;
 use crate::kernels::numbers::optional_size;
 use crate::kernels::waiters::Waiter;
@@ -68,6 +68,11 @@ impl Bus {
 
 #[pymethods]
 impl Bus {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied;
     /// they must not write to `data` meanwhile.
     ///
@@ -101,7 +106,7 @@ impl Bus {
 
     /// Return the block under `key`, without a copy. It does not change when the key is overwritten or removed.
     ///
-    /// Raises `KeyError` if the key does not exist, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is
+    /// Raises `BusKeyError` if the key does not exist, `BusBusyError` while a kernel writes it, `BusClosedError` if the bus is
     /// closed.
     fn get(&self, key: &Bound<'_, PyAny>) -> PyResult<NativeBuffer> {
         hang_at_exit();

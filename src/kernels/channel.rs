@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
-use crate::kernels::exceptions::{forked_error, new_error};
+use crate::kernels::exceptions::{cannot_pickle, forked_error, new_error};
 use crate::kernels::numbers::optional_size;
 use crate::kernels::waiters::{ChannelWaiters, Waiter};
 use crate::python::bytes::new_list;
@@ -59,6 +59,11 @@ impl Channel {
 
 #[pymethods]
 impl Channel {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     #[new]
     #[pyo3(signature = (order="fifo", limit=None))]
     fn new(order: &str, limit: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::kernels::bus::{bus_stats, Bus};
+use crate::kernels::exceptions::cannot_pickle;
 use crate::kernels::numbers::optional_size;
 use crate::python::once::get_or_try_set;
 
@@ -106,6 +107,11 @@ fn seconds(timeout: f64) -> PyResult<Duration> {
 
 #[pymethods]
 impl NativeEngine {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     #[new]
     #[pyo3(signature = (*, native_threads=None, native_queue="fifo", max_native_queue=None, bus_capacity=None, bus_policy="error", memory=None, job_memory=None))]
     #[allow(clippy::too_many_arguments, reason = "keywords of a constructor")]

@@ -3,9 +3,7 @@
 use std::sync::OnceLock;
 
 use hybridloop_kernels::{ArgumentErrorKind, BusError, RegistryError, SubmitError};
-use pyo3::exceptions::{
-    PyKeyError, PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
-};
+use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -67,6 +65,14 @@ pub fn new_error(
     }
 }
 
+/// The error of pickling and copying an object. Without a `__reduce__()`, protocols 0 and 1 make an object of nothing.
+pub fn cannot_pickle(object: &Bound<'_, PyAny>) -> PyErr {
+    match object.get_type().fully_qualified_name() {
+        Ok(name) => PyTypeError::new_err(format!("cannot pickle '{name}' object")),
+        Err(error) => error,
+    }
+}
+
 /// The error for an object that was created before a fork.
 pub fn forked_error(py: Python<'_>, what: &str) -> PyErr {
     new_error(
@@ -97,9 +103,13 @@ pub fn registry_error(py: Python<'_>, error: &RegistryError) -> PyErr {
 
 /// Converts the error of a submission. `key` is the one for the result.
 pub fn submit_error(py: Python<'_>, error: &SubmitError, key: Option<&Bound<'_, PyAny>>) -> PyErr {
-    match error {
+    let cause = match error {
+        SubmitError::Call(_, cause) => cause,
+        error => error,
+    };
+    match cause {
         SubmitError::Argument(argument) => {
-            let message = argument.message.clone();
+            let message = error.to_string();
             match argument.kind {
                 ArgumentErrorKind::Type => PyTypeError::new_err(message),
                 ArgumentErrorKind::Value => PyValueError::new_err(message),
@@ -132,13 +142,16 @@ pub fn bus_error(py: Python<'_>, error: &BusError, key: Option<&Bound<'_, PyAny>
             Err(error) => error,
         };
     match error {
-        BusError::NotFound => PyKeyError::new_err((key(),)),
+        BusError::NotFound => about_key(|classes| &classes.bus_key),
         BusError::Exists => about_key(|classes| &classes.bus_key_exists),
         BusError::Busy => about_key(|classes| &classes.bus_busy),
         BusError::Memory => PyMemoryError::new_err(error.to_string()),
-        BusError::BadKey(_) | BusError::ReservedKey => {
-            new_error(py, |classes| &classes.bus_key, error)
-        }
+        BusError::BadKey(_) | BusError::ReservedKey => match Exceptions::get(py) {
+            Ok(classes) => {
+                PyErr::from_type(classes.bus_key.bind(py).clone(), (key(), error.to_string()))
+            }
+            Err(error) => error,
+        },
         BusError::Capacity { .. } => new_error(
             py,
             |classes| &classes.bus_full,

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use crate::event_loop::exceptions::os_error;
 use crate::kernels::completion_queue::CompletionQueue;
+use crate::kernels::exceptions::cannot_pickle;
 use crate::python::once::get_or_try_set;
 use crate::python::refs::{referent, WeakRef};
 use crate::python::FfiResult;
@@ -25,6 +26,11 @@ pub struct CompletionReader {
 
 #[pymethods]
 impl CompletionReader {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     /// Dispatch the completions; the socket is readable.
     fn _ready(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());

@@ -13,7 +13,7 @@ use pyo3::PyTraverseError;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::completion_queue::{CompletionQueue, FutureVTable};
 use crate::kernels::convert::to_python;
-use crate::kernels::exceptions::forked_error;
+use crate::kernels::exceptions::{cannot_pickle, forked_error};
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
@@ -218,6 +218,11 @@ pub struct NativeStream {
 
 #[pymethods]
 impl NativeStream {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     fn __aiter__(slf: Py<Self>) -> Py<Self> {
         slf
     }

@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyLookupError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::kernels::exceptions::cannot_pickle;
 use crate::python::package;
 
 /// A native function that workers run: see `hybridloop.kernels` and `register_kernel()`.
@@ -68,6 +69,11 @@ impl Hash for Kernel {
 
 #[pymethods]
 impl Kernel {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     /// Its name in `hybridloop.kernels`.
     #[getter]
     fn name(&self) -> &str {

@@ -139,6 +139,7 @@ impl<'py> Keywords<'py> {
             return Ok(None);
         };
         Key::new(key_bytes(key)?)
+            .and_then(Key::check_unreserved)
             .map(Some)
             .map_err(|error| bus_error(key.py(), &error, Some(key)))
     }
@@ -192,7 +193,7 @@ unsafe fn submit_job(
         .iter()
         // SAFETY: the caller passes the arguments of the current call, which are live.
         .map(|object| unsafe { Bound::from_borrowed_ptr(py, *object) });
-    let arguments = convert(&kernel, rest, keywords.out.as_ref(), &mut guards)?;
+    let arguments = convert(&kernel, rest, keywords.out.as_ref(), None, &mut guards)?;
     let on_progress = match (&keywords.on_progress, &owner) {
         (Some(callback), Some(_)) => Some(OnProgress {
             callback: callback.into(),
@@ -282,7 +283,13 @@ unsafe fn submit_batch(
                 return Err(PyTypeError::new_err(text).into());
             }
         };
-        let arguments = convert(&kernel, tuple.iter(), None, &mut guards)?;
+        let arguments = convert(
+            &kernel,
+            tuple.iter(),
+            None,
+            Some(converted.len()),
+            &mut guards,
+        )?;
         converted.try_reserve(1).map_err(out_of_memory)?;
         converted.push(arguments.args);
     }

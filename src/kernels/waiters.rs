@@ -9,6 +9,7 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use crate::kernels::completion_queue::CompletionQueue;
+use crate::kernels::exceptions::cannot_pickle;
 use crate::kernels::loop_handle::LoopHandle;
 
 /// Posts of futures that wait for a channel: where to post, and the token to post.
@@ -115,6 +116,11 @@ impl Waiter {
 
 #[pymethods]
 impl Waiter {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     /// Stop waiting.
     fn close(&self) {
         let source = lock(&self.source).take();

@@ -286,3 +286,21 @@ def test_top_shows_an_endpoint(start: Start, top: Top) -> None:
     assert "MainThread" in done.stdout
     assert "hybridloop-gil-0" in done.stdout
     assert "running 1 of 1,000" in done.stdout
+
+
+def test_a_thread_whose_name_is_no_text_does_not_break_the_scrape() -> None:
+    name = "worker-\udcff"
+
+    def work() -> None:
+        async def main() -> None:
+            expositions.append(exposed(asyncio.get_running_loop()))
+
+        hybridloop.run(main())
+
+    expositions: list[str] = []
+    thread = threading.Thread(target=work, name=name)
+    thread.start()
+    thread.join()
+    (exposition,) = expositions
+    names = {dict(key[1]).get("thread") for key in parsed(exposition)}
+    assert "worker-\\udcff" in names

@@ -10,8 +10,10 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,3 +314,75 @@ def test_what_a_program_is_called_does_not_reach_the_terminal() -> None:
     text = shown(now)
     assert "\x1b" not in text and "\x07" not in text
     assert "?[2Jboo [bold]??" in text
+
+
+EVIL = "\x1b]0;evil\x07\x9b31m\u202e\ud800"
+
+
+def serve_bytes(answer: bytes) -> tuple[str, threading.Thread]:
+    """The URL of a server that sends these bytes to its first client."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as client:
+            client.recv(65536)
+            client.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/", thread
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x1b]0;evil\x07\n\n",
+        b"HTTP/1.1 \x1b[31m\x07 x\r\n\r\n",
+        b"HTTP/1.1 500 \x1b[31m\x07evil\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x1b[31m",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n\x1b[31m\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\na\x1b[31m{x",
+        b"",
+    ],
+)
+def test_errors_of_a_server_are_one_line_of_printable_text(top: Top, answer: bytes) -> None:
+    url, thread = serve_bytes(answer)
+    done = top(url, "--once")
+    thread.join()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("hybridloop top: ")
+    assert line.isprintable()
+    assert done.stdout == ""
+
+
+def test_names_of_a_server_are_printable() -> None:
+    now = example()
+    engine = now.engines[0]
+    threads = tuple(dataclasses.replace(it, name=EVIL) for it in engine.stats.threads)
+    stats = dataclasses.replace(engine.stats, threads=threads)
+    evil = dataclasses.replace(
+        now,
+        program=EVIL,
+        python=EVIL,
+        hybridloop=EVIL,
+        loops=tuple(dataclasses.replace(it, thread=EVIL) for it in now.loops),
+        engines=(dataclasses.replace(engine, stats=stats),),
+    )
+    assert all(line.isprintable() for line in shown(evil).splitlines())
+
+
+def test_texts_instead_of_numbers_are_refused() -> None:
+    good = json.loads(json.dumps(example().as_dict()))
+    assert ProcessStats.from_dict(good) == example()
+    places = [good, good["loops"][0], good["engines"][0], good["loops"][0]["stats"]]
+    places += [good["engines"][0]["stats"], good["native"], good["bus"]]
+    places += [good["engines"][0]["stats"]["threads"][0]]
+    for place in places:
+        for name, value in list(place.items()):
+            if isinstance(value, (int, float)) and name != "format":
+                place[name] = EVIL
+                with pytest.raises(ValueError, match="incomplete"):
+                    ProcessStats.from_dict(good)
+                place[name] = value
+    assert ProcessStats.from_dict(good) == example()

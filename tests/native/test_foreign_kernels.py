@@ -193,6 +193,9 @@ CYTHON = """
 cdef api double half(double x) noexcept nogil:
     return x / 2
 
+cdef api long long widest(long long x, unsigned long long y, Py_ssize_t z) noexcept nogil:
+    return x - <long long>y + z
+
 cdef api double total(const double *values, size_t count) noexcept nogil:
     cdef double result = 0
     cdef size_t i
@@ -223,6 +226,8 @@ async def test_cython(loop, name, cython_module):
     functions = cython_module.__pyx_capi__
     assert register_kernel(name, functions["half"]).signature == "double (double)"
     assert await loop.run_native(name, 7.0) == 3.5
+    widest = register_kernel(name + "w", functions["widest"])
+    assert await loop.run_native(widest, -(2**62), 5, 2) == -(2**62) - 3
     total = register_kernel(name + "t", functions["total"])
     assert await loop.run_native(total, VALUES, 11) == 55.0
 

@@ -310,6 +310,7 @@ def test_a_library_with_a_module(demo):
         ("SERVES_NOBODY", KernelLibraryError, "does not serve kernel interface 1"),
         ("BAD_SIGNATURE", KernelSignatureError, "string"),
         ("SAME_NAME", KernelExistsError, "twice"),
+        ("NULL_TABLE", KernelLibraryError, "1 kernels, but has no table"),
     ],
 )
 def test_bad_libraries_are_refused_as_a_whole(name, compile_c, define, error, match):

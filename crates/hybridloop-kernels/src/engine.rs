@@ -149,12 +149,13 @@ impl Engine {
         let room = jobs.try_reserve_exact(calls.len());
         room.map_err(|_| SubmitError::Memory)?;
         let batch = Batch::new(calls.len(), listener);
-        for args in calls {
+        for (index, args) in calls.into_iter().enumerate() {
             if is_memory_low() {
                 return Err(SubmitError::Memory);
             }
             let id = Job::next_id();
-            let inputs = Inputs::bind(id, kernel, args, None)?;
+            let inputs = Inputs::bind(id, kernel, args, None)
+                .map_err(|error| SubmitError::Call(index, Box::new(error)))?;
             let (batch, resources) = (Some(batch.clone()), self.resources.clone());
             let kernel = kernel.clone();
             jobs.push(Job::new(id, kernel, inputs, options(), batch, resources));

@@ -39,6 +39,8 @@ pub enum SubmitError {
     },
     /// The parameter with this name is written, and another job reads the buffer.
     BufferRead(String),
+    /// A call of a batch cannot be submitted: its index, and why.
+    Call(usize, Box<SubmitError>),
     /// The queue of jobs is full.
     QueueFull {
         /// The number of jobs to queue.
@@ -80,6 +82,7 @@ impl fmt::Display for SubmitError {
                     "there is no room for {wanted} calls: {queued} native jobs are waiting, and the limit is {limit}"
                 )
             }
+            Self::Call(index, error) => write!(f, "call {index}: {error}"),
             Self::Memory => f.write_str("no memory left for native jobs"),
             Self::Key(error) => fmt::Display::fmt(error, f),
             Self::Closed => f.write_str("the engine is closed"),

@@ -9,6 +9,7 @@ use pyo3::pyclass::PyVisit;
 use pyo3::types::PyType;
 use pyo3::PyTraverseError;
 
+use crate::kernels::exceptions::cannot_pickle;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::waiting::Await;
 use crate::kernels::future::work::Work;
@@ -20,6 +21,11 @@ use crate::python::Ref;
 
 #[pymethods]
 impl NativeAwaitable {
+    /// Raises `TypeError`: the object belongs to this process.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Err(cannot_pickle(slf.as_any()))
+    }
+
     #[classmethod]
     #[pyo3(signature = (item, /))]
     fn __class_getitem__<'py>(

@@ -81,7 +81,7 @@ impl Work {
             } => (jobs, *return_exceptions),
         };
         let results = PyList::empty(py);
-        for job in jobs {
+        for (index, job) in jobs.iter().enumerate() {
             match FutureResult::of(py, job) {
                 FutureResult::Value(value) => results.append(value.bind(py))?,
                 FutureResult::Error(error) if return_exceptions => {
@@ -91,7 +91,12 @@ impl Work {
                     let class = Stdlib::get().cancelled_error.bind(py);
                     results.append(class.call0()?)?;
                 }
-                failed => return Ok(failed),
+                FutureResult::Error(error) => {
+                    let note = format!("call {index} of the batch");
+                    error.bind(py).call_method1("add_note", (note,))?;
+                    return Ok(FutureResult::Error(error));
+                }
+                FutureResult::Cancelled => return Ok(FutureResult::Cancelled),
             }
         }
         Ok(FutureResult::Value(results.into_any().into()))

@@ -63,7 +63,10 @@ static const hl_kernel KERNELS[] = {
     {sizeof(hl_kernel), 0, MODULE ".twice", "i64(i64 value)", NULL, twice, NULL, NULL},
 #endif
 };
-#ifdef OTHER_ABI
+#ifdef NULL_TABLE
+static const hl_module THIS = {sizeof(hl_module), HL_MAGIC, HL_ABI, NULL_TABLE, MODULE, NULL};
+const void *const unused_table = KERNELS;
+#elif defined OTHER_ABI
 static const hl_module THIS = {sizeof(hl_module), HL_MAGIC, 99, 2, MODULE, KERNELS};
 #else
 static const hl_module THIS = HL_MODULE_INIT(MODULE, KERNELS);

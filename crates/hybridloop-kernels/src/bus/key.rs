@@ -23,6 +23,17 @@ impl Key {
         Ok(Self(bytes.into()))
     }
 
+    /// The key, unless it is one of those that belong to jobs.
+    ///
+    /// # Errors
+    /// [`BusError::ReservedKey`]
+    pub fn check_unreserved(self) -> Result<Self, BusError> {
+        if self.0.starts_with(b"job:") {
+            return Err(BusError::ReservedKey);
+        }
+        Ok(self)
+    }
+
     /// The key of a job's own entry: `job:<id>:<name>`.
     ///
     /// # Errors

@@ -109,6 +109,12 @@ unsafe fn read(module: *const abi::Module, name: &str) -> Result<Vec<Arc<Kernel>
     }
     // SAFETY: the module has this version and all its fields.
     let module = unsafe { module.read() };
+    if module.n > 0 && module.kernels.is_null() {
+        return Err(RegistryError::Module(format!(
+            "the module of {name} says that it has {} kernels, but has no table of them",
+            module.n
+        )));
+    }
     let mut kernels = Vec::new();
     let mut entry = module.kernels;
     for _ in 0..module.n {

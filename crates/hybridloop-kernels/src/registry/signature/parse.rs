@@ -153,12 +153,17 @@ fn named(name: &str) -> Option<Type> {
         "i8" | "int8_t" | "char" => I8,
         "i16" | "int16_t" | "short" | "short int" => I16,
         "i32" | "int32_t" | "int" => I32,
-        "i64" | "int64_t" | "long long" | "long long int" => I64,
+        // The last one is what Cython writes.
+        "i64" | "int64_t" | "long long" | "long long int" | "PY_LONG_LONG" => I64,
         "u8" | "uint8_t" | "unsigned char" => U8,
         "u16" | "uint16_t" | "unsigned short" | "unsigned short int" => U16,
         "u32" | "uint32_t" | "unsigned" | "unsigned int" => U32,
-        "u64" | "uint64_t" | "unsigned long long" | "unsigned long long int" => U64,
-        "isize" | "ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int"
+        "u64"
+        | "uint64_t"
+        | "unsigned long long"
+        | "unsigned long long int"
+        | "unsigned PY_LONG_LONG" => U64,
+        "isize" | "ssize_t" | "Py_ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int"
             if cfg!(target_pointer_width = "64") =>
         {
             I64
@@ -168,7 +173,7 @@ fn named(name: &str) -> Option<Type> {
         {
             U64
         }
-        "isize" | "ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int" => I32,
+        "isize" | "ssize_t" | "Py_ssize_t" | "intptr_t" | "ptrdiff_t" | "long" | "long int" => I32,
         "usize" | "size_t" | "uintptr_t" | "unsigned long" | "unsigned long int" => U32,
         "f32" | "float" => F32,
         "f64" | "double" => F64,
