@@ -42,6 +42,7 @@ COMMANDS = {
     "engine": Command("Tasks handed to other threads", "benchmarks.engine"),
     "native": Command("Kernels beside run_in_executor()", "benchmarks.native"),
     "waiting": Command("Ordinary functions that wait", "benchmarks.waiting"),
+    "awaitables": Command("Async functions in C and Rust", "benchmarks.awaitables"),
     "beside": Command("Echo beside busy workers", "benchmarks.beside"),
 }
 GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(command.module))]

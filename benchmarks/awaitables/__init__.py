@@ -1,0 +1,1 @@
+"""Async functions in C and Rust, beside their peers: ``python -m benchmarks.awaitables``."""
