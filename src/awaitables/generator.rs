@@ -23,6 +23,8 @@ pub enum State {
     /// A call of `asend()` or a related method has begun and not ended.
     Running,
     Closed,
+    /// Closed, because it has given an item after `GeneratorExit`.
+    Ignored,
 }
 
 #[repr(C)]
@@ -125,7 +127,7 @@ impl Generator {
                 "{method}(): asynchronous generator is already running"
             ))
             .into()),
-            State::Closed => Ok(before),
+            State::Closed | State::Ignored => Ok(before),
             State::Fresh | State::Suspended => {
                 self.call.replace(call);
                 Ok(before)
@@ -158,6 +160,12 @@ impl Generator {
         if let Some(error) = error {
             error.restore(py);
         }
+    }
+
+    /// The generator has ignored `GeneratorExit`. An exception that is set stays.
+    pub fn close_ignoring(&self) {
+        self.close();
+        self.state.replace(State::Ignored);
     }
 
     /// Runs the body until it gives an item, waits or ends. `slf` is this generator, whose call runs.

@@ -88,10 +88,11 @@ impl Call {
         let before = generator.begin(self.method, slf.cast_const().cast())?;
         self.has_begun.set(true);
         let argument = self.argument.take();
-        if before == State::Closed {
-            if self.is_close {
-                return Ok(Err(Step::Done(Ref::none())));
-            }
+        if before == State::Closed && (self.is_close || self.is_throw) {
+            // CPython's `athrow()` drops the exception.
+            return Ok(Err(Step::Done(Ref::none())));
+        }
+        if matches!(before, State::Closed | State::Ignored) {
             return Err(PyStopAsyncIteration::new_err(()).into());
         }
         if self.is_close {
@@ -163,7 +164,7 @@ impl Operation for Call {
         match self.generator().run(self.generator.as_ptr(), outcome) {
             Ok(Brought::Step(step)) => Ok(step),
             Ok(Brought::Item(_)) if self.is_close => {
-                self.generator().close();
+                self.generator().close_ignoring();
                 Err(PyRuntimeError::new_err("async generator ignored GeneratorExit").into())
             }
             Ok(Brought::Item(item)) => Ok(Step::Done(item)),

@@ -157,7 +157,7 @@ unsafe extern "C" fn get_frame(slf: *mut PyObject, _: *mut c_void) -> *mut PyObj
     // SAFETY: the descriptor has checked the class of the live receiver.
     unsafe {
         get(slf, |py, this| match this.state() {
-            State::Closed => Ok(Ref::none()),
+            State::Closed | State::Ignored => Ok(Ref::none()),
             _ => Ok(frame_of(py, this.name)?.into()),
         })
     }
@@ -207,7 +207,7 @@ unsafe extern "C" fn finalize(object: *mut PyObject) {
     // SAFETY: CPython passes a live generator, in an attached thread.
     let (py, this) = unsafe { (Python::assume_attached(), of(object)) };
     let state = this.state();
-    if matches!(state, State::Closed | State::Running) {
+    if matches!(state, State::Closed | State::Ignored | State::Running) {
         return;
     }
     let error = PyErr::take(py);

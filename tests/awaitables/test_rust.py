@@ -14,6 +14,7 @@ import trio
 import uvloop
 
 import hybridloop
+from tests import memory
 
 from .support import Inner, finish
 
@@ -478,6 +479,36 @@ def test_trio(rust):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trio.run(main)
+
+
+@pytest.mark.skipif(not memory.available, reason="needs mallinfo2() of glibc 2.33")
+def test_no_memory_stays(rust):
+    dropped = []
+
+    async def cancelled():
+        task = asyncio.ensure_future(rust.for_ever(dropped))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        dropped.clear()
+
+    async def main(n):
+        for _ in range(n):
+            await rust.relay(lambda: gives(1))
+            await rust.try_joined(lambda: gives(1), lambda: gives(2))
+            await rust.within(lambda: gives(1))
+            await asyncio.gather(rust.relay(lambda: fails(KeyError())), return_exceptions=True)
+            await rust.spawned(0, 1)
+            await rust.made(1)
+            rust.relay(gives).close()
+            await cancelled()
+        gc.collect()
+
+    with asyncio.Runner(loop_factory=hybridloop.new_event_loop) as runner:
+        runner.run(main(500))
+        before = memory.in_use()
+        runner.run(main(5_000))
+    assert memory.in_use() - before < 300_000
 
 
 def test_two_loops_at_once(rust):
