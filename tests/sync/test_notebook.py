@@ -1,14 +1,19 @@
 """A notebook's kernel on hybridloop. (T3.23)"""
 
 import json
+import os
 import queue
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ipykernel")
 client = pytest.importorskip("jupyter_client")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "notebook"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,27 +29,10 @@ def client_loop():
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
     """A running kernel whose loop is hybridloop's."""
-    folder = tmp_path / "kernels" / "hybridloop"
-    folder.mkdir(parents=True)
-    program = tmp_path / "kernel.py"
-    program.write_text(
-        "import warnings\n"
-        "warnings.simplefilter('ignore')\n"
-        "import hybridloop\n"
-        "hybridloop.install()\n"
-        "from ipykernel.kernelapp import launch_new_instance\n"
-        "launch_new_instance()\n"
-    )
-    (folder / "kernel.json").write_text(
-        json.dumps(
-            {
-                "argv": [sys.executable, str(program), "-f", "{connection_file}"],
-                "display_name": "hybridloop",
-                "language": "python",
-            }
-        )
-    )
+    shutil.copytree(EXAMPLE, tmp_path / "kernels" / "hybridloop")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     manager = client.KernelManager(kernel_name="hybridloop")
     manager.start_kernel()
@@ -121,6 +109,15 @@ def test_cells_wait_and_are_interrupted(kernel):
     assert kernel.run(long, interrupt_at="begins") == ("begins\n", "KeyboardInterrupt")
     assert kernel.run(waits) == ("1 True\n", None)
     assert kernel.run("print('still here', task.done())") == ("still here False\n", None)
+
+
+def test_the_example(kernel):
+    notebook = json.loads((EXAMPLE / "waiting.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 3
+    for cell in cells:
+        printed = "".join(output["text"] for output in cell["outputs"])
+        assert kernel.run(cell["source"]) == (printed, None), cell["source"]
 
 
 @pytest.mark.parametrize("module", ["nest_asyncio", "nest_asyncio2"])
