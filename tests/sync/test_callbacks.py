@@ -148,13 +148,20 @@ async def test_signal_handlers_of_the_loop_wait(loop):
 async def test_a_callback_that_waits_is_shown(loop):
     """(T3.27)"""
 
+    future = loop.create_future()
+
+    def waits_for(future):
+        await_(future)
+
     def callback():
-        wait(delay=0.01)
+        waits_for(future)
 
     loop.call_soon(callback)
-    await asyncio.sleep(0.002)
+    await asyncio.sleep(0)
     [waits] = sync.waiting()
     assert waits.task is None
-    assert [frame.f_code.co_name for frame in waits.frames][-2:] == ["callback", "wait"]
-    await asyncio.sleep(0.02)
+    assert waits.future is future
+    assert [frame.f_code.co_name for frame in waits.frames][-2:] == ["callback", "waits_for"]
+    future.set_result(None)
+    await asyncio.sleep(0)
     assert sync.waiting() == []
