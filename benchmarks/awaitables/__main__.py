@@ -109,13 +109,13 @@ async def yields() -> None:
 
 
 # What awaits: "how" of a row, by the name of its column.
-HOWS: dict[str, Callable[[], Once]] = {
+WAYS: dict[str, Callable[[], Once]] = {
     "async def": lambda: python_once,
     "callbacks": lambda: build_c("callbacks", "hybridloop", hybridloop.get_include()).once,
     "steps": lambda: build_c("steps", "hybridloop", hybridloop.get_include()).once,
     "PyAwaitable": pyawaitable,
 }
-WHATS: dict[str, Callable[[], Awaitable[object]]] = {"ends": ends, "yields": yields}
+AWAITED: dict[str, Callable[[], Awaitable[object]]] = {"ends": ends, "yields": yields}
 
 # Functions of Rust, by row: hybridloop-async, and its peer.
 RUST = {
@@ -137,10 +137,10 @@ async def nanoseconds(call: Callable[[], Awaitable[object]], calls: int) -> floa
 
 
 async def time_c(how: str) -> dict[str, float]:
-    once = HOWS[how]()
+    once = WAYS[how]()
     return {
         name: await nanoseconds(lambda what=what: once(what()), 1000)  # type: ignore[misc]
-        for name, what in WHATS.items()
+        for name, what in AWAITED.items()
     }
 
 
@@ -198,7 +198,7 @@ def cell(taken: list[dict[str, float]] | None, row: str, scale: float, digits: i
 
 def prepare() -> None:
     """Build everything before the first sample."""
-    for how in HOWS.values():
+    for how in WAYS.values():
         # measure() says why one is not there.
         with suppress(Unavailable):
             how()
@@ -209,7 +209,7 @@ def prepare() -> None:
 
 
 def report(loops: list[str], repeats: int) -> None:
-    in_c = [("c", how, SUBJECT) for how in HOWS]
+    in_c = [("c", how, SUBJECT) for how in WAYS]
     rust = [("rust", which, loop) for loop in loops for which in ("hybridloop-async", "peer")]
     python = ("rust", "async def", SUBJECT)
     samples = measure([*in_c, python, *rust], repeats)
