@@ -47,6 +47,8 @@ def build_rust(name: str) -> ModuleType:
     # Python has the symbols that are missing, and with the limited API it is all one which Python.
     environment = {key: it for key, it in os.environ.items() if key != "PYO3_PYTHON"}
     environment |= {"PYO3_NO_PYTHON": "1", "PYO3_BUILD_EXTENSION_MODULE": "1"}
+    if sys.platform == "darwin":
+        environment["RUSTFLAGS"] = "-C link-arg=-undefined -C link-arg=dynamic_lookup"
     manifest = HERE / "rust" / "Cargo.toml"
     command = ["cargo", "build", "--release", "--quiet", "--manifest-path", str(manifest)]
     subprocess.run([*command, "--target-dir", str(target)], check=True, env=environment)

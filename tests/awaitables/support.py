@@ -53,6 +53,8 @@ def build_crates():
     # They use the limited API, so there is no Python to ask.
     env = {name: it for name, it in os.environ.items() if name != "PYO3_PYTHON"}
     env |= {"PYO3_NO_PYTHON": "1", "PYO3_BUILD_EXTENSION_MODULE": "1"}
+    if sys.platform == "darwin":
+        env["RUSTFLAGS"] = "-C link-arg=-undefined -C link-arg=dynamic_lookup"
     command = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
     manifest = Path(__file__).parent / "rust" / "Cargo.toml"
     subprocess.run([*command, "--manifest-path", str(manifest)], check=True, env=env)

@@ -79,12 +79,14 @@ unsafe extern "C" fn drop_state(state: *mut c_void) {
     // SAFETY: hybridloop calls it once, in an attached thread, at the end of the coroutine.
     unsafe {
         let task = (*state.cast::<State>()).0;
-        if !task.is_null() {
+        if task.is_null() {
+            return;
+        }
+        let mut task = Box::from_raw(task);
+        if task.body.is_some() {
             let py = Python::assume_attached();
             let raised = PyErr::take(py);
-            let mut task = Box::from_raw(task);
             task.end(py);
-            drop(task);
             if let Some(raised) = raised {
                 raised.restore(py);
             }
