@@ -54,7 +54,7 @@ def test_light_requests_are_answered_while_heavy_ones_run(server):
     heavy = []
 
     def hash_for_long():
-        heavy.append(server.request(post("/hash?memory=32768&passes=20", b"secret")))
+        heavy.append(server.request(post("/hash?memory=40960&passes=16", b"secret")))
 
     threads = [threading.Thread(target=hash_for_long) for _ in range(2)]
     for thread in threads:

@@ -147,7 +147,7 @@ WORK = {
             while True:
                 try:
                     await asyncio.gather(*(loop.run_native("hl.noop") for _ in range(9)))
-                except hybridloop.NativeClosedError:  # at exit
+                except (asyncio.CancelledError, hybridloop.NativeClosedError):  # at exit
                     await asyncio.sleep(3600)
                 started.set()
 
@@ -156,7 +156,10 @@ WORK = {
     "native jobs without a loop": """
         def work(engine, channel):
             while True:
-                engine.run_native("hl.noop").result()
+                try:
+                    engine.run_native("hl.noop").result()
+                except (asyncio.CancelledError, hybridloop.NativeClosedError):  # at exit
+                    time.sleep(60)
                 channel.push("x")
                 channel.pop()
                 started.set()
@@ -167,7 +170,10 @@ WORK = {
     "native jobs of asyncio's loop": """
         async def main(engine):
             while True:
-                await engine.run_native("hl.noop")
+                try:
+                    await engine.run_native("hl.noop")
+                except (asyncio.CancelledError, hybridloop.NativeClosedError):  # at exit
+                    time.sleep(60)
                 started.set()
 
         in_daemon(lambda: asyncio.run(main(hybridloop.NativeEngine())))

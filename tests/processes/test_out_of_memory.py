@@ -263,6 +263,8 @@ SCENARIOS = {
             while True:
                 yield ()
 
+        # So many that the memory ends before the limit of calls is reached.
+        loop.native_engine = hybridloop.NativeEngine(max_native_queue=2**30)
         assert len(loop.run_until_complete(loop.run_native_many("hl.noop", Liar()))) == 3
         check(loop)
         with little_memory():
