@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
 from .sockets import SocketMixin
@@ -39,6 +38,7 @@ class SignalMixin(SocketMixin):
             # Signal handlers are removed later. No signal may be written to a closed descriptor.
             if self._signal_writer is not None:
                 self._swap_wakeup_fd(self._signal_writer.fileno(), -1)
+            _self_pipes.difference_update((self._ssock, self._signal_writer))
             super()._close_self_pipe()
 
     @property
@@ -51,7 +51,7 @@ class SignalMixin(SocketMixin):
     def _csock(self, sock: socket.socket | None) -> None:
         self._signal_writer = sock
         if sock is not None:
-            _signal_writers.add(sock)
+            _self_pipes.update((self._ssock, sock))
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
@@ -107,7 +107,9 @@ def _in_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-_signal_writers: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+# The sockets of loops that are not closed. The collector would finalize those of a loop that was
+# dropped before the loop itself, which closes them and reads their numbers.
+_self_pipes: set[socket.socket | None] = set()
 
 
 def _reset_wakeup_fd_after_fork() -> None:
@@ -117,7 +119,7 @@ def _reset_wakeup_fd_after_fork() -> None:
     except ValueError:
         # Not the main thread: nothing was set.
         return
-    if fd != -1 and all(fd != sock.fileno() for sock in _signal_writers):
+    if fd != -1 and all(fd != sock.fileno() for sock in _self_pipes if sock):
         signal.set_wakeup_fd(fd)
 
 
