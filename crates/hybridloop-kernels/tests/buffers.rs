@@ -77,9 +77,11 @@ fn a_batch_does_not_write_twice_to_the_same_memory() {
     (buffer.format, buffer.itemsize, buffer.writable) = (c"i".into(), 4, true);
     let call = || vec![Arg::Buffer(buffer.clone()), Arg::Int(4), Arg::Int(1)];
     let many = |calls| engine.submit_many(&fill, calls, None, &JobOptions::default);
-    let refused = many(vec![call(), call()]).unwrap_err();
+    let SubmitError::Call(1, refused) = many(vec![call(), call()]).unwrap_err() else {
+        panic!("the second call is to be refused");
+    };
     assert!(matches!(
-        refused,
+        *refused,
         SubmitError::BufferInUse { job: Some(_), .. }
     ));
     // A job that was refused has borrowed nothing.
