@@ -7,9 +7,19 @@ import sys
 import pytest
 
 from tests.conftest import LOOP_MODULE, shut_down, turned_off
+from tests.support.certificates import authority, client_context, server_context
 from tests.support.fixtures import connect, connect_tcp, ends_clean, make_pair, opened
 
-__all__ = ["connect", "connect_tcp", "ends_clean", "make_pair", "opened"]
+__all__ = [
+    "authority",
+    "client_context",
+    "connect",
+    "connect_tcp",
+    "ends_clean",
+    "make_pair",
+    "opened",
+    "server_context",
+]
 
 pytest.importorskip("greenlet", reason="needs greenlet, which has no release for this Python")
 

@@ -3,11 +3,9 @@
 import asyncio
 import os
 import socket
-import ssl
 import struct
 
 import pytest
-import trustme
 
 from hybridloop import await_
 from tests import memory
@@ -19,25 +17,6 @@ pytestmark = pytest.mark.only("hybridloop", "debug")
 
 def wait(delay=0.001):
     await_(asyncio.sleep(delay))
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def client_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.fixture

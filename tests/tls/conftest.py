@@ -5,10 +5,11 @@ import pytest
 import trustme
 
 from tests.conftest import LOOP_MODULE, turned_off
+from tests.support.certificates import authority, client_context, server_context
 from tests.support.fixtures import ends_clean, opened
 from tests.support.streams import Echo, Recorder
 
-__all__ = ["ends_clean", "opened"]
+__all__ = ["authority", "client_context", "ends_clean", "opened", "server_context"]
 
 ON_ASYNCIO = LOOP_MODULE == "asyncio"
 if ON_ASYNCIO:
@@ -30,25 +31,6 @@ def path(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tls.TlsProtocol, "_is_available", staticmethod(lambda: False))
         yield request.param
-
-
-@pytest.fixture(scope="session")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="session")
-def server_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="session")
-def client_context(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.fixture
