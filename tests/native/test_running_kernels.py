@@ -145,9 +145,10 @@ def test_T0_3_a_kernel_runs_while_python_holds_its_lock(engine):
     while beats[0] == 0:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    thread.start()
+    # First: a thread that waits already would ask for the lock after the old interval.
     sys.setswitchinterval(1000)
     try:
+        thread.start()
         others, seen = counted[0], set()
         while len(seen) < 50:
             assert time.monotonic() < deadline
