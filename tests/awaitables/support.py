@@ -106,3 +106,46 @@ class Inner:
             await asyncio.sleep(0)
             self.events.append("finally")
         return "suppressed"
+
+
+async def gives(value):
+    await asyncio.sleep(0)
+    return value
+
+
+async def at_once(value):
+    return value
+
+
+async def fails(error):
+    raise error
+
+
+class Manager:
+    def __init__(self, suppress=False, enter=None, exit=None):
+        self.events = []
+        self.suppress = suppress
+        self.errors = enter, exit
+
+    async def __aenter__(self):
+        await asyncio.sleep(0)
+        self.events.append("enter")
+        if self.errors[0]:
+            raise self.errors[0]
+        return "entered"
+
+    async def __aexit__(self, kind, value, traceback):
+        await asyncio.sleep(0)
+        assert kind is (None if value is None else type(value))
+        self.events.append(value)
+        if self.errors[1]:
+            raise self.errors[1]
+        return self.suppress
+
+
+async def count(n, error=None):
+    for i in range(n):
+        await asyncio.sleep(0)
+        yield i
+    if error:
+        raise error
