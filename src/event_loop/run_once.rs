@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hybridloop_reactor::Event;
+use hybridloop_reactor::{Event, Poller};
 use hybridloop_sync::tsc::ticks;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
@@ -280,9 +280,10 @@ impl LoopCore {
             self.inbox.end_poll();
             return waited.and_then(|()| self.poll_nonblocking(py));
         }
-        let result = py.detach(|| self.poll(wait));
+        let mut poller = self.poller.take();
+        let result = py.detach(|| Self::poll(&mut poller, wait));
         self.inbox.end_poll();
-        self.polled(py, result)?;
+        self.polled(py, poller, result)?;
         if self.stacks.waiting.get() > 0 {
             // A signal that came just before the wait: the stack that waits gets its exception, not the next callback.
             self.check_signals(py)?;
@@ -331,21 +332,28 @@ impl LoopCore {
     /// Polls without waiting and without detaching from the interpreter.
     pub fn poll_nonblocking(&self, py: Python<'_>) -> FfiResult<()> {
         self.stats.polling(false);
-        let result = self.poll(Some(Duration::ZERO));
-        self.polled(py, result)
+        let mut poller = self.poller.take();
+        let result = Self::poll(&mut poller, Some(Duration::ZERO));
+        self.polled(py, poller, result)
     }
 
-    /// May run detached from the interpreter, so it leaves no cell open: a child that is forked meanwhile can use them.
-    fn poll(&self, wait: Option<Duration>) -> std::io::Result<()> {
-        let Some(mut poller) = self.poller.take() else {
-            return Ok(());
-        };
-        let result = self.events.with_taken(|events| poller.poll(wait, events));
-        self.poller.replace(Some(poller));
-        result
+    /// May run detached from the interpreter, so the poller is out of its cell meanwhile: a child that is forked then has none.
+    fn poll(poller: &mut Option<Box<Poller>>, wait: Option<Duration>) -> std::io::Result<()> {
+        poller.as_mut().map_or(Ok(()), |poller| poller.poll(wait))
     }
 
-    fn polled(&self, py: Python<'_>, result: std::io::Result<()>) -> FfiResult<()> {
+    fn polled(
+        &self,
+        py: Python<'_>,
+        poller: Option<Box<Poller>>,
+        result: std::io::Result<()>,
+    ) -> FfiResult<()> {
+        if let (Some(poller), Ok(())) = (&poller, &result) {
+            for event in poller.events() {
+                self.events.push_back(event);
+            }
+        }
+        self.poller.replace(poller);
         self.polls_skipped.set(0);
         let now = ticks();
         self.last_poll.set(now);

@@ -1,6 +1,5 @@
 //! Readiness of descriptors.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -163,32 +162,33 @@ impl Poller {
         }
     }
 
-    /// Waits until a source is ready, the poller is woken, or the timeout is over; appends the events to `into`.
+    /// Waits until a source is ready, the poller is woken, or the timeout is over. [`events`](Self::events) are then those of this
+    /// poll.
     ///
     /// `None` waits without a timeout. A timeout is rounded up to the resolution of the selector (1 ms).
     ///
     /// # Errors
     /// [`io::ErrorKind::Interrupted`] after a signal, or another error of the selector.
-    pub fn poll(
-        &mut self,
-        timeout: Option<Duration>,
-        into: &mut VecDeque<Event>,
-    ) -> io::Result<()> {
+    pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         check_process(self.process)?;
-        self.poll.poll(&mut self.events, timeout)?;
-        for event in &self.events {
-            if event.token() == WAKER {
-                continue;
-            }
-            let closed = event.is_read_closed() || event.is_error() || event.is_priority();
-            into.push_back(Event {
-                token: Token(event.token().0 as u64),
-                readable: event.is_readable() || closed,
-                writable: event.is_writable() || closed || event.is_write_closed(),
-                closed,
-            });
-        }
-        Ok(())
+        self.poll.poll(&mut self.events, timeout)
+    }
+
+    /// The events of the last poll, if it has not failed.
+    #[inline]
+    pub fn events(&self) -> impl Iterator<Item = Event> + '_ {
+        self.events
+            .iter()
+            .filter(|event| event.token() != WAKER)
+            .map(|event| {
+                let closed = event.is_read_closed() || event.is_error() || event.is_priority();
+                Event {
+                    token: Token(event.token().0 as u64),
+                    readable: event.is_readable() || closed,
+                    writable: event.is_writable() || closed || event.is_write_closed(),
+                    closed,
+                }
+            })
     }
 }
 
@@ -201,10 +201,9 @@ mod tests {
     use super::*;
     use crate::Registry;
 
-    fn poll(poller: &mut Poller) -> VecDeque<Event> {
-        let mut events = VecDeque::new();
-        poller.poll(Some(Duration::ZERO), &mut events).unwrap();
-        events
+    fn poll(poller: &mut Poller) -> Vec<Event> {
+        poller.poll(Some(Duration::ZERO)).unwrap();
+        poller.events().collect()
     }
 
     #[test]
@@ -232,7 +231,7 @@ mod tests {
 
         edge_peer.write_all(b"x").unwrap();
         level_peer.write_all(b"x").unwrap();
-        let tokens = |events: VecDeque<Event>| events.iter().map(|e| e.token).collect::<Vec<_>>();
+        let tokens = |events: Vec<Event>| events.iter().map(|e| e.token).collect::<Vec<_>>();
         let both = tokens(poll(&mut poller));
         assert!(both.contains(&a) && both.contains(&b));
         assert_eq!(tokens(poll(&mut poller)), [b], "only the level repeats");
@@ -271,9 +270,8 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         let waker = poller.waker();
         let thread = std::thread::spawn(move || waker.wake());
-        let mut events = VecDeque::new();
-        poller.poll(None, &mut events).unwrap();
-        assert!(events.is_empty());
+        poller.poll(None).unwrap();
+        assert_eq!(poller.events().count(), 0);
         thread.join().unwrap().unwrap();
     }
 }
