@@ -68,11 +68,11 @@ pub unsafe fn bind<const N: usize>(
         .filter(|parameter| parameter.is_required)
         .count();
     if !args.has_keywords() && (required..=N).contains(&args.positional.len()) {
-        let mut bound = [ptr::null_mut(); N];
-        for (slot, value) in bound.iter_mut().zip(args.positional) {
-            *slot = *value;
-        }
-        return Ok(bound);
+        // Unlike a copy of the slice, this needs no call of `memcpy`.
+        return Ok(std::array::from_fn(|index| {
+            let value = args.positional.get(index);
+            value.copied().unwrap_or(ptr::null_mut())
+        }));
     }
     // SAFETY: the caller guarantees that `args` are the arguments of the current call.
     unsafe { bind_slow(function, &parameters, args) }

@@ -78,7 +78,8 @@ impl<T> LoopCell<T> {
         Open(self)
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a few instructions around a closure")]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         let open = self.open();
         // SAFETY: `open` has found the cell closed, so no other reference to the value exists until it is dropped.

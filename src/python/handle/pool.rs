@@ -178,7 +178,11 @@ unsafe fn acquire(handle_pool: &LoopCell<HandlePool>, class: Class) -> FfiResult
 }
 
 /// Makes the collector track a new handle, and untracks the previous one if only the loop holds it.
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "part of every call_soon() and call_later()"
+)]
 unsafe fn track_newest(handle_pool: &LoopCell<HandlePool>, handle: &HandleRef) {
     // SAFETY: both references keep their handles alive. `before` has two if only this function and a queue of the loop hold it.
     unsafe {

@@ -125,8 +125,9 @@ unsafe fn target(transport: &DatagramTransport, address: *mut PyObject) -> Targe
         return Target::Peer;
     }
     for cache in [&transport.last_sender, &transport.last_target] {
-        if let Some(system) = cache.with(|cache| cache.to_system(address).cloned()) {
-            return Target::Address(system);
+        let known = cache.with(|cache| cache.to_system(address).cloned().map(Target::Address));
+        if let Some(target) = known {
+            return target;
         }
     }
     // SAFETY: the caller guarantees that `address` is live.

@@ -136,7 +136,8 @@ pub fn accepts_writes(transport: &StreamTransport) -> bool {
 
 /// Queues `data`, an exact `bytes` object that is not empty. It is sent with what else the protocol writes in this call or
 /// iteration, or at once if that is much.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the way of every write")]
 pub fn write(
     cx: LoopContext<'_>,
     slf: &Ref,
@@ -151,7 +152,8 @@ pub fn write(
 }
 
 /// Decides when what was just queued is sent; `size` is that of the queue.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "the way of every write")]
 fn flush_or_defer(
     cx: LoopContext<'_>,
     slf: &Ref,
