@@ -108,6 +108,30 @@ class Inner:
         return "suppressed"
 
 
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def begin(coroutine, inner):
+    """Make a task of it, and wait until the inner one waits."""
+    task = asyncio.ensure_future(coroutine)
+    await until(lambda: inner.events)
+    return task
+
+
+async def times_out(wait, seconds=0.002):
+    """What `wait(inner, seconds)` awaits; a busy machine gets more time, until that has begun."""
+    while True:
+        inner = Inner()
+        await wait(inner, seconds)
+        if inner.events:
+            return inner
+        assert seconds < 100
+        seconds *= 10
+
+
 async def gives(value):
     await asyncio.sleep(0)
     return value

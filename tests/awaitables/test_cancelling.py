@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from .support import Inner
+from .support import Inner, begin, until
 
 pytestmark = pytest.mark.improves_on_asyncio
 
@@ -37,17 +37,10 @@ def make(request, callbacks):
     return make
 
 
-async def begin(form, aw, inner):
-    task = asyncio.ensure_future(form(aw))
-    while not inner.events:
-        await asyncio.sleep(0)
-    return task
-
-
 async def test_a_cancelled_task(loop, form, make):
     """(T2.2)"""
     inner = Inner()
-    task = await begin(form, make(inner.wait()), inner)
+    task = await begin(form(make(inner.wait())), inner)
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError, match="enough"):
         await task
@@ -58,7 +51,7 @@ async def test_a_cancelled_task(loop, form, make):
 async def test_one_that_suppresses_gives_its_result(loop, form, make):
     """(T2.2)"""
     inner = Inner(suppress=True)
-    task = await begin(form, make(inner.wait()), inner)
+    task = await begin(form(make(inner.wait())), inner)
     task.cancel()
     assert await task == "suppressed"
     assert task.cancelling() == 1
@@ -118,7 +111,7 @@ async def test_gather(loop, form, make):
     both.cancel()
     with pytest.raises(asyncio.CancelledError):
         await both
-    await asyncio.sleep(0.01)
+    await until(lambda: all(len(inner.events) == 3 for inner in inners))
     for inner in inners:
         assert inner.events == ["began", "cancelled", "finally"]
 
@@ -126,7 +119,7 @@ async def test_gather(loop, form, make):
 async def test_shield(loop, form, make):
     """(T2.2)"""
     inner = Inner()
-    task = await begin(form, make(inner.wait()), inner)
+    task = await begin(form(make(inner.wait())), inner)
 
     async def waits():
         await asyncio.shield(task)
@@ -154,7 +147,7 @@ async def test_the_error_callback_sees_the_cancellation(loop, callbacks, form, s
     inner = Inner()
     aw = callbacks.new()
     callbacks.add_await(aw, inner.wait(), None, error)
-    task = await begin(form, aw, inner)
+    task = await begin(form(aw), inner)
     task.cancel()
     await asyncio.wait([task])
     assert [type(exc) for exc in seen] == [asyncio.CancelledError]

@@ -46,8 +46,10 @@ def test_many_awaits(extension, kind):
                 await aw
 
     run(main(WARM))
+    gc.collect()
     before = memory.in_use()
     run(main(MANY))
+    gc.collect()
     assert memory.in_use() - before < 500_000
 
 

@@ -17,6 +17,7 @@ async def waits():
 
 
 def warned(make):
+    gc.collect()  # what earlier tests have left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         make()

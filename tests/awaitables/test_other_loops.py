@@ -28,8 +28,10 @@ def test_loops_of_asyncio(callbacks, name):
         await aw
         aw = callbacks.new()
         callbacks.add_await(aw, asyncio.sleep(100), None, lambda aw, e: seen.append(type(e)) or -1)
+        task = asyncio.ensure_future(aw)
+        await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(aw, 0.001)
+            await asyncio.wait_for(task, 0.001)
         return seen
 
     with asyncio.Runner(loop_factory=FACTORIES[name]) as runner:

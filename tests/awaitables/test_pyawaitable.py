@@ -13,7 +13,7 @@ import weakref
 import pytest
 import trio
 
-from .support import LIMITED, build, load, run
+from .support import LIMITED, begin, build, load, run
 
 pytestmark = pytest.mark.improves_on_asyncio
 
@@ -58,13 +58,6 @@ class Inner:
             if not self.suppress:
                 raise
         return "suppressed"
-
-
-async def begin(coroutine, inner):
-    task = asyncio.ensure_future(coroutine)
-    while not inner.events:
-        await asyncio.sleep(0)
-    return task
 
 
 async def awaits(aw):
