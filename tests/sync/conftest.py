@@ -73,7 +73,7 @@ def loop(request):
 def run_program():
     """Run a program in a process of its own, and return what it prints."""
 
-    def run(source, *, code=0, errors="", timeout=60):
+    def run(source, *, code=0, errors="", timeout=300):
         done = subprocess.run(
             [sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout
         )

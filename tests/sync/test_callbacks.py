@@ -85,7 +85,7 @@ async def test_each_kind_of_callback_waits(loop, schedule):
         got.set_result(values)
 
     schedule(loop, callback)
-    assert await asyncio.wait_for(got, 10) == [1, 2, 3, 4]
+    assert await asyncio.wait_for(got, 60) == [1, 2, 3, 4]
 
 
 class Awaitable:
@@ -128,7 +128,7 @@ async def test_an_exception_reaches_the_exception_handler_once(loop):
 
     loop.set_exception_handler(handler)
     loop.call_soon(lambda: await_(fails()))
-    await asyncio.wait_for(handled.wait(), 10)
+    await asyncio.wait_for(handled.wait(), 60)
     await asyncio.sleep(0.01)
     assert [type(report["exception"]) for report in reports] == [ZeroDivisionError]
 
@@ -141,7 +141,7 @@ async def test_signal_handlers_of_the_loop_wait(loop):
     got = loop.create_future()
     loop.add_signal_handler(signal.SIGUSR1, lambda: got.set_result(wait("signalled")))
     os.kill(os.getpid(), signal.SIGUSR1)
-    assert await asyncio.wait_for(got, 10) == "signalled"
+    assert await asyncio.wait_for(got, 60) == "signalled"
     loop.remove_signal_handler(signal.SIGUSR1)
 
 

@@ -13,29 +13,34 @@ from hybridloop import await_
 pytestmark = pytest.mark.only("hybridloop", "debug")
 
 
-async def test_a_wait_is_no_slow_callback(loop, caplog):
+async def test_a_wait_is_no_slow_callback(loop, caplog, eventually, asyncio_log):
     """(T3.16)"""
-    loop.slow_callback_duration = 0.6
-    handles = []
+    # A busy machine may hold up any callback: then the wait has to be longer.
+    for delay in (0.2, 2, 20):
+        loop.slow_callback_duration = delay * 3 / 4
+        caplog.clear()
+        handles = []
 
-    def callback():
-        handles.append(loop._current_handle)
-        await_(asyncio.sleep(0.8))
-        handles.append(loop._current_handle)
+        def callback(handles=handles, delay=delay):
+            handles.append(loop._current_handle)
+            await_(asyncio.sleep(delay))
+            handles.append(loop._current_handle)
 
-    async def one():
-        await_(asyncio.sleep(0.8))
+        async def one(delay=delay):
+            await_(asyncio.sleep(delay))
 
-    loop.call_soon(callback)
-    await asyncio.gather(one(), one())
-    await asyncio.sleep(0.05)
-    assert "Executing" not in caplog.text
-    assert loop.stats().longest_callback < 0.6
-    assert handles[0] is handles[1]
+        loop.call_soon(callback)
+        await asyncio.gather(one(), one())
+        await eventually(lambda: len(handles) == 2)  # noqa: B023
+        assert handles[0] is handles[1]
+        longest = loop.stats().longest_callback
+        if "Executing" not in caplog.text and longest < loop.slow_callback_duration:
+            return
+    raise AssertionError(f"{longest} s\n{caplog.text}")
 
 
 @pytest.mark.only("debug")
-async def test_a_slow_callback_is_reported(loop, caplog, asyncio_log):
+async def test_a_slow_callback_is_reported(loop, caplog, asyncio_log, eventually):
     """(T3.16)"""
     loop.slow_callback_duration = 0.05
 
@@ -43,13 +48,16 @@ async def test_a_slow_callback_is_reported(loop, caplog, asyncio_log):
         await_(asyncio.sleep(0.01))
         time.sleep(0.06)
 
+    def reports():
+        return [line for line in caplog.text.splitlines() if "Executing" in line and name in line]
+
+    name = callback.__qualname__
     loop.call_soon(callback)
-    await asyncio.sleep(0.1)
-    [line] = [line for line in caplog.text.splitlines() if "Executing" in line]
-    assert "callback" in line
+    await eventually(reports)
+    assert len(reports()) == 1
 
 
-async def test_a_long_callback_is_counted(loop):
+async def test_a_long_callback_is_counted(loop, eventually):
     """(T3.16)"""
 
     def callback():
@@ -57,8 +65,7 @@ async def test_a_long_callback_is_counted(loop):
         time.sleep(0.06)
 
     loop.call_soon(callback)
-    await asyncio.sleep(0.1)
-    assert 0.06 <= loop.stats().longest_callback < 10
+    await eventually(lambda: loop.stats().longest_callback >= 0.06)
 
 
 async def test_waits_are_counted(loop):

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
 from hybridloop import await_, sync
 from tests import memory
+from tests.support.waiting import until
 
 from .conftest import make_loop
 
@@ -120,7 +122,7 @@ def test_an_interrupt_under_a_runner_cancels_the_main_task(loop):
     async def main():
         asyncio.get_running_loop().call_later(0.02, os.kill, os.getpid(), signal.SIGINT)
         try:
-            wait(10)
+            wait(100)
         except asyncio.CancelledError:
             caught.append("cancelled")
             raise
@@ -134,13 +136,17 @@ def test_an_interrupt_under_a_runner_cancels_the_main_task(loop):
 
 @pytest.fixture
 def interrupt():
-    """Send the signal of Ctrl-C from another thread after some time."""
+    """Send the signal of Ctrl-C from another thread, some time after a condition holds."""
     threads = []
 
-    def interrupt(delay):
-        thread = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-        thread.start()
-        threads.append(thread)
+    def interrupt(condition):
+        def send():
+            until(condition)
+            time.sleep(0.2)  # from there to the poll is not far
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threads.append(threading.Thread(target=send))
+        threads[-1].start()
 
     yield interrupt
     for thread in threads:
@@ -164,16 +170,18 @@ def test_an_interrupt_in_a_poll_is_raised_in_what_began_to_wait_last(loop, inter
     async def main():
         await asyncio.gather(*(one(number) for number in (1, 3, 2)))
 
-    interrupt(0.2)
+    interrupt(lambda: len(sync.waiting(loop)) == 3)
     loop.run_until_complete(main())
     assert caught[0] == 3 and sorted(caught[1:]) == [-2, -1]
 
 
 def test_an_interrupt_in_a_poll_without_waiting_leaves_the_loop(loop, interrupt):
     """(T3.19)"""
-    interrupt(0.05)
+    begun = threading.Event()
+    loop.call_soon(begun.set)
+    interrupt(begun.is_set)
     with pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(asyncio.sleep(10))
+        loop.run_until_complete(asyncio.sleep(100))
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -192,7 +200,7 @@ def test_an_interrupt_in_a_callback_leaves_the_loop(loop, kind):
     task = loop.create_task(one())
     loop.call_soon(callback)
     with pytest.raises(kind):
-        loop.run_until_complete(asyncio.sleep(10))
+        loop.run_until_complete(asyncio.sleep(100))
     assert len(sync.waiting(loop)) == 1
     released.set_result(None)
     loop.run_until_complete(task)
@@ -266,14 +274,24 @@ async def test_idle_runners_are_trimmed(loop, eventually):
     from hybridloop.sync.awaiting import stacks_of
     from hybridloop.sync.stacks import MIN_IDLE
 
+    stacks, released, idle = stacks_of(loop), loop.create_future(), []
+
     async def one():
+        await_(released)
+        idle.append(len(stacks.idle))
+
+    tasks = [loop.create_task(one()) for _ in range(300)]
+    await asyncio.sleep(0)
+    # All go on in one iteration, in which no timer ends a runner.
+    released.set_result(None)
+    await asyncio.gather(*tasks)
+    assert max(idle) > 250
+    await eventually(lambda: len(stacks.idle) <= MIN_IDLE)
+
+    async def another():
         wait(0.01)
 
-    await asyncio.gather(*(one() for _ in range(300)))
-    stacks = stacks_of(loop)
-    assert len(stacks.idle) > 250
-    await eventually(lambda: len(stacks.idle) <= MIN_IDLE, timeout=10)
-    await asyncio.gather(*(one() for _ in range(30)))
+    await asyncio.gather(*(another() for _ in range(30)))
 
 
 def test_loops_run_in_threads_one_after_the_other(loop):

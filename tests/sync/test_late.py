@@ -37,14 +37,18 @@ def run(request, run_program):
 
 def test_tasks_and_callbacks_wait(run):
     run("""
+def await_(awaitable):
+    from hybridloop import await_
+    return await_(awaitable)
+
 async def one(number):
     variable.set(number)
     assert wait(number, 0.001 * (number % 3)) == number == variable.get()
     return number
 
-async def ordered(delay):
-    wait(delay=delay)
-    ended.append(delay)
+async def ordered(event):
+    await_(event.wait())
+    ended.append(event)
 
 async def main():
     await asyncio.sleep(0)
@@ -53,8 +57,17 @@ async def main():
     loop.call_soon(lambda: got.set_result(wait("callback")))
     assert await got == "callback"
     assert await asyncio.gather(*map(one, range(50))) == list(range(50))
-    await asyncio.gather(*map(ordered, [0.2, 0.01, 0.1]))
-    assert ended == [0.01, 0.1, 0.2]
+    events = [asyncio.Event() for _ in range(3)]
+    tasks = [loop.create_task(ordered(event)) for event in events]
+    await asyncio.sleep(0.001)
+    order = [events[number] for number in (1, 2, 0)]
+    for count, event in enumerate(order, 1):
+        event.set()
+        async with asyncio.timeout(60):
+            while len(ended) < count:
+                await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    assert ended == order
     task = loop.create_task(one_that_is_cancelled())
     await asyncio.sleep(0.001)
     task.cancel()

@@ -62,17 +62,24 @@ async def fails():
     return 1 / 0
 
 
-async def test_it_is_not_last_in_first_out(nested):
+async def test_it_is_not_last_in_first_out(nested, eventually):
     """(T3.21)"""
-    ended = []
+    begun, ended = [], []
 
-    async def one(delay):
-        run(delay=delay)
-        ended.append(delay)
+    async def one(event):
+        begun.append(event)
+        nested.run_until_complete(event.wait())
+        ended.append(event)
 
-    delays = [0.2, 0.01, 0.1]
-    await asyncio.gather(*map(one, delays))
-    assert ended == sorted(delays)
+    events = [asyncio.Event() for _ in range(3)]
+    tasks = [nested.create_task(one(event)) for event in events]
+    await eventually(lambda: begun == events)
+    order = [events[number] for number in (1, 2, 0)]
+    for count, event in enumerate(order, 1):
+        event.set()
+        await eventually(lambda: len(ended) == count)  # noqa: B023
+    await asyncio.gather(*tasks)
+    assert ended == order
 
 
 async def test_sixty_deep_and_300_at_a_time(nested):
@@ -143,8 +150,8 @@ import {module}
 import hybridloop
 {before}
 
-async def slow(value, delay=0.001):
-    await asyncio.sleep(delay)
+async def slow(value):
+    await asyncio.sleep(0.001)
     return value
 
 def use():
@@ -152,23 +159,37 @@ def use():
     assert loop.run_until_complete(slow(1)) == 1
     assert asyncio.run(slow(2)) == 2
 
-async def one(delay):
+async def one(event):
     use()
-    asyncio.run(slow(0, delay))
-    ended.append(delay)
+    begun.append(event)
+    asyncio.run(event.wait())
+    ended.append(event)
+
+async def reaches(events, count):
+    async with asyncio.timeout(60):
+        while len(events) < count:
+            await asyncio.sleep(0.001)
 
 async def main():
     if not before:
         {module}.apply()
     use()
-    await asyncio.gather(*map(one, (0.2, 0.01, 0.1)))
-    assert ended == [0.01, 0.1, 0.2]
+    events = [asyncio.Event() for _ in range(4)]
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(one(10))
-        await asyncio.sleep(0.02)
+        for event in events[:3]:
+            group.create_task(one(event))
+        await reaches(begun, 3)
+        for count, number in enumerate((1, 2, 0), 1):
+            events[number].set()
+            await reaches(ended, count)
+    assert ended == [events[number] for number in (1, 2, 0)]
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one(events[3]))
+        await reaches(begun, 4)
         task.cancel()
+    assert len(ended) == 3
 
-ended, before = [], {is_before}
+begun, ended, before = [], [], {is_before}
 loop = hybridloop.new_event_loop()
 asyncio.set_event_loop(loop)
 if before:

@@ -11,17 +11,23 @@ import pytest
 from hybridloop import await_
 
 
-async def test_it_is_not_last_in_first_out(loop):
+async def test_it_is_not_last_in_first_out(loop, eventually):
     """(T3.4)"""
     ended = []
 
-    async def one(delay):
-        await_(asyncio.sleep(delay))
-        ended.append(delay)
+    async def one(event):
+        await_(event.wait())
+        ended.append(event)
 
-    delays = [0.3, 0.01, 0.2, 0.1]
-    await asyncio.gather(*map(one, delays))
-    assert ended == sorted(delays)
+    events = [asyncio.Event() for _ in range(4)]
+    tasks = [loop.create_task(one(event)) for event in events]
+    await asyncio.sleep(0.001)
+    order = [events[number] for number in (1, 3, 2, 0)]
+    for count, event in enumerate(order, 1):
+        event.set()
+        await eventually(lambda: len(ended) == count)  # noqa: B023
+    await asyncio.gather(*tasks)
+    assert ended == order
 
 
 async def test_thousands_end_in_any_order(loop):
@@ -85,7 +91,7 @@ async def test_busy_callbacks_do_not_keep_the_loop_from_polling(loop):
 
 
 @pytest.mark.only("hybridloop", "debug")
-async def test_an_iteration_within_a_callback_returns(loop):
+async def test_an_iteration_within_a_callback_returns(loop, eventually):
     """A function goes on in it that waits. The callback does not wait for the next wait."""
     future, seen = loop.create_future(), []
 
@@ -103,5 +109,5 @@ async def test_an_iteration_within_a_callback_returns(loop):
     await asyncio.sleep(0)
     loop.call_soon(callback)
     await asyncio.gather(*tasks)
-    await asyncio.sleep(0.001)
+    await eventually(lambda: "callback" in seen)
     assert sorted(seen) == ["callback", "waited", "waited", "waited"]

@@ -37,9 +37,9 @@ async def test_a_reader_that_waits_before_it_reads_is_called_once(loop, pair, ev
     assert calls == ["begins"]
     assert loop.stats().iterations - iterations < 20
     released.set_result(None)
-    await eventually(lambda: calls == ["begins", b"one"], timeout=10)
+    await eventually(lambda: calls == ["begins", b"one"])
     theirs.send(b"two")
-    await eventually(lambda: calls == ["begins", b"one", "begins", b"two"], timeout=10)
+    await eventually(lambda: calls == ["begins", b"one", "begins", b"two"])
     loop.remove_reader(ours)
 
 
@@ -55,8 +55,8 @@ async def test_what_comes_while_a_reader_waits_is_reported_later(loop, pair, eve
     loop.add_reader(ours, readable)
     for data in (b"one", b"two", b"six"):
         theirs.send(data)
-    await eventually(lambda: got == [b"one", b"two", b"six"], timeout=10)
-    await eventually(lambda: not sync.waiting(loop), timeout=10)
+    await eventually(lambda: got == [b"one", b"two", b"six"])
+    await eventually(lambda: not sync.waiting(loop))
     loop.remove_reader(ours)
 
 
@@ -79,13 +79,13 @@ async def test_a_reader_is_removed_while_it_waits(loop, pair, how, eventually):
     await eventually(lambda: calls)
     if how == "replaced":
         loop.add_reader(ours, other)
-        await eventually(lambda: calls == ["begins", b"data"], timeout=10)
+        await eventually(lambda: calls == ["begins", b"data"])
     else:
         assert loop.remove_reader(ours)
     if how == "closed":
         ours.close()
     released.set_result(None)
-    await eventually(lambda: calls[-1] == "ends", timeout=10)
+    await eventually(lambda: calls[-1] == "ends")
     assert [call for call in calls if call != b"data"] == ["begins", "ends"]
     if how == "replaced":
         assert loop.remove_reader(ours)
@@ -107,7 +107,7 @@ async def test_the_other_direction_goes_on(loop, pair, eventually):
     theirs.send(b"data")
     await eventually(lambda: sync.waiting(loop))
     loop.add_writer(ours, writable)
-    await eventually(lambda: written, timeout=10)
+    await eventually(lambda: written)
     loop.remove_writer(ours)
     released.set_result(None)
     await eventually(lambda: not sync.waiting(loop))

@@ -137,17 +137,29 @@ async def test_in_a_signal_handler_during_a_poll(loop):
     """(T3.25)"""
     caught = []
 
+    ended = asyncio.Event()
+
     def handler(number, frame):
-        try:
-            wait()
-        except sync.SyncAwaitError as error:
-            caught.append(str(error))
+        if not caught:
+            try:
+                wait()
+            except sync.SyncAwaitError as error:
+                caught.append(str(error))
+                loop.call_soon_threadsafe(ended.set)
+
+    def send():
+        # Until one comes during a poll: elsewhere the function waits.
+        deadline = time.monotonic() + 60
+        while not caught and time.monotonic() < deadline:
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        loop.call_soon_threadsafe(ended.set)
 
     before = signal.signal(signal.SIGUSR1, handler)
-    thread = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    thread = threading.Thread(target=send)
     thread.start()
     try:
-        await asyncio.sleep(0.2)
+        await ended.wait()
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
