@@ -50,7 +50,7 @@ def test_close_cancels_what_does_not_end_in_time() -> None:
 
     async def sleeps(name: str) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             cleaned.append(name)
 
@@ -58,7 +58,8 @@ def test_close_cancels_what_does_not_end_in_time() -> None:
     running, waiting = engine.spawn(sleeps("running")), engine.spawn(sleeps("waiting"))
     until(lambda: running_on(engine) == [1] and is_running(running))
     begin = time.monotonic()
-    assert engine.close(timeout=0.4) == []
+    # One second of it is for the end of what is cancelled.
+    assert engine.close(timeout=4) == []
     assert time.monotonic() - begin < 30
     assert running.cancelled() and waiting.cancelled()
     assert cleaned == ["running"]
@@ -68,7 +69,7 @@ def test_close_returns_in_time_and_names_what_it_left() -> None:
     release = threading.Event()
 
     async def stubborn() -> None:
-        release.wait(60)
+        release.wait(600)
 
     engine = Engine().start()
     handle = engine.spawn(stubborn())
@@ -82,13 +83,13 @@ def test_close_returns_in_time_and_names_what_it_left() -> None:
     with pytest.raises(EngineClosedError, match="did not end in time"):
         handle.result()
     release.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
 def test_an_exception_in_the_body_cancels() -> None:
     with pytest.raises(KeyError), Engine() as engine:
-        handle = engine.spawn(asyncio.sleep(60))
+        handle = engine.spawn(asyncio.sleep(600))
         raise KeyError
     assert handle.cancelled()
 
@@ -107,15 +108,15 @@ def test_close_from_its_own_thread_is_refused(engine: Engine) -> None:
         engine.close()
 
     with pytest.raises(RuntimeError, match="one of its own threads"):
-        engine.spawn(closes()).result(20)
+        engine.spawn(closes()).result(60)
 
 
 def test_a_loop_that_is_stopped_goes_on(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     async def stops() -> None:
         asyncio.get_running_loop().stop()
 
-    engine.spawn(stops(), thread=0).result(20)
-    assert engine.spawn(value(1), thread=0).result(20) == 1
+    engine.spawn(stops(), thread=0).result(60)
+    assert engine.spawn(value(1), thread=0).result(60) == 1
     assert "was stopped; running it again" in caplog.text
 
 
@@ -125,8 +126,8 @@ def test_system_exit_in_a_task_is_its_own(
 ) -> None:
     handle = engine.spawn(fail(kind("bye")), thread=0)
     with pytest.raises(kind, match="bye"):
-        handle.result(20)
-    assert engine.spawn(value(1), thread=0).result(20) == 1
+        handle.result(60)
+    assert engine.spawn(value(1), thread=0).result(60) == 1
     assert f"ignored {kind.__name__}" in caplog.text
 
 
@@ -146,15 +147,15 @@ def test_a_thread_that_fails_takes_only_its_own_tasks(
     thread.loop.call_soon_threadsafe(thread.loop.stop)
     for handle in lost:
         with pytest.raises(EngineClosedError, match="the selector is gone"):
-            handle.result(20)
+            handle.result(60)
     gate.release()
-    assert kept.result(20) == "hybridloop-gil-1"
-    assert engine.spawn(value(1)).result(20) == 1
+    assert kept.result(60) == "hybridloop-gil-1"
+    assert engine.spawn(value(1)).result(60) == 1
     coroutine = value(1)
     with pytest.raises(EngineClosedError, match="hybridloop-gil-0 has failed"):
         engine.spawn(coroutine, thread=0)
     coroutine.close()
-    thread.thread.join(20)
+    thread.thread.join(60)
     del lost
     with warnings.catch_warnings():
         # The tasks that died with their loop.
@@ -175,12 +176,12 @@ def test_fork_leaves_the_parents_engine_alone(engine: Engine) -> None:
             except EngineClosedError:
                 coroutine.close()
                 with Engine() as own:
-                    status = 0 if own.spawn(value(42)).result(20) == 42 else 2
+                    status = 0 if own.spawn(value(42)).result(60) == 42 else 2
                 engine.close()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert engine.spawn(value(1)).result(20) == 1
+    assert engine.spawn(value(1)).result(60) == 1
 
 
 def test_nothing_is_left_of_many_engines() -> None:
@@ -197,7 +198,7 @@ def test_what_tasks_have_left_behind_is_cancelled_at_the_end() -> None:
 
     async def child() -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             ended.append("child")
 
@@ -206,5 +207,5 @@ def test_what_tasks_have_left_behind_is_cancelled_at_the_end() -> None:
         await asyncio.sleep(0)
 
     with Engine() as engine:
-        engine.spawn(parent()).result(20)
+        engine.spawn(parent()).result(60)
     assert ended == ["child"]

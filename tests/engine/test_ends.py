@@ -44,10 +44,10 @@ def test_an_exception_in_a_callback_goes_to_the_loops_handler(engine: Engine) ->
         loop.call_soon_threadsafe(lambda: 1 / 0)
         await asyncio.sleep(0)
 
-    engine.spawn(breaks(), thread=0).result(20)
+    engine.spawn(breaks(), thread=0).result(60)
     until(lambda: len(seen) == 2)
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError] * 2
-    assert engine.spawn(value(1), thread=0).result(20) == 1
+    assert engine.spawn(value(1), thread=0).result(60) == 1
 
 
 def test_threads_that_cannot_be_started_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_threads_that_cannot_be_started_leave_nothing(monkeypatch: pytest.Monkey
         with pytest.raises(RuntimeError, match="can't start new thread"):
             engine.start()
     with engine:
-        assert engine.spawn(value(7)).result(20) == 7
+        assert engine.spawn(value(7)).result(60) == 7
 
 
 def test_an_engine_that_is_dropped_ends_with_its_last_task() -> None:
@@ -83,20 +83,20 @@ def test_an_engine_that_is_dropped_ends_with_its_last_task() -> None:
         gc.collect()
     assert all(thread.is_alive() for thread in threads)
     let_go.set()
-    assert [handle.result(20) for handle in handles] == ["done"] * 5
+    assert [handle.result(60) for handle in handles] == ["done"] * 5
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 def test_an_idle_engine_that_is_dropped_ends_at_once() -> None:
     engine = Engine().start()
-    engine.spawn(value(1)).result(20)
+    engine.spawn(value(1)).result(60)
     thread = threads_of(engine)[0].thread
     with pytest.warns(ResourceWarning, match="unclosed"):
         del engine
         gc.collect()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -113,7 +113,7 @@ def test_aclose_in_one_of_its_own_tasks_is_refused(engine: Engine) -> None:
         await engine.aclose()
 
     with pytest.raises(RuntimeError, match="one of its own threads"):
-        engine.spawn(closes()).result(20)
+        engine.spawn(closes()).result(60)
 
 
 def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
@@ -131,7 +131,7 @@ def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
         await asyncio.sleep(0)
 
     engine = Engine().start()
-    engine.spawn(parent()).result(20)
+    engine.spawn(parent()).result(60)
     thread = threads_of(engine)[0].thread
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match=r"hybridloop-gil-0: .*stays"):
@@ -139,7 +139,7 @@ def test_tasks_of_tasks_that_do_not_end_are_named() -> None:
     assert time.monotonic() - begin < 30
     assert len(left) == 1 and "stays" in left[0]
     let_go.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -166,8 +166,8 @@ def _interrupt(_timeout: float | None) -> bool:
 
 def test_in_a_forked_child_handles_say_what_is_wrong(engine: Engine) -> None:
     done = engine.spawn(value(5))
-    done.result(20)
-    open_ended = engine.spawn(asyncio.sleep(60))
+    done.result(60)
+    open_ended = engine.spawn(asyncio.sleep(600))
     until(lambda: engine.stats().running == 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -235,7 +235,7 @@ def test_the_end_of_the_process_ends_an_engine_that_runs() -> None:
         async def task():
             try:
                 running.set()
-                await asyncio.sleep(60)
+                await asyncio.sleep(600)
             finally:
                 print("cleaned up", flush=True)
         engine = hybridloop.Engine(gil_threads=2).start()
@@ -270,7 +270,7 @@ def test_keyboard_interrupt_in_the_main_thread_cancels_what_runs() -> None:
         async def task():
             try:
                 print("running", flush=True)
-                await asyncio.sleep(60)
+                await asyncio.sleep(600)
             finally:
                 print("cleaned up", flush=True)
         with hybridloop.Engine(gil_threads=2) as engine:

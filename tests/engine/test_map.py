@@ -44,7 +44,7 @@ def test_results_in_order(engine: Engine, chunksize: int, buffersize: int | None
     assert asyncio.run(collect(mapped())) == expected
     assert hybridloop.run(collect(mapped())) == expected
     # In a task that takes the only place on its thread.
-    assert engine.spawn(collect(mapped())).result(20) == expected
+    assert engine.spawn(collect(mapped())).result(60) == expected
 
 
 def test_several_iterables_and_none(engine: Engine) -> None:
@@ -59,7 +59,7 @@ def test_runs_on_every_thread_in_the_callers_context(engine: Engine) -> None:
     together = threading.Barrier(3)
 
     def where(_: int) -> tuple[str, int]:
-        together.wait(20)
+        together.wait(60)
         return threading.current_thread().name, variable.get()
 
     variable.set(5)
@@ -129,39 +129,39 @@ def test_an_exception_of_the_iterable_comes_in_its_place(engine: Engine) -> None
 
 
 def test_cancelling_who_iterates_cancels_what_runs(engine: Engine) -> None:
-    running = cancelled = 0
+    running: list[int] = []
+    cancelled: list[int] = []
 
-    async def waits(_: int) -> None:
-        nonlocal running, cancelled
-        running += 1
+    async def waits(n: int) -> None:
+        running.append(n)
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         except asyncio.CancelledError:
-            cancelled += 1
+            cancelled.append(n)
             raise
 
     async def main() -> None:
         task = asyncio.ensure_future(collect(engine.map(waits, range(1000), buffersize=30)))
-        while running < 30:
+        while len(running) < 30:
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     hybridloop.run(main())
-    until(lambda: cancelled == 30)
+    until(lambda: len(cancelled) == 30)
     results = engine.map(waits, range(10), buffersize=5)
-    until(lambda: running == 35)
+    until(lambda: len(running) == 35)
     del results
     gc.collect()
-    until(lambda: cancelled == 35)
+    until(lambda: len(cancelled) == 35)
 
 
 def test_one_waits_at_a_time(engine: Engine) -> None:
     release = threading.Event()
 
     async def main() -> None:
-        results = engine.map(lambda _: release.wait(20), range(3))
+        results = engine.map(lambda _: release.wait(600), range(3))
         first = asyncio.ensure_future(anext(results))
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="waiting for the next result"):
@@ -206,7 +206,7 @@ def test_bad_arguments(engine: Engine) -> None:
 def test_map_reduce(engine: Engine) -> None:
     expected = sum(n * n for n in range(1000))
     handle = engine.map_reduce(square, operator.add, range(1000), chunksize=50)
-    assert handle.result(20) == expected
+    assert handle.result(60) == expected
     assert handle.get_name() == "map_reduce square"
 
     async def main() -> Any:
@@ -214,19 +214,19 @@ def test_map_reduce(engine: Engine) -> None:
 
     assert asyncio.run(main()) == expected + 5
     # In order, so the reducer may be anything.
-    text = engine.map_reduce(str, operator.add, range(20)).result(20)
+    text = engine.map_reduce(str, operator.add, range(20)).result(60)
     assert text == "".join(map(str, range(20)))
-    assert engine.map_reduce(square, operator.add, [], 7).result(20) == 7
+    assert engine.map_reduce(square, operator.add, [], 7).result(60) == 7
     with pytest.raises(TypeError, match="needs an initial value"):
-        engine.map_reduce(square, operator.add, []).result(20)
+        engine.map_reduce(square, operator.add, []).result(60)
     with pytest.raises(ZeroDivisionError):
-        engine.map_reduce(lambda n: 1 // n, operator.add, range(3)).result(20)
+        engine.map_reduce(lambda n: 1 // n, operator.add, range(3)).result(60)
 
     async def add(one: int, other: int) -> int:
         await asyncio.sleep(0)
         return one + other
 
-    assert engine.map_reduce(square, add, range(10)).result(20) == 285
+    assert engine.map_reduce(square, add, range(10)).result(60) == 285
 
 
 def test_cancelling_map_reduce(engine: Engine) -> None:
@@ -235,16 +235,16 @@ def test_cancelling_map_reduce(engine: Engine) -> None:
     async def waits(_: int) -> None:
         try:
             begun.set()
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             ended.set()
 
     handle = engine.map_reduce(waits, operator.add, range(3))
-    assert begun.wait(20)
+    assert begun.wait(60)
     assert handle.cancel()
     with pytest.raises(asyncio.CancelledError):
-        handle.result(20)
-    assert ended.wait(20)
+        handle.result(60)
+    assert ended.wait(60)
 
 
 def test_close_waits_for_what_is_under_way() -> None:

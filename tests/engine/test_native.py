@@ -85,7 +85,7 @@ def test_a_native_queue_is_bounded() -> None:
         with pytest.raises(NativeQueueFullError):
             engine.run_native("hl.noop")
         first.cancel()
-        assert [job.result(20) for job in waiting] == [None, None]
+        assert [job.result(60) for job in waiting] == [None, None]
 
 
 def test_priorities() -> None:
@@ -93,15 +93,11 @@ def test_priorities() -> None:
         first = engine.run_native("hl.sleep", LONG)
         until(lambda: running(engine) == 1)
         order: list[int] = []
-        jobs = []
         for priority in (0, 2, 1, 2):
             job = engine.run_native("hl.noop", priority=priority)
-            jobs.append((priority, job))
-        # Each is done when those behind it are not.
+            job.add_done_callback(lambda _, priority=priority: order.append(priority))
         first.cancel()
-        for priority, job in sorted(jobs, key=lambda it: -it[0]):
-            job.result(20)
-            order.append(priority)
+        until(lambda: len(order) == 4)
         assert order == [2, 2, 1, 0]
 
 
@@ -111,8 +107,8 @@ def test_priorities() -> None:
 def test_run_native_from_everywhere(engine: Engine) -> None:
     data = b"some bytes"
     expected = zlib.crc32(data)
-    assert engine.run_native("hl.crc32", data).result(20) == expected
-    assert engine.run_native(hybridloop.kernels["hl.crc32"], data).result(20) == expected
+    assert engine.run_native("hl.crc32", data).result(60) == expected
+    assert engine.run_native(hybridloop.kernels["hl.crc32"], data).result(60) == expected
 
     async def main() -> Any:
         calls = [(data,), (data, 7)]
@@ -121,7 +117,7 @@ def test_run_native_from_everywhere(engine: Engine) -> None:
         return await engine.run_native("hl.crc32", data)
 
     assert asyncio.run(main()) == hybridloop.run(main()) == expected
-    assert engine.spawn(main(), thread=1).result(20) == expected
+    assert engine.spawn(main(), thread=1).result(60) == expected
 
 
 def test_the_loops_of_its_threads_share_its_workers_and_bus(engine: Engine) -> None:
@@ -132,11 +128,11 @@ def test_the_loops_of_its_threads_share_its_workers_and_bus(engine: Engine) -> N
 
     async def read(key: str) -> bytes:
         loop: Any = asyncio.get_running_loop()
-        return bytes(await loop.bus.wait(key, timeout=20))
+        return bytes(await loop.bus.wait(key, timeout=60))
 
     reading = engine.spawn(read("digest"), thread=1)
-    assert engine.spawn(push("digest"), thread=0).result(20)
-    assert reading.result(20) == hashlib.sha256(b"x").digest() == bytes(engine.bus.get("digest"))
+    assert engine.spawn(push("digest"), thread=0).result(60)
+    assert reading.result(60) == hashlib.sha256(b"x").digest() == bytes(engine.bus.get("digest"))
     native = engine.stats().native
     assert native is not None and native.done == 1
     with Engine() as other:
@@ -169,8 +165,8 @@ def test_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
         while count < 4:
             assert libc.poll(struct.pack("ihh", reader, select.POLLIN, 0), 1, 20_000) == 1
             count += libc.read(reader, received, 4)
-        assert jobs.result(20) == [1] * 4
-        assert first.result(20) == [None] * threads
+        assert jobs.result(60) == [1] * 4
+        assert first.result(60) == [None] * threads
     finally:
         os.close(reader)
         os.close(writer)
@@ -181,9 +177,9 @@ def test_kernels_run_while_python_holds_the_interpreter(engine: Engine) -> None:
 
 def test_stats() -> None:
     with Engine(native_threads=1, bus_capacity=MIB) as engine:
-        engine.run_native_many("hl.noop", [()] * 3).result(20)
+        engine.run_native_many("hl.noop", [()] * 3).result(60)
         with pytest.raises(ValueError):
-            engine.run_native("hl.zlib.decompress", b"no zlib at all").result(20)
+            engine.run_native("hl.zlib.decompress", b"no zlib at all").result(60)
         first = engine.run_native("hl.sleep", LONG)
         until(lambda: running(engine) == 1)
         waiting = engine.run_native("hl.noop")
@@ -225,7 +221,7 @@ def test_map_with_kernels(engine: Engine, chunksize: int) -> None:
         return [result async for result in results]
 
     assert asyncio.run(collect()) == hybridloop.run(collect()) == expected
-    assert engine.spawn(collect()).result(20) == expected
+    assert engine.spawn(collect()).result(60) == expected
 
 
 @pytest.mark.parametrize("chunksize", [1, 4])
@@ -261,10 +257,10 @@ def test_map_reduce_with_kernels(engine: Engine) -> None:
     for it in data:
         expected ^= zlib.crc32(it)
     reduced = engine.map_reduce("hl.crc32", lambda one, other: one ^ other, data, chunksize=8)
-    assert reduced.result(20) == expected
+    assert reduced.result(60) == expected
     # A kernel that reduces: it gets the value so far and the next result.
     compared = engine.map_reduce("hl.sha256", "hl.compare_digest", [b"x", b"x"])
-    assert compared.result(20) is True
+    assert compared.result(60) is True
 
 
 def by_threads(data: list[bytes], count: int) -> float:
@@ -279,7 +275,7 @@ def by_threads(data: list[bytes], count: int) -> float:
 def by_engine(data: list[bytes], count: int) -> float:
     with Engine(native_threads=count) as engine:
         list(engine.map("hl.noop", *[[]]))
-        engine.run_native("hl.noop").result(20)
+        engine.run_native("hl.noop").result(60)
         begin = time.perf_counter()
         list(engine.map("hl.sha256", data))
         return time.perf_counter() - begin
@@ -306,7 +302,7 @@ def test_close_waits_for_jobs() -> None:
     engine = Engine(native_threads=1).start()
     jobs = [engine.run_native("hl.sleep", 0.05) for _ in range(3)]
     assert engine.close() == []
-    assert [job.result(20) for job in jobs] == [None] * 3
+    assert [job.result(60) for job in jobs] == [None] * 3
     with pytest.raises(EngineClosedError):
         engine.run_native("hl.noop")
     with pytest.raises(EngineClosedError):
@@ -315,7 +311,7 @@ def test_close_waits_for_jobs() -> None:
         Engine().run_native("hl.noop")
 
 
-@pytest.mark.parametrize("arguments", [{"timeout": 0.4}, {"cancel": True}])
+@pytest.mark.parametrize("arguments", [{"timeout": 4}, {"cancel": True}])
 def test_close_cancels_jobs_that_do_not_end_in_time(arguments: Any) -> None:
     async def waits() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -331,7 +327,7 @@ def test_close_cancels_jobs_that_do_not_end_in_time(arguments: Any) -> None:
     assert time.monotonic() - begin < 30
     for ended in (job, queued, task):
         with pytest.raises((asyncio.CancelledError, hybridloop.NativeClosedError)):
-            ended.result(20)
+            ended.result(60)
 
 
 def test_close_names_kernels_that_do_not_return() -> None:
@@ -351,7 +347,7 @@ def test_close_names_kernels_that_do_not_return() -> None:
         assert time.monotonic() - begin < 30
         os.write(writing, b"x")
         with suppress(asyncio.CancelledError, hybridloop.NativeClosedError):
-            job.result(20)
+            job.result(60)
     finally:
         os.close(reading)
         os.close(writing)
@@ -363,7 +359,7 @@ def test_an_engine_that_is_dropped_ends_its_workers() -> None:
 
     before = workers()
     engine = Engine(native_threads=4).start()
-    engine.run_native_many("hl.noop", [()] * 100).result(20)
+    engine.run_native_many("hl.noop", [()] * 100).result(60)
     with pytest.warns(ResourceWarning, match="unclosed"):
         del engine
         gc.collect()
@@ -372,7 +368,7 @@ def test_an_engine_that_is_dropped_ends_its_workers() -> None:
 
 
 def test_in_a_forked_child(engine: Engine) -> None:
-    engine.run_native("hl.noop").result(20)
+    engine.run_native("hl.noop").result(60)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
@@ -385,17 +381,17 @@ def test_in_a_forked_child(engine: Engine) -> None:
                 engine.map("hl.noop", [])
             engine.close()
             with Engine(native_threads=1) as own:
-                if own.run_native("hl.crc32", b"x").result(20) == zlib.crc32(b"x"):
+                if own.run_native("hl.crc32", b"x").result(60) == zlib.crc32(b"x"):
                     status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert engine.run_native("hl.crc32", b"x").result(20) == zlib.crc32(b"x")
+    assert engine.run_native("hl.crc32", b"x").result(60) == zlib.crc32(b"x")
 
 
 def test_one_job_may_not_allocate_more_than_its_limit() -> None:
     values = array.array("d", bytes(1 << 20))
     with Engine(job_memory="64KiB") as engine:
         with pytest.raises(MemoryError):
-            engine.run_native("hl.sort", values).result(20)
-        assert len(engine.run_native("hl.sort", values[:1000]).result(20)) == 1000
+            engine.run_native("hl.sort", values).result(60)
+        assert len(engine.run_native("hl.sort", values[:1000]).result(60)) == 1000

@@ -32,7 +32,7 @@ def test_three_thousand_at_once_and_the_next_waits() -> None:
         time.sleep(0.05)
         assert sum(gate.inside.values()) == 3000
         gate.release()
-        names = Counter(handle.result(20) for handle in handles)
+        names = Counter(handle.result(60) for handle in handles)
     assert set(gate.most.values()) == {1000}
     assert sorted(names.values())[-1] <= 1001
 
@@ -81,8 +81,8 @@ def test_full_engine_refuses_and_leaves_the_coroutine_alone() -> None:
         with pytest.raises(EngineFullError, match="spawn_wait"):
             engine.spawn(third)
         gate.release()
-        assert first.result(20) == second.result(20)
-        assert engine.spawn(third).result(20) == first.result()
+        assert first.result(60) == second.result(60)
+        assert engine.spawn(third).result(60) == first.result()
 
 
 def test_spawn_wait_waits_for_room() -> None:
@@ -118,8 +118,8 @@ def test_least_loaded_and_pinned(engine: Engine) -> None:
     assert engine.stats().pending == 3
     gate.release()
     for handle in handles:
-        handle.result(20)
-    assert {handle.result(20) for handle in pinned} == {"hybridloop-gil-1"}
+        handle.result(60)
+    assert {handle.result(60) for handle in pinned} == {"hybridloop-gil-1"}
     with pytest.raises(IndexError, match="thread 2 of an engine with 2"):
         engine.spawn(counted := (n for n in range(3)), thread=2)
     counted.close()
@@ -131,7 +131,7 @@ def test_generators_run_as_in_the_runner(engine: Engine) -> None:
         yield 0.001
         return (yield value(42))
 
-    assert engine.spawn(counts()).result(20) == 42
+    assert engine.spawn(counts()).result(60) == 42
 
 
 def test_context_is_a_copy_of_the_callers(engine: Engine) -> None:
@@ -143,10 +143,10 @@ def test_context_is_a_copy_of_the_callers(engine: Engine) -> None:
         return before
 
     variable.set("here")
-    assert engine.spawn(read_and_set()).result(20) == "here"
+    assert engine.spawn(read_and_set()).result(60) == "here"
     assert variable.get() == "here"
     context = contextvars.Context()
-    assert engine.spawn(read_and_set(), context=context).result(20) == "unset"
+    assert engine.spawn(read_and_set(), context=context).result(60) == "unset"
     assert context[variable] == "in the task"
 
 

@@ -19,6 +19,7 @@ import trustme
 
 import hybridloop
 from hybridloop import Engine, EngineClosedError, EngineServer
+from hybridloop.engine.serving import services
 from tests.support.leftovers import nothing_left
 from tests.support.waiting import until
 
@@ -43,7 +44,7 @@ class Client:
     """A connection to `Echo`."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.sock = socket.create_connection(address[:2], timeout=20)
+        self.sock = socket.create_connection(address[:2], timeout=60)
         self.file = self.sock.makefile("rwb", buffering=0)
         self.thread = self.file.readline().decode().strip()
 
@@ -77,7 +78,7 @@ def engine() -> Iterator[Engine]:
 def clients_on_each_thread(server: EngineServer, count: int) -> dict[str, Client]:
     """Connect until every thread has a client."""
     found: dict[str, Client] = {}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < deadline, f"only {sorted(found)} accept connections"
         client = Client(server.addresses[0])
@@ -126,7 +127,7 @@ def test_unix_sockets(engine: Engine, tmp_path: Any) -> None:
         sock.bind(path)
         with engine.serve(Echo, sock=sock) as server, socket.socket(socket.AF_UNIX) as client:
             assert server.addresses == (path,)
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(path)
             assert client.makefile("rb").readline().startswith(b"hybridloop-gil-")
 
@@ -170,7 +171,7 @@ def test_streams_and_buffered_protocols(engine: Engine) -> None:
 
     for factory in (Buffered, streams, lambda: streams()):
         with engine.serve(factory, HOST, 0) as server:
-            with socket.create_connection(server.addresses[0], timeout=20) as sock:
+            with socket.create_connection(server.addresses[0], timeout=60) as sock:
                 sock.sendall(b"hello\n")
                 assert sock.makefile("rb").readline() == b"HELLO\n"
 
@@ -182,7 +183,7 @@ def test_tls(engine: Engine) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     with engine.serve(Echo, HOST, 0, ssl=context) as server:
-        raw = socket.create_connection(server.addresses[0], timeout=20)
+        raw = socket.create_connection(server.addresses[0], timeout=60)
         with trusting.wrap_socket(raw, server_hostname="localhost") as sock:
             assert sock.recv(100).startswith(b"hybridloop-gil-")
             until(lambda: sum(server.connections) == 1)
@@ -206,7 +207,7 @@ def test_aserve_from_other_loops_and_from_its_own_tasks(engine: Engine) -> None:
 
     assert asyncio.run(main()).startswith("hybridloop-gil-")
     assert hybridloop.run(main()).startswith("hybridloop-gil-")
-    assert engine.spawn(main()).result(20).startswith("hybridloop-gil-")
+    assert engine.spawn(main()).result(60).startswith("hybridloop-gil-")
 
 
 def test_what_cannot_be_served(engine: Engine) -> None:
@@ -253,13 +254,13 @@ def test_close_waits_for_connections_to_end() -> None:
             until(lambda: _refused(server.addresses[0]))
             assert client.echo(b"still here") == b"still here"
             assert closer.is_alive()
-        closer.join(20)
+        closer.join(60)
         assert not closer.is_alive() and server.wait(0)
 
 
 def _refused(address: tuple[str, int]) -> bool:
     try:
-        socket.create_connection(address, timeout=20).close()
+        socket.create_connection(address, timeout=60).close()
     except ConnectionError:
         return True
     return False
@@ -273,7 +274,11 @@ def test_connections_that_stay_are_closed_after_the_graceful_timeout(engine: Eng
     assert server.connections == (0, 0, 0)
 
 
-def test_what_is_buffered_still_leaves_at_the_end(engine: Engine) -> None:
+def test_what_is_buffered_still_leaves_at_the_end(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine may take more than the second that there is for it.
+    monkeypatch.setattr(services, "_FLUSH_TIME", 60.0)
     size = 8 << 20
 
     class Sends(asyncio.Protocol):
@@ -281,18 +286,18 @@ def test_what_is_buffered_still_leaves_at_the_end(engine: Engine) -> None:
             transport.write(bytes(size))  # type: ignore[attr-defined]
 
     server = engine.serve(Sends, HOST, 0, graceful_timeout=0)
-    with socket.create_connection(server.addresses[0], timeout=20) as sock:
+    with socket.create_connection(server.addresses[0], timeout=60) as sock:
         until(lambda: sum(server.connections) == 1)
         closer = threading.Thread(target=server.close)
         closer.start()
         received = 0
         while data := sock.recv(1 << 20):
             received += len(data)
-        closer.join(20)
+        closer.join(60)
     assert received == size
 
 
-@pytest.mark.parametrize("arguments", [{"timeout": 0.2}, {"cancel": True}])
+@pytest.mark.parametrize("arguments", [{"timeout": 4}, {"cancel": True}])
 def test_close_aborts_what_does_not_end_in_time(engine: Engine, arguments: Any) -> None:
     lost: list[Exception | None] = []
 
@@ -309,7 +314,7 @@ def test_close_aborts_what_does_not_end_in_time(engine: Engine, arguments: Any) 
     assert lost == [None]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"timeout": 5}, {"cancel": True}])
+@pytest.mark.parametrize("arguments", [{}, {"timeout": 60}, {"cancel": True}])
 def test_the_end_of_the_engine_ends_its_servers(arguments: Any) -> None:
     engine = Engine(gil_threads=2).start()
     server = engine.serve(Echo, HOST, 0, graceful_timeout=0.1)
@@ -340,7 +345,7 @@ def test_connections_may_spawn_tasks_until_they_have_ended() -> None:
         until(lambda: _refused(server.addresses[0]))
         client.file.write(b"?")
         assert client.file.read(6) == b"answer"
-    closer.join(20)
+    closer.join(60)
     assert not closer.is_alive()
 
 
@@ -351,13 +356,13 @@ def test_a_thread_that_blocks_is_named_when_the_time_is_over() -> None:
     class Blocks(Echo):
         def data_received(self, data: bytes) -> None:
             inside.set()
-            release.wait(60)
+            release.wait(600)
 
     engine = Engine(gil_threads=2).start()
     server = engine.serve(Blocks, HOST, 0, threads=[1])
     with Client(server.addresses[0]) as client:
         client.file.write(b"x")
-        assert inside.wait(20)
+        assert inside.wait(60)
         begin = time.monotonic()
         assert server.close(timeout=0.2) == ["hybridloop-gil-1"]
         assert time.monotonic() - begin < 30
@@ -365,7 +370,7 @@ def test_a_thread_that_blocks_is_named_when_the_time_is_over() -> None:
             engine.close(timeout=0.2)
         thread = threads_of(engine)[1].thread
         release.set()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
         # When it could go on, it ended as it should.
         assert client.at_end()
@@ -393,7 +398,7 @@ def fail_one_of_three() -> None:
         thread = threads_of(engine)[1]
         thread.loop.run_forever = broken  # type: ignore[method-assign]
         thread.loop.call_soon_threadsafe(thread.loop.stop)
-        thread.thread.join(20)
+        thread.thread.join(60)
         assert not thread.thread.is_alive()
         assert clients["hybridloop-gil-1"].at_end()
         assert clients["hybridloop-gil-2"].echo(b"hello") == b"hello"
@@ -404,7 +409,7 @@ def fail_one_of_three() -> None:
         assert "hybridloop-gil-1" not in names and sum(names.values()) == 40
         for client in clients.values():
             client.close()
-        assert server.close(timeout=5) == []
+        assert server.close(timeout=60) == []
 
 
 def test_nothing_is_left_of_many_servers() -> None:

@@ -117,9 +117,9 @@ def test_native_workers_and_the_bus() -> None:
         waiting[2].cancel()
         running.cancel()
         for job in waiting[:2]:
-            assert job.result(20) is None
+            assert job.result(60) is None
         with pytest.raises(ValueError):
-            engine.run_native("hl.zlib.decompress", b"this is not compressed").result(20)
+            engine.run_native("hl.zlib.decompress", b"this is not compressed").result(60)
         until(lambda: native_of(engine).busy == 0)
         native = native_of(engine)
         assert (native.done, native.failed, native.cancelled, native.queued) == (2, 1, 2, 0)

@@ -101,7 +101,7 @@ def test_timers_fire_in_the_order_of_their_deadlines() -> None:
     order: list[int] = []
 
     def sleeper(n: int) -> Generator[float, None, None]:
-        yield n / 100
+        yield n / 10
         order.append(n)
 
     runner = GeneratorRunner()
