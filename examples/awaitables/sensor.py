@@ -21,7 +21,7 @@ async def main() -> None:
     print("several:", *values)
 
     # The thread goes on, and finds a coroutine that has ended.
-    slow = module.Sensor(50)
+    slow = module.Sensor(500)
     try:
         async with asyncio.timeout(0.005):
             await slow.read()

@@ -14,7 +14,7 @@ import trustme
 from benchmarks.servers import CERTIFICATE, ECHO_KINDS, HTTP_KINDS, KEY, SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 20
+TIMEOUT = 60
 MESSAGE = bytes(range(256)) * 4
 
 

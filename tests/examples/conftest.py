@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def run_example():
     """Run a module, which has to end well and without a word on stderr; give its lines."""
 
-    def run_example(module, timeout=60.0, **environment):
+    def run_example(module, timeout=300.0, **environment):
         outcome = subprocess.run(
             [sys.executable, "-W", "always::ResourceWarning", "-m", module],
             cwd=ROOT,

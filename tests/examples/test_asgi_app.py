@@ -51,6 +51,12 @@ def test_bad_requests(server, path):
 
 
 def test_light_requests_are_answered_while_heavy_ones_run(server):
+    # A loop that hashes itself answers one before and one between, at most a few. On a busy machine
+    # others may have the processor for all of the time.
+    assert any(answered_beside_heavy_ones(server) >= 10 for _ in range(5))
+
+
+def answered_beside_heavy_ones(server):
     heavy = []
 
     def hash_for_long():
@@ -67,5 +73,4 @@ def test_light_requests_are_answered_while_heavy_ones_run(server):
     for thread in threads:
         thread.join()
     assert [response.status for response in heavy] == [200, 200]
-    # A loop that hashes itself answers one before and one between, at most a few.
-    assert answered >= 10
+    return answered

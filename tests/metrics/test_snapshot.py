@@ -47,7 +47,7 @@ def running(loop: asyncio.AbstractEventLoop, name: str) -> Iterator[None]:
     thread = threading.Thread(target=loop.run_forever, name=name)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
         yield
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -86,7 +86,7 @@ def test_the_thread_and_the_tasks() -> None:
             futures = [
                 asyncio.run_coroutine_threadsafe(asyncio.sleep(1000), loop) for _ in range(5)
             ]
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
             infos = {it.number: it for it in metrics.snapshot().loops}
             ours, idle = infos[number_of(loop)], infos[number_of(other)]
             assert (ours.thread, ours.running, ours.tasks) == ("the thread", True, 5)

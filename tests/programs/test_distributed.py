@@ -37,4 +37,4 @@ def test_submit_and_map(protocol: str) -> None:
             with pytest.raises(ZeroDivisionError):
                 await client.submit(lambda: 1 // 0)
 
-    run_on_loop(main(), timeout=50)
+    run_on_loop(main())

@@ -93,14 +93,14 @@ def test_two_hundred_that_live_at_the_same_time() -> None:
 
 def test_loops_in_several_threads() -> None:
     errors: list[BaseException] = []
-    barrier = threading.Barrier(THREADS, timeout=10)
+    barrier = threading.Barrier(THREADS, timeout=60)
 
     def target() -> None:
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 barrier.wait()
                 for _ in range(3):
-                    runner.run(asyncio.wait_for(children(20), 30))
+                    runner.run(asyncio.wait_for(children(20), 100))
         except BaseException as exc:
             errors.append(exc)
 
@@ -109,7 +109,7 @@ def test_loops_in_several_threads() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(50)
+            thread.join(300)
     assert not errors, errors
     assert not any(thread.is_alive() for thread in threads)
 

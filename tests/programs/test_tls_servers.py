@@ -99,7 +99,7 @@ def test_aiohttp_file_and_websocket(role: str, certificate: Certificate, tmp_pat
             async with http.ws_connect("/echo", max_msg_size=0, compress=15) as websocket:
                 for data in (b"", b"\x00", MEBIBYTE):
                     await websocket.send_bytes(data)
-                    assert await websocket.receive_bytes(timeout=10) == data
+                    assert await websocket.receive_bytes(timeout=60) == data
                 await websocket.close(code=4001)
             await wait_until_async(lambda: codes == [4001])
 

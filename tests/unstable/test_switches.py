@@ -93,6 +93,6 @@ for _ in range(3):
 """
     env = {**os.environ, "HYBRIDLOOP_SAFE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
