@@ -67,7 +67,8 @@ def test_the_cap_holds_under_cancellation_exceptions_and_many_short_tasks() -> N
             except asyncio.CancelledError:
                 assert n % 5 == 0
                 outcomes["cancelled"] += 1
-        assert running_on(engine) == [0, 0]
+        # A place is free again right after the result is there.
+        until(lambda: running_on(engine) == [0, 0])
     assert max(most.values()) <= 50
     assert sum(outcomes.values()) == 100_000
     assert outcomes["value"] > 50_000
