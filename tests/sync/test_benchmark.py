@@ -10,10 +10,14 @@ from benchmarks.loops import SUBJECT
 
 WAITS = 200
 
-pytestmark = pytest.mark.skipif(
-    not os.path.exists("/proc/self/smaps_rollup"),
-    reason="the memory of a process is read from Linux's /proc",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not os.path.exists("/proc/self/smaps_rollup"),
+        reason="the memory of a process is read from Linux's /proc",
+    ),
+    # Each sample is a process of its own.
+    pytest.mark.timeout(900),
+]
 
 
 def test_every_way_is_measured_on_each_of_its_loops(capsys):
