@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import hybridloop
@@ -42,8 +43,10 @@ def build_once(name, folder):
         return build(name, folder)
     path = Path(kept) / f"{name}.so"
     if not path.exists():
-        Path(kept).mkdir(parents=True, exist_ok=True)
-        build(name, path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another Python may look for it meanwhile: it is there when it is whole.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            build(name, Path(folder)).replace(path)
     return path
 
 

@@ -32,11 +32,11 @@ def test_a_library_with_a_thread(run_example):
 
 
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_rust_and_tokio(run_example):
     # Built beside the crates of tests/awaitables, which have dependencies in common.
     target = str(ROOT / "target" / "extensions")
-    lines = run_example("examples.awaitables.rust_tokio", timeout=280, CARGO_TARGET_DIR=target)
+    lines = run_example("examples.awaitables.rust_tokio", timeout=880, CARGO_TARGET_DIR=target)
     assert lines == [
         "one: HELLO",
         "several: A B C",

@@ -19,10 +19,10 @@ def test_a_kernel_in_c(run_example):
 
 
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_kernel_in_rust(run_example, tmp_path_factory):
     # Built once for all Pythons that are tested from this folder, by cargo's own rules.
-    first, *grid, late, cancelled = run_example("examples.kernels.rust_kernel", timeout=280)
+    first, *grid, late, cancelled = run_example("examples.kernels.rust_kernel", timeout=880)
     assert first == "24 rows of 72 points, format 'H'"
     assert [len(row) for row in grid] == [72] * 24
     # The axis is all within the set up to 0.25, and the set is symmetric to it.
