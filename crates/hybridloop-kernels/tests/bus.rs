@@ -284,17 +284,19 @@ fn verify(block: &[u8]) {
 
 #[test]
 fn blocks_are_never_torn() {
-    write_and_read_for(1.0);
+    // Miri, and one processor for all, may be too slow to see everything happen at once.
+    assert!((0..20).any(|_| write_and_read_for(1.0)) || cfg!(miri));
 }
 
 #[test]
 #[ignore = "takes ten seconds: make test-stress"]
 fn blocks_are_never_torn_in_ten_seconds() {
-    write_and_read_for(10.0);
+    assert!(write_and_read_for(10.0));
 }
 
-/// 8 writers and 2 takers among kernels, 4 readers of Python: no block is torn, and no byte is lost.
-fn write_and_read_for(seconds: f64) {
+/// 8 writers and 2 takers among kernels, 4 readers of Python: no block is torn, and no byte is lost. Returns whether readers
+/// have met blocks and writers.
+fn write_and_read_for(seconds: f64) -> bool {
     let (writers, sizes) = if cfg!(miri) {
         (2, 16..48)
     } else {
@@ -364,14 +366,12 @@ fn write_and_read_for(seconds: f64) {
             });
         }
     });
-    // Miri is too slow to see everything happen.
-    let seen = busy.load(Ordering::Relaxed) > 0 && read.load(Ordering::Relaxed) > 0;
-    assert!(cfg!(miri) || seen);
     assert!(keys.iter().all(|key| !bus.is_busy(key.as_bytes())));
     for key in &keys {
         bus.pop(key.as_bytes());
     }
     assert_eq!((bus.stats().bytes, memory.used(), bus.len()), (0, 0, 0));
+    busy.into_inner() > 0 && read.into_inner() > 0
 }
 
 #[test]

@@ -4,14 +4,15 @@
 
 mod common;
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{engine, event_queue, events, int, ints, kernel, result, run, soon};
+use common::{engine, event_queue, events, int, ints, kernel, result, run, soon, until_it_runs};
 use hybridloop_kernels::{
-    find_symbol, Arg, Config, Engine, Event, JobOptions, JobResult, JobState, Kernel, Order,
-    SubmitError, Value,
+    find_symbol, Arg, Config, Engine, Event, JobOptions, JobResult, Kernel, Order, SubmitError,
+    Value,
 };
 
 #[test]
@@ -30,9 +31,7 @@ fn bad_arguments_and_full_queues_run_nothing() {
         "c.sum(): argument 'values': expected [i64], got int"
     );
     let blocker = run(&engine, &kernel("c.forever"), vec![]);
-    while blocker.state() == JobState::Queued {
-        std::thread::yield_now();
-    }
+    until_it_runs(&engine, &blocker);
     let waiting = [
         run(&engine, &sum, vec![ints(&[1])]),
         run(&engine, &sum, vec![ints(&[2])]),
@@ -70,9 +69,7 @@ fn priorities_and_orders_are_kept() {
             ..Config::default()
         });
         let blocker = run(&engine, &kernel("c.forever"), vec![]);
-        while blocker.state() == JobState::Queued {
-            std::thread::yield_now();
-        }
+        until_it_runs(&engine, &blocker);
         let (queue, wake) = event_queue();
         for (data, priority) in [(&[10][..], 0), (&[20], 0), (&[30], 5)] {
             let options = JobOptions {
@@ -107,9 +104,7 @@ fn priorities_and_orders_are_kept() {
 fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     let engine = engine(1);
     let running = run(&engine, &kernel("c.forever"), vec![]);
-    while running.state() == JobState::Queued {
-        std::thread::yield_now();
-    }
+    until_it_runs(&engine, &running);
     let waiting = run(&engine, &kernel("c.sum"), vec![ints(&[1])]);
     assert!(engine.close(Duration::from_secs(30)).is_empty());
     assert!(matches!(running.result(), Some(JobResult::Cancelled)));
@@ -125,9 +120,7 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
     // The end of a running job starts no other once the engine has stopped starting jobs.
     let engine = common::engine(1);
     let running = run(&engine, &kernel("c.forever"), vec![]);
-    while running.state() == JobState::Queued {
-        std::thread::yield_now();
-    }
+    until_it_runs(&engine, &running);
     let waiting = run(&engine, &kernel("c.sum"), vec![ints(&[1])]);
     engine.stop_starting();
     running.cancel();
@@ -136,19 +129,34 @@ fn closing_ends_all_within_its_bound_and_names_what_goes_on() {
 
     // A kernel that does not check for cancellation.
     let engine = common::engine(1);
-    // SAFETY: the signature is that of usleep() of the C library.
-    let sleep = unsafe {
-        let address = find_symbol(None, "usleep").unwrap();
-        Kernel::from_address("libc.usleep", address, "int(unsigned)", "", None).unwrap()
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut waits_for = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
     };
-    let stubborn = run(&engine, &sleep, vec![Arg::Int(400_000)]);
-    while stubborn.state() == JobState::Queued {
-        std::thread::yield_now();
-    }
-    let began = Instant::now();
-    assert_eq!(engine.close(Duration::from_millis(20)), ["libc.usleep"]);
-    assert!(began.elapsed() < Duration::from_millis(300));
+    // SAFETY: the signature is that of poll() of the C library. The test keeps what it writes to until it has returned.
+    let poll = unsafe {
+        let address = find_symbol(None, "poll").unwrap();
+        Kernel::from_address(
+            "libc.poll",
+            address,
+            "int(usize, unsigned long, int)",
+            "",
+            None,
+        )
+        .unwrap()
+    };
+    let address = i64::try_from((&raw mut waits_for).expose_provenance()).unwrap();
+    let stubborn = run(
+        &engine,
+        &poll,
+        vec![Arg::Int(address), Arg::Int(1), Arg::Int(-1)],
+    );
+    until_it_runs(&engine, &stubborn);
+    assert_eq!(engine.close(Duration::from_millis(20)), ["libc.poll"]);
     assert!(stubborn.result().is_none());
+    drop(writer);
     assert!(
         matches!(result(&stubborn), JobResult::Cancelled),
         "its end comes when it ends"

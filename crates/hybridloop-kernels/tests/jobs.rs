@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     buffer, bytes, engine, error, event_queue, events, int, ints, kernel, result, run, soon,
+    until_it_runs,
 };
 use hybridloop_kernels::{
     Arg, Code, Config, Engine, Event, JobOptions, JobResult, JobState, Key, Value,
@@ -94,10 +95,7 @@ fn cancelling_a_job_that_waits_and_one_that_runs() {
         "at once: it has never run"
     );
     events(&queue, &wake, |event| matches!(event, Event::Done(_)));
-    while running.state() == JobState::Queued {
-        std::thread::yield_now();
-    }
-    assert_eq!(engine.stats().queued, 0);
+    until_it_runs(&engine, &running);
     assert!(running.cancel());
     assert!(matches!(result(&running), JobResult::Cancelled));
     assert!(!running.cancel());
@@ -110,7 +108,7 @@ fn deadlines_count_while_waiting_and_while_running() {
         deadline: Some(Instant::now() + Duration::from_millis(after)),
         ..JobOptions::default()
     };
-    let running = engine.submit(&forever, vec![], None, late(150)).unwrap();
+    let running = run(&engine, &forever, vec![]);
     let waiting = engine.submit(&forever, vec![], None, late(20)).unwrap();
     assert!(matches!(result(&waiting), JobResult::TimedOut));
     assert!(
@@ -120,7 +118,18 @@ fn deadlines_count_while_waiting_and_while_running() {
     assert!(running
         .wait(Some(Instant::now() + Duration::from_millis(1)))
         .is_none());
-    assert!(matches!(result(&running), JobResult::TimedOut));
+    running.cancel();
+    // A busy machine may begin it too late.
+    let ran = [20, 200, 2000, 20_000].into_iter().any(|after| {
+        let job = engine.submit(&forever, vec![], None, late(after)).unwrap();
+        while job.state() == JobState::Queued {
+            std::thread::yield_now();
+        }
+        let ran = job.state() == JobState::Running;
+        assert!(matches!(result(&job), JobResult::TimedOut));
+        ran
+    });
+    assert!(ran);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hybridloop_kernels::{
     find_symbol, load, Arg, Buffer, Code, Config, Engine, Event, EventQueue, Job, JobOptions,
-    JobResult, Kernel, Value, View,
+    JobResult, JobState, Kernel, Value, View,
 };
 
 /// The limit for every wait.
@@ -121,6 +121,15 @@ pub fn engine(threads: usize) -> Engine {
         threads,
         ..Config::default()
     })
+}
+
+/// Waits until a worker runs the only job there is, which is counted as queued for a moment yet.
+pub fn until_it_runs(engine: &Engine, job: &Arc<Job>) {
+    let limit = Instant::now() + LIMIT;
+    while job.state() == JobState::Queued || engine.stats().queued > 0 {
+        assert!(Instant::now() < limit);
+        std::thread::yield_now();
+    }
 }
 
 pub fn result(job: &Arc<Job>) -> &JobResult {
