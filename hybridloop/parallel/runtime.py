@@ -10,10 +10,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine import Engine, signal_safe_wait
 from .threads import Pool
+
+if TYPE_CHECKING:
+    from ..engine.task_handle import TaskHandle
 
 
 class AsyncRunCalledWithoutEventsError(RuntimeError):
@@ -47,11 +50,12 @@ class Runtime:
         with self.changed:
             self.outstanding += 1
 
-    def end(self, error: BaseException | None = None, work: object = None) -> None:
-        """Work has ended; `run()` raises `error`."""
+    def end(self, error: BaseException | None = None, work: TaskHandle[Any] | None = None) -> None:
+        """Work has ended; `run()` raises `error`, unless somebody has it."""
         with self.changed:
             self.outstanding -= 1
-            self.notify(error, work)
+            # Who gets it from here on calls `retrieved()`.
+            self.notify(None if work is not None and work._retrieved else error, work)
 
     def notify(self, error: BaseException | None = None, work: object = None) -> None:
         """An event for `run_once()`; an error is raised by `run()`."""

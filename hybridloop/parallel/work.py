@@ -197,9 +197,6 @@ class WorkItem(TaskHandle[Any]):
             self._runtime.end()
             return
         self._runtime.end(unhandled, self)
-        if self._retrieved:
-            # By somebody who came in between.
-            self._runtime.retrieved(self)
         self._retrieved = True
 
     def _retrieve(self) -> None:

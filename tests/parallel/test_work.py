@@ -19,6 +19,7 @@ import pytest
 
 from hybridloop import parallel
 from hybridloop.parallel.runtime import get_runtime
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -85,8 +86,8 @@ def test_errback_that_fails_is_raised_by_run() -> None:
 
 
 def test_a_list_is_one_argument_and_a_tuple_is_all_of_them() -> None:
-    assert parallel.submit_work(len, [1, 2, 3]).result(20) == 3
-    assert parallel.submit_work(max, (1, 5)).result(20) == 5
+    assert parallel.submit_work(len, [1, 2, 3]).result(60) == 3
+    assert parallel.submit_work(max, (1, 5)).result(60) == 5
     parallel.run()
 
 
@@ -97,7 +98,7 @@ def test_more_jobs_that_wait_than_threads() -> None:
     order: list[int] = []
 
     def work(index: int) -> None:
-        parallel.wait(objects[index], 20)
+        parallel.wait(objects[index], 60)
         order.append(index)
         if index:
             parallel.signal(objects[index - 1])
@@ -116,7 +117,7 @@ def test_cancelling() -> None:
     release = threading.Event()
     later = parallel.submit_timer(60, seen.append, 1, errback=seen.append)
     assert later.cancel()
-    running = parallel.submit_io(release.wait, (20,))
+    running = parallel.submit_io(release.wait, (60,))
     while not running._started:  # type: ignore[attr-defined]
         time.sleep(0.001)
     assert not running.cancel(), "a function that runs cannot be stopped"
@@ -139,15 +140,15 @@ def test_a_coroutine_is_closed_if_it_is_cancelled_before_it_has_begun() -> None:
     blocked, release = threading.Barrier(threads + 1), threading.Event()
 
     async def block() -> None:
-        blocked.wait(20)
-        release.wait(20)
+        blocked.wait(60)
+        release.wait(60)
 
     def is_queued(item: Any) -> bool:
         return item._engine_task is not None
 
     for _ in range(threads):
         parallel.submit_work(block)
-    blocked.wait(20)
+    blocked.wait(60)
     coroutines = [never() for _ in range(8)]
     items = [parallel.submit_work(lambda: coroutines[0])]
     items += [parallel.submit_wait(it) for it in coroutines[1:]]
@@ -162,7 +163,7 @@ def test_a_coroutine_is_closed_if_it_is_cancelled_before_it_has_begun() -> None:
 
 def test_handle_carries_the_value() -> None:
     handle = parallel.submit_work(pow, (3, 3))
-    assert handle.result(20) == 27
+    assert handle.result(60) == 27
 
     async def main() -> Any:
         return await parallel.submit_work(pow, (2, 5))
@@ -170,7 +171,7 @@ def test_handle_carries_the_value() -> None:
     assert asyncio.run(main()) == 32
     failed = parallel.submit_work(fail, LookupError("both ways"), errback=lambda triple: None)
     with pytest.raises(LookupError, match="both ways"):
-        failed.result(20)
+        failed.result(60)
 
 
 def test_coroutine_functions_are_awaited() -> None:
@@ -276,12 +277,12 @@ def test_call_from_main_thread_and_wait() -> None:
 
 
 def test_submit_timer() -> None:
-    order: list[Any] = []
+    seen: list[Any] = []
     begin = time.monotonic()
-    parallel.submit_timer(0.06, order.append, 2, callback=None)
-    parallel.submit_timer(0.02, order.append, 1)
+    later = parallel.submit_timer(600, seen.append, 2)
+    parallel.submit_timer(0.06, lambda: seen.append(later.cancel()), callback=None)
     parallel.run()
-    assert order == [1, 2]
+    assert seen == [True] and later.cancelled()
     assert time.monotonic() - begin >= 0.06
     with pytest.raises(ValueError, match="seconds from now"):
         parallel.submit_timer(-1, int)
@@ -290,10 +291,15 @@ def test_submit_timer() -> None:
 def test_submit_io_does_not_hold_the_others() -> None:
     release = threading.Event()
     seen: list[Any] = []
-    parallel.submit_io(release.wait, (20,), callback=seen.append)
+    parallel.submit_io(release.wait, (60,), callback=seen.append)
+
+    def work(n: int) -> None:
+        seen.append(n)
+        if len(seen) == 20:
+            release.set()
+
     for n in range(20):
-        parallel.submit_work(seen.append, n)
-    parallel.submit_timer(0.05, release.set)
+        parallel.submit_work(work, n)
     parallel.run()
     assert sorted(seen[:-1]) == list(range(20))
     assert seen[-1] is True
@@ -430,9 +436,29 @@ def test_errors_that_somebody_waits_for_are_his() -> None:
     assert asyncio.run(main()) == 100
     for _ in range(100):
         with pytest.raises(LookupError):
-            parallel.submit_work(fail, LookupError("blocking")).result(20)
+            parallel.submit_work(fail, LookupError("blocking")).result(60)
     assert get_runtime().errors == {}
     parallel.run()
+
+
+def test_an_error_that_is_asked_for_while_its_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run()`, which may look at any time, never sees an error that somebody has."""
+    runtime, asked, seen = get_runtime(), threading.Event(), []
+    end = runtime.end
+
+    def end_late(*args: Any) -> None:
+        assert asked.wait(60)
+        with runtime.changed:
+            end(*args)
+            seen.append(dict(runtime.errors))
+
+    monkeypatch.setattr(runtime, "end", end_late)
+    handle = parallel.submit_work(fail, LookupError("asked for"))
+    until(handle.done)
+    assert isinstance(handle.exception(), LookupError)
+    asked.set()
+    parallel.run()
+    assert seen == [{}]
 
 
 def test_an_error_that_is_asked_for_before_run() -> None:
@@ -444,7 +470,7 @@ def test_an_error_that_is_asked_for_before_run() -> None:
     other = parallel.submit_work(fail, LookupError("raised"))
     with pytest.raises(LookupError, match="raised"):
         parallel.run()
-    assert isinstance(other.exception(20), LookupError)
+    assert isinstance(other.exception(60), LookupError)
 
 
 def test_run_in_a_running_loop_is_refused() -> None:
