@@ -32,7 +32,7 @@ class Running:
                 break
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=60)
 
 
 @contextlib.contextmanager
@@ -43,11 +43,11 @@ def serving(protocol: type, *, errors: int = 0, **options: Any) -> Iterator[Runn
         yield running
     finally:
         running.server.shutdown()
-        running.thread.join(20)
+        running.thread.join(60)
         alive = running.thread.is_alive()
         if alive:
             running.server.shutdown(0)
-            running.thread.join(20)
+            running.thread.join(60)
     assert not alive, "the server has not ended"
     assert len(running.errors) == errors, running.errors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from typing import Any
@@ -63,13 +64,14 @@ class TestClients:
         thread.join()
         assert seen == [b"quote"]
 
-    def refused(self) -> int:
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            port: int = sock.getsockname()[1]
-            return port
-
     def test_nobody_listens(self) -> None:
         seen: list[Any] = []
+        # Nobody else gets the port, and it does not listen.
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.check_refusals(taken.getsockname()[1], seen)
+
+    def check_refusals(self, port: int, seen: list[Any]) -> None:
 
         class Recording:
             def connection_error(self, transport: Any, *what: Any) -> None:
@@ -82,14 +84,12 @@ class TestClients:
         class WithoutCallback:
             pass
 
-        import errno
-
-        parallel.register(parallel.client("127.0.0.1", self.refused()), Recording)
+        parallel.register(parallel.client("127.0.0.1", port), Recording)
         parallel.run()
-        parallel.register(parallel.client("127.0.0.1", self.refused()), RecordingErrno)
+        parallel.register(parallel.client("127.0.0.1", port), RecordingErrno)
         parallel.run()
         assert seen == [(parallel.IoOp.CONNECT, "connect", errno.ECONNREFUSED), errno.ECONNREFUSED]
-        parallel.register(parallel.client("127.0.0.1", self.refused()), WithoutCallback)
+        parallel.register(parallel.client("127.0.0.1", port), WithoutCallback)
         with pytest.raises(ConnectionRefusedError):
             parallel.run()
         parallel.run()

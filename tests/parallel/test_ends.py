@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from typing import Any
-
-import pytest
 
 from hybridloop import parallel
 from tests.support.waiting import until
@@ -55,26 +55,45 @@ class TestEnds:
 
     def test_nothing_happens_for_too_long(self) -> None:
         seen: list[Any] = []
+        quiet: list[float] = []
 
         class Protocol:
+            def connection_made(self, transport: Any, data: bytes) -> None:
+                self.last = time.monotonic()
+
             def data_received(self, transport: Any, data: bytes) -> bytes:
+                self.last = time.monotonic()
                 return data
 
             def connection_timeout(self, transport: Any, op: int) -> None:
+                quiet.append(time.monotonic() - self.last)
                 seen.append((op, transport.sock_timeout))
 
-        with serving(Protocol, timeout=0.1) as running, running.connect() as sock:
+        def stays_open(sock: socket.socket) -> bool:
+            """Send something now and then; a busy machine is late at times."""
             begin = time.monotonic()
-            for _ in range(4):
-                sock.sendall(b"x")
-                assert read_exactly(sock, 1) == b"x"
-                time.sleep(0.04)
             try:
-                assert sock.recv(1) == b""
-            except ConnectionResetError:
-                pass
-            assert time.monotonic() - begin >= 0.2
-        assert seen == [(parallel.IoOp.RECV, 0.1)]
+                while time.monotonic() < begin + 0.25:
+                    sock.sendall(b"x")
+                    if not sock.recv(1):
+                        return False
+                    time.sleep(0.02)
+            except ConnectionError:
+                return False
+            return True
+
+        with serving(Protocol, timeout=0.1) as running:
+            for _ in range(100):
+                with running.connect() as sock:
+                    if stays_open(sock):
+                        # Until nothing is sent any more.
+                        with contextlib.suppress(ConnectionResetError):
+                            assert read_all(sock).strip(b"x") == b""
+                        break
+            else:
+                raise AssertionError("what is sent does not keep the connection open")
+        assert seen[-1] == (parallel.IoOp.RECV, 0.1)
+        assert min(quiet) > 0.09
 
     def test_closing_by_a_callback_sends_first_what_it_returns(self) -> None:
         class Protocol:
@@ -128,10 +147,18 @@ class TestEnds:
             sock.sendall(b"end")
             assert read_all(sock) == b"bye"
             assert idle.recv(1) == b""
-        running.thread.join(20)
+        running.thread.join(60)
         assert not running.thread.is_alive() and not running.errors
-        with pytest.raises(OSError):
-            running.connect()
+
+        def is_refused() -> bool:
+            try:
+                running.connect().close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        # The port may be somebody else's by now.
+        until(is_refused)
 
     def test_a_peer_that_does_not_read_does_not_hold_the_end_up(self) -> None:
         class Protocol:
@@ -142,6 +169,6 @@ class TestEnds:
         with running.connect() as sock:
             assert sock.recv(1) == b"x"
             running.server.shutdown(timeout=0.05)
-            running.thread.join(20)
+            running.thread.join(60)
             assert not running.thread.is_alive() and not running.errors
         assert running.server.num_children == 0

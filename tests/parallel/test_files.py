@@ -56,7 +56,7 @@ def test_a_pipe_takes_it_all(tmp_path: pathlib.Path) -> None:
 def test_whole_files(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file"
     seen: list[Any] = []
-    parallel.writefile(path, b"old and longer").result(20)
+    parallel.writefile(path, b"old and longer").result(60)
     parallel.writefile(path, b"content", callback=lambda *what: seen.append(what))
     parallel.run()
     parallel.readfile(path, callback=lambda *what: seen.append(what))
@@ -220,5 +220,5 @@ def test_the_peer_ends_while_a_file_is_sent(files: type[Files]) -> None:
         with running.connect() as sock:
             sock.sendall(b"whole\n")
             assert sock.recv(1) == b"<"
-        assert ended.wait(20)
+        assert ended.wait(60)
     assert files.errors == []

@@ -38,7 +38,7 @@ def test_functions_in_order() -> None:
 def test_functions_that_wait_for_each_other() -> None:
     """All of them are in a thread at the same time."""
     barrier = threading.Barrier(2)
-    assert [*parallel.map(lambda _: barrier.wait(20), range(2))] in ([0, 1], [1, 0])
+    assert [*parallel.map(lambda _: barrier.wait(60), range(2))] in ([0, 1], [1, 0])
 
 
 def test_kernels_run_on_native_workers() -> None:
@@ -104,10 +104,10 @@ def test_map_reduce() -> None:
     handle = parallel.map_reduce(pow2, operator.add, range(100), 0, callback=seen.append)
     parallel.run()
     assert seen == [handle.result()] == [sum(n * n for n in range(100))]
-    assert parallel.map_reduce(str, operator.add, "abc").result(20) == "abc"
-    assert parallel.map_reduce(str, operator.add, "abc", "_", 2).result(20) == "_abc"
+    assert parallel.map_reduce(str, operator.add, "abc").result(60) == "abc"
+    assert parallel.map_reduce(str, operator.add, "abc", "_", 2).result(60) == "_abc"
     with pytest.raises(TypeError, match="needs an initial value"):
-        parallel.map_reduce(str, operator.add, "", errback=lambda _: None).result(20)
+        parallel.map_reduce(str, operator.add, "", errback=lambda _: None).result(60)
     parallel.map_reduce(fail_at(3), operator.add, range(5), errback=seen.append)
     parallel.run()
     assert seen[1][0] is LookupError
@@ -120,7 +120,7 @@ def test_maps_within_jobs() -> None:
         return sum(parallel.map(pow2, range(n)))
 
     assert [*parallel.map(outer, range(30))] == [sum(i * i for i in range(n)) for n in range(30)]
-    handles = [parallel.submit_work(lambda: parallel.submit_work(pow2, 3).result(20))] * 30
+    handles = [parallel.submit_work(lambda: parallel.submit_work(pow2, 3).result(60))] * 30
     parallel.run()
     assert {handle.result() for handle in handles} == {9}
 

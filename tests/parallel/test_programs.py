@@ -38,7 +38,7 @@ def program(name: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def test_hello() -> None:
@@ -84,7 +84,7 @@ def test_random_over_http() -> None:
     pytest.importorskip("h11", reason="http11 needs h11")
     with program("random_sums.py") as (_, port):
         for _ in range(5):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/random", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/random", timeout=60) as answer:
                 assert answer.status == 200
                 assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
                 found = re.fullmatch(
