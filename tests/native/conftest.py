@@ -18,7 +18,7 @@ def engine():
     """An engine of its own, closed at the end."""
     engine = NativeEngine(native_threads=2)
     yield engine
-    assert engine.close(10.0) == []
+    assert engine.close(LIMIT) == []
 
 
 @pytest.fixture

@@ -28,6 +28,12 @@ async def until(condition):
         await asyncio.sleep(0.001)
 
 
+def open_gate_without_a_loop():
+    engine = NativeEngine(native_threads=1)
+    engine.run_native("jobs.set_gate", 1).result(LIMIT)
+    engine.close(LIMIT)
+
+
 async def open_gate():
     engine = NativeEngine(native_threads=1)
     await engine.run_native("jobs.set_gate", 1)

@@ -8,7 +8,7 @@ import pytest
 import hybridloop
 from hybridloop._core import NativeEngine
 
-from .support import LIMIT, LOOPS, run, until
+from .support import LIMIT, LOOPS, open_gate_without_a_loop, run, until
 
 pytestmark = pytest.mark.improves_on_asyncio
 
@@ -81,13 +81,15 @@ def test_the_timeout_is_that_of_all():
     assert engine.close(LIMIT) == []
 
 
+@pytest.mark.usefixtures("job_kernels")
 def test_a_thread_waits_for_a_batch(engine):
     batch = engine.run_native_many("hl.crc32", [(b"x",)] * 3)
     assert batch.result(LIMIT) == [zlib.crc32(b"x")] * 3
-    batch = engine.run_native_many("hl.sleep", [(0.1,)] * 2)
+    batch = engine.run_native_many("jobs.stubborn", [(b"x",)] * 2)
     with pytest.raises(TimeoutError):
         batch.result(0.001)
-    assert batch.result(LIMIT) == [None, None]
+    open_gate_without_a_loop()
+    assert batch.result(LIMIT) == [ord("x")] * 2
 
 
 def test_several_loops_await_one_batch(engine):

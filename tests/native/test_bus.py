@@ -18,6 +18,8 @@ from hybridloop import (
 )
 from hybridloop._core import NativeEngine
 
+from .support import LIMIT
+
 pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.usefixtures("clean_end")]
 
 
@@ -221,7 +223,7 @@ async def test_wait_gives_what_is_there(loop, bus):
 
 
 async def test_wait_resumes_when_the_key_is_sealed(loop, bus):
-    waiting = [asyncio.ensure_future(bus.wait("key", 10)) for _ in range(3)]
+    waiting = [asyncio.ensure_future(bus.wait("key", LIMIT)) for _ in range(3)]
     await asyncio.sleep(0)
     await loop.run_in_executor(None, bus.push, "other", b"nothing")
     assert not any(task.done() for task in waiting)
@@ -266,7 +268,7 @@ def test_wait_refuses_bad_keys_at_once(bus, key):
 
 def test_wait_works_on_loops_of_others(bus):
     async def main():
-        waiting = asyncio.ensure_future(bus.wait("key", 10))
+        waiting = asyncio.ensure_future(bus.wait("key", LIMIT))
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, bus.push, "key", b"value")
@@ -279,10 +281,10 @@ def test_wait_works_on_loops_of_others(bus):
 async def test_two_loops_wait_for_one_key(loop, bus):
     def other():
         with asyncio.Runner(loop_factory=hybridloop.new_event_loop) as runner:
-            return runner.run(bus.wait("key", 10))
+            return runner.run(bus.wait("key", LIMIT))
 
     there = loop.run_in_executor(None, other)
-    here = asyncio.ensure_future(bus.wait("key", 10))
+    here = asyncio.ensure_future(bus.wait("key", LIMIT))
     await asyncio.sleep(0.001)
     bus.push("key", b"value")
     assert await asyncio.gather(here, there) == [b"value", b"value"]

@@ -16,6 +16,8 @@ import uvloop
 import hybridloop
 from hybridloop import Channel, ChannelClosedError, ChannelFullError
 
+from .support import LIMIT
+
 pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.usefixtures("clean_end")]
 
 ORDERS = ("fifo", "lifo")
@@ -213,7 +215,7 @@ def test_get_waits_for_another_thread(any_loop):
     async def main():
         loop = asyncio.get_running_loop()
         for value in range(50):
-            getting = asyncio.ensure_future(channel.get(10))
+            getting = asyncio.ensure_future(channel.get(LIMIT))
             await asyncio.sleep(0)
             await asyncio.gather(loop.run_in_executor(None, channel.push, value), getting)
             assert getting.result() == value
@@ -226,7 +228,7 @@ def test_many_waiters_get_each_value_once(any_loop):
     channel, count = Channel(), 200
 
     async def main():
-        waiting = [asyncio.ensure_future(channel.get(10)) for _ in range(count)]
+        waiting = [asyncio.ensure_future(channel.get(LIMIT)) for _ in range(count)]
         await asyncio.sleep(0)
         thread = threading.Thread(target=lambda: [channel.push(value) for value in range(count)])
         thread.start()
@@ -262,7 +264,7 @@ def test_waiters_on_several_loops_get_each_value_once():
             time.sleep(0.001)
     channel.close()
     for thread in threads:
-        thread.join(30)
+        thread.join(LIMIT)
     assert sorted(value for mine in results for value in mine) == list(range(count))
 
 

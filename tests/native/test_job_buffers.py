@@ -170,6 +170,7 @@ def test_a_kernel_that_ignores_cancelling_keeps_its_buffers(engine):
         assert job.cancel()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(job), 0.05)
+        assert not job.done(), "not before the kernel has returned"
         with pytest.raises(BufferError):
             data.clear()
         await open_gate()
@@ -185,9 +186,16 @@ def test_detached_a_job_ends_at_once_and_its_buffers_stay(engine, ends):
     async def main():
         data = bytearray(b"x")
         timeout = 0.02 if ends == "timeout" else None
-        job = engine.run_native("jobs.stubborn", data, timeout=timeout, cancel_policy="detach")
-        task = asyncio.create_task(asyncio.wait_for(job, LIMIT))
-        await until(job.running)
+        while True:
+            job = engine.run_native("jobs.stubborn", data, timeout=timeout, cancel_policy="detach")
+            task = asyncio.create_task(asyncio.wait_for(job, LIMIT))
+            await until(lambda job=job: job.running() or job.done())
+            if job.running():
+                break
+            # It was too late to begin.
+            with pytest.raises(TimeoutError):
+                await task
+            timeout *= 2
         if ends == "cancel":
             assert job.cancel()
             assert job.done()

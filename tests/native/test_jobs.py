@@ -11,7 +11,7 @@ import pytest
 
 import hybridloop
 
-from .support import LIMIT, LOOPS, run, until
+from .support import LIMIT, LOOPS, open_gate, open_gate_without_a_loop, run, until
 
 pytestmark = pytest.mark.improves_on_asyncio
 
@@ -49,16 +49,18 @@ def test_a_loop_runs_kernels_on_the_engine_of_the_process():
     run(main())
 
 
+@pytest.mark.usefixtures("job_kernels")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_asyncio_takes_a_job_for_a_future(engine, loop):
     async def main():
         running = asyncio.get_running_loop()
-        job = engine.run_native("hl.sleep", 0.01)
+        job = engine.run_native("jobs.stubborn", b"x")
         assert asyncio.isfuture(job)
         assert not job.done()
         assert job.get_loop() is running
         assert asyncio.ensure_future(job) is job
-        assert await asyncio.shield(job) is None
+        await open_gate()
+        assert await asyncio.shield(job) == ord("x")
         jobs = [engine.run_native("hl.crc32", bytes([i])) for i in range(50)]
         assert await asyncio.gather(*jobs) == [zlib.crc32(bytes([i])) for i in range(50)]
         done, pending = await asyncio.wait([engine.run_native("hl.noop"), *jobs])
@@ -96,12 +98,13 @@ def test_many_tasks_await_one_job(engine):
     run(main())
 
 
+@pytest.mark.usefixtures("job_kernels")
 def test_loops_of_several_threads_await_one_job(engine):
     """Also while the loop it was submitted on does not run any more."""
     jobs, results = [], []
 
     async def submit():
-        jobs.append(engine.run_native("hl.sleep", 0.3))
+        jobs.append(engine.run_native("jobs.stubborn", b"x"))
 
     run(submit())
     assert not jobs[0].done()
@@ -115,11 +118,13 @@ def test_loops_of_several_threads_await_one_job(engine):
     threads = [threading.Thread(target=wait, args=(factory,)) for factory in LOOPS.values()]
     for thread in threads:
         thread.start()
+    open_gate_without_a_loop()
     for thread in threads:
         thread.join(LIMIT)
-    assert results == [(None, True)] * 3
+    assert results == [(ord("x"), True)] * 3
 
 
+@pytest.mark.usefixtures("job_kernels")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_callbacks_run_on_their_loop_and_in_their_context(engine, loop):
     variable = contextvars.ContextVar("variable", default=0)
@@ -138,7 +143,7 @@ def test_callbacks_run_on_their_loop_and_in_their_context(engine, loop):
         def never(job):
             calls.append("never")
 
-        job = engine.run_native("hl.sleep", 0.01)
+        job = engine.run_native("jobs.stubborn", b"x")
         variable.set(1)
         job.add_done_callback(first)
         job.add_done_callback(never)
@@ -149,26 +154,29 @@ def test_callbacks_run_on_their_loop_and_in_their_context(engine, loop):
         context.run(variable.set, 2)
         job.add_done_callback(last, context=context)
         assert not calls
+        await open_gate()
         await done.wait()
         here = threading.get_ident()
-        assert calls == [(None, 1, here), (True, 2, here)]
+        assert calls == [(ord("x"), 1, here), (True, 2, here)]
         job.add_done_callback(first)
         assert len(calls) == 2
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert calls[2] == (None, 1, here)
+        assert calls[2] == (ord("x"), 1, here)
 
     run(main(), LOOPS[loop])
 
 
+@pytest.mark.usefixtures("job_kernels")
 def test_a_thread_without_a_loop_waits(engine):
-    job = engine.run_native("hl.sleep", 0.05)
+    job = engine.run_native("jobs.stubborn", b"x")
     assert not job.done()
     with pytest.raises(TimeoutError):
         job.result(timeout=0.001)
     with pytest.raises(TimeoutError):
         job.result(0)
-    assert job.result() is None
+    open_gate_without_a_loop()
+    assert job.result() == ord("x")
     assert job.done()
     assert job.exception() is None
     assert engine.run_native("hl.crc32", b"x").result(timeout=LIMIT) == zlib.crc32(b"x")
@@ -194,15 +202,17 @@ def test_waiting_gives_the_interpreter_away(engine):
     thread.join(LIMIT)
 
 
+@pytest.mark.usefixtures("job_kernels")
 def test_blocking_a_loop_is_refused(engine):
     async def main():
-        job = engine.run_native("hl.sleep", 0.02)
+        job = engine.run_native("jobs.stubborn", b"x")
         with pytest.raises(asyncio.InvalidStateError, match="await"):
             job.result()
         with pytest.raises(asyncio.InvalidStateError):
             job.exception(timeout=1)
+        await open_gate()
         await job
-        assert job.result() is None
+        assert job.result() == ord("x")
 
     run(main())
 
@@ -212,20 +222,22 @@ def test_a_signal_ends_waiting(engine):
 
     job = engine.run_native("hl.sleep", LIMIT)
     timer = threading.Timer(0.05, _thread.interrupt_main)
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         job.result()
     assert job.cancel()
+    timer.join()
 
 
 def test_the_loop_answers_while_kernels_run(engine):
     async def main():
-        jobs = [engine.run_native("hl.spin", 0.1) for _ in range(2)]
-        ticks = 0
-        while not all(job.done() for job in jobs):
+        jobs = [engine.run_native("hl.spin", 2 * LIMIT) for _ in range(2)]
+        await until(lambda: all(job.running() for job in jobs))
+        for _ in range(10):
             await asyncio.sleep(0.001)
-            ticks += 1
-        assert ticks > 5
+        for job in jobs:
+            assert job.running()
+            job.cancel()
 
     run(main())
 

@@ -203,7 +203,7 @@ assert loop.run_until_complete(loop.run_native("hl.crc32", b"x")) == 2363233923
 running = engine.run_native("hl.sleep", 0.5)
 own = loop.run_native("hl.sleep", 0.5)
 if pid := os.fork():
-    running.result(30)
+    running.result(300)
     loop.run_until_complete(own)
     loop.close()
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

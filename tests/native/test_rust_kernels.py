@@ -14,6 +14,8 @@ import pytest
 from hybridloop import NativeKernelError, load_kernels
 from hybridloop._core import NativeEngine
 
+from .support import LIMIT
+
 pytestmark = [
     pytest.mark.improves_on_asyncio,
     pytest.mark.usefixtures("clean_end"),
@@ -41,7 +43,7 @@ def engine(loop):
     """One worker, so that the worker that has seen the panic runs the next job."""
     engine = loop.native_engine = NativeEngine(native_threads=1)
     yield engine
-    assert engine.close(10.0) == []
+    assert engine.close(LIMIT) == []
 
 
 def workers():
@@ -121,7 +123,7 @@ async def test_what_the_kernel_had_is_given_back(loop, engine):
     assert not loop.bus.busy("half")
     assert "half" not in loop.bus
     del job
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         # The worker drops the job right after it has posted its end.
         while engine.stats()["memory"] != memory or len(loop.bus):
             await loop.run_native("hl.noop")
@@ -142,7 +144,7 @@ async def test_a_panic_that_is_not_retrieved_is_reported_to_the_loop(loop, engin
     reported = []
     loop.set_exception_handler(lambda _, context: reported.append(context))
     loop.run_native("panics.words", "never retrieved")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         while not reported:
             await asyncio.sleep(0)
     assert reported[0]["message"] == "exception of native kernel 'panics.words' was never retrieved"

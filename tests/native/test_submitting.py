@@ -20,11 +20,12 @@ def test_priorities_come_first(single):
         loop = asyncio.get_running_loop()
         loop.native_engine = single
         order = []
-        running = loop.run_native("hl.sleep", 0.1)
+        running = loop.run_native("hl.sleep", LIMIT)
         await until(running.running)
         for priority in (0, -1, 5):
             job = loop.run_native("hl.noop", priority=priority)
             job.add_done_callback(lambda _, priority=priority: order.append(priority))
+        running.cancel()
         await until(lambda: len(order) == 3)
         assert order == [5, 0, -1]
 
