@@ -156,17 +156,21 @@ async def walk_through(loop, operation, tmp_path, report):
             left = await settled(fds, report.patience)
             if left:
                 report.leaks.append((stop_at, late, left))
+                if report.patience > 1:
+                    return
             if not again:
                 break
         else:
             raise AssertionError(f"{operation.__name__} has no end")
 
 
-def walk(loop_factory, operation, tmp_path, patience=2.0):
+def walk(loop_factory, operation, tmp_path, patience=60.0):
     """The whole walk on a loop of its own."""
     report = Report()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
+        gc.collect()
+        caught.clear()  # what others have left
         loop = loop_factory()
         loop.set_exception_handler(lambda _, context: report.contexts.append(context))
         report.patience = patience

@@ -38,7 +38,7 @@ class Datagrams(asyncio.DatagramProtocol):
 
 
 async def until(condition):
-    deadline = loop.time() + 10
+    deadline = loop.time() + 60
     while not condition():
         assert loop.time() < deadline, seen
         await asyncio.sleep(0.001)

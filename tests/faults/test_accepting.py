@@ -71,7 +71,7 @@ def test_exception_that_ends_the_loop_loses_no_connection(loop, eventually, erro
     served = peers[1:] if stage == "factory" else peers
     for peer in served:
         peer.send(b"ping")
-    guard = loop.call_later(20, loop.stop)
+    guard = loop.call_later(60, loop.stop)
     with pytest.raises(error):
         loop.run_forever()
     guard.cancel()

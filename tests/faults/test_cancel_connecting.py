@@ -59,9 +59,11 @@ async def create_connection_with_happy_eyeballs(walk):
 
 
 async def create_connection_refused(walk):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
-    outcome = await walk.attempt(walk.loop.create_connection(Recorder, *address))
+    # Nobody else gets the port, and it does not listen.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = taken.getsockname()
+        outcome = await walk.attempt(walk.loop.create_connection(Recorder, *address))
     assert not outcome.succeeded
 
 

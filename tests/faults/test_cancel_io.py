@@ -135,7 +135,7 @@ async def sock_accept(walk):
     else:
         # The connection is still in the queue.
         listener.setblocking(True)
-        listener.settimeout(10)
+        listener.settimeout(60)
         conn, _ = listener.accept()
         conn.close()
 
@@ -230,7 +230,7 @@ async def run_in_executor(walk):
     go, ended = threading.Event(), threading.Event()
 
     def work():
-        assert go.wait(20)
+        assert go.wait(60)
         ended.set()
         return "done"
 
@@ -280,7 +280,7 @@ async def shutdown_asyncgens(walk):
 
 async def shutdown_default_executor(walk):
     go = threading.Event()
-    working = walk.loop.run_in_executor(None, go.wait, 20)
+    working = walk.loop.run_in_executor(None, go.wait, 60)
     # Before 3.13, asyncio's waits for the thread, and blocks the loop, when it is cancelled.
     timer = threading.Timer(0.002, go.set)
     timer.start()

@@ -131,7 +131,7 @@ async def pipes(loop, listener):
     writer, _ = await loop.connect_write_pipe(Recorder, writing)
     writer.write(b"through")
     writer.close()
-    deadline = loop.time() + 10
+    deadline = loop.time() + 60
     while not protocol.lost:
         assert loop.time() < deadline
         await asyncio.sleep(0)
@@ -166,7 +166,7 @@ def test_refused(loop, operation, unhandled):
         finally:
             for _ in range(4):
                 await asyncio.sleep(0)
-            deadline = loop.time() + 10
+            deadline = loop.time() + 60
             while len(asyncio.all_tasks()) > 1 or threading.active_count() > threads:
                 assert loop.time() < deadline
                 await asyncio.sleep(0.001)

@@ -170,7 +170,7 @@ async def test_stream_methods_after_a_reset(loop, connect_tcp, eventually):
     peer.reset()
     for task in (draining, reading):
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 60)
     with pytest.raises(ConnectionError):
         await writer.drain()
     with pytest.raises(ConnectionError):
