@@ -196,12 +196,22 @@ def clean_end():
         yield collector
     finally:
         logger.removeHandler(collector)
-    gc.collect()
-    leaked = {fd: name_of(fd) for fd in open_fds() - before}
+    leaked = left_open(before)
     assert not leaked, f"open file descriptors left behind: {leaked}"
     if not collector.expected:
         errors = [describe(record) for record in collector.records]
         assert not errors, "unexpected asyncio log records:\n" + "\n".join(errors)
+
+
+def left_open(before, patience=10):
+    """Descriptors that are open after some time: a thread that has ended closes its own later."""
+    deadline = time.monotonic() + patience
+    while True:
+        gc.collect()
+        leaked = {fd: name_of(fd) for fd in open_fds() - before}
+        if not leaked or time.monotonic() > deadline:
+            return leaked
+        time.sleep(0.01)
 
 
 def describe(record):

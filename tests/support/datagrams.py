@@ -48,7 +48,7 @@ class Echo(Recorder):
         self.transport.sendto(data, addr)
 
 
-def plain_socket(host="127.0.0.1", timeout=10):
+def plain_socket(host="127.0.0.1", timeout=60):
     """A bound UDP socket that the loop does not know."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -57,7 +57,7 @@ def plain_socket(host="127.0.0.1", timeout=10):
     return sock
 
 
-async def receive(sock, size=65536, timeout=10):
+async def receive(sock, size=65536, timeout=60):
     """A datagram on a plain socket, without keeping the loop from its work."""
     sock.setblocking(False)
     deadline = time.monotonic() + timeout
@@ -75,7 +75,7 @@ def unused_port(host="127.0.0.1"):
         return sock.getsockname()[1]
 
 
-def unix_datagram(path=None, timeout=10):
+def unix_datagram(path=None, timeout=60):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.settimeout(timeout)
     if path is not None:

@@ -108,7 +108,7 @@ class Peer:
 
     async def send_all(self, data):
         view = memoryview(data)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while view:
             try:
                 view = view[self.sock.send(view) :]
@@ -124,7 +124,7 @@ class Peer:
                 assert time.monotonic() < deadline, "nothing arrived in time"
                 await asyncio.sleep(0.0005)
 
-    async def read(self, count, timeout=20):
+    async def read(self, count, timeout=60):
         """Exactly ``count`` bytes, or what came before the end of the stream."""
         deadline = time.monotonic() + timeout
         data = bytearray()
@@ -136,7 +136,7 @@ class Peer:
         assert len(data) <= count, f"more than {count} bytes arrived"
         return bytes(data)
 
-    async def read_to_end(self, timeout=20):
+    async def read_to_end(self, timeout=60):
         deadline = time.monotonic() + timeout
         data = bytearray()
         while chunk := await self._wait_readable(deadline):
@@ -146,7 +146,7 @@ class Peer:
     async def read_slowly(self, count, step=64 * 1024):
         """Like ``read``, a step at a time with iterations of the loop in between."""
         data = bytearray()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(data) < count:
             try:
                 chunk = self.sock.recv(min(step, count - len(data)))
@@ -220,7 +220,7 @@ def socket_of(transport):
 
 async def others_done():
     """Wait until every other task has ended, such as the handlers of a stream server."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(asyncio.all_tasks()) > 1:
         assert time.monotonic() < deadline, asyncio.all_tasks()
         await asyncio.sleep(0.001)
