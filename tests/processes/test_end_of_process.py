@@ -54,7 +54,7 @@ WORK = {
     "a callback that blocks": """
         async def main():
             started.set()
-            time.sleep(60)
+            time.sleep(3600)
 
         run_in_daemon(main)
     """,
@@ -159,7 +159,7 @@ WORK = {
                 try:
                     engine.run_native("hl.noop").result()
                 except (asyncio.CancelledError, hybridloop.NativeClosedError):  # at exit
-                    time.sleep(60)
+                    time.sleep(3600)
                 channel.push("x")
                 channel.pop()
                 started.set()
@@ -173,7 +173,7 @@ WORK = {
                 try:
                     await engine.run_native("hl.noop")
                 except (asyncio.CancelledError, hybridloop.NativeClosedError):  # at exit
-                    time.sleep(60)
+                    time.sleep(3600)
                 started.set()
 
         in_daemon(lambda: asyncio.run(main(hybridloop.NativeEngine())))
@@ -225,7 +225,7 @@ LEAVING = """
 AT_EXIT = """
     def stop():
         # The loop of the daemon thread still runs, and answers.
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), loops[0]).result(30)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), loops[0]).result(100)
         hybridloop.run(asyncio.sleep(0.001))
         print("stopped")
 
@@ -245,7 +245,7 @@ AT_EXIT = """
 async def run_all(program: str, ends: str = "") -> list[tuple[int | None, str]]:
     """Runs a program several times; exit codes and output."""
     gate = asyncio.Semaphore(AT_A_TIME)
-    last = "\nassert started.wait(30)\ntime.sleep(0.01)\n"
+    last = "\nassert started.wait(100)\ntime.sleep(0.01)\n"
     program = PRELUDE + textwrap.dedent(program) + last + ends
 
     async def run() -> tuple[int | None, str]:
@@ -257,7 +257,7 @@ async def run_all(program: str, ends: str = "") -> list[tuple[int | None, str]]:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             try:
-                output, _ = await asyncio.wait_for(child.communicate(), 50)
+                output, _ = await asyncio.wait_for(child.communicate(), 250)
             except TimeoutError:
                 child.kill()
                 await child.wait()

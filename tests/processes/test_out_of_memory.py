@@ -49,7 +49,7 @@ def fill(step, refusals=3000):
             pass
 
 def check(loop):
-    loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0.001), 30))
+    loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0.001), 100))
 
 def nothing(*args):
     pass

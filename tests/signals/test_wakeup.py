@@ -1,12 +1,12 @@
 """A signal wakes the loop at once, whenever it comes, and the wakeup descriptor is given back."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import socket
 import threading
-import time
 
 import pytest
 
@@ -28,25 +28,33 @@ def foreign_fd():
     theirs.close()
 
 
+@contextlib.contextmanager
+def woken_in_time(loop):
+    """Fail if nothing but a timer ends the run."""
+    late = []
+
+    def give_up():
+        late.append(True)
+        loop.stop()
+
+    guard = loop.call_later(20, give_up)
+    yield
+    guard.cancel()
+    assert not late
+
+
 def test_between_the_last_callback_and_the_poll(loop, on_signal):
     """Nothing but the signal itself ends the poll that follows."""
     on_signal(signal.SIGUSR1, lambda signum, frame: loop.stop())
     loop.call_soon(raise_natively, signal.SIGUSR1)
-    guard = loop.call_later(20, loop.stop)
-    started = time.monotonic()
-    loop.run_forever()
-    guard.cancel()
-    assert time.monotonic() - started < 10
+    with woken_in_time(loop):
+        loop.run_forever()
 
 
 def test_ctrl_c_between_the_last_callback_and_the_poll(loop):
     loop.call_soon(raise_natively, signal.SIGINT)
-    guard = loop.call_later(20, loop.stop)
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with woken_in_time(loop), pytest.raises(KeyboardInterrupt):
         loop.run_forever()
-    guard.cancel()
-    assert time.monotonic() - started < 10
     loop.run_until_complete(asyncio.sleep(0))
 
 
@@ -61,7 +69,7 @@ def test_each_signal_that_races_with_going_to_sleep_is_seen(loop, on_signal):
     def send():
         for number in range(rounds):
             os.kill(os.getpid(), signal.SIGUSR1)
-            if not seen.acquire(timeout=10):
+            if not seen.acquire(timeout=60):
                 missed.append(number)
                 break
         loop.call_soon_threadsafe(loop.stop)
@@ -95,12 +103,9 @@ def test_caught_by_another_thread(loop, on_signal):
 
     thread = threading.Thread(target=send)
     loop.call_soon(thread.start)
-    guard = loop.call_later(20, loop.stop)
-    started = time.monotonic()
-    loop.run_forever()
-    guard.cancel()
+    with woken_in_time(loop):
+        loop.run_forever()
     thread.join()
-    assert time.monotonic() - started < 10
 
 
 def test_nothing_is_left_behind_by_runs(loop):
@@ -197,7 +202,7 @@ def test_loop_in_another_thread_leaves_signals_alone(loop_factory, on_signal):
     thread.join()
     assert fds == [None]
     os.kill(os.getpid(), signal.SIGUSR1)
-    assert seen.wait(10)
+    assert seen.wait(60)
 
 
 def test_out_of_descriptors_does_not_keep_a_loop_from_running(run_script):

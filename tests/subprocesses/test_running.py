@@ -277,7 +277,7 @@ def test_loops_in_several_threads(loop_factory):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
     assert errors == []
     assert sorted(results) == [
@@ -304,7 +304,7 @@ def test_child_that_outlives_its_loop(loop_factory):
     )
     pid = transport.get_pid()
     transport.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while transport.get_returncode() is None:
         assert time.monotonic() < deadline
         loop.run_until_complete(asyncio.sleep(0.001))
@@ -320,9 +320,9 @@ def test_child_that_outlives_its_loop(loop_factory):
 )
 async def test_uses_a_pidfd_where_the_standard_library_does(loop):
     """No thread waits for a child if the system can report its end."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     process = await asyncio.create_subprocess_exec("cat", stdin=-1)
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
     process.stdin.close()
     assert await process.wait() == 0
 
