@@ -300,15 +300,15 @@ def test_websocket(role: str) -> None:
             async with http.ws_connect("/echo", max_msg_size=0) as websocket:
                 for text in ["grüße", "", "x" * 70_000]:
                     await websocket.send_str(text)
-                    assert await websocket.receive_str(timeout=10) == text
+                    assert await websocket.receive_str(timeout=60) == text
                 for data in [b"\x00\xff", b"", MEBIBYTE]:
                     await websocket.send_bytes(data)
-                    assert await websocket.receive_bytes(timeout=10) == data
+                    assert await websocket.receive_bytes(timeout=60) == data
                 await websocket.close(code=4001)
             await wait_until_async(lambda: codes == [4001])
             async with http.ws_connect("/echo") as websocket:
                 await websocket.send_str("close")
-                message = await websocket.receive(timeout=10)
+                message = await websocket.receive(timeout=60)
                 assert message.type is aiohttp.WSMsgType.CLOSE
                 assert (message.data, message.extra) == (4321, "as asked")
 
@@ -316,7 +316,7 @@ def test_websocket(role: str) -> None:
                 async with http.ws_connect("/echo") as websocket:
                     for index in range(10):
                         await websocket.send_str(f"{number} {index}")
-                        assert await websocket.receive_str(timeout=10) == f"{number} {index}"
+                        assert await websocket.receive_str(timeout=60) == f"{number} {index}"
 
             async with asyncio.TaskGroup() as group:
                 for number in range(100):

@@ -25,7 +25,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
         loop = type(asyncio.get_running_loop())
         assert f"{loop.__module__}.{loop.__qualname__}" == loop_class_path()
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             await main()
 
     with fds_return_to_start():
@@ -215,7 +215,7 @@ def test_httpx(tls: bool, certificate: Certificate) -> None:
 
         async def main() -> None:
             async with httpx.AsyncClient(
-                base_url=base_url, verify=certificate.client_context, timeout=20.0
+                base_url=base_url, verify=certificate.client_context, timeout=60.0
             ) as client:
                 for number in range(20):
                     assert (await client.get(f"/hello/{number}")).text == f"hello {number}"

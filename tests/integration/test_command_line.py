@@ -15,6 +15,7 @@ import pytest
 from .support.http import RawConnection, get
 from .support.loops import LOOP_NAME, loop_class_path, wait_until
 from .support.processes import ServerProcess, run_script, subprocess_env
+from .support.uvicorn import PATIENT
 
 pytestmark = pytest.mark.skipif(LOOP_NAME != "hybridloop", reason="tests hybridloop's command line")
 
@@ -115,7 +116,7 @@ def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
     )
 
 
@@ -201,7 +202,7 @@ def test_script_with_uvicorn(tmp_path: Path, loop: str, module: str) -> None:
 
 @pytest.mark.parametrize("more", [[], ["--loop", "none"], ["--workers", "2"]])
 def test_module_that_is_a_server(more: list[str]) -> None:
-    arguments = ["-m", "hybridloop", "-m", "uvicorn", "asgi_app:app", *more]
+    arguments = ["-m", "hybridloop", "-m", "uvicorn", "asgi_app:app", *more, *PATIENT]
     with ServerProcess([*arguments, "--port", "0", "--no-use-colors"]) as server:
         port = server.wait_for_port(r"Uvicorn running on http://[\d.]+:(\d+)")
         server.wait_for_line("Application startup complete")

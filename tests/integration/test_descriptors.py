@@ -116,7 +116,7 @@ def test_accepting_goes_on_after_descriptors_ran_out() -> None:
             sock.close()
         rest = [sock for sock in sockets if sock not in served]
         while rest:
-            ready = wait_until(lambda: answered(rest), 3 * ACCEPT_RETRY_DELAY + 5, "more answers")
+            ready = wait_until(lambda: answered(rest), what="more answers")
             for sock in ready:
                 receive_exactly(sock, len(b"message"))
                 sock.close()

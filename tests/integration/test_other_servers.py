@@ -33,10 +33,10 @@ def check_http(port: int) -> None:
 
 
 def check_websocket(port: int) -> None:
-    with connect(f"ws://127.0.0.1:{port}/echo", open_timeout=10, max_size=None) as websocket:
+    with connect(f"ws://127.0.0.1:{port}/echo", open_timeout=60, max_size=None) as websocket:
         for message in ["text", b"binary", BODY]:
             websocket.send(message)
-            assert websocket.recv(timeout=10) == message
+            assert websocket.recv(timeout=60) == message
 
 
 def check_many(port: int) -> None:
@@ -74,12 +74,15 @@ def test_gunicorn(tmp_path: Path) -> None:
     """gunicorn's workers are forked from a process that has imported hybridloop, or has not."""
     pytest.importorskip("uvicorn_worker", reason="uvicorn's worker class for gunicorn is not here")
     arguments = ["--worker-class", "gunicorn_worker.Worker", "--workers", "2"]
+    # A busy machine may keep connections idle, and workers from their answers.
+    arguments += ["--keep-alive", "300", "--timeout", "300"]
     for preload in ([], ["--preload"]):
         command = ["-m", "gunicorn", *arguments, *preload, "--bind", "127.0.0.1:0", "asgi_app:app"]
         # Where it puts a socket of its own.
         with ServerProcess(command, env={"HOME": str(tmp_path)}) as server:
             port = server.wait_for_port(r"Listening at: http://127\.0\.0\.1:(\d+)")
-            server.wait_for_line("application: startup")
+            # Both of them: a worker that has not begun is ended by the signal itself.
+            wait_until(lambda: server.log.count("application: startup") == 2, what="two workers")
             check_http(port)
             check_websocket(port)
             check_many(port)
@@ -99,9 +102,12 @@ def accepts(port: int) -> bool:
 def test_granian() -> None:
     """granian's own threads accept and parse; its workers run the application on our loop."""
     pytest.importorskip("granian", reason="granian has no wheel for this Python")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with ServerProcess(["granian_server.py", str(port)]) as server:
+    # Nobody else gets the port until granian listens, which shares ports as we do here.
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+    with probe, ServerProcess(["granian_server.py", str(port)]) as server:
         server.wait_for_line("application: startup")
         wait_until(lambda: accepts(port), what="a listening granian")
         check_http(port)

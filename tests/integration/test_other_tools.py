@@ -28,7 +28,7 @@ def run(script_env):
             [sys.executable, "-c", source],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=280,
             env=script_env,
         )
         assert (done.returncode, done.stderr) == (0, "")

@@ -174,5 +174,5 @@ def test_many_connections(server: UvicornProcess) -> None:
             async with all_here:
                 assert fds() > count
 
-    run_stock(client(), timeout=40)
+    run_stock(client(), timeout=200)
     wait_until(lambda: fds() <= before, what=f"{before} descriptors in the server")

@@ -87,7 +87,7 @@ def test_unix_socket(tmp_path: Path) -> None:
     with ServerProcess(["-m", "uvicorn", "asgi_app:app", *options]) as server:
         server.wait_for_line("Uvicorn running on unix socket")
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10.0)
+            client.settimeout(60.0)
             client.connect(str(path))
             client.sendall(get("/hello/unix", close=True))
             with client.makefile("rb") as stream:
@@ -99,7 +99,7 @@ def test_unix_socket(tmp_path: Path) -> None:
 def test_two_workers() -> None:
     """The loop is made in spawned processes that share one listening socket."""
     with UvicornProcess(options=["--workers", "2"]) as server:
-        wait_until(lambda: server.log.count("Application startup complete") == 2, 20.0, "workers")
+        wait_until(lambda: server.log.count("Application startup complete") == 2, what="workers")
         for number in range(20):
             body = server.request(get(f"/hello/{number}", close=True)).body
             assert body == b"hello %d" % number

@@ -69,7 +69,9 @@ def talk(server: UvicornProcess, path: str, conversation: Conversation) -> None:
     """Have a conversation over a new connection."""
 
     async def main() -> None:
-        async with connect(uri(server, path), ssl=server.tls, max_size=None) as websocket:
+        async with connect(
+            uri(server, path), ssl=server.tls, max_size=None, open_timeout=60
+        ) as websocket:
             await conversation(websocket)
 
     run_stock(main())
@@ -152,7 +154,7 @@ def test_a_hundred_at_once(server: UvicornProcess) -> None:
 
         async def one(number: int) -> None:
             async with slots:
-                websocket = await connect(uri(server, "/echo"), ssl=server.tls)
+                websocket = await connect(uri(server, "/echo"), ssl=server.tls, open_timeout=60)
             async with websocket:
                 async with all_open:
                     pass

@@ -41,7 +41,9 @@ class Echo:
 def server_of(handler: Echo, tls: ssl.SSLContext | None = None) -> Serve[str]:
     @asynccontextmanager
     async def serving() -> AsyncIterator[str]:
-        async with serve(handler, "127.0.0.1", 0, ssl=tls, max_size=None) as server:
+        async with serve(
+            handler, "127.0.0.1", 0, ssl=tls, max_size=None, open_timeout=60
+        ) as server:
             port = next(iter(server.sockets)).getsockname()[1]
             yield f"{'wss' if tls else 'ws'}://localhost:{port}"
 
@@ -56,7 +58,7 @@ def test_echo_ping_and_close(role: str) -> None:
     handler = Echo()
 
     async def client(uri: str) -> None:
-        async with connect(uri, max_size=None) as connection:
+        async with connect(uri, max_size=None, open_timeout=60) as connection:
             for message in ["grüße", "", b"\x00\xff", b"", os.urandom(1 << 20), "x" * 70_000]:
                 await connection.send(message)
                 assert await connection.recv() == message
@@ -64,7 +66,7 @@ def test_echo_ping_and_close(role: str) -> None:
             assert latency >= 0
             await connection.close(4001)
         await wait_until_async(lambda: handler.codes == [4001])
-        async with connect(uri) as connection:
+        async with connect(uri, open_timeout=60) as connection:
             await connection.send("close")
             with pytest.raises(ConnectionClosed) as caught:
                 await connection.recv()
@@ -78,7 +80,9 @@ def test_echo_ping_and_close(role: str) -> None:
 def test_tls(role: str, certificate: Certificate) -> None:
     async def client(uri: str) -> None:
         message = os.urandom(1 << 20)
-        async with connect(uri, ssl=certificate.client_context, max_size=None) as connection:
+        async with connect(
+            uri, ssl=certificate.client_context, max_size=None, open_timeout=60
+        ) as connection:
             await connection.send(message)
             assert await connection.recv() == message
 
@@ -90,7 +94,7 @@ def test_lost_connection(role: str) -> None:
     handler = Echo()
 
     async def client(uri: str) -> None:
-        async with connect(uri) as connection:
+        async with connect(uri, open_timeout=60) as connection:
             await connection.send("here")
             assert await connection.recv() == "here"
             connection.transport.abort()
@@ -108,7 +112,7 @@ def test_a_slow_reader_holds_back_the_sender(role: str) -> None:
 
     async def client(uri: str) -> None:
         message = b"x" * (1 << 18)
-        async with connect(uri, max_size=None, max_queue=2) as connection:
+        async with connect(uri, max_size=None, max_queue=2, open_timeout=60) as connection:
 
             async def send() -> None:
                 for _ in range(64):
@@ -127,7 +131,7 @@ def test_a_slow_reader_holds_back_the_sender(role: str) -> None:
 def test_a_hundred_at_once(role: str) -> None:
     async def client(uri: str) -> None:
         async def one(number: int) -> None:
-            async with connect(uri) as connection:
+            async with connect(uri, open_timeout=60) as connection:
                 for index in range(MESSAGES):
                     await connection.send(f"{number} {index}")
                     assert await connection.recv() == f"{number} {index}"

@@ -141,7 +141,7 @@ async def socket_asked_for_by_threads_at_once(errors: Errors) -> None:
         return protocols[-1]
 
     def ask() -> list[Any]:
-        together.wait(5.0)
+        together.wait(60.0)
         return [protocol.transport.get_extra_info("socket") for protocol in protocols]
 
     interval = sys.getswitchinterval()
@@ -417,7 +417,7 @@ async def stopped_in_a_protocol(errors: Errors) -> None:
                 inner.stop()
 
         ours, theirs = socket.socketpair()
-        theirs.settimeout(5.0)
+        theirs.settimeout(60.0)
         inner.run_until_complete(inner.create_connection(Stopping, sock=ours))  # type: ignore[arg-type]
         for _ in range(3):
             theirs.send(b"data")

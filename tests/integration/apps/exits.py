@@ -33,7 +33,7 @@ def leaves_the_loop(
             if len(raised) == 1:
                 raise kind
 
-        loop.call_later(5.0, loop.stop)
+        loop.call_later(60.0, loop.stop)
         arrange(loop, leave)
         try:
             loop.run_forever()

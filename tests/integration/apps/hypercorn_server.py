@@ -18,6 +18,7 @@ async def main() -> None:
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.graceful_timeout = 1.0
+    config.keep_alive_timeout = 300.0
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("port", listener.getsockname()[1])

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 CASES: dict[str, Callable[[], object]] = {}
-TIMEOUT = 60.0
+TIMEOUT = 200.0
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

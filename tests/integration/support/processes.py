@@ -67,8 +67,8 @@ class ServerProcess:
         if self.process.poll() is None:
             # The whole group: workers, and what strace has started, end too.
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(10.0)
-        self._reader.join(10.0)
+        self.process.wait(60.0)
+        self._reader.join(60.0)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
@@ -129,7 +129,7 @@ class ServerProcess:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout} s:\n{self.log}") from None
-        self._reader.join(5.0)
+        self._reader.join(60.0)
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> int:
@@ -167,7 +167,7 @@ class ControlledServer(ServerProcess):
 
 
 def run_script(
-    *arguments: str, timeout: float = 120.0, env: dict[str, str] | None = None
+    *arguments: str, timeout: float = 280.0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with `arguments` in `apps/` to its end."""
     return subprocess.run(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import ssl
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+import uvicorn
+
 from .http import RawConnection, Response, get
 from .loops import LOOP_FACTORY_PATH, wait_until
 from .processes import ServerProcess
+
+# A busy machine may keep connections idle, and workers from their answers.
+PATIENT = ["--timeout-keep-alive", "300"]
+if "timeout_worker_healthcheck" in inspect.signature(uvicorn.Config).parameters:
+    PATIENT += ["--timeout-worker-healthcheck", "60"]
 
 
 class UvicornProcess(ServerProcess):
@@ -23,7 +31,7 @@ class UvicornProcess(ServerProcess):
         self.tls = tls
         address = ["--host", "127.0.0.1", "--port", "0"]
         arguments = ["-m", "uvicorn", app, "--loop", LOOP_FACTORY_PATH, *address, *options]
-        super().__init__([*arguments, "--no-access-log", "--no-use-colors"])
+        super().__init__([*arguments, *PATIENT, "--no-access-log", "--no-use-colors"])
         self.port = self.wait_for_port(r"Uvicorn running on https?://[\d.]+:(\d+)")
 
     def __enter__(self) -> UvicornProcess:
