@@ -22,7 +22,7 @@ use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::exceptions::bus_error;
 use crate::python::future::resolve;
-use crate::python::{ErrSet, FfiResult, Ref};
+use crate::python::{normalized, ErrSet, FfiResult, Ref};
 
 /// Events dispatched per iteration of the loop, and items given to each job in it, so that kernels do not starve the loop.
 const EVENTS_PER_ITERATION: usize = 1024;
@@ -225,7 +225,7 @@ impl CompletionQueue {
                 future.call_method1("set_result", (buffer,)).map(drop)
             }),
             Event::Closed(token) => self.finish_waiter(py, token, |future| {
-                let error = bus_error(py, &BusError::Closed, None);
+                let error = normalized(bus_error(py, &BusError::Closed, None));
                 future.call_method1("set_exception", (error,)).map(drop)
             }),
             Event::Readable(token) => match self.deregister_waiter(token) {

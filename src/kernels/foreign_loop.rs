@@ -14,7 +14,7 @@ use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::exceptions::cannot_pickle;
 use crate::python::once::get_or_try_set;
 use crate::python::refs::{referent, WeakRef};
-use crate::python::FfiResult;
+use crate::python::{normalized, FfiResult};
 
 /// Dispatches the completions of an event loop of another implementation. The loop holds it as the reader of a socket.
 #[pyclass(frozen, weakref, module = "hybridloop._core")]
@@ -62,6 +62,7 @@ impl CompletionReader {
 
 impl CompletionReader {
     fn report(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+        let error = normalized(error);
         let context = PyDict::new(py);
         context.set_item("message", "Exception while a native job was completed")?;
         context.set_item("exception", error.value(py))?;

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::{new_error, Exceptions};
-use crate::python::Ref;
+use crate::python::{normalized, Ref};
 
 /// The result of a future.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub enum FutureResult {
 
 impl FutureResult {
     pub fn error(py: Python<'_>, error: PyErr) -> Self {
-        Self::Error(error.into_value(py).into_bound(py).into())
+        Self::Error(normalized(error).into_value(py).into_bound(py).into())
     }
 
     pub fn timed_out(py: Python<'_>, kernel: &str) -> Self {

@@ -31,4 +31,4 @@ pub mod vectorcall;
 pub use cell::{AtomicFlags, Cell, Counted, LoopCell, RelaxedBool, RelaxedU64, SlotCell};
 pub use queue_cell::QueueCell;
 pub use refs::Ref;
-pub use vectorcall::{Args, ErrSet, FfiResult};
+pub use vectorcall::{normalized, Args, ErrSet, FfiResult};

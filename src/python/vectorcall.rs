@@ -33,6 +33,14 @@ impl From<ErrSet> for PyErr {
     }
 }
 
+/// The error with its exception object made.
+///
+/// PyO3 makes it when it is first asked for, and gives the interpreter away meanwhile. If the interpreter is finalized then, a
+/// daemon thread panics, because PyO3 does not attach any more.
+pub fn normalized(error: PyErr) -> PyErr {
+    PyErr::from(ErrSet::from(error))
+}
+
 /// Positional and keyword arguments of a fast call.
 #[derive(Clone, Copy)]
 pub struct Args<'a> {

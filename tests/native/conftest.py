@@ -1,8 +1,12 @@
 """Fixtures of the tests of native kernels."""
 
+import gc
 import itertools
 import shutil
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +86,27 @@ def job_kernels(job_library):
     yield
     engine.run_native("jobs.set_gate", 1).result(LIMIT)
     engine.close(LIMIT)
+
+
+@pytest.fixture
+def ticks():
+    """A list that another thread makes longer whenever it gets the interpreter.
+
+    The switch interval is longer than a test, so it gets it only in calls that release it.
+    """
+    interval, over, ticks = sys.getswitchinterval(), threading.Event(), []
+    # A finalizer of what other tests have left could give it away as well.
+    gc.collect()
+
+    def tick():
+        while not over.is_set():
+            ticks.append(None)
+            time.sleep(0)
+
+    thread = threading.Thread(target=tick)
+    sys.setswitchinterval(1000)
+    thread.start()
+    yield ticks
+    over.set()
+    sys.setswitchinterval(interval)
+    thread.join()

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+import time
 
 import pytest
 
@@ -96,3 +98,23 @@ def test_objects_of_the_engine_refuse_pickling(engine, protocol):
         with pytest.raises(TypeError, match="cannot pickle"):
             copy.copy(it)
     batch.result(LIMIT)
+
+
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="threads run at any time without a global interpreter lock",
+)
+def test_making_an_error_does_not_give_the_interpreter_away(engine, ticks):
+    """A thread that finalizes it could take it, and a daemon thread would not get it back."""
+    # Whether the other thread takes it when it is given away for a moment is a matter of chance.
+    for _ in range(10):
+        jobs = [engine.run_native("hl.zlib.decompress", b"no zlib") for _ in range(4000)]
+        jobs[-1].exception(LIMIT)
+        deadline = time.monotonic() + LIMIT
+        while engine.stats()["running"] or engine.stats()["queued"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        before = len(ticks)
+        for job in jobs:
+            assert isinstance(job.exception(), ValueError)
+        assert len(ticks) == before

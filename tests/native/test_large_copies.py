@@ -1,9 +1,7 @@
 """Large blocks are copied while other threads of Python run; small ones at once."""
 
-import gc
 import itertools
 import sys
-import threading
 import time
 
 import pytest
@@ -23,30 +21,6 @@ pytestmark = [
 ]
 
 LARGE = 32 << 20
-
-
-@pytest.fixture
-def ticks():
-    """A list that another thread makes longer whenever it gets the interpreter.
-
-    The switch interval is longer than a test, so it gets it only in calls that release it.
-    """
-    interval, over, ticks = sys.getswitchinterval(), threading.Event(), []
-    # A finalizer of what other tests have left could give it away as well.
-    gc.collect()
-
-    def tick():
-        while not over.is_set():
-            ticks.append(None)
-            time.sleep(0)
-
-    thread = threading.Thread(target=tick)
-    sys.setswitchinterval(1000)
-    thread.start()
-    yield ticks
-    over.set()
-    sys.setswitchinterval(interval)
-    thread.join()
 
 
 def runs_meanwhile(ticks, call):

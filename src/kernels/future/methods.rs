@@ -17,7 +17,7 @@ use crate::kernels::loop_handle::running_loop;
 use crate::kernels::numbers::duration;
 use crate::kernels::result::FutureResult;
 use crate::python::coroutine;
-use crate::python::Ref;
+use crate::python::{normalized, Ref};
 
 #[pymethods]
 impl NativeAwaitable {
@@ -161,7 +161,7 @@ impl NativeAwaitable {
     }
 
     fn _make_cancelled_error<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        self.cancelled_error(py)
+        normalized(self.cancelled_error(py))
             .into_value(py)
             .into_bound(py)
             .into_any()

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::event_loop::io::receive::fill_up;
 use crate::event_loop::{exceptions, LoopContext};
 use crate::python::stdlib::Stdlib;
-use crate::python::{ErrSet, FfiResult, Ref};
+use crate::python::{normalized, ErrSet, FfiResult, Ref};
 use crate::transports::address::{self, Address};
 use crate::transports::datagram::address_cache::AddressCache;
 use crate::transports::datagram::state::{DatagramTransport, IN_BURST};
@@ -86,7 +86,7 @@ fn receive_one(cx: LoopContext<'_>, slf: &Ref, transport: &DatagramTransport) ->
             return fatal_error(py, slf, READ_FAILED).map(|()| false);
         }
         Err(error) => {
-            let error: Ref = exceptions::os_error(&error)
+            let error: Ref = normalized(exceptions::os_error(&error))
                 .into_value(py)
                 .into_bound(py)
                 .into_any()

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::event_loop::{exceptions, LoopCore};
 use crate::python::stdlib::Stdlib;
-use crate::python::{Cell, ErrSet, FfiResult, LoopCell, Ref, SlotCell};
+use crate::python::{normalized, Cell, ErrSet, FfiResult, LoopCell, Ref, SlotCell};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{
     TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
@@ -268,7 +268,7 @@ impl Transport for StreamTransport {
             server::detach(py, &server, slf)?;
         }
         if let Some(waiter) = self.empty_waiter.get() {
-            let error = PyConnectionError::new_err("Connection is closed by peer");
+            let error = normalized(PyConnectionError::new_err("Connection is closed by peer"));
             fail_waiter(py, &waiter, &error)?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::allocator::out_of_memory;
 use crate::event_loop::{exceptions, LoopContext};
 use crate::python::bytes::to_bytes;
 use crate::python::stdlib::Stdlib;
-use crate::python::{future, ErrSet, FfiResult, Ref};
+use crate::python::{future, normalized, ErrSet, FfiResult, Ref};
 use crate::transports::args::{exact_bytes, is_bytes_like, not_bytes};
 use crate::transports::base::{BLOCKED, CLOSING, LOST, PROTOCOL_PAUSED};
 use crate::transports::lifecycle::{fatal_error, Transport};
@@ -331,7 +331,7 @@ pub fn write_failed(
 ) -> FfiResult<()> {
     drop(transport.queue.take());
     transport.set(BLOCKED, false);
-    let error = exceptions::os_error(error);
+    let error = normalized(exceptions::os_error(error));
     if let Some(waiter) = transport.empty_waiter.get() {
         fail_waiter(py, &waiter, &error)?;
     }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::python::unstable::ssl_object::{self, Ssl};
-use crate::python::{nested_drop, AtomicFlags, Cell, FfiResult, Ref, SlotCell};
+use crate::python::{nested_drop, normalized, AtomicFlags, Cell, FfiResult, Ref, SlotCell};
 use crate::transports::stream::fast_path;
 use crate::transports::stream::native_protocol::{self, NativeProtocol, Received};
 use crate::transports::stream::state::StreamTransport;
@@ -316,6 +316,7 @@ pub fn call_method<const N: usize>(
 /// and the like are raised.
 #[cold]
 pub fn fatal_error(py: Python<'_>, slf: &Ref, error: PyErr) -> FfiResult<()> {
+    let error = normalized(error);
     if !error.is_instance_of::<PyException>(py) {
         return Err(error.into());
     }
