@@ -50,13 +50,13 @@ def test_one_receive_and_one_send_per_datagram(tmp_path, script_env):
         try:
             address = ("127.0.0.1", int(process.stdout.readline()))
             with socket.socket(type=socket.SOCK_DGRAM) as sock:
-                sock.settimeout(10)
+                sock.settimeout(60)
                 sock.connect(address)
                 for number in range(MESSAGES):
                     sock.send(b"message %d" % number)
                     assert sock.recv(100) == b"message %d" % number
                 sock.send(b"end")
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     calls = re.findall(r"^\d+ +(\w+)\(", output.read_text(), re.MULTILINE)

@@ -84,11 +84,11 @@ def test_slow_lookups_block_nobody(run_slowly):
             loop = asyncio.get_running_loop()
             slow = [asyncio.ensure_future(loop.getaddrinfo(f"slow{n}", 80)) for n in range(10)]
             assert await loop.getaddrinfo("127.0.0.1", 80)
-            assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 10)
-            assert await asyncio.wait_for(loop.run_in_executor(None, lambda: 5), 10) == 5
+            assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 60)
+            assert await asyncio.wait_for(loop.run_in_executor(None, lambda: 5), 60) == 5
             assert not any(task.done() for task in slow)
             os.remove(os.environ["GATE"])
-            for found in await asyncio.wait_for(asyncio.gather(*slow), 10):
+            for found in await asyncio.wait_for(asyncio.gather(*slow), 60):
                 assert found[0][4] == ("127.0.0.1", 80)
         loop = new_event_loop()
         loop.run_until_complete(main())
@@ -105,7 +105,7 @@ def test_threads_are_bounded(run_slowly):
             await asyncio.sleep(0)
             assert len(os.listdir("/proc/self/task")) - before <= 16
             os.remove(os.environ["GATE"])
-            await asyncio.wait_for(asyncio.gather(*slow), 20)
+            await asyncio.wait_for(asyncio.gather(*slow), 60)
             [(*_, (host, most)), *_] = await loop.getaddrinfo("most", 0)
             assert 1 <= most <= 16, most
         loop = new_event_loop()
@@ -163,7 +163,7 @@ def test_cancelled_lookups_that_have_not_begun_never_do(run_slowly):
             await asyncio.gather(*late, return_exceptions=True)
             assert all(task.cancelled() for task in late)
             os.remove(os.environ["GATE"])
-            assert len(await asyncio.wait_for(asyncio.gather(*slow), 10)) == 16
+            assert len(await asyncio.wait_for(asyncio.gather(*slow), 60)) == 16
         loop = new_event_loop()
         loop.run_until_complete(main())
         loop.close()
@@ -187,7 +187,7 @@ def test_the_child_of_a_fork_has_a_resolver_of_its_own(run_slowly):
             os._exit(0 if found else 1)
         assert os.waitpid(child, 0)[1] == 0
         os.remove(os.environ["GATE"])
-        loop.run_until_complete(asyncio.wait_for(asyncio.gather(*slow), 10))
+        loop.run_until_complete(asyncio.wait_for(asyncio.gather(*slow), 60))
         loop.close()
     """)
 
@@ -204,7 +204,7 @@ def test_idle_threads_end_and_signals_stay_with_the_program(run_script):
                 break
         else:
             raise AssertionError("no thread of the resolver")
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 60
         while len(os.listdir("/proc/self/task")) > 1:
             assert time.monotonic() < deadline, "the thread stays"
             time.sleep(0.1)
@@ -224,7 +224,7 @@ async def test_not_starved_by_the_executor(loop):
         loop.set_default_executor(executor)
         busy = loop.run_in_executor(None, release.wait)
         try:
-            assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 10)
+            assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 60)
         finally:
             release.set()
         await busy

@@ -98,7 +98,7 @@ async def working():
     task = loop.create_task(work())
     yield
     ended = True
-    await asyncio.wait_for(task, 30)
+    await asyncio.wait_for(task, 60)
     server.close()
     await server.wait_closed()
 """
@@ -357,13 +357,13 @@ def test_one_coroutine_in_many_threads(run):
 
             def drive():
                 for _ in range(300):
-                    start.wait(30)
+                    start.wait(60)
                     mine = coroutine
                     try:
                         wrongly(mine.send, None)
                     except StopIteration as stop:
                         returned.append(stop.value)
-                    start.wait(30)
+                    start.wait(60)
 
             threads = [threading.Thread(target=drive) for _ in range(3)]
             for thread in threads:
@@ -371,8 +371,8 @@ def test_one_coroutine_in_many_threads(run):
             for i in range(300):
                 reader.feed_data(b"%03d" % i)
                 coroutine = reader.readexactly(3)
-                start.wait(30)
-                start.wait(30)
+                start.wait(60)
+                start.wait(60)
             for thread in threads:
                 thread.join()
             assert returned == [b"%03d" % i for i in range(300)]
@@ -386,7 +386,7 @@ def test_one_coroutine_in_many_threads(run):
                 start = threading.Barrier(4)
 
                 def poke(how):
-                    start.wait(30)
+                    start.wait(60)
                     for _ in range(3):
                         with contextlib.suppress(StopIteration):
                             wrongly(how)
@@ -486,9 +486,9 @@ def test_jobs(run):
                     wrongly(job.add_done_callback, called.append)
                     job.done(), repr(job), job.cancelled()
                     wrongly(job.remove_done_callback, print)
-                    wrongly(job.result, 30)
+                    wrongly(job.result, 60)
                     with contextlib.suppress(asyncio.CancelledError):
-                        job.exception(30)
+                        job.exception(60)
 
                 def wait():
                     loop = new_event_loop()
@@ -505,7 +505,7 @@ def test_jobs(run):
                 for thread in threads:
                     thread.start()
                 for thread in threads:
-                    thread.join(30)
+                    thread.join(60)
                     assert not thread.is_alive()
                 assert job.done()
         """

@@ -263,7 +263,7 @@ async def test_results_are_let_go(loop, pair):
             with pytest.warns(ResourceWarning):
                 del accepted
             assert gone() is None
-            client.settimeout(10)
+            client.settimeout(60)
             assert client.recv(1) == b""
     assert shown(call) == CLOSED
 

@@ -95,7 +95,7 @@ def test_callbacks_from_many_threads(loop):
             loop.call_soon_threadsafe(callback, number)
             made[number] += 1
         # Let the loop run.
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
 
     async def run():
         pushers = others(*(lambda number=number: push(number) for number in range(4)))

@@ -359,7 +359,7 @@ def test_running_a_loop_that_runs_in_another_thread(loop):
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         with pytest.raises(RuntimeError, match="^This event loop is already running$"):
             loop.run_forever()
@@ -367,7 +367,7 @@ def test_running_a_loop_that_runs_in_another_thread(loop):
             loop.close()
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive()
 
 

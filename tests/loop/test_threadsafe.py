@@ -68,7 +68,7 @@ def test_every_wake_of_a_sleeping_loop_is_seen(loop):
     def ping():
         for _ in range(rounds):
             loop.call_soon_threadsafe(answered.release)
-            assert answered.acquire(timeout=30)
+            assert answered.acquire(timeout=60)
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=ping)
@@ -166,7 +166,7 @@ def test_threads_racing_with_close(loop_factory):
         loop.run_forever()
         loop.close()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
         assert outcomes == ["Event loop is closed"] * 3
 
@@ -184,9 +184,9 @@ def test_run_coroutine_threadsafe(loop):
         try:
             for number in range(50):
                 future = asyncio.run_coroutine_threadsafe(double(number), loop)
-                results.append(future.result(timeout=30))
+                results.append(future.result(timeout=60))
             with pytest.raises(ValueError):
-                asyncio.run_coroutine_threadsafe(double(-1), loop).result(timeout=30)
+                asyncio.run_coroutine_threadsafe(double(-1), loop).result(timeout=60)
         finally:
             loop.call_soon_threadsafe(loop.stop)
 
@@ -238,7 +238,7 @@ def test_handle_waits_for_a_callback_that_runs(loop, unhandled, method, failing)
         try:
             handle = loop.call_soon_threadsafe(callback)
             assert isinstance(handle, asyncio.events._ThreadSafeHandle)
-            assert running.wait(10)
+            assert running.wait(60)
             answer = getattr(handle, method)()
             order.append((method, answer))
             checked.set()

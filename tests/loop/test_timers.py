@@ -311,7 +311,7 @@ def test_timeout_and_wait_for(loop):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(10)
-        assert await asyncio.wait_for(asyncio.sleep(0.001, "done"), 10) == "done"
+        assert await asyncio.wait_for(asyncio.sleep(0.001, "done"), 60) == "done"
 
     loop.run_until_complete(main())
 

@@ -134,7 +134,7 @@ async def test_transport_is_closed(loop, connect, make_file, eventually, how):
     task = await started(loop, transport, make_file(CONTENTS))
     getattr(transport, how)()
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
     await eventually(lambda: protocol.lost)
     data = await peer.read_to_end()
     assert CONTENTS.startswith(data)

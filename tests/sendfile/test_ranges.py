@@ -188,7 +188,7 @@ async def test_over_tls(loop, make_file):
     transport.write(b"<")
     assert await loop.sendfile(transport, make_file(CONTENTS), 3, 4000) == 4000
     transport.write(b">")
-    deadline = loop.time() + 10
+    deadline = loop.time() + 60
     while len(received.data) < 4002:
         assert loop.time() < deadline
         await asyncio.sleep(0)

@@ -97,7 +97,7 @@ async def test_every_way_to_await(loop, pair, wait_first):
         loop.create_task,
         asyncio.ensure_future,
         asyncio.shield,
-        lambda coroutine: asyncio.wait_for(coroutine, 10),
+        lambda coroutine: asyncio.wait_for(coroutine, 60),
     ):
         assert await receive(awaited) == b"data"
 

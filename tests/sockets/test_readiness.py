@@ -20,7 +20,7 @@ async def known(loop, ours, theirs):
     """Get both ends to where a short read has shown that `ours` is empty."""
     reading = await wait_until_read(loop, ours)
     theirs.send(b"first")
-    assert await asyncio.wait_for(reading, 10) == b"first"
+    assert await asyncio.wait_for(reading, 60) == b"first"
 
 
 async def test_data_after_a_short_read(loop, pair):
@@ -28,7 +28,7 @@ async def test_data_after_a_short_read(loop, pair):
     await known(loop, ours, theirs)
     for number in range(50):
         theirs.send(b"%d" % number)
-        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b"%d" % number
+        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b"%d" % number
 
 
 async def test_data_after_a_full_read(loop, pair):
@@ -36,7 +36,7 @@ async def test_data_after_a_full_read(loop, pair):
     await known(loop, ours, theirs)
     theirs.send(b"abcdef")
     for letter in b"abcdef":
-        assert await asyncio.wait_for(loop.sock_recv(ours, 1), 10) == bytes([letter])
+        assert await asyncio.wait_for(loop.sock_recv(ours, 1), 60) == bytes([letter])
 
 
 async def test_end_of_stream_behind_data(loop, pair):
@@ -44,16 +44,16 @@ async def test_end_of_stream_behind_data(loop, pair):
     await known(loop, ours, theirs)
     theirs.send(b"last")
     theirs.close()
-    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b"last"
+    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b"last"
     for _ in range(3):
-        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b""
+        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b""
 
 
 async def test_shutdown_by_ourselves(loop, pair):
     ours, theirs = pair
     await known(loop, ours, theirs)
     ours.shutdown(socket.SHUT_RD)
-    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b""
+    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b""
 
 
 async def test_urgent_data_ends_a_read_early(loop, tcp_pair):
@@ -66,7 +66,7 @@ async def test_urgent_data_ends_a_read_early(loop, tcp_pair):
         theirs.send(b"after")
         received = b""
         while not received.endswith(b"after"):
-            received += await asyncio.wait_for(loop.sock_recv(ours, 100), 10)
+            received += await asyncio.wait_for(loop.sock_recv(ours, 100), 60)
         assert received == b"beforeafter", number
 
 
@@ -80,7 +80,7 @@ async def test_passed_descriptors_end_a_read_early(loop, unix_pair):
     theirs.send(b"without")
     received = b""
     while received != b"withwithout":
-        received += await asyncio.wait_for(loop.sock_recv(ours, 100), 10)
+        received += await asyncio.wait_for(loop.sock_recv(ours, 100), 60)
 
 
 async def test_reads_beside_the_loop(loop, pair):
@@ -88,12 +88,12 @@ async def test_reads_beside_the_loop(loop, pair):
     await known(loop, ours, theirs)
     theirs.send(b"abcdef")
     assert ours.recv(3) == b"abc"
-    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b"def"
+    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b"def"
     theirs.send(b"all")
     assert ours.recv(100) == b"all"
     reading = await wait_until_read(loop, ours)
     theirs.send(b"more")
-    assert await asyncio.wait_for(reading, 10) == b"more"
+    assert await asyncio.wait_for(reading, 60) == b"more"
 
 
 async def test_reads_by_a_duplicate(loop, pair):
@@ -102,11 +102,11 @@ async def test_reads_by_a_duplicate(loop, pair):
     with ours.dup() as copy:
         copy.setblocking(False)
         theirs.send(b"abcdef")
-        assert await asyncio.wait_for(loop.sock_recv(copy, 3), 10) == b"abc"
-        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b"def"
+        assert await asyncio.wait_for(loop.sock_recv(copy, 3), 60) == b"abc"
+        assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b"def"
         readings = [await wait_until_read(loop, sock, 3) for sock in (ours, copy)]
         theirs.send(b"uvwxyz")
-        assert sorted(await asyncio.wait_for(asyncio.gather(*readings), 10)) == [b"uvw", b"xyz"]
+        assert sorted(await asyncio.wait_for(asyncio.gather(*readings), 60)) == [b"uvw", b"xyz"]
 
 
 async def test_number_used_again_while_a_duplicate_lives(loop, sockets):
@@ -126,7 +126,7 @@ async def test_number_used_again_while_a_duplicate_lives(loop, sockets):
     await asyncio.sleep(0.01)
     assert not reading.done()
     other.send(b"to the successor")
-    assert await asyncio.wait_for(reading, 10) == b"to the successor"
+    assert await asyncio.wait_for(reading, 60) == b"to the successor"
 
 
 async def test_two_readers_of_one_socket(loop, pair):
@@ -135,7 +135,7 @@ async def test_two_readers_of_one_socket(loop, pair):
     theirs.send(b"abcdef")
     await asyncio.sleep(0.01)
     theirs.send(b"ghi")
-    received = await asyncio.wait_for(asyncio.gather(*readings), 10)
+    received = await asyncio.wait_for(asyncio.gather(*readings), 60)
     assert sorted(received) == [b"abc", b"def", b"ghi"]
 
 
@@ -152,7 +152,7 @@ async def test_cancelled_after_the_event(loop, pair):
         try:
             received = await reading
         except asyncio.CancelledError:
-            received = await asyncio.wait_for(loop.sock_recv(ours, 100), 10)
+            received = await asyncio.wait_for(loop.sock_recv(ours, 100), 60)
         assert received == b"%d" % number
 
 
@@ -165,13 +165,13 @@ async def test_beside_add_reader(loop, pair, eventually):
     await eventually(lambda: seen == [b"a", b"b"])
     assert loop.remove_reader(ours)
     theirs.send(b"after")
-    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 10) == b"after"
+    assert await asyncio.wait_for(loop.sock_recv(ours, 100), 60) == b"after"
     writable = []
     loop.add_writer(ours, lambda: writable.append(loop.remove_writer(ours)))
     reading = await wait_until_read(loop, ours)
     await eventually(lambda: writable)
     theirs.send(b"still")
-    assert await asyncio.wait_for(reading, 10) == b"still"
+    assert await asyncio.wait_for(reading, 60) == b"still"
 
 
 async def test_removing_a_reader_of_a_waiting_socket(loop, pair):
@@ -180,7 +180,7 @@ async def test_removing_a_reader_of_a_waiting_socket(loop, pair):
     loop.add_reader(ours, mock.Mock())
     assert loop.remove_reader(ours)
     theirs.send(b"data")
-    assert await asyncio.wait_for(reading, 10) == b"data"
+    assert await asyncio.wait_for(reading, 60) == b"data"
 
 
 async def test_socket_with_a_timeout_does_not_block_the_loop(loop, pair):
@@ -196,7 +196,7 @@ async def test_blocking_socket_does_not_block_the_loop(loop, pair):
     ours.setblocking(True)
     reading = await wait_until_read(loop, ours)
     theirs.send(b"data")
-    assert await asyncio.wait_for(reading, 10) == b"data"
+    assert await asyncio.wait_for(reading, 60) == b"data"
 
 
 async def test_another_file_under_the_number_is_noticed_after_a_wait_in_vain(loop, pair, unix_pair):
@@ -210,7 +210,7 @@ async def test_another_file_under_the_number_is_noticed_after_a_wait_in_vain(loo
     for number in range(3):
         reading = await wait_until_read(loop, ours)
         unix_pair[1].send(b"%d" % number)
-        assert await asyncio.wait_for(reading, 10) == b"%d" % number
+        assert await asyncio.wait_for(reading, 60) == b"%d" % number
 
 
 async def test_another_file_under_the_number_is_noticed_with_a_reader(loop, pair, unix_pair):
@@ -221,7 +221,7 @@ async def test_another_file_under_the_number_is_noticed_with_a_reader(loop, pair
     assert loop.remove_reader(ours)
     reading = await wait_until_read(loop, ours)
     unix_pair[1].send(b"data")
-    assert await asyncio.wait_for(reading, 10) == b"data"
+    assert await asyncio.wait_for(reading, 60) == b"data"
 
 
 async def test_cancelling_one_wait_leaves_the_others(loop, pair):
@@ -230,13 +230,13 @@ async def test_cancelling_one_wait_leaves_the_others(loop, pair):
     readings[0].cancel()
     await asyncio.sleep(0)
     theirs.send(b"ab")
-    assert await asyncio.wait_for(asyncio.gather(*readings[1:]), 10) == [b"a", b"b"]
+    assert await asyncio.wait_for(asyncio.gather(*readings[1:]), 60) == [b"a", b"b"]
     writable = asyncio.ensure_future(loop.sock_sendall(ours, bytes(16 << 20)))
     reading = await wait_until_read(loop, ours)
     reading.cancel()
     await asyncio.sleep(0)
     while not writable.done():
-        await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 10)
+        await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 60)
 
 
 class Counting(socket.socket):
@@ -258,7 +258,7 @@ async def test_methods_of_a_subclass_are_called(loop, unix_pair):
         Counting.calls = 0
         reading = await wait_until_read(loop, ours)
         theirs.send(b"data")
-        assert await asyncio.wait_for(reading, 10) == b"data"
+        assert await asyncio.wait_for(reading, 60) == b"data"
         await loop.sock_sendall(ours, b"answer")
         assert theirs.recv(100) == b"answer"
         assert Counting.calls >= 3
@@ -296,7 +296,7 @@ async def test_object_that_is_no_socket(loop, unix_pair):
     for number in range(5):
         reading = await wait_until_read(loop, wrapper)
         theirs.send(b"%d" % number)
-        assert await asyncio.wait_for(reading, 10) == b"%d" % number
+        assert await asyncio.wait_for(reading, 60) == b"%d" % number
     sending = asyncio.ensure_future(loop.sock_sendall(wrapper, b"x" * 1_000_000))
     received = 0
     while received < 1_000_000:
@@ -332,8 +332,8 @@ async def test_sizes(loop, pair, size):
 async def test_reading_nothing_never_waits(loop, pair):
     ours, theirs = pair
     await known(loop, ours, theirs)
-    assert await asyncio.wait_for(loop.sock_recv(ours, 0), 10) == b""
-    assert await asyncio.wait_for(loop.sock_recv_into(ours, bytearray()), 10) == 0
+    assert await asyncio.wait_for(loop.sock_recv(ours, 0), 60) == b""
+    assert await asyncio.wait_for(loop.sock_recv_into(ours, bytearray()), 60) == 0
 
 
 async def test_data_of_sendall_cannot_change_its_size_meanwhile(loop, pair):
@@ -369,7 +369,7 @@ async def test_accept_of_many(loop, sockets):
         await asyncio.sleep(0)
         clients = [socket.create_connection(listener.getsockname()) for _ in range(count)]
         sockets += clients
-        accepted = await asyncio.wait_for(asyncio.gather(*accepting), 10)
+        accepted = await asyncio.wait_for(asyncio.gather(*accepting), 60)
         sockets += [sock for sock, _ in accepted]
         assert {peer for _, peer in accepted} == {client.getsockname() for client in clients}
         assert all(sock.gettimeout() == 0 for sock, _ in accepted)

@@ -19,7 +19,7 @@ class ManualPeer:
         # An address, or a socket that is connected.
         sock = address if isinstance(address, socket.socket) else None
         self.sock = sock or socket.create_connection(address)
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(
             self.incoming, self.outgoing, **{"server_hostname": "localhost", **options}
@@ -70,7 +70,7 @@ class ManualPeer:
     def drain(self):
         """Read until the other side ends or resets the connection."""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            while select.select([self.sock], [], [], 10)[0] and self.sock.recv(65536):
+            while select.select([self.sock], [], [], 60)[0] and self.sock.recv(65536):
                 pass
 
     def reset(self):

@@ -104,7 +104,7 @@ async def test_no_client_certificate(loop, dial, authority, make_server_context,
     def refuse(listener):
         sock, _ = listener.accept()
         with sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
                 server.wrap_socket(sock, server_side=True, do_handshake_on_connect=True)
 

@@ -68,7 +68,7 @@ async def test_16_mib_in_one_write(loop, serve, dial, eventually, kind):
     transport, protocol = await dial(address)
     data = pattern(16 * MIB)
     transport.write(data)
-    await eventually(lambda: len(protocol.data) >= len(data), timeout=60)
+    await eventually(lambda: len(protocol.data) >= len(data))
     assert protocol.data == data
 
 
@@ -250,7 +250,7 @@ async def test_pause_reading(loop, serve, dial, eventually):
     assert not protocols[0].data
     theirs.resume_reading()
     assert theirs.is_reading()
-    await eventually(lambda: protocols[0].data == data, timeout=30)
+    await eventually(lambda: protocols[0].data == data)
     assert theirs.get_read_buffer_size() == 0
 
 
@@ -286,8 +286,8 @@ async def test_write_buffer_limits(loop, serve, dial, eventually):
         await asyncio.sleep(0)
     assert transport.get_write_buffer_size() >= 1000
     protocols[0].transport.resume_reading()
-    await eventually(lambda: "resume_writing" in protocol.names, timeout=30)
-    await eventually(lambda: len(protocols[0].data) == written, timeout=30)
+    await eventually(lambda: "resume_writing" in protocol.names)
+    await eventually(lambda: len(protocols[0].data) == written)
     assert protocol.names.count("pause_writing") == protocol.names.count("resume_writing")
 
 

@@ -20,7 +20,7 @@ def before(data, *, end=False, reset=False):
 
     def play(address, context):
         with socket.create_connection(address) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             peer = ManualPeer(sock, context)
             if callable(data):
                 data(peer)

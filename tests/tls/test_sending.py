@@ -52,7 +52,7 @@ def read_now(peer):
         peer.receive()
         while True:
             data += peer.tls.read(100)
-    peer.sock.settimeout(10)
+    peer.sock.settimeout(60)
     return data
 
 
@@ -81,7 +81,7 @@ async def test_other_threads_while_the_protocol_is_called(loop, connect):
 
             thread = threading.Thread(target=write_and_read)
             thread.start()
-            thread.join(20)
+            thread.join(60)
 
     _, peer = await connect(Waiting)
     peer.sock.sendall(peer.encrypt(b"request"))

@@ -38,14 +38,14 @@ def cancel_all(loop):
 def connected(listener, count=1):
     peers = [socket.create_connection(listener.getsockname()) for _ in range(count)]
     for peer in peers:
-        peer.settimeout(10)
+        peer.settimeout(60)
     return peers
 
 
 def end(loop, server):
     """Fails if a connection is left that nobody closes."""
     server.close()
-    loop.run_until_complete(asyncio.wait_for(server.wait_closed(), 10))
+    loop.run_until_complete(asyncio.wait_for(server.wait_closed(), 60))
 
 
 @pytest.mark.parametrize("when", ["factory", "connection_made", "other thread"])

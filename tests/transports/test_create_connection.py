@@ -63,7 +63,7 @@ async def test_host_and_port(loop, opened, listener, address):
         assert transport.get_extra_info("sockname") == peername
         transport.write(b"hello")
         await asyncio.sleep(0)
-        accepted.settimeout(10)
+        accepted.settimeout(60)
         assert accepted.recv(10) == b"hello"
 
 
@@ -335,7 +335,7 @@ async def test_connect_accepted_socket(loop, opened, listener, address):
         assert transport.get_extra_info("peername") == client.getsockname()
         transport.write(b"accepted")
         await asyncio.sleep(0)
-        client.settimeout(10)
+        client.settimeout(60)
         assert client.recv(10) == b"accepted"
 
 

@@ -52,7 +52,7 @@ async def test_data_of_an_event_within_data_received_is_read(loop, connect, even
     peer.send(b"a")
     await eventually(lambda: returned)
     transport.resume_reading()
-    await eventually(lambda: protocol.data == b"ab", timeout=10)
+    await eventually(lambda: protocol.data == b"ab")
 
 
 async def test_a_reset_within_eof_received_notifies_once(loop, connect, eventually):
@@ -72,6 +72,6 @@ async def test_a_reset_within_eof_received_notifies_once(loop, connect, eventual
     await eventually(lambda: returned)
     assert not protocol.lost and not transport.is_closing()
     transport.abort()
-    await eventually(lambda: protocol.lost, timeout=10)
+    await eventually(lambda: protocol.lost)
     assert protocol.names.count("eof_received") == 1
     assert protocol.names.count("connection_lost") == 1

@@ -30,7 +30,7 @@ def in_thread(*bodies):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     if isinstance(results[-1], BaseException):
         raise results[-1]
@@ -63,7 +63,7 @@ def while_asleep(loop, *bodies):
 
 def read_from(peer, count):
     peer.sock.setblocking(True)
-    peer.sock.settimeout(10)
+    peer.sock.settimeout(60)
     data = b""
     while len(data) < count:
         chunk = peer.sock.recv(count - len(data))
@@ -145,7 +145,7 @@ async def test_resume_reading(loop, connect):
     peer.send(b"data")
     arrived = threading.Event()
     protocol.data_received = lambda data: arrived.set()
-    sent = while_asleep(loop, transport.resume_reading, lambda: arrived.wait(10))
+    sent = while_asleep(loop, transport.resume_reading, lambda: arrived.wait(60))
     assert await sent
 
 
@@ -160,7 +160,7 @@ async def test_end(loop, connect, how):
         loop,
         lambda: transport.write(b"data"),
         getattr(transport, how),
-        lambda: (read_from(peer, 100), lost.wait(10)),
+        lambda: (read_from(peer, 100), lost.wait(60)),
     )
     assert await sent == (b"data", True)
 
@@ -188,7 +188,7 @@ async def test_stream_writers(loop, streams, how):
         _, writer = await STREAMS[streams].open_connection(*listener.getsockname())
         sock, _ = listener.accept()
     with sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sent = while_asleep(loop, lambda: WRITES[how](writer), lambda: sock.recv(4))
         assert await sent in (b"data", b"da")
         writer.close()
@@ -198,7 +198,7 @@ async def test_stream_writers(loop, streams, how):
 async def test_datagrams(loop):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(60)
         transport, _ = await loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, remote_addr=sock.getsockname()
         )

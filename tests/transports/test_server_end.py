@@ -51,7 +51,7 @@ async def test_close_in_the_turn_of_an_accept(loop, serve, dial):
 async def test_wait_closed_without_connections(loop, serve):
     server, _, _ = await serve()
     server.close()
-    await asyncio.wait_for(server.wait_closed(), 10)
+    await asyncio.wait_for(server.wait_closed(), 60)
     assert server.sockets == ()
 
 
@@ -66,7 +66,7 @@ async def test_wait_closed_waits_for_connections(loop, serve, dial, eventually):
         await asyncio.sleep(0.001)
     assert not waiter.done()
     peer.close()
-    await asyncio.wait_for(waiter, 10)
+    await asyncio.wait_for(waiter, 60)
     assert factory.made[0].lost
 
 
@@ -77,7 +77,7 @@ async def test_wait_closed_before_close(loop, serve):
     await asyncio.sleep(0.002)
     assert not waiter.done()
     server.close()
-    await asyncio.wait_for(waiter, 10)
+    await asyncio.wait_for(waiter, 60)
 
 
 @needs_close_clients
@@ -91,7 +91,7 @@ async def test_close_clients(loop, serve, dial, eventually):
     assert await peers[0].read_to_end() == b"x" * 4_000_000
     for peer in peers[1:]:
         assert await peer.read_to_end() == b""
-    await asyncio.wait_for(server.wait_closed(), 10)
+    await asyncio.wait_for(server.wait_closed(), 60)
     assert [protocol.lost_exception for protocol in factory.made] == [None] * 5
 
 
@@ -103,7 +103,7 @@ async def test_abort_clients(loop, serve, dial, eventually):
     factory.made[0].transport.write(b"x" * 20_000_000)
     server.close()
     server.abort_clients()
-    await asyncio.wait_for(server.wait_closed(), 10)
+    await asyncio.wait_for(server.wait_closed(), 60)
     assert all(protocol.lost for protocol in factory.made)
     assert len(await peers[0].read_to_end()) < 20_000_000
 
@@ -126,7 +126,7 @@ async def test_abandoned_connection_counts_as_gone(loop, serve, dial, eventually
     peer.reset()
     await eventually(lambda: factory.made[0].lost)
     server.close()
-    await asyncio.wait_for(server.wait_closed(), 10)
+    await asyncio.wait_for(server.wait_closed(), 60)
 
 
 async def test_serve_forever_until_cancelled(loop, serve, dial, eventually):

@@ -142,7 +142,7 @@ async def test_sendall_of_much(loop, pair, kind):
 
 async def test_sendall_of_nothing(loop, pair):
     ours, theirs = pair
-    await asyncio.wait_for(loop.sock_sendall(ours, b""), 10)
+    await asyncio.wait_for(loop.sock_sendall(ours, b""), 60)
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
 
@@ -153,7 +153,7 @@ async def test_sendall_to_a_peer_that_is_gone(loop, pair):
     await asyncio.sleep(0.005)
     theirs.close()
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        await asyncio.wait_for(sending, 10)
+        await asyncio.wait_for(sending, 60)
 
 
 async def test_connect_and_accept(loop, listener):
@@ -273,7 +273,7 @@ async def test_cancelled_sendall_leaves_the_socket_usable(loop, pair):
         await task
     reading = asyncio.create_task(read_until(loop, theirs, b"end"))
     await loop.sock_sendall(ours, b"end")
-    await asyncio.wait_for(reading, 10)
+    await asyncio.wait_for(reading, 60)
 
 
 async def read_until(loop, sock, end):
@@ -334,7 +334,7 @@ async def test_fd_number_used_again(loop):
         reading = asyncio.create_task(loop.sock_recv(ours, 100))
         await asyncio.sleep(0)
         theirs.send(b"%d" % number)
-        assert await asyncio.wait_for(reading, 10) == b"%d" % number
+        assert await asyncio.wait_for(reading, 60) == b"%d" % number
         ours.close()
         theirs.close()
     assert len(numbers) < 20
@@ -478,4 +478,4 @@ async def test_recv_of_a_reset_connection(loop):
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reading, 10)
+            await asyncio.wait_for(reading, 60)

@@ -50,7 +50,7 @@ async def test_socket_class(loop, kind, eventually):
         sock.connect(listener.getsockname())
         peer, _ = listener.accept()
     with peer:
-        peer.settimeout(10)
+        peer.settimeout(60)
         transport, protocol = await loop.create_connection(Collector, sock=sock)
         transport.write(b"1234")
         await asyncio.sleep(0)

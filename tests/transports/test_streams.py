@@ -129,7 +129,7 @@ async def test_drain_waits_for_a_slow_reader(loop, streams):
         await asyncio.sleep(0.001)
     assert not draining.done()
     assert await peer.read(8 * MIB) == b"z" * 8 * MIB
-    await asyncio.wait_for(draining, 10)
+    await asyncio.wait_for(draining, 60)
 
 
 async def test_several_tasks_drain_at_once(loop, streams):
@@ -139,7 +139,7 @@ async def test_several_tasks_drain_at_once(loop, streams):
     await asyncio.sleep(0.002)
     assert not any(task.done() for task in tasks)
     await peer.read(8 * MIB)
-    await asyncio.wait_for(asyncio.gather(*tasks), 10)
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
 async def test_drain_after_the_connection_is_lost(loop, streams):
@@ -149,7 +149,7 @@ async def test_drain_after_the_connection_is_lost(loop, streams):
     await asyncio.sleep(0.002)
     peer.close()
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(draining, 10)
+        await asyncio.wait_for(draining, 60)
     with pytest.raises(ConnectionError):
         await writer.drain()
     with pytest.raises(ConnectionError):
@@ -199,7 +199,7 @@ async def test_reset_while_reading(loop, opened):
     await asyncio.sleep(0)
     peer.reset()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reading, 10)
+        await asyncio.wait_for(reading, 60)
     writer.close()
 
 

@@ -267,7 +267,7 @@ def test_written_right_before_the_loop_stops(loop, make_pair):
         transport.write(b"last words")
 
     loop.run_until_complete(last_words())
-    theirs.settimeout(10)
+    theirs.settimeout(60)
     assert theirs.recv(100) == b"last words"
     loop.call_soon(lambda: (transport.write(b"callback's"), loop.stop()))
     loop.run_forever()
@@ -283,7 +283,7 @@ def test_written_while_the_loop_rests(loop, make_pair):
     transport, _ = loop.run_until_complete(loop.connect_accepted_socket(Recorder, ours))
     transport.write(b"at rest")
     loop.run_until_complete(asyncio.sleep(0))
-    theirs.settimeout(10)
+    theirs.settimeout(60)
     assert theirs.recv(100) == b"at rest"
     transport.close()
     loop.run_until_complete(asyncio.sleep(0))
@@ -301,7 +301,7 @@ def test_written_right_before_an_interrupt(loop, make_pair):
     loop.call_soon(write_and_exit)
     with pytest.raises(SystemExit):
         loop.run_forever()
-    theirs.settimeout(10)
+    theirs.settimeout(60)
     assert theirs.recv(100) == b"last words"
     transport.close()
     loop.run_until_complete(asyncio.sleep(0))

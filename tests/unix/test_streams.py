@@ -22,7 +22,7 @@ async def test_much_data_both_ways(serve, connect, folder, eventually):
     transport, protocol = await connect(f"{folder}/socket")
     data = os.urandom(MIB) * 8
     transport.write(data)
-    await eventually(lambda: len(protocol.data) == len(data), timeout=30)
+    await eventually(lambda: len(protocol.data) == len(data))
     assert protocol.data == data
 
 
@@ -63,7 +63,7 @@ async def test_tls(serve, connect, folder, eventually):
     authority.issue_cert("unix.example").configure_cert(server_context)
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client_context)
-    _, accepted = await serve(f"{folder}/socket", ssl=server_context, ssl_handshake_timeout=20)
+    _, accepted = await serve(f"{folder}/socket", ssl=server_context, ssl_handshake_timeout=60)
     transport, protocol = await connect(
         f"{folder}/socket", ssl=client_context, server_hostname="unix.example"
     )
