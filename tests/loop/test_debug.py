@@ -19,6 +19,11 @@ def slow():
     time.sleep(0.03)
 
 
+def reports(log):
+    """What was said of `slow()`: on a busy machine others may take their time as well."""
+    return [message for message in log.messages if "slow" in message]
+
+
 def test_flag(loop):
     loop.set_debug(True)
     assert loop.get_debug() is True
@@ -42,7 +47,7 @@ def test_slow_callback_is_reported(debug_loop, iterate, asyncio_log):
     debug_loop.slow_callback_duration = 0.02
     debug_loop.call_soon(slow)
     iterate()
-    (message,) = asyncio_log.messages
+    (message,) = reports(asyncio_log)
     assert message.startswith("Executing <Handle ")
     assert "slow()" in message
     assert __file__ in message
@@ -59,7 +64,7 @@ def test_slow_timer_is_reported(debug_loop, asyncio_log):
     debug_loop.call_later(0.001, slow)
     debug_loop.call_later(0.002, debug_loop.stop)
     debug_loop.run_forever()
-    (message,) = asyncio_log.messages
+    (message,) = reports(asyncio_log)
     assert message.startswith("Executing <TimerHandle ")
 
 
@@ -70,7 +75,7 @@ def test_slow_task_step_is_reported_with_the_task(debug_loop, asyncio_log):
         slow()
 
     debug_loop.run_until_complete(debug_loop.create_task(sluggish(), name="the slow one"))
-    (message,) = asyncio_log.messages
+    (message,) = reports(asyncio_log)
     assert message.startswith("Executing <Task ")
     assert "the slow one" in message
 
@@ -79,16 +84,16 @@ def test_slow_reader_is_reported(debug_loop, socket_pair, asyncio_log):
     debug_loop.slow_callback_duration = 0.02
     ours, theirs = socket_pair
 
-    def on_readable():
+    def on_slow_socket():
         slow()
         debug_loop.remove_reader(ours)
         debug_loop.stop()
 
-    debug_loop.add_reader(ours, on_readable)
+    debug_loop.add_reader(ours, on_slow_socket)
     theirs.send(b"x")
     debug_loop.run_forever()
-    (message,) = asyncio_log.messages
-    assert "on_readable" in message
+    (message,) = reports(asyncio_log)
+    assert "on_slow_socket" in message
 
 
 @pytest.mark.improves_on_asyncio
@@ -107,7 +112,7 @@ async def test_slow_protocol_is_reported_with_its_transport(debug_loop, socket_p
     await received
     await asyncio.sleep(0)
     assert any(
-        message.startswith(f"Executing {transport!r} took 0.") for message in asyncio_log.messages
+        message.startswith(f"Executing {transport!r} took ") for message in asyncio_log.messages
     )
     transport.close()
     await asyncio.sleep(0)
@@ -116,13 +121,13 @@ async def test_slow_protocol_is_reported_with_its_transport(debug_loop, socket_p
 def test_slow_callback_that_raises_is_not_hidden(debug_loop, iterate, asyncio_log, unhandled):
     debug_loop.slow_callback_duration = 0.02
 
-    def fail():
+    def fail_slowly():
         slow()
         raise ValueError
 
-    debug_loop.call_soon(fail)
+    debug_loop.call_soon(fail_slowly)
     iterate()
-    assert len(asyncio_log.messages) == 1
+    assert len(reports(asyncio_log)) == 1
     assert len(unhandled) == 1
 
 

@@ -273,7 +273,7 @@ def test_methods_of_the_loop(run):
             async with working():
                 with Threads(schedule, cancel, watch, wait, look):
                     deadline = time.monotonic() + 1
-                    while time.monotonic() < deadline:
+                    while time.monotonic() < deadline or not refused:
                         handles.append(loop.call_soon(int))
                         handles.append(loop.call_later(0.001, int))
                         theirs.send(b"x")

@@ -358,7 +358,7 @@ def test_fd_number_used_again_after_close(loop):
             loop.remove_reader(ours)
 
 
-def test_fd_closed_behind_the_loops_back(loop):
+def test_fd_closed_behind_the_loops_back(loop, next_owner):
     """Closed without remove_reader, then its number comes back: registering it again works."""
     ours, theirs = socket.socketpair()
     fd = ours.fileno()
@@ -366,13 +366,11 @@ def test_fd_closed_behind_the_loops_back(loop):
     ours.close()
     theirs.close()
     loop.remove_reader(fd)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert ours.fileno() == fd
-        loop.add_reader(fd, loop.stop)
-        theirs.send(b"x")
-        loop.run_forever()
-        assert loop.remove_reader(fd)
+    _, theirs = next_owner(fd)
+    loop.add_reader(fd, loop.stop)
+    theirs.send(b"x")
+    loop.run_forever()
+    assert loop.remove_reader(fd)
 
 
 def test_many_fds(loop, run_until):

@@ -1,6 +1,7 @@
 """loop.stats(): counters of what the loop has done."""
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 import time
@@ -207,15 +208,37 @@ async def test_counts_bytes_of_datagrams(loop):
     await asyncio.sleep(0)
 
 
-def test_the_longest_iteration(loop):
+@pytest.fixture
+def at_some_time(loop_factory):
+    """Checks new loops until one passes: a busy machine takes the processor from the others.
+
+    Where a check compares with what time.sleep() takes, the processor's counter may be a little off.
+    """
+
+    def at_some_time(check, tries=20):
+        for left in reversed(range(tries)):
+            with contextlib.closing(loop_factory()) as loop:
+                try:
+                    return check(loop)
+                except AssertionError:
+                    if not left:
+                        raise
+
+    return at_some_time
+
+
+def test_the_longest_iteration(at_some_time):
     def block():
         time.sleep(0.05)
 
-    loop.run_until_complete(asyncio.sleep(0.2))
-    assert loop.stats().longest_iteration < 0.2, "waiting does not count"
-    loop.call_soon(block)
-    loop.run_until_complete(asyncio.sleep(0))
-    assert 0.049 < loop.stats().longest_iteration < 10
+    def check(loop):
+        loop.run_until_complete(asyncio.sleep(0.2))
+        assert loop.stats().longest_iteration < 0.2, "waiting does not count"
+        loop.call_soon(block)
+        loop.run_until_complete(asyncio.sleep(0))
+        assert 0.049 < loop.stats().longest_iteration < 10
+
+    at_some_time(check)
 
 
 def test_an_iteration_under_way_counts(loop):
@@ -229,23 +252,26 @@ def test_an_iteration_under_way_counts(loop):
     assert 0.049 < seen[0] < 10
 
 
-def test_the_longest_callback(loop):
+def test_the_longest_callback(at_some_time):
     """Callbacks of one iteration count one by one, whatever makes them run."""
 
     def block():
         time.sleep(0.05)
 
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.send(b"readable")
-        loop.add_reader(ours, lambda: (block(), loop.remove_reader(ours)))
-        for _ in range(5):
-            loop.call_soon(block)
-            loop.call_later(0, block)
-        loop.run_until_complete(asyncio.sleep(0.2))
-    stats = loop.stats()
-    assert stats.longest_iteration > 0.54
-    assert 0.049 < stats.longest_callback < stats.longest_iteration / 2
+    def check(loop):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"readable")
+            loop.add_reader(ours, lambda: (block(), loop.remove_reader(ours)))
+            for _ in range(5):
+                loop.call_soon(block)
+                loop.call_later(0, block)
+            loop.run_until_complete(asyncio.sleep(0.2))
+        stats = loop.stats()
+        assert stats.longest_iteration > 0.54
+        assert 0.049 < stats.longest_callback < stats.longest_iteration / 2
+
+    at_some_time(check)
 
 
 def test_a_long_callback_among_short_ones(loop):
@@ -263,8 +289,8 @@ def test_a_long_callback_among_short_ones(loop):
         loop.call_soon(spin, 0.001)
     loop.run_until_complete(asyncio.sleep(0))
     stats = loop.stats()
-    assert 0.01 <= stats.longest_callback < stats.longest_iteration
-    assert stats.longest_iteration > 0.1
+    assert 0.0098 < stats.longest_callback < stats.longest_iteration
+    assert stats.longest_iteration > 0.098
 
 
 def test_a_callback_under_way_counts(loop):
@@ -279,19 +305,22 @@ def test_a_callback_under_way_counts(loop):
     assert 0.049 < seen[0] < 10
 
 
-def test_the_share_of_work(loop):
-    loop.run_until_complete(asyncio.sleep(0.2))
-    idle = loop.stats().busy
-    assert 0.0 < idle < 0.9
-    loop.call_soon(time.sleep, 0.2)
-    loop.run_until_complete(asyncio.sleep(0))
-    assert idle < loop.stats().busy <= 1.0
-    assert loop.stats().busy > 0.25
-    assert 0.4 < loop.stats().running_seconds < 30
-    assert 0.2 < loop.stats().busy_seconds < loop.stats().running_seconds
-    before = loop.stats()
-    time.sleep(0.01)
-    assert loop.stats() == before, "time does not run while the loop does not"
+def test_the_share_of_work(at_some_time):
+    def check(loop):
+        loop.run_until_complete(asyncio.sleep(0.2))
+        idle = loop.stats().busy
+        assert 0.0 < idle < 0.9
+        loop.call_soon(time.sleep, 0.2)
+        loop.run_until_complete(asyncio.sleep(0))
+        assert idle < loop.stats().busy <= 1.0
+        assert loop.stats().busy > 0.25
+        assert 0.39 < loop.stats().running_seconds < 30
+        assert 0.19 < loop.stats().busy_seconds < loop.stats().running_seconds
+        before = loop.stats()
+        time.sleep(0.01)
+        assert loop.stats() == before, "time does not run while the loop does not"
+
+    at_some_time(check)
 
 
 def test_a_closed_loop_tells_what_it_has_done(loop):
