@@ -210,9 +210,9 @@ async def test_counts_bytes_of_datagrams(loop):
 
 @pytest.fixture
 def at_some_time(loop_factory):
-    """Checks new loops until one passes: a busy machine takes the processor from the others.
+    """Checks new loops until one passes: a busy machine takes the processor away from some.
 
-    Where a check compares with what time.sleep() takes, the processor's counter may be a little off.
+    What they tell may be a little off: it comes from the counter of the processor.
     """
 
     def at_some_time(check, tries=20):

@@ -174,7 +174,7 @@ async def test_a_cancelled_callback_closes_the_connection(loop, streams, serve):
 
 async def test_drain_waits_for_room(loop, streams, opened, eventually):
     reader, writer, peer = await small(streams, opened)
-    writer.write(b"x" * MIB)
+    writer.write(b"x" * 4 * MIB)
     waiting = [asyncio.create_task(writer.drain()) for _ in range(3)]
     await asyncio.sleep(0.01)
     assert not any(task.done() for task in waiting)
@@ -182,7 +182,7 @@ async def test_drain_waits_for_room(loop, streams, opened, eventually):
     with pytest.raises(asyncio.CancelledError):
         await waiting[1]
     assert len(writer.transport.get_protocol()._drain_waiters) == 2
-    assert len(await peer.read(MIB)) == MIB
+    assert len(await peer.read(4 * MIB)) == 4 * MIB
     await asyncio.gather(waiting[0], waiting[2])
     assert not writer.transport.get_protocol()._drain_waiters
     await writer.drain()

@@ -33,7 +33,7 @@ AT_LEAST = 50
 
 
 def test_streams(run_script):
-    result = run_script(SCRIPT, timeout=120)
+    result = run_script(SCRIPT, timeout=300)
     count, bad = json.loads(result.stdout.splitlines()[-1])
     assert not bad, "\n".join(bad.values())
     assert count >= AT_LEAST

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from unittest import mock
 
 
 def until(condition: Callable[[], object], seconds: float = 100) -> None:
@@ -22,3 +24,14 @@ def iterate_until(loop, condition: Callable[[], object], seconds: float = 100) -
         tick = loop.call_later(0.001, lambda: None)
         loop._run_once()
         tick.cancel()
+
+
+async def iterations_of_a_rest(loop, seconds: float = 0.1) -> int:
+    """How many iterations the loop does while nothing happens: a loop that spins does thousands."""
+    if not hasattr(loop, "stats"):
+        with mock.patch.object(loop, "_run_once", wraps=loop._run_once) as run_once:
+            await asyncio.sleep(seconds)
+        return run_once.call_count
+    before = loop.stats().iterations
+    await asyncio.sleep(seconds)
+    return loop.stats().iterations - before

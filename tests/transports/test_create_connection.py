@@ -176,10 +176,11 @@ needs_full_backlog = pytest.mark.skipif(
 async def test_happy_eyeballs_passes_a_silent_address(loop, opened, listener, address, black_hole):
     fake_getaddrinfo(loop, black_hole, address)
     start = time.monotonic()
+    # Without the other address it would take the system two minutes to give up.
     transport, _ = await loop.create_connection(Recorder, "somewhere", 1, happy_eyeballs_delay=0.05)
     opened.append(transport)
     assert transport.get_extra_info("peername") == address
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 @needs_full_backlog

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.support.addresses import abstract_name
 from tests.support.streams import Collecting, Peer, Recorder
 
 
@@ -286,7 +287,7 @@ async def test_unix_server(loop, opened, eventually, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux only")
 async def test_abstract_unix_server(loop, eventually):
-    name = f"\0hybridloop-test-{os.getpid()}"
+    name = abstract_name().decode()
     factory = Collecting()
     server = await loop.create_unix_server(factory, name)
     transport, client = await loop.create_unix_connection(Recorder, name)

@@ -1,6 +1,7 @@
 """Connections that end with data to be read or sent. A private method ends one with an error."""
 
 import asyncio
+import select
 
 from tests.support.streams import MIB, Recorder, others_done
 
@@ -52,6 +53,7 @@ async def test_last_words_that_come_after_the_poll(loop, connect, eventually):
     trigger.send(b"now")
     read = 0
     while read < MIB // 8:
+        select.select([peer.sock], [], [], 60)
         read += len(peer.sock.recv(MIB // 8))
     await eventually(lambda: protocol.lost)
     assert protocol.data == b"too large"
