@@ -29,7 +29,7 @@ LOOPS = {
     "hybridloop": "hybridloop:new_event_loop",
 }
 JOBS = 2
-SECONDS = 15.0
+SECONDS = 60.0
 WORKS = "works"
 MISSING = "not implemented"
 HEAD = """\

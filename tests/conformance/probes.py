@@ -96,7 +96,7 @@ def datagrams():
         for sock in (ours, theirs):
             sock.bind(("127.0.0.1", 0))
         ours.setblocking(False)
-        theirs.settimeout(5)
+        theirs.settimeout(30)
         yield ours, theirs
 
 
@@ -160,7 +160,7 @@ async def calls(loop):
 @probe("create_future", "create_task")
 async def futures(loop):
     future = loop.create_future()
-    task = loop.create_task(asyncio.wait_for(future, 5), name="named")
+    task = loop.create_task(asyncio.wait_for(future, 30), name="named")
     await asyncio.sleep(0)
     future.set_result(1)
     assert await task == 1 and task.get_name() == "named"

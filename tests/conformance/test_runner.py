@@ -27,16 +27,17 @@ def judge(done, entries=(), **options):
 
 
 @pytest.mark.parametrize(
-    ("loop", "outcome", "trace"),
+    ("loop", "outcome", "trace", "timeout"),
     [
-        ("FailingLoop", "error", "broken on purpose"),
-        ("HangingLoop", "hang", "in sock_recv"),
-        ("CrashingLoop", "crash", "SIGABRT"),
-        ("ExitingLoop", "crash", "status 3"),
+        ("FailingLoop", "error", "broken on purpose", runner.DEFAULT_TIMEOUT),
+        # This much the test takes in any case. A busy machine needs some of it to start a worker.
+        ("HangingLoop", "hang", "in sock_recv", 20),
+        ("CrashingLoop", "crash", "SIGABRT", runner.DEFAULT_TIMEOUT),
+        ("ExitingLoop", "crash", "status 3", runner.DEFAULT_TIMEOUT),
     ],
 )
-def test_a_broken_loop_costs_only_the_test_that_shows_it(loop, outcome, trace):
-    done = run(f"{BROKEN}:{loop}", timeout=10)
+def test_a_broken_loop_costs_only_the_test_that_shows_it(loop, outcome, trace, timeout):
+    done = run(f"{BROKEN}:{loop}", timeout=timeout)
     assert {test_id: result.outcome for test_id, result in done.results.items()} == {
         BEFORE: "pass",
         USES_SOCK_RECV: outcome,

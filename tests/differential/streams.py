@@ -12,7 +12,7 @@ import time
 
 from .scenarios import HUGE, TINY
 
-PATIENCE = 10
+PATIENCE = 60
 ESTABLISHED, FIN_WAIT_1, CLOSED = 1, 4, 7
 ITERATIONS = 6
 AFTER_EOF = "Cannot call write() after write_eof()"

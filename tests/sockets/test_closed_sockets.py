@@ -35,8 +35,8 @@ async def test_what_waits_to_be_sent(loop, pair, next_owner, cancel):
     if cancel:
         sending.cancel()
     owner, other = next_owner(fd)
-    while theirs.recv(1 << 20):
-        await iterations(1)
+    while await loop.sock_recv(theirs, 1 << 20):
+        pass
     await iterations()
     with pytest.raises(BlockingIOError):
         other.recv(1)

@@ -62,6 +62,16 @@ class ManualPeer:
                 assert self.receive(), "the connection ended"
         return data
 
+    def send(self, data):
+        """Send as much as the other side lets: it may have ended the connection meanwhile."""
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            self.sock.sendall(data)
+
+    def end(self):
+        """Say that nothing more comes."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
     def close_notify(self):
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.unwrap()

@@ -4,10 +4,13 @@ Protocols and streams below are found by private attributes.
 """
 
 import asyncio
+import fcntl
 import gc
 import shutil
 import ssl
 import subprocess
+import sys
+import termios
 import weakref
 
 import pytest
@@ -161,6 +164,11 @@ async def test_many_at_once(loop, serve, dial, eventually):
     await eventually(lambda: all(p.lost for p in protocols))
 
 
+def unread(pipe):
+    """Bytes that the other end of a pipe has not read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 @pytest.mark.parametrize(
     ("version", "command"), [("-tls1_3", b"K\n"), ("-tls1_3", b"k\n"), ("-tls1_2", b"R\n")]
@@ -190,7 +198,7 @@ async def test_key_update_and_renegotiation(
             assert not unhandled
         else:
             # The client takes a line for a command only if it is all that it has read.
-            await asyncio.sleep(0.1)
+            await eventually(lambda: not unread(client.stdin))
             for number in range(3):
                 client.stdin.write(b"after\n")
                 client.stdin.flush()

@@ -25,9 +25,9 @@ def before(data, *, end=False, reset=False):
             if callable(data):
                 data(peer)
             else:
-                sock.sendall(data)
+                peer.send(data)
             if end:
-                sock.shutdown(socket.SHUT_WR)
+                peer.end()
             if reset:
                 peer.reset()
             else:
@@ -47,9 +47,9 @@ def after(send, *, end=False, reset=False, pause=True):
                 assert peer.read(5) == b"hello"
             data = send(peer)
             if data:
-                peer.sock.sendall(data)
+                peer.send(data)
             if end:
-                peer.sock.shutdown(socket.SHUT_WR)
+                peer.end()
             if reset:
                 peer.reset()
             else:
@@ -71,8 +71,8 @@ def half_a_hello(peer):
 
 def hello_in_pieces(peer):
     for byte in client_hello(peer)[:50]:
-        peer.sock.sendall(bytes([byte]))
-    peer.sock.sendall(b"\xff" * 400)
+        peer.send(bytes([byte]))
+    peer.send(b"\xff" * 400)
 
 
 def hello_twice(peer):

@@ -105,14 +105,14 @@ class TestCorkInterval:
         transport, peer = await connect()
         transport.cork_interval = 0
         WRITES[how](transport)
-        assert read_now(peer) == b"data"
+        assert peer.read(4) == b"data"
 
     async def test_of_the_loop(self, loop, connect):
         loop.cork_interval = 0
         transport, peer = await connect()
         assert transport.cork_interval == 0
         transport.write(b"data")
-        assert read_now(peer) == b"data"
+        assert peer.read(4) == b"data"
 
     async def test_zero_sends_at_once_in_data_received(self, loop, connect):
         seen = []
@@ -121,7 +121,7 @@ class TestCorkInterval:
             def data_received(self, data):
                 for piece in (b"one", b"two"):
                     self.transport.write(piece)
-                    seen.append(read_now(peer))
+                    seen.append(peer.read(3))
 
         transport, peer = await connect(Writing)
         transport.cork_interval = 0
@@ -135,7 +135,7 @@ class TestCorkInterval:
         transport.write(b"data")
         assert read_now(peer) == b""
         transport.cork_interval = 0
-        assert read_now(peer) == b"data"
+        assert peer.read(4) == b"data"
 
     async def test_setting_it_in_data_received(self, loop, connect):
         seen = []
@@ -145,7 +145,7 @@ class TestCorkInterval:
                 self.transport.write(b"data")
                 seen.append(read_now(peer))
                 self.transport.cork_interval = 0
-                seen.append(read_now(peer))
+                seen.append(peer.read(4))
 
         _, peer = await connect(Writing)
         peer.sock.sendall(peer.encrypt(b"request"))
@@ -177,7 +177,7 @@ class TestCorkInterval:
         await asyncio.sleep(0.01)
         assert writer.transport.cork_interval == 0
         writer.write(b"data")
-        assert read_now(peer) == b"data"
+        assert peer.read(4) == b"data"
         writer.transport.abort()
         peer.sock.close()
         server.close()
