@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from tests.support.datagrams import Recorder
+from tests.support.datagrams import Recorder, refusing_port
 from tests.support.fixtures import ends_clean, folder, opened
 
 __all__ = ["ends_clean", "folder", "opened"]
@@ -22,6 +22,13 @@ def open_endpoint(loop, opened):
         return transport, protocol
 
     return open_endpoint
+
+
+@pytest.fixture
+def refusing():
+    """A port that refuses datagrams."""
+    with refusing_port() as port:
+        yield port
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tests.support.datagrams import (
     plain_socket,
     receive,
     unix_datagram,
-    unused_port,
 )
 
 
@@ -229,8 +228,8 @@ async def test_descriptor_belongs_to_the_transport(loop, open_endpoint):
     await asyncio.sleep(0)
 
 
-async def test_extra_info_in_another_thread(open_endpoint):
-    transport, _ = await open_endpoint(remote_addr=("127.0.0.1", unused_port()))
+async def test_extra_info_in_another_thread(open_endpoint, refusing):
+    transport, _ = await open_endpoint(remote_addr=("127.0.0.1", refusing))
     seen = []
 
     def look():

@@ -12,7 +12,7 @@ from asyncio import selector_events
 
 import pytest
 
-from tests.support.datagrams import Echo, Recorder, fill, plain_socket, receive, unused_port
+from tests.support.datagrams import Echo, Recorder, fill, plain_socket, receive
 from tests.support.streams import socket_of
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
@@ -184,10 +184,9 @@ async def test_too_large(open_endpoint):
     assert not transport.is_closing()
 
 
-async def test_refused_and_alive(open_endpoint, opened, eventually):
+async def test_refused_and_alive(open_endpoint, opened, refusing, eventually):
     """Nothing listens: error_received() is called, and the endpoint stays open."""
-    port = unused_port()
-    transport, protocol = await open_endpoint(remote_addr=("127.0.0.1", port))
+    transport, protocol = await open_endpoint(remote_addr=("127.0.0.1", refusing))
     transport.sendto(b"anybody?")
     await eventually(lambda: protocol.errors)
     assert [type(error) for error in protocol.errors] == [ConnectionRefusedError]
@@ -195,7 +194,8 @@ async def test_refused_and_alive(open_endpoint, opened, eventually):
     assert not transport.is_closing()
     peer = socket.socket(type=socket.SOCK_DGRAM)
     opened.append(peer)
-    peer.bind(("127.0.0.1", port))
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    peer.bind(("127.0.0.1", refusing))
     transport.sendto(b"now")
     assert (await receive(peer))[0] == b"now"
     peer.sendto(b"yes", transport.get_extra_info("sockname"))
@@ -203,8 +203,8 @@ async def test_refused_and_alive(open_endpoint, opened, eventually):
     assert "connection_lost" not in protocol.names
 
 
-async def test_refused_again_and_again(open_endpoint, eventually):
-    transport, protocol = await open_endpoint(remote_addr=("127.0.0.1", unused_port()))
+async def test_refused_again_and_again(open_endpoint, refusing, eventually):
+    transport, protocol = await open_endpoint(remote_addr=("127.0.0.1", refusing))
     for count in range(1, 20):
         transport.sendto(b"anybody?")
         await eventually(lambda: len(protocol.errors) >= count)  # noqa: B023

@@ -1,6 +1,7 @@
 """Recording datagram protocols, and plain sockets as their peers."""
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -69,10 +70,17 @@ async def receive(sock, size=65536, timeout=60):
             await asyncio.sleep(0.0005)
 
 
-def unused_port(host="127.0.0.1"):
-    """A port that nobody listens on, as far as can be known."""
-    with plain_socket(host) as sock:
-        return sock.getsockname()[1]
+@contextlib.contextmanager
+def refusing_port(host="127.0.0.1"):
+    """A port that refuses datagrams: that of a socket that takes only its own.
+
+    Nobody else gets it meanwhile. Who wants it has to share it by SO_REUSEADDR.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, 0))
+        sock.connect(sock.getsockname())
+        yield sock.getsockname()[1]
 
 
 def unix_datagram(path=None, timeout=60):

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
@@ -241,6 +242,7 @@ async def test_out_of_file_descriptors(loop, serve, dial, eventually, unhandled,
     _, address, factory = await serve()
     peer = dial(address)
     hoard = []
+    gc.collect()  # no garbage gives descriptors back meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
