@@ -78,6 +78,9 @@ def judge(loop: str, runs: list[runner.ModuleRun], options: argparse.Namespace) 
             lambda ids, module=run.module: runner.run_module(
                 loops.CONTROL, module, only=ids, timeout=options.timeout
             ),
+            lambda ids, module=run.module: runner.run_module(
+                loop, module, only=ids, timeout=options.timeout
+            ),
             whole=not options.tests,
         )
         for run in runs

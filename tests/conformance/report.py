@@ -62,6 +62,11 @@ def summary(runs: Iterable[ModuleRun], verdicts: Iterable[Verdict]) -> str:
         for verdict in verdicts
         for result in verdict.environment
     ]
+    lines += [
+        f"Timed: {result.id} ({result.outcome}; it has limits of time, and passes when run again)"
+        for verdict in verdicts
+        for result in verdict.timed
+    ]
     lines += [f"\nUnexpected: {tail(problem)}" for problem in problems]
     lines += ["", f"{len(problems)} unexpected" if problems else "Nothing unexpected"]
     return "\n".join(lines)

@@ -22,8 +22,11 @@ def run(loop, only=(BEFORE, USES_SOCK_RECV, AFTER), timeout=runner.DEFAULT_TIMEO
     return runner.run_module(loop, "test_sock_lowlevel", only=only, timeout=timeout)
 
 
-def judge(done, entries=(), **options):
-    return registry.judge(done, entries, lambda ids: run("asyncio", ids), whole=False, **options)
+def judge(done, entries=()):
+    def stock(ids):
+        return run("asyncio", ids)
+
+    return registry.judge(done, entries, stock, stock, whole=False)
 
 
 @pytest.mark.parametrize(
