@@ -204,7 +204,11 @@ def clean_end():
 
 
 def left_open(before, patience=10):
-    """Descriptors that are open after some time: a thread that has ended closes its own later."""
+    """Descriptors that were not there before, and stay.
+
+    A thread that has ended closes its own later; a cancelled lookup goes on in a thread that reads
+    /etc/hosts.
+    """
     deadline = time.monotonic() + patience
     while True:
         gc.collect()
