@@ -85,8 +85,9 @@ def serve(loop, server_context):
     for protocol in protocols:
         if protocol.transport is not None and not protocol.lost:
             protocol.transport.abort()
+    # The end of a handshake that has failed may be on its way.
     for _ in range(5):
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0.001))
 
 
 @pytest.fixture

@@ -22,8 +22,11 @@ async def test_close_stops_listening(loop, serve):
     fd = server.sockets[0].fileno()
     server.close()
     assert not is_open(fd)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address)
+    # Nobody else gets the port meanwhile, not even the socket that connects.
+    with socket.socket() as holder:
+        holder.bind(address)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
     server.close()
 
 
