@@ -82,7 +82,7 @@ fn engine() -> Engine {
 }
 
 fn result(job: &Arc<Job>) -> JobResult {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_secs(600);
     job.wait(Some(limit)).unwrap().clone()
 }
 
@@ -96,7 +96,7 @@ fn value(engine: &Engine, kernel: &Arc<Kernel>, args: Vec<Arg>) -> Value {
 
 /// Waits until the workers have dropped their jobs, which they do right after they have notified of the result.
 fn until(condition: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_secs(600);
     while !condition() {
         assert!(Instant::now() < limit);
         std::thread::yield_now();
@@ -158,7 +158,7 @@ fn a_buffer_is_written_in_place_and_items_come_first() {
         )
         .unwrap();
     'all: loop {
-        receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        receiver.recv_timeout(Duration::from_secs(600)).unwrap();
         queue.clear();
         while let Some(event) = queue.pop() {
             if let Event::Done(_) = event {
@@ -185,7 +185,7 @@ fn the_bus_gives_what_outlives_the_key() {
     assert_eq!(&engine.bus().snapshot(b"k").unwrap()[..], b"data");
     until(|| engine.bus().len() == 1);
     assert!(!engine.bus().is_busy(b"nothing"));
-    assert!(engine.close(Duration::from_secs(60)).is_empty());
+    assert!(engine.close(Duration::from_secs(600)).is_empty());
     drop(popped);
     assert_eq!((engine.memory().used(), engine.bus().stats().bytes), (0, 0));
 }

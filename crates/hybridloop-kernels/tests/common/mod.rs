@@ -11,7 +11,7 @@ use hybridloop_kernels::{
 };
 
 /// The limit for every wait.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 pub fn soon() -> Option<Instant> {
     Some(Instant::now() + LIMIT)
