@@ -9,7 +9,8 @@ import hybridloop
 
 from .support import until
 
-pytestmark = pytest.mark.improves_on_asyncio
+# The crates are built by the first test that needs them, which takes as long as it does.
+pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.timeout(600, func_only=True)]
 
 FACTORIES = {"hybridloop": hybridloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
 

@@ -18,7 +18,8 @@ from tests import memory
 
 from .support import Inner, begin, finish, times_out, until
 
-pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.timeout(600)]
+# The crates are built by the first test that needs them, which takes as long as it does.
+pytestmark = [pytest.mark.improves_on_asyncio, pytest.mark.timeout(600, func_only=True)]
 
 FACTORIES = {
     "hybridloop": hybridloop.new_event_loop,

@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.improves_on_asyncio,
     pytest.mark.usefixtures("clean_end"),
     pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler"),
-    pytest.mark.timeout(300),
+    # With the time that cargo takes.
+    pytest.mark.timeout(1800),
 ]
 
 CRATE = Path(__file__).parent / "kernels" / "panics"
