@@ -74,25 +74,32 @@ class ProcessSource:
     def read(self) -> ProcessStats:
         """Take a snapshot now; `SourceError` if that is impossible."""
         try:
+            stats = self._read()
+        except SourceError:
+            # It may end at any point of an answer, or before it has accepted the connection.
+            if self._has_answered and socket_path.is_stale(self._path):
+                raise ProcessEnded(f"{self.name} has ended") from None
+            raise
+        self._has_answered = True
+        return stats
+
+    def _read(self) -> ProcessStats:
+        try:
             with socket_path.connect(self._path) as sock:
                 self._check(sock)
                 answer = b"".join(self._receive(sock))
         except TimeoutError:
             raise SourceError(f"{self.name} does not answer") from None
         except (ConnectionRefusedError, FileNotFoundError):
-            if self._has_answered:
-                raise ProcessEnded(f"{self.name} has ended") from None
             raise SourceError(f"no process serves statistics at {self._path}; {_HINT}") from None
         except OSError as error:
             raise SourceError(f"{self.name}: {_line(error)}") from None
         if not answer:
             raise SourceError(f"{self.name} closed the connection")
         try:
-            stats = ProcessStats.from_dict(json.loads(answer))
+            return ProcessStats.from_dict(json.loads(answer))
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{self.name}: {_line(error)}") from None
-        self._has_answered = True
-        return stats
 
     def _check(self, sock: socket.socket) -> None:
         """Check that the socket belongs to the process, and that both belong to the same user."""

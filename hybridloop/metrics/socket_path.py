@@ -45,7 +45,7 @@ def list_served(user: int) -> list[tuple[int, Path]]:
     found = {}
     for folder in candidate_directories(user):
         for number, path in _list_sockets(folder):
-            if number not in found and not _is_stale(path):
+            if number not in found and not is_stale(path):
                 found[number] = path
     return sorted(found.items())
 
@@ -53,7 +53,7 @@ def list_served(user: int) -> list[tuple[int, Path]]:
 def remove_stale(folder: Path) -> None:
     """Remove the sockets of processes that were killed."""
     for _, path in _list_sockets(folder):
-        if _is_stale(path):
+        if is_stale(path):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
@@ -77,7 +77,7 @@ def _list_sockets(folder: Path) -> Iterator[tuple[int, Path]]:
                 yield int(path.stem), path
 
 
-def _is_stale(path: Path) -> bool:
+def is_stale(path: Path) -> bool:
     """Whether nothing listens. The process may be in another PID namespace, so it is not asked."""
     try:
         connect(path).close()

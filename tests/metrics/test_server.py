@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -18,7 +19,7 @@ import pytest
 import hybridloop
 from hybridloop import metrics
 from hybridloop.metrics import ProcessStats, socket_path
-from hybridloop.metrics.client import ProcessSource, SourceError, open_source
+from hybridloop.metrics.client import ProcessEnded, ProcessSource, SourceError, open_source
 from tests.support.waiting import until
 
 from .conftest import Start
@@ -249,6 +250,35 @@ def test_who_does_not_answer(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> 
         listener.listen()
         with pytest.raises(SourceError, match="does not answer"):
             ProcessSource(path).read()
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"{", b"x" * 1000])
+def test_who_ends_while_it_is_asked(runtime: Path, answer: bytes | None) -> None:
+    """Before it accepts the connection, or within its answer."""
+    path = runtime / "ends.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(json.dumps(metrics.snapshot().as_dict()).encode())
+            select.select([listener], [], [])
+            if answer is not None:
+                connection, _ = listener.accept()
+            listener.close()
+            with connection:
+                if answer is not None:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        source = ProcessSource(path)
+        assert source.read().pid == os.getpid()
+        with pytest.raises(ProcessEnded, match="has ended"):
+            source.read()
+        thread.join()
 
 
 @pytest.mark.parametrize(

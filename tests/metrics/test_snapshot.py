@@ -108,19 +108,21 @@ def test_a_loop_that_makes_tasks_all_the_time() -> None:
     """Their set changes while it is looked at."""
     loop = hybridloop.new_event_loop()
     number = number_of(loop)
-    end = threading.Event()
+    begun, end = threading.Event(), threading.Event()
 
     async def make() -> int:
         made = 0
         while not end.is_set():
             tasks = [asyncio.ensure_future(asyncio.sleep(0)) for _ in range(2000)]
             made += len(tasks)
+            begun.set()
             await asyncio.wait(tasks)
         return made
 
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(loop.run_until_complete, make())
         try:
+            assert begun.wait(60)
             counts = []
             for _ in range(20):
                 (info,) = (it for it in metrics.snapshot().loops if it.number == number)
