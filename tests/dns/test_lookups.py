@@ -114,7 +114,7 @@ def test_threads_are_bounded(run_slowly):
 
 
 def test_a_stuck_lookup_does_not_hold_up_the_exit(run_slowly):
-    run_slowly(
+    done = run_slowly(
         """
         async def main():
             loop = asyncio.get_running_loop()
@@ -128,6 +128,7 @@ def test_a_stuck_lookup_does_not_hold_up_the_exit(run_slowly):
         # It would never end.
         timeout=120,
     )
+    assert done.stdout == "timed out\n"
 
 
 def test_closing_the_loop_while_a_lookup_is_under_way(run_slowly):
