@@ -3,6 +3,7 @@ import socket
 import pytest
 
 from tests.support.fixtures import ends_clean
+from tests.support.streams import limited
 
 __all__ = ["ends_clean"]
 
@@ -18,7 +19,7 @@ def sockets():
 
 @pytest.fixture
 def unix_pair(sockets):
-    return non_blocking(sockets, socket.socketpair())
+    return non_blocking(sockets, limited(*socket.socketpair()))
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def tcp_pair(sockets):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
-    return non_blocking(sockets, (server, client))
+    return non_blocking(sockets, limited(server, client))
 
 
 @pytest.fixture(params=["unix", "tcp"])

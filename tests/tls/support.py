@@ -1,15 +1,35 @@
 """Protocols and peers for TLS tests."""
 
+import asyncio
 import contextlib
 import select
 import socket
 import ssl
 import struct
 
+from tests.support.streams import MIB, limited
+
 
 def path_of(transport):
     """Which code a TLS transport runs on."""
     return "native" if type(transport).__name__ == "SSLTransport" else "fallback"
+
+
+async def write_until_paused(transport, reader):
+    """Write until the protocol is paused for as long as the other end does not read.
+
+    Gives back how much that was. While the system takes more, the protocol is paused and resumed.
+    """
+    limited(transport.get_extra_info("socket"), reader.get_extra_info("socket"))
+    reader.pause_reading()
+    protocol = transport.get_protocol()
+    written = 0
+    while written < 8 * MIB or protocol.names[-1] != "pause_writing":
+        transport.write(b"x" * MIB)
+        written += MIB
+        assert written < 64 * MIB
+        await asyncio.sleep(0)
+    return written
 
 
 class ManualPeer:

@@ -17,6 +17,8 @@ import pytest
 
 from tests.support.streams import MIB, Echo, Recorder, others_done, tcp_pair
 
+from .support import write_until_paused
+
 
 async def test_echo(loop, serve, dial, eventually):
     address, _ = await serve()
@@ -65,16 +67,12 @@ async def test_flow_control(loop, serve, dial, eventually):
     address, protocols = await serve(Recorder)
     transport, protocol = await dial(address)
     await eventually(lambda: protocols and protocols[0].transport)
-    protocols[0].transport.pause_reading()
-    written = 0
-    while "pause_writing" not in protocol.names:
-        transport.write(b"x" * MIB)
-        written += MIB
-        assert written < 64 * MIB
-        await asyncio.sleep(0)
-    assert "resume_writing" not in protocol.names
+    written = await write_until_paused(transport, protocols[0].transport)
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+    assert protocol.names[-1] == "pause_writing"
     protocols[0].transport.resume_reading()
-    await eventually(lambda: "resume_writing" in protocol.names)
+    await eventually(lambda: protocol.names[-1] == "resume_writing")
     await eventually(lambda: len(protocols[0].data) == written)
 
 

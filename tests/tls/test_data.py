@@ -15,7 +15,7 @@ from tests.support.streams import (
     tcp_pair,
 )
 
-from .support import ManualPeer, path_of
+from .support import ManualPeer, path_of, write_until_paused
 
 VERSIONS = [
     pytest.param(
@@ -277,16 +277,10 @@ async def test_write_buffer_limits(loop, serve, dial, eventually):
     await eventually(lambda: protocols and protocols[0].transport)
     transport.set_write_buffer_limits(high=1000, low=100)
     assert transport.get_write_buffer_limits() == (100, 1000)
-    protocols[0].transport.pause_reading()
-    written = 0
-    while "pause_writing" not in protocol.names:
-        transport.write(b"x" * 65536)
-        written += 65536
-        assert written < 64 * MIB
-        await asyncio.sleep(0)
+    written = await write_until_paused(transport, protocols[0].transport)
     assert transport.get_write_buffer_size() >= 1000
     protocols[0].transport.resume_reading()
-    await eventually(lambda: "resume_writing" in protocol.names)
+    await eventually(lambda: protocol.names[-1] == "resume_writing")
     await eventually(lambda: len(protocols[0].data) == written)
     assert protocol.names.count("pause_writing") == protocol.names.count("resume_writing")
 
