@@ -254,8 +254,8 @@ def test_what_is_held_is_let_go(module):
     gone = weakref.ref(thing)
     thing.aw = aw
     module.add(aw, thing.wait())
-    del thing, aw
     with pytest.warns(RuntimeWarning):
+        del thing, aw
         gc.collect()
     assert gone() is None
 
