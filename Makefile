@@ -153,7 +153,7 @@ test-asan: $(PY) $(VENV)/.extra-test | check-tools ## Run the tests that work wi
 		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) build --release -p hybridloop \
 		--target-dir "$(ASAN)" --target "$$(rustc -vV | sed -n 's/^host: //p')"
 	@rm -rf "$(ASAN)/tree" && mkdir -p "$(ASAN)/tree"
-	@cp -r hybridloop tests benchmarks examples include pyproject.toml "$(ASAN)/tree"
+	@cp -r hybridloop tests benchmarks docs examples include pyproject.toml "$(ASAN)/tree"
 	@rm -f "$(ASAN)"/tree/hybridloop/*.so
 	@cp "$(ASAN)/$$(rustc -vV | sed -n 's/^host: //p')/release/lib_core.so" \
 		"$(ASAN)/tree/hybridloop/_core$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
