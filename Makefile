@@ -138,9 +138,10 @@ test-suites: $(BUILT) ## Run other libraries' test suites on hybridloop and asyn
 # Only the extension is built with AddressSanitizer, so its runtime has to be there before Python,
 # and Python has to take each object from it. The sources are copied, for the extension stands among them.
 # Left out: what measures the memory of the process, which freed memory kept aside makes larger, and
-# what has many busy kernels compete, which takes too long; and what builds crates, for the compiler would run
-# with the checks as well.
-ASAN_LEFT_OUT := --ignore=tests/native/test_bus_rights.py --ignore=tests/native/test_rust_kernels.py \
+# what has many busy kernels compete, which takes too long; what builds crates, for the compiler would run
+# with the checks as well; and what forks, because with gcc 12 a child may wait for ever for a lock of the
+# allocator that a thread of its parent held.
+ASAN_LEFT_OUT := -k "not fork and not child" --ignore=tests/native/test_bus_rights.py --ignore=tests/native/test_rust_kernels.py \
 	--ignore=tests/awaitables/test_rust.py --ignore=tests/awaitables/test_runtimes.py \
 	--deselect=tests/loop/test_timers.py::test_cancelled_far_timers_give_their_memory_back \
 	--deselect=tests/loop/test_timers.py::test_far_timers_cancelled_in_one_go_give_their_memory_back
