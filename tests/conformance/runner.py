@@ -93,7 +93,9 @@ class Worker:
             os.close(write_fd)
         assert self._process.stdin is not None
         with self._process.stdin as stdin:
-            stdin.write(json.dumps({**config, "fd": write_fd}).encode() + b"\n")
+            stdin.write(
+                json.dumps({**config, "fd": write_fd, "parent": os.getpid()}).encode() + b"\n"
+            )
         self._events: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=[read_fd], daemon=True)
         self._reader.start()

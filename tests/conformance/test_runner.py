@@ -1,5 +1,12 @@
 """The runner itself, shown on loops that are broken on purpose."""
 
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from . import loops, modules, registry, runner
@@ -103,3 +110,34 @@ def test_an_unknown_loop_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--loop", "nosuchloop"])
     assert "nosuchloop" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
+)
+def test_a_worker_does_not_outlive_its_parent():
+    loop, test = f"{BROKEN}:HangingLoop", USES_SOCK_RECV
+    program = f"""
+from tests.conformance import runner
+runner.run_module({loop!r}, "test_sock_lowlevel", only=[{test!r}], timeout=900)
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", program], cwd=root) as parent:
+        try:
+            worker = os.pidfd_open(wait_for_child(parent.pid))
+        finally:
+            parent.kill()
+    try:
+        assert select.select([worker], [], [], 60) == ([worker], [], [])
+    finally:
+        os.close(worker)
+
+
+def wait_for_child(pid):
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            if found := children.read_text().split():
+                return int(found[0])
+        time.sleep(0.05)
+    raise TimeoutError("no worker was started")

@@ -4,11 +4,13 @@ The parent passes one JSON object on standard input and reads JSON lines from a 
 the tests print goes to standard output and error, which the parent has pointed at a file.
 """
 
+import ctypes
 import faulthandler
 import gc
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from fnmatch import fnmatchcase
 
 from . import loops, modules, replace
 
+PR_SET_PDEATHSIG = 1
 RANK = ("pass", "skip", "fail", "error")
 
 
@@ -172,8 +175,20 @@ def load_module(module: str) -> list[unittest.TestCase]:
     return list(flatten(unittest.defaultTestLoader.loadTestsFromModule(sys.modules[name])))
 
 
+def end_with(parent: int) -> None:
+    """Have the system kill this process when the one that started it is gone.
+
+    Nobody would end a test that hangs then, and some have mocks that remember calls without end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
+
+
 def main() -> None:
     config = json.loads(sys.stdin.readline())
+    end_with(config["parent"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable(all_threads=True)
     reporter = Reporter(config["fd"])
