@@ -159,7 +159,7 @@ test-asan: $(PY) $(VENV)/.extra-test | check-tools ## Run the tests that work wi
 	@cp "$(ASAN)/$$(rustc -vV | sed -n 's/^host: //p')/release/lib_core.so" \
 		"$(ASAN)/tree/hybridloop/_core$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
 	cd "$(ASAN)/tree" && LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
-		ASAN_OPTIONS="detect_leaks=0 $(ASAN_OPTIONS)" $(abspath $(PY)) -m pytest \
+		ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1 $(ASAN_OPTIONS)" $(abspath $(PY)) -m pytest \
 		$(MEMORY_TESTS) $(ASAN_LEFT_OUT) $(PYTEST_ARGS)
 
 # Python fills what it frees, and looks for what was written beside an object; it checks that its
