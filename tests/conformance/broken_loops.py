@@ -3,7 +3,10 @@
 import asyncio
 import atexit
 import os
+import socket
 import threading
+
+PORT = "TESTS_BROKEN_LOOP_PORT"
 
 
 class FailingLoop(asyncio.SelectorEventLoop):
@@ -14,6 +17,14 @@ class FailingLoop(asyncio.SelectorEventLoop):
 class HangingLoop(asyncio.SelectorEventLoop):
     async def sock_recv(self, sock, n):
         threading.Event().wait()
+
+
+class ConnectingLoop(HangingLoop):
+    """Has a connection that lives as long as the process."""
+
+    async def sock_recv(self, sock, n):
+        with socket.create_connection(("127.0.0.1", int(os.environ[PORT]))):
+            await super().sock_recv(sock, n)
 
 
 class CrashingLoop(asyncio.SelectorEventLoop):

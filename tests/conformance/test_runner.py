@@ -1,15 +1,13 @@
 """The runner itself, shown on loops that are broken on purpose."""
 
-import os
-import select
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from . import loops, modules, registry, runner
+from . import broken_loops, loops, modules, registry, runner
 from .__main__ import main
 
 pytestmark = pytest.mark.skipif(
@@ -115,29 +113,21 @@ def test_an_unknown_loop_is_refused(capsys):
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells a process of its parent's end"
 )
-def test_a_worker_does_not_outlive_its_parent():
-    loop, test = f"{BROKEN}:HangingLoop", USES_SOCK_RECV
+def test_a_worker_does_not_outlive_its_parent(monkeypatch):
+    loop, test = f"{BROKEN}:ConnectingLoop", USES_SOCK_RECV
     program = f"""
 from tests.conformance import runner
 runner.run_module({loop!r}, "test_sock_lowlevel", only=[{test!r}], timeout=900)
 """
     root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", program], cwd=root) as parent:
-        try:
-            worker = os.pidfd_open(wait_for_child(parent.pid))
-        finally:
-            parent.kill()
-    try:
-        assert select.select([worker], [], [], 60) == ([worker], [], [])
-    finally:
-        os.close(worker)
-
-
-def wait_for_child(pid):
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            if found := children.read_text().split():
-                return int(found[0])
-        time.sleep(0.05)
-    raise TimeoutError("no worker was started")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv(broken_loops.PORT, str(server.getsockname()[1]))
+        server.settimeout(300)
+        with subprocess.Popen([sys.executable, "-c", program], cwd=root) as parent:
+            try:
+                worker, _ = server.accept()
+            finally:
+                parent.kill()
+    with worker:
+        worker.settimeout(60)
+        assert worker.recv(1) == b""
