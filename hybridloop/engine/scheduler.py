@@ -230,10 +230,11 @@ class Scheduler:
             return signal_safe_wait.wait_for(self.idle, self._servers_have_ended, timeout)
 
     def wait_native_idle(self, timeout: float | None) -> bool:
-        """Wait until no native job is queued or running, by polling."""
+        """Wait until no native job is queued, running or pending, by polling."""
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = 0.0005
-        while (stats := self.native.stats()) and (stats["queued"] or stats["running"]):
+        states = "queued", "running", "pending"
+        while (stats := self.native.stats()) and any(stats[state] for state in states):
             if deadline is not None and time.monotonic() > deadline:
                 return False
             time.sleep(delay)

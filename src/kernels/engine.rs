@@ -169,8 +169,8 @@ impl NativeEngine {
         self.engine.is_current_process()
     }
 
-    /// Statistics: `threads`; the jobs that are `queued` and `running`; how many have run (`completed`), and how many are
-    /// `done`, `failed` and `cancelled`; bytes of `memory`; and those of the `bus`.
+    /// Statistics: `threads`; the jobs that are `queued`, `running`, and `pending`, which wait for the completion of their tokens;
+    /// how many have run (`completed`), and how many are `done`, `failed` and `cancelled`; bytes of `memory`; and those of the `bus`.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         if !self.engine.is_current_process() {
@@ -180,6 +180,7 @@ impl NativeEngine {
         dict.set_item("threads", stats.threads)?;
         dict.set_item("queued", stats.queued)?;
         dict.set_item("running", stats.running)?;
+        dict.set_item("pending", stats.pending)?;
         dict.set_item("completed", stats.completed)?;
         dict.set_item("done", stats.done)?;
         dict.set_item("failed", stats.failed)?;
@@ -194,8 +195,9 @@ impl NativeEngine {
         self.engine.stop_starting();
     }
 
-    /// End queued jobs, request running kernels to return, wait for them at most `timeout` seconds, and empty the bus. Return
-    /// the names of the kernels that still run: they continue by themselves, and their buffers stay in use.
+    /// End queued jobs, request running kernels to return and pending calls to be completed, wait for them at most `timeout`
+    /// seconds, and empty the bus. Return the names of the kernels that still run or wait: they continue by themselves, and their
+    /// buffers stay in use.
     #[pyo3(signature = (timeout=5.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<String>> {
         let timeout = seconds(timeout)?;

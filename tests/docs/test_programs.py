@@ -82,7 +82,7 @@ def folder(tmp_path_factory):
     """Where programs run: with the library that docs/kernels.md has built before."""
     folder = tmp_path_factory.mktemp("docs")
     page = ROOT / "docs/kernels.md"
-    (source,) = blocks(page, "c")
+    source = next(blocks(page, "c"))
     (folder / "demo.c").write_text(source.source)
     (command,) = re.findall(r"^    (cc .*)$", page.read_text(), re.MULTILINE)
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
@@ -115,6 +115,34 @@ def test_runs(block, folder, script_env):
 @pytest.mark.parametrize("block", [it for it in PYTHON if it not in PROGRAMS], ids=str)
 def test_fragments_compile(block):
     assert is_session(block) or parse(block) is not None
+
+
+# A library that the fragments in C call.
+SENSOR = """
+#include <stdlib.h>
+#include "hybridloop.h"
+struct request;
+struct request *sensor_read(void (*done)(void *data, double celsius), void *data);
+void sensor_cancel(struct request *request);
+struct reading { const hl_host *host; uint64_t token; struct request *request; };
+"""
+
+
+def test_fragments_in_c_compile(folder):
+    fragments = list(blocks(ROOT / "docs/kernels.md", "c"))[1:]
+    assert len(fragments) == 1
+    # The entry is in a comment.
+    (entry,) = re.findall(r"/\* … (.*) … \*/", fragments[0].source)
+    source = SENSOR + fragments[0].source + f"const hl_kernel entry = {entry};"
+    command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
+    include = f"-I{ROOT / 'include'}"
+    subprocess.run(
+        [*command, include, "-fsyntax-only", "-x", "c", "-"],
+        input=source,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
 
 
 @pytest.mark.parametrize("page", [it for it in PAGES if ">>> " in it.read_text()], ids=str)

@@ -18,6 +18,16 @@ def test_a_kernel_in_c(run_example):
     ]
 
 
+@needs_cc
+def test_a_library_that_calls_back(run_example):
+    assert run_example("examples.kernels.library_with_threads") == [
+        "meter.measure  f64()  The temperature, in degrees Celsius.",
+        "one: 20.0",
+        "while they wait: 3364414429",
+        "several: 20.1 20.2 20.3 20.4 20.5",
+    ]
+
+
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler")
 @pytest.mark.timeout(900)
 def test_a_kernel_in_rust(run_example, tmp_path_factory):

@@ -54,6 +54,7 @@ def compile_c(tmp_path_factory):
         target = tmp_path_factory.mktemp("lib") / f"lib{source}{next(numbers)}.so"
         command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
         command += [
+            "-pthread",
             f"-I{hybridloop.get_include()}",
             *(f"-D{name}={value}" for name, value in defines.items()),
         ]

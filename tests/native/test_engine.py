@@ -25,6 +25,7 @@ def test_says_what_it_does(engine):
         "threads": 2,
         "queued": 0,
         "running": 0,
+        "pending": 0,
         "completed": 0,
         "done": 0,
         "failed": 0,

@@ -9,8 +9,8 @@ use syn::{Attribute, Error, Expr, ExprLit, FnArg, ItemFn, Lit, Meta, Pat, Return
 ///
 /// `#[kernel(name = "my.kernel")]`; without a name it is `crate.function`. The parameters are, in this order: a `&Ctx` if it
 /// is needed, then arguments of types that implement `FromArg`. `#[default(3)]` in front of a parameter makes it optional, and
-/// so does the type `Option<T>`. It returns a type that implements `IntoResult`, or a `Result` of one with an error that
-/// converts into `hybridloop_kernel::Error`. The function's documentation becomes the kernel's.
+/// so does the type `Option<T>`. It returns a type that implements `IntoResult`, or `Pending`, or a `Result` of one with an error
+/// that converts into `hybridloop_kernel::Error`. The function's documentation becomes the kernel's.
 #[proc_macro_attribute]
 pub fn kernel(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let item = syn::parse_macro_input!(item as ItemFn);
@@ -192,19 +192,21 @@ fn expand(attribute: Tokens, mut item: ItemFn) -> syn::Result<Tokens> {
         pass,
         count,
     } = Parameters::of(&mut item)?;
-    let (returns, result) = match &item.sig.output {
-        ReturnType::Default => (quote!("none"), quote!(#function(#(#pass),*))),
+    let (returns, flags, result) = match &item.sig.output {
+        ReturnType::Default => (quote!("none"), quote!(0), quote!(#function(#(#pass),*))),
         ReturnType::Type(_, ty) => {
             let is_result = is_result(ty);
             let ty = with_static(ty.to_token_stream());
             if is_result {
                 (
                     quote!(<#ty as #krate::Returns>::SIGNATURE),
+                    quote!(<#ty as #krate::Returns>::FLAGS),
                     quote!(#function(#(#pass),*)?),
                 )
             } else {
                 (
-                    quote!(<#ty as #krate::IntoResult<'static>>::SIGNATURE),
+                    quote!(<#ty as #krate::Output<'static>>::SIGNATURE),
+                    quote!(<#ty as #krate::Output<'static>>::FLAGS),
                     quote!(#function(#(#pass),*)),
                 )
             }
@@ -235,14 +237,14 @@ fn expand(attribute: Tokens, mut item: ItemFn) -> syn::Result<Tokens> {
                     let body = |call: &#krate::__private::Call<'_>| {
                         call.expect(#count)?;
                         #(#convert)*
-                        #krate::IntoResult::into_val(#result, call.ctx())
+                        #krate::Output::into_output(#result, call.ctx())
                     };
                     // SAFETY: the arguments are those that the host has passed.
                     unsafe { #krate::__private::call(host, ctx, args, n, out, body) }
                 }
                 #krate::abi::Kernel {
                     size: #krate::abi::size::<#krate::abi::Kernel>(),
-                    flags: 0,
+                    flags: #flags,
                     name: #kernel_name.as_ptr().cast(),
                     sig: SIGNATURE.as_ptr().cast(),
                     doc: concat!(#doc, "\0").as_ptr().cast(),

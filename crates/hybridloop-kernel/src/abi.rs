@@ -27,6 +27,7 @@ pub mod code {
     pub const EPANIC: i32 = -10;
     pub const ERESULT: i32 = -11;
     pub const EUNKNOWN: i32 = -12;
+    pub const PENDING: i32 = -13;
 }
 
 /// Kinds of a [`Val`].
@@ -51,6 +52,9 @@ pub const CONTIGUOUS: u32 = 2;
 pub const COPY: u32 = 4;
 /// The key belongs to the job.
 pub const BUS_JOB: u32 = 1;
+
+/// The kernel may return [`code::PENDING`].
+pub const ASYNC: u32 = 1;
 
 /// `hl_ctx`: the context of a call.
 #[repr(C)]
@@ -164,11 +168,11 @@ impl Val {
     }
 }
 
-/// `hl_host`: the functions of the host.
+/// The functions of `hl_host` that every host has.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "explained in the header")]
-pub struct Host {
+pub struct HostBase {
     pub size: u32,
     pub abi: u32,
     pub cancelled: unsafe extern "C" fn(*const RawCtx) -> i32,
@@ -197,6 +201,26 @@ pub struct Host {
     pub job_id: unsafe extern "C" fn(*const RawCtx) -> u64,
 }
 
+/// Requests that a call is completed soon, with the reason.
+pub type StopFn = unsafe extern "C" fn(data: *mut c_void, code: i32);
+/// Releases the data of a token.
+pub type DropFn = unsafe extern "C" fn(data: *mut c_void);
+/// Makes a token.
+pub type DeferFn =
+    unsafe extern "C" fn(*mut RawCtx, *mut c_void, Option<StopFn>, Option<DropFn>) -> u64;
+/// Completes the call of a token.
+pub type CompleteFn = unsafe extern "C" fn(token: u64, code: i32, out: *const Val) -> i32;
+
+/// `hl_host`: the functions of the host. What follows after `base` is there if `base.size` covers it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "explained in the header")]
+pub struct Host {
+    pub base: HostBase,
+    pub defer: DeferFn,
+    pub complete: CompleteFn,
+}
+
 /// `hl_fn`: the function of a kernel.
 pub type KernelFn = unsafe extern "C" fn(
     host: *const Host,
@@ -219,7 +243,7 @@ pub struct Kernel {
     pub doc: *const c_char,
     pub func: Option<KernelFn>,
     pub user: *mut c_void,
-    pub drop: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub drop: Option<DropFn>,
 }
 
 // SAFETY: an entry is only read, and any thread may call its function with its user data.

@@ -1,30 +1,51 @@
 //! The context of a running kernel.
 
-use crate::abi::{Host, RawCtx};
+use std::mem::size_of;
+use std::sync::{OnceLock, Weak};
+
+use crate::abi::{CompleteFn, DeferFn, Host, HostBase, RawCtx};
 use crate::error::Error;
 
 /// The context of a call. It may be shared with threads that end before the kernel returns.
 pub struct Ctx {
     host: *const Host,
     raw: *mut RawCtx,
+    /// Alive as long as the token of the call, if it has one.
+    pub(crate) token: OnceLock<Weak<()>>,
 }
 
-// SAFETY: any thread may call the functions of the host until the kernel returns.
+// SAFETY: any thread may call the functions of the host until the call ends.
 unsafe impl Send for Ctx {}
 // SAFETY: several threads may call them at the same time.
 unsafe impl Sync for Ctx {}
 
 impl Ctx {
     /// # Safety
-    /// `host` and `raw` are those that the host has passed to a kernel, and the kernel does not return before the value is
-    /// dropped.
+    /// `host` and `raw` are those that the host has passed to a kernel, and the call does not end before the value is dropped.
     pub(crate) unsafe fn new(host: *const Host, raw: *mut RawCtx) -> Self {
-        Self { host, raw }
+        Self {
+            host,
+            raw,
+            token: OnceLock::new(),
+        }
     }
 
-    pub(crate) fn host(&self) -> &Host {
-        // SAFETY: `new` demands a table that is valid as long as `self`.
-        unsafe { &*self.host }
+    pub(crate) fn host(&self) -> &HostBase {
+        // SAFETY: `new` demands a table that is valid as long as `self`, and every table begins with these fields.
+        unsafe { &*self.host.cast() }
+    }
+
+    pub(crate) fn table(&self) -> *const Host {
+        self.host
+    }
+
+    /// The functions for tokens; `None` if the host is older.
+    pub(crate) fn token_functions(&self) -> Option<(DeferFn, CompleteFn)> {
+        if (self.host().size as usize) < size_of::<Host>() {
+            return None;
+        }
+        // SAFETY: `new` demands a valid table, and its size says that it has all fields.
+        Some(unsafe { ((*self.host).defer, (*self.host).complete) })
     }
 
     /// The pointer for calls of the functions of the host by hand.

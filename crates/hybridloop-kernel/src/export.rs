@@ -65,7 +65,7 @@ pub unsafe fn call(
     args: *const Val,
     n: usize,
     out: *mut Val,
-    body: impl FnOnce(&Call<'_>) -> Result<Val, Error>,
+    body: impl FnOnce(&Call<'_>) -> Result<Option<Val>, Error>,
 ) -> i32 {
     // SAFETY: the host has passed both to the kernel, which returns after this function.
     let ctx = unsafe { Ctx::new(host, raw) };
@@ -77,13 +77,22 @@ pub unsafe fn call(
     };
     let call = Call { ctx: &ctx, args };
     let error = match panics::catch(|| body(&call)) {
-        Ok(Ok(val)) => {
+        Ok(Ok(Some(val))) => {
             // SAFETY: `out` points to the host's variable for the result.
             unsafe { out.write(val) };
             return code::OK;
         }
+        Ok(Ok(None)) => return code::PENDING,
         Ok(Err(error)) | Err(error) => error,
     };
+    // Whoever has the token uses the context, which is valid only as long as the call has not ended.
+    if ctx
+        .token
+        .get()
+        .is_some_and(|token| token.strong_count() > 0)
+    {
+        return code::PENDING;
+    }
     ctx.fail(&error)
 }
 

@@ -33,6 +33,7 @@ mod export;
 mod memory;
 mod panics;
 mod results;
+mod token;
 mod value;
 
 pub use abi::Host;
@@ -46,7 +47,8 @@ pub use error::{Code, Error};
 pub use export::Export;
 pub use hybridloop_kernel_macros::kernel;
 pub use memory::Memory;
-pub use results::{Array, IntoResult, Returns};
+pub use results::{Array, IntoResult, Output, Returns};
+pub use token::{Pending, Token};
 pub use value::Value;
 
 /// What the macros expand to; not for use by hand.

@@ -27,17 +27,42 @@ pub trait IntoResult<'a>: Sized {
     fn into_val(self, ctx: &'a Ctx) -> Result<Val, Error>;
 }
 
-/// What a kernel may return: a value or a `Result`.
+/// What a kernel may return: a value, or [`Pending`](crate::Pending).
+pub trait Output<'a>: Sized {
+    /// Its name in signatures.
+    const SIGNATURE: &'static str;
+    /// The flags of its kernel.
+    const FLAGS: u32;
+
+    /// What the kernel returns; `None` for `Pending`.
+    ///
+    /// # Errors
+    /// [`Code::Memory`](crate::Code::Memory) when there is not enough memory for a copy.
+    fn into_output(self, ctx: &'a Ctx) -> Result<Option<Val>, Error>;
+}
+
+impl<'a, T: IntoResult<'a>> Output<'a> for T {
+    const SIGNATURE: &'static str = <T as IntoResult<'a>>::SIGNATURE;
+    const FLAGS: u32 = 0;
+    fn into_output(self, ctx: &'a Ctx) -> Result<Option<Val>, Error> {
+        self.into_val(ctx).map(Some)
+    }
+}
+
+/// A `Result` that a kernel may return.
 pub trait Returns {
     /// The type of the value.
     type Value;
     /// Its name in signatures.
     const SIGNATURE: &'static str;
+    /// The flags of the kernel.
+    const FLAGS: u32;
 }
 
-impl<T: IntoResult<'static>, E> Returns for Result<T, E> {
+impl<T: Output<'static>, E> Returns for Result<T, E> {
     type Value = T;
     const SIGNATURE: &'static str = T::SIGNATURE;
+    const FLAGS: u32 = T::FLAGS;
 }
 
 macro_rules! scalars {

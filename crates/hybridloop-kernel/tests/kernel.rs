@@ -4,8 +4,13 @@
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void, CStr};
 
-use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
-use hybridloop_kernel::{kernel, module, Channel, Code, Ctx, Error, Export, Key, Memory, Value};
+use std::sync::{mpsc, Mutex};
+
+use hybridloop_kernel::abi::{self, code, kind, Host, HostBase, RawCtx, Val};
+use hybridloop_kernel::{
+    kernel, module, Channel, Code, Ctx, Error, Export, IntoResult, Key, Memory, Pending, Token,
+    Value,
+};
 
 thread_local! {
     static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
@@ -94,7 +99,42 @@ unsafe extern "C" fn job_id(_: *const RawCtx) -> u64 {
     7
 }
 
+/// What became of the tokens of this test: their data, and what they were completed with.
+#[derive(Default)]
+struct Tokens {
+    data: Vec<(usize, Option<abi::StopFn>, Option<abi::DropFn>)>,
+    completed: Vec<(u64, i32, u32)>,
+}
+
+static TOKENS: Mutex<Tokens> = Mutex::new(Tokens {
+    data: Vec::new(),
+    completed: Vec::new(),
+});
+
+unsafe extern "C" fn defer(
+    _: *mut RawCtx,
+    data: *mut c_void,
+    stop: Option<abi::StopFn>,
+    drop: Option<abi::DropFn>,
+) -> u64 {
+    let mut tokens = TOKENS.lock().unwrap();
+    tokens.data.push((data.expose_provenance(), stop, drop));
+    tokens.data.len() as u64
+}
+unsafe extern "C" fn complete(token: u64, status: i32, out: *const Val) -> i32 {
+    // SAFETY: the SDK passes a valid value.
+    let kind = unsafe { (*out).kind };
+    TOKENS.lock().unwrap().completed.push((token, status, kind));
+    code::OK
+}
+
 static HOST: Host = Host {
+    base: BASE,
+    defer,
+    complete,
+};
+
+const BASE: HostBase = HostBase {
     size: abi::size::<Host>(),
     abi: abi::ABI,
     cancelled,
@@ -116,6 +156,10 @@ static HOST: Host = Host {
 };
 
 fn call<K: Export>(args: &[Val]) -> Result<Val, (i32, String)> {
+    call_on::<K>(&raw const HOST, args)
+}
+
+fn call_on<K: Export>(host: *const Host, args: &[Val]) -> Result<Val, (i32, String)> {
     let mut out = Val::NONE;
     MESSAGE.with_borrow_mut(String::clear);
     let func = K::KERNEL.func.unwrap();
@@ -123,7 +167,7 @@ fn call<K: Export>(args: &[Val]) -> Result<Val, (i32, String)> {
     // SAFETY: host and values outlive the call, and this host does not read the context.
     let status = unsafe {
         func(
-            &raw const HOST,
+            host,
             std::ptr::null_mut(),
             args.as_ptr(),
             args.len(),
@@ -354,4 +398,116 @@ fn errors_and_panics_are_reported() {
             assert_eq!(Code::from_status(status).status(), status);
         }
     }
+}
+
+static LATER: Mutex<Option<Token<f64>>> = Mutex::new(None);
+
+/// Completes in several ways; with a stop function that reports the code.
+#[kernel(name = "test.later")]
+fn later(ctx: &Ctx, way: i64) -> Result<Pending<'_, f64>, Error> {
+    let (sender, receiver) = mpsc::channel();
+    let (token, pending) = ctx.defer_with(move |code| sender.send(code).unwrap())?;
+    match way {
+        0 => std::thread::spawn(move || token.complete(Ok(0.5)))
+            .join()
+            .unwrap(),
+        1 => token.complete(Err(Error::invalid("no"))),
+        2 => drop(token),
+        3 => token.complete_with(|ctx| ctx.memory::<u8>(3)?.into_val(ctx)),
+        4 => token.complete_with(|_| panic!("oh")),
+        5 => {
+            drop(token);
+            return Err(Error::new(Code::Custom(5), "kernel"));
+        }
+        6 => {
+            *LATER.lock().unwrap() = Some(token);
+            return Err(Error::new(Code::Custom(6), "kernel"));
+        }
+        _ => {
+            let (data, stop, _) = *TOKENS.lock().unwrap().data.last().unwrap();
+            // SAFETY: the function is that of the token for its data.
+            unsafe { stop.unwrap()(std::ptr::with_exposed_provenance_mut(data), code::ETIMEDOUT) };
+            assert_eq!(receiver.try_recv(), Ok(Code::TimedOut));
+            token.complete(Ok(1.5));
+        }
+    }
+    Ok(pending)
+}
+
+#[kernel(name = "test.without")]
+fn without(ctx: &Ctx) -> Result<Pending<'_, String>, Error> {
+    Ok(ctx.defer()?.1)
+}
+
+#[test]
+fn tokens_are_completed_once_whatever_becomes_of_them() {
+    let entry = later::KERNEL;
+    assert_eq!((entry.flags, dot::KERNEL.flags), (abi::ASYNC, 0));
+    assert_eq!(signature::<later>().1, "f64(i64 way)");
+    assert_eq!(signature::<without>().1, "str()");
+    let pending = Err((code::PENDING, String::new()));
+    let mut expected = Vec::new();
+    for (way, status, kind, text) in [
+        (0, code::OK, kind::F64, ""),
+        (1, code::EINVAL, kind::NONE, "no"),
+        (
+            2,
+            code::EUNKNOWN,
+            kind::NONE,
+            "the completion token was dropped",
+        ),
+        (3, code::OK, kind::BUF, ""),
+        (4, code::EPANIC, kind::NONE, "oh ("),
+        (7, code::OK, kind::F64, ""),
+    ] {
+        let (got, words) = call::<later>(&[Val::i64(way)]).err().unwrap();
+        assert_eq!(got, code::PENDING, "{way}");
+        assert!(
+            words.starts_with(text) && words.is_empty() == text.is_empty(),
+            "{words}"
+        );
+        expected.push((expected.len() as u64 + 1, status, kind));
+    }
+    // The error of the kernel counts if nobody has the token any more.
+    let got = call::<later>(&[Val::i64(5)]);
+    assert_eq!(got.err().unwrap(), (5, "kernel".to_owned()));
+    assert_eq!(call::<later>(&[Val::i64(6)]).map(|_| ()), pending);
+    expected.push((expected.len() as u64 + 1, code::EUNKNOWN, kind::NONE));
+    assert_eq!(TOKENS.lock().unwrap().completed, expected);
+    drop(LATER.lock().unwrap().take());
+    expected.push((expected.len() as u64 + 1, code::EUNKNOWN, kind::NONE));
+
+    let mut tokens = TOKENS.lock().unwrap();
+    assert_eq!(tokens.completed, expected);
+    for (data, _, release) in tokens.data.drain(..) {
+        // SAFETY: the function is that of the token for its data, and nobody uses the data any more.
+        unsafe { release.unwrap()(std::ptr::with_exposed_provenance_mut(data)) };
+    }
+    drop(tokens);
+    // The memory of the third call, which a host would own.
+    let live = LIVE.with_borrow_mut(std::mem::take);
+    for (data, layout) in live {
+        // SAFETY: `alloc` has allocated the memory with this layout.
+        unsafe { std::alloc::dealloc(std::ptr::with_exposed_provenance_mut(data), layout) };
+    }
+}
+
+#[test]
+fn an_older_host_has_no_tokens() {
+    let old = HostBase {
+        size: abi::size::<HostBase>(),
+        ..BASE
+    };
+    let (status, text) = call_on::<without>((&raw const old).cast(), &[])
+        .err()
+        .unwrap();
+    assert_eq!(status, code::ECLOSED);
+    assert_eq!(text, "this host has no completion tokens");
+    let value = call_on::<number>((&raw const old).cast(), &[]);
+    assert_eq!(value.map(|out| out.kind), Ok(kind::I64));
+}
+
+#[kernel(name = "test.old")]
+fn number() -> i64 {
+    3
 }

@@ -58,23 +58,23 @@ fn check(source: &str, options: &[&str]) {
 }
 
 macro_rules! layout {
-    ($source:ident, $c:literal = $rust:ty { $($field:ident $(as $c_field:literal)?),* $(,)? }) => {
+    ($source:ident, $c:literal = $rust:ty { $($($field:ident).+ $(as $c_field:literal)?),* $(,)? }) => {
         writeln!($source, "_Static_assert(sizeof({}) == {}, \"size of {}\");", $c, size_of::<$rust>(), $c).unwrap();
         $(
             #[allow(unused_assignments, unused_mut)]
-            let mut name = stringify!($field);
+            let mut name = [$(stringify!($field)),+].into_iter().next_back().unwrap();
             $(name = $c_field;)?
             writeln!($source, "_Static_assert(offsetof({c}, {name}) == {}, \"{c}.{name}\");",
-                offset_of!($rust, $field), c = $c).unwrap();
+                offset_of!($rust, $($field).+), c = $c).unwrap();
             // SAFETY: the closure is never called; only the type of the field is used.
-            let size = field_size(|value: *const $rust| unsafe { &raw const (*value).$field });
+            let size = field_size(|value: *const $rust| unsafe { &raw const (*value).$($field).+ });
             writeln!($source, "_Static_assert(sizeof((({c} *)0)->{name}) == {size}, \"size of {c}.{name}\");",
                 c = $c).unwrap();
         )*
         // The pattern names every field of the struct.
-        let fields = [$(offset_of!($rust, $field) + field_size(|value: *const $rust| unsafe {
+        let fields = [$(offset_of!($rust, $($field).+) + field_size(|value: *const $rust| unsafe {
             // SAFETY: the closure is never called; only the type of the field is used.
-            &raw const (*value).$field
+            &raw const (*value).$($field).+
         })),*];
         assert_eq!(fields.iter().max().unwrap().next_multiple_of(align_of::<$rust>()), size_of::<$rust>());
     };
@@ -105,24 +105,26 @@ fn structs_and_constants_are_the_same() {
     layout!(
         source,
         "hl_host" = Host {
-            size,
-            abi,
-            cancelled,
-            progress,
-            alloc,
-            resize,
-            free,
-            fail,
-            bus_push,
-            bus_open,
-            bus_seal,
-            bus_abort,
-            bus_get,
-            bus_pop,
-            emit,
-            chan_push,
-            chan_pop,
-            job_id
+            base.size,
+            base.abi,
+            base.cancelled,
+            base.progress,
+            base.alloc,
+            base.resize,
+            base.free,
+            base.fail,
+            base.bus_push,
+            base.bus_open,
+            base.bus_seal,
+            base.bus_abort,
+            base.bus_get,
+            base.bus_pop,
+            base.emit,
+            base.chan_push,
+            base.chan_pop,
+            base.job_id,
+            defer,
+            complete
         }
     );
     layout!(source, "hl_kernel" = Kernel { size, flags, name, sig, doc, func as "fn", user, drop });
@@ -144,6 +146,7 @@ fn structs_and_constants_are_the_same() {
         ("HL_CONTIGUOUS", i64::from(abi::CONTIGUOUS)),
         ("HL_COPY", i64::from(abi::COPY)),
         ("HL_BUS_JOB", i64::from(abi::BUS_JOB)),
+        ("HL_ASYNC", i64::from(abi::ASYNC)),
         ("HL_NONE", i64::from(kind::NONE)),
         ("HL_BOOL", i64::from(kind::BOOL)),
         ("HL_I64", i64::from(kind::I64)),
@@ -166,6 +169,7 @@ fn structs_and_constants_are_the_same() {
         ("HL_EPANIC", i64::from(code::EPANIC)),
         ("HL_ERESULT", i64::from(code::ERESULT)),
         ("HL_EUNKNOWN", i64::from(code::EUNKNOWN)),
+        ("HL_PENDING", i64::from(code::PENDING)),
     ] {
         writeln!(source, "_Static_assert({name} == {value}, \"{name}\");").unwrap();
     }
@@ -188,9 +192,15 @@ fn functions_of_the_host_are_the_same() {
             { (void)c; (void)k; (void)n; (void)d; (void)m; (void)f; return 0; }
         static int32_t kernel(const hl_host *h, hl_ctx *c, const hl_val *a, size_t n, hl_val *o, void *u)
             { (void)a; (void)n; (void)o; (void)u; return h->cancelled(c); }
+        static void stop(void *d, int32_t c) { (void)d; (void)c; }
+        static void drop(void *d) { (void)d; }
+        static uint64_t defer(hl_ctx *c, void *d, void (*s)(void *, int32_t), void (*r)(void *))
+            { (void)c; (void)d; (void)s; (void)r; return 0; }
+        static int32_t complete(uint64_t t, int32_t c, const hl_val *o) { (void)t; (void)c; (void)o; return 0; }
         void check(void); void check(void) {
-            hl_host host = { sizeof host, HL_ABI, cancelled, progress, 0, 0, 0, 0, bus_push, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
-            hl_fn fn = kernel; (void)host; (void)fn; (void)HL_HAS(&host, hl_host, job_id);
+            hl_host host = { sizeof host, HL_ABI, cancelled, progress, 0, 0, 0, 0, bus_push, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                defer, complete };
+            hl_fn fn = kernel; (void)fn; (void)host.defer(0, 0, stop, drop); (void)HL_HAS(&host, hl_host, complete);
         }
         static const hl_kernel KERNELS[] = { { sizeof(hl_kernel), 0, \"a.b\", \"none()\", 0, kernel, 0, 0 } };
         static const hl_module MODULE = HL_MODULE_INIT(\"a\", KERNELS);

@@ -59,6 +59,8 @@ pub struct Stats {
     pub queued: usize,
     /// Running jobs.
     pub running: usize,
+    /// Jobs whose kernels have returned, and whose calls wait for their completion.
+    pub pending: usize,
     /// Jobs that have run.
     pub completed: u64,
     /// Jobs whose kernel has returned a value.
@@ -183,6 +185,7 @@ impl Engine {
             threads: self.pool.threads(),
             queued: resources.queued.load(Ordering::Relaxed),
             running: self.pool.running(),
+            pending: resources.deferred.len(),
             completed: count(&resources.completed),
             done: count(&resources.done),
             failed: count(&resources.failed),
@@ -200,7 +203,7 @@ impl Engine {
     }
 
     /// Ends queued jobs, cancels running ones, waits for them for at most `timeout`, and empties the bus. Returns the names of
-    /// the kernels that have not returned: these keep their threads and buffers until they do.
+    /// the kernels that have not returned, or whose calls are not completed: these keep their threads and buffers until they do.
     pub fn close(&self, timeout: Duration) -> Vec<String> {
         let names = self.pool.close(timeout);
         if self.is_current_process() {

@@ -6,7 +6,9 @@
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
-use hybridloop_kernel::{kernel, Buf, Channel as Chan, Ctx, Error, Export, Key, Memory};
+use hybridloop_kernel::{
+    kernel, Buf, Channel as Chan, Ctx, Error, Export, IntoResult, Key, Memory, Pending,
+};
 use hybridloop_kernels::{
     Arg, Buffer, Channel, Code, Config, Engine, Event, EventQueue, Job, JobOptions, JobResult,
     Kernel, Order, Text, Value,
@@ -242,4 +244,43 @@ fn a_panic_is_an_error_of_the_job() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Adds up in a thread of its own, with memory of the host as the result, and hears of cancellation.
+#[kernel(name = "t.later")]
+fn later<'a>(ctx: &'a Ctx, data: &[u8], forever: bool) -> Result<Pending<'a, Vec<u8>>, Error> {
+    let (sender, receiver) = mpsc::channel();
+    let (token, pending) = ctx.defer_with::<Vec<u8>, _>(move |code| sender.send(code).unwrap())?;
+    let data = data.to_vec();
+    std::thread::spawn(move || {
+        if forever {
+            let code = receiver.recv().unwrap();
+            assert!(token.ctx().cancelled());
+            return token.complete(Err(code.into()));
+        }
+        token.complete_with(|ctx| {
+            ctx.emit(data.len())?;
+            let mut memory = ctx.memory(data.len())?;
+            memory.copy_from_slice(&data);
+            memory.into_val(ctx)
+        });
+    });
+    Ok(pending)
+}
+
+#[test]
+fn a_token_completes_in_another_thread() {
+    let (engine, later) = (engine(), kernel_of::<later>());
+    let data = *b"data";
+    let args = |forever| vec![Arg::Buffer(buffer_of(&data, c"B")), Arg::Bool(forever)];
+    let value = value(&engine, &later, args(false));
+    assert!(matches!(&value, Value::Buffer(view) if view[..] == data[..]));
+    let job = engine.submit(&later, args(true), None, JobOptions::default());
+    let job = job.unwrap();
+    until(|| engine.stats().pending == 1);
+    assert!(job.cancel());
+    assert!(matches!(result(&job), JobResult::Cancelled));
+    drop((value, job));
+    assert!(engine.close(Duration::from_secs(60)).is_empty());
+    assert_eq!(engine.memory().used(), 0);
 }

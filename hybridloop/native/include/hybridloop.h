@@ -45,6 +45,7 @@ extern "C" {
 #define HL_EPANIC (-10)    /* a kernel written in Rust panicked */
 #define HL_ERESULT (-11)   /* what the kernel returned is not a value */
 #define HL_EUNKNOWN (-12)  /* everything else */
+#define HL_PENDING (-13)   /* no error: the kernel has taken a token, and complete() ends the call */
 
 /* Kinds of values. An argument for a parameter of a number has the kind of its type: HL_BOOL for bool, HL_I64 for i8 ... i64, HL_U64 for
    u8 ... u64, HL_F64 for f32 and f64. */
@@ -56,20 +57,25 @@ extern "C" {
 #define HL_STR 5u  /* u.b.data and u.b.len: UTF-8 without a final zero */
 #define HL_BUF 6u  /* u.b */
 #define HL_KEY 7u  /* u.b.data and u.b.len: a key of the bus */
-#define HL_CHAN 8u /* u.u: a channel, for chan_push() and chan_pop(), valid until the kernel returns */
+#define HL_CHAN 8u /* u.u: a channel, for chan_push() and chan_pop(), valid until the call ends */
 
 /* Flags of a buffer. */
 #define HL_WRITABLE 1u   /* an argument that the kernel may write to */
 #define HL_CONTIGUOUS 2u /* elements lie one after another in C order */
 #define HL_COPY 4u       /* a result in other memory that outlives the call, such as a constant: the host copies it */
 
+/* Flags of a kernel. */
+#define HL_ASYNC 1u /* it may return HL_PENDING */
+
 /* Flags of bus_push() and bus_open(). */
 #define HL_BUS_JOB 1u /* the key belongs to the job and goes with the job's handle */
 
-typedef struct hl_ctx hl_ctx; /* one call of a kernel; valid until the kernel returns */
+/* One call of a kernel; valid until the call ends: when the kernel returns or, if that is with HL_PENDING, when its token is
+   completed as well. */
+typedef struct hl_ctx hl_ctx;
 
 /*
- * Memory with a shape. As an argument it stays in place until the kernel returns. As a result, data lies in memory of
+ * Memory with a shape. As an argument it stays in place until the call ends. As a result, data lies in memory of
  * alloc(), bus_get() or bus_pop() and is handed to Python without a copy, or flags has HL_COPY; the same goes for text. fmt is an element format of
  * Python's struct module, or NULL for bytes ("B"). shape and strides may be NULL if ndim is at most 1.
  */
@@ -98,8 +104,8 @@ typedef struct hl_val {
 } hl_val;
 
 /*
- * What the host does for a kernel. Every function may be called by several threads at a time as long as the kernel has not
- * returned, and none of them waits for Python. Functions that return int32_t give a code as above.
+ * What the host does for a kernel. The table lives as long as the process. Every function may be called by several threads at a
+ * time as long as the call has not ended, and none of them waits for Python. Functions that return int32_t give a code as above.
  */
 typedef struct hl_host {
     uint32_t size;
@@ -116,34 +122,52 @@ typedef struct hl_host {
     /* Sets the message that goes with an error, copies it, and returns code. */
     int32_t (*fail)(hl_ctx *, int32_t code, const char *utf8, size_t n);
     /* The bus: create or overwrite in one step, or open, fill data (zero at first), and seal its first len bytes. From open to seal the key
-       is busy for Python; what is not sealed when the kernel returns is aborted. */
+       is busy for Python; what is not sealed when the call ends is aborted. */
     int32_t (*bus_push)(hl_ctx *, const void *key, size_t key_len, const void *data, size_t n, uint32_t flags);
     int32_t (*bus_open)(hl_ctx *, const void *key, size_t key_len, size_t n, uint32_t flags, void **data);
     int32_t (*bus_seal)(hl_ctx *, void *data, size_t len);
     int32_t (*bus_abort)(hl_ctx *, void *data);
-    /* Reads what is sealed, and stays valid until the kernel returns whatever happens to the key; pop also removes it, and
-       of several that pop one wins. */
+    /* Reads what is sealed, and stays valid until the call ends whatever happens to the key; pop also removes it, and of
+       several that pop one wins. */
     int32_t (*bus_get)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
     int32_t (*bus_pop)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
     /* Hands a copy of a value to whoever iterates over the job; in order, and before the job is done. Values that nobody has taken
        count against the limits: HL_ENOMEM at a limit. */
     int32_t (*emit)(hl_ctx *, const hl_val *);
-    /* Channels copy what is pushed; what is popped stays valid until the kernel returns. */
+    /* Channels copy what is pushed; what is popped stays valid until the call ends. */
     int32_t (*chan_push)(hl_ctx *, uint64_t chan, const hl_val *);
     int32_t (*chan_pop)(hl_ctx *, uint64_t chan, hl_val *);
     /* The job's number, as in error messages and in the names of its keys. */
     uint64_t (*job_id)(const hl_ctx *);
+    /*
+     * Completion tokens, for a kernel with the flag HL_ASYNC that hands its work to a library with threads of its own. No
+     * worker waits for it.
+     *
+     * defer() makes the token of the call, once; 0 if there is no memory or no thread, or the kernel has not the flag. The
+     * kernel passes the token on and returns HL_PENDING. Then complete() ends the call, from any thread, also before the kernel
+     * has returned: code and *out (NULL is HL_NONE) are what a kernel that does not wait returns. The first complete() counts; it
+     * returns HL_OK, and every later one HL_ECLOSED. If the kernel returns anything else, the call ends with that, and the
+     * token no longer counts.
+     *
+     * If the job is cancelled, or its deadline passes, after the kernel has returned HL_PENDING or before, stop(data, code) is
+     * called with the reason, at most once: complete() should follow soon, with any code. stop() must not block; it may call
+     * complete(). It may still run in one thread while another completes the call. drop(data) is called once, when the call
+     * has ended and stop() does not run and never will. Both are called by any thread, without a lock of the host, stop() never
+     * with Python's lock held. Either may be NULL. If defer() fails, neither is called.
+     */
+    uint64_t (*defer)(hl_ctx *, void *data, void (*stop)(void *data, int32_t code), void (*drop)(void *data));
+    int32_t (*complete)(uint64_t token, int32_t code, const hl_val *out);
 } hl_host;
 
 /*
- * A kernel. *out is HL_NONE at first. It must return, must not throw or longjmp out, must not call Python, and must not use
- * ctx, args or memory of the host afterwards.
+ * A kernel. *out is HL_NONE at first. It must return, must not throw or longjmp out, must not call Python, must not use out
+ * after it has returned, nor ctx, args or memory of the host after the call has ended.
  */
 typedef int32_t (*hl_fn)(const hl_host *host, hl_ctx *ctx, const hl_val *args, size_t n, hl_val *out, void *user);
 
 typedef struct hl_kernel {
     uint32_t size;
-    uint32_t flags;   /* 0 */
+    uint32_t flags;   /* of a kernel; a host ignores those that it does not know */
     const char *name; /* "zlib.crc" */
     const char *sig;  /* "i64(bytes data, i64 start = 0)", or NULL: anything goes and the kernel checks */
     const char *doc;  /* or NULL */

@@ -1,12 +1,12 @@
-//! The context of a call: what the host keeps for a kernel until it returns.
+//! The context of a call: what the host keeps for a kernel until the call ends.
 
 use std::ffi::c_void;
 use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
-use hybridloop_kernel::abi::{self, code, RawCtx};
+use hybridloop_kernel::abi::{self, code, DropFn, RawCtx, StopFn};
 use hybridloop_sync::primitives::{lock, Mutex};
 
 use crate::arg::Arg;
@@ -63,7 +63,7 @@ impl<T> DerefMut for Kept<T> {
     }
 }
 
-/// What a kernel has asked the host for. It is dropped when the kernel returns.
+/// What a kernel has asked the host for. It is dropped when the call ends.
 #[derive(Default)]
 pub(super) struct CallState {
     /// Memory that the kernel has allocated.
@@ -76,23 +76,63 @@ pub(super) struct CallState {
     pub message: Option<(i32, String)>,
 }
 
+/// The functions of a kernel for its token, and their data.
+pub(super) struct Handler {
+    pub data: *mut c_void,
+    pub stop: Option<StopFn>,
+    pub drop: Option<DropFn>,
+}
+
+// SAFETY: the interface demands that any thread may call the functions with the data.
+unsafe impl Send for Handler {}
+// SAFETY: a shared reference only copies the pointers.
+unsafe impl Sync for Handler {}
+
+impl Handler {
+    /// Releases the data, which is not used afterwards.
+    pub fn release(&self) {
+        if let Some(drop) = self.drop {
+            // SAFETY: the function is that of the kernel for its data, and the caller calls it once.
+            unsafe { drop(self.data) };
+        }
+    }
+}
+
+/// A call that may go on when its kernel has returned.
+pub(super) trait Deferrable: Send + Sync {
+    /// The token of the call; `None` if it has one already, or there is no thread.
+    fn defer(self: Arc<Self>, handler: Handler) -> Option<u64>;
+}
+
 /// The host's side of a [`RawCtx`].
-pub(super) struct CallContext<'a> {
-    pub job: &'a Arc<Job>,
-    pub args: &'a [Arg],
+pub(super) struct CallContext {
+    pub job: Arc<Job>,
+    pub args: Vec<Arg>,
     pub state: Mutex<CallState>,
     /// What the job may allocate, if that is less than the engine's limit.
     own_limit: OnceLock<Arc<MemoryLimit>>,
+    /// The call, if its kernel may return before it ends.
+    deferrable: Option<Weak<dyn Deferrable>>,
 }
 
-impl<'a> CallContext<'a> {
-    pub fn new(job: &'a Arc<Job>, args: &'a [Arg]) -> Self {
+impl CallContext {
+    pub fn new(job: Arc<Job>, args: Vec<Arg>, deferrable: Option<Weak<dyn Deferrable>>) -> Self {
         Self {
             job,
             args,
             state: Mutex::new(CallState::default()),
             own_limit: OnceLock::new(),
+            deferrable,
         }
+    }
+
+    /// The job and its arguments, without what the kernel has asked for.
+    pub fn into_parts(self) -> (Arc<Job>, Vec<Arg>) {
+        (self.job, self.args)
+    }
+
+    pub fn deferrable(&self) -> Option<Arc<dyn Deferrable>> {
+        self.deferrable.as_ref()?.upgrade()
     }
 
     /// What everything counts towards that the kernel allocates, emits or pushes to a channel.
@@ -114,9 +154,9 @@ impl<'a> CallContext<'a> {
     /// The context behind a pointer.
     ///
     /// # Safety
-    /// `ctx` comes from [`CallContext::as_raw`], and the kernel that got it has not returned.
-    pub unsafe fn from_raw(ctx: *const RawCtx) -> &'a Self {
-        // SAFETY: the pointer is to a context that lives until the kernel returns, and contexts are only shared.
+    /// `ctx` is the pointer that a kernel got, and its call has not ended.
+    pub unsafe fn from_raw<'a>(ctx: *const RawCtx) -> &'a Self {
+        // SAFETY: the pointer is to a context that lives until the call ends, and contexts are only shared.
         unsafe { &*ctx.cast::<Self>() }
     }
 
@@ -144,7 +184,7 @@ impl<'a> CallContext<'a> {
 }
 
 impl CallState {
-    /// Keeps a view, for which there is room, until the kernel returns.
+    /// Keeps a view, for which there is room, until the call ends.
     pub fn keep_view(&mut self, view: View) -> abi::Buf {
         self.views.push(view);
         // The buffer borrows from the view where it stays, because moving a box ends borrows from it (stacked borrows).

@@ -1,25 +1,26 @@
 //! The functions of the host for kernels: those of [`Host`].
 //!
 //! Each gets the context of the kernel that calls it. `hybridloop.h` demands that a kernel passes the context that it was
-//! called with, from any thread but only until it returns, and pointers that are valid during the call.
+//! called with, from any thread but only until the call ends, and pointers that are valid during the call.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use hybridloop_kernel::abi::{self, code, kind, Host, RawCtx, Val};
+use hybridloop_kernel::abi::{self, code, kind, Host, HostBase, RawCtx, Val};
 use hybridloop_sync::primitives::lock;
 
 use crate::arg::Arg;
 use crate::bus::Writer;
 use crate::call::context::{bytes, CallContext};
 use crate::call::results::val_to_value;
+use crate::call::token::{complete, defer};
 use crate::channel::{Channel, ChannelError};
 use crate::job::result::JobResult;
 use crate::memory::block::{BlockBuilder, ALIGN};
 use crate::value::{Queued, Value};
 
 unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     match unsafe { CallContext::from_raw(ctx) }.job.stop_reason() {
         None => code::OK,
         Some(JobResult::TimedOut) => code::ETIMEDOUT,
@@ -28,14 +29,14 @@ unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {
 }
 
 unsafe extern "C" fn progress(ctx: *mut RawCtx, done: u64, total: u64) {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     unsafe { CallContext::from_raw(ctx) }
         .job
         .set_progress(done, total);
 }
 
 unsafe extern "C" fn alloc(ctx: *mut RawCtx, n: usize, align: usize) -> *mut c_void {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let memory = call.memory();
     let mut state = lock(&call.state);
@@ -53,7 +54,7 @@ unsafe extern "C" fn alloc(ctx: *mut RawCtx, n: usize, align: usize) -> *mut c_v
 }
 
 unsafe extern "C" fn resize(ctx: *mut RawCtx, data: *mut c_void, n: usize) -> *mut c_void {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let mut state = lock(&call.state);
     let Some(at) = state
@@ -70,7 +71,7 @@ unsafe extern "C" fn resize(ctx: *mut RawCtx, data: *mut c_void, n: usize) -> *m
 }
 
 unsafe extern "C" fn free(ctx: *mut RawCtx, data: *mut c_void) {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let mut state = lock(&call.state);
     if let Some(at) = state
@@ -83,7 +84,7 @@ unsafe extern "C" fn free(ctx: *mut RawCtx, data: *mut c_void) {
 }
 
 unsafe extern "C" fn fail(ctx: *mut RawCtx, code: i32, text: *const c_char, n: usize) -> i32 {
-    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    // SAFETY: the kernel passes its own context, the call has not ended, and its pointers are valid during the call.
     let (call, text) = unsafe { (CallContext::from_raw(ctx), bytes(text.cast(), n)) };
     lock(&call.state).message = Some((code, String::from_utf8_lossy(text).into_owned()));
     code
@@ -97,7 +98,7 @@ unsafe extern "C" fn bus_push(
     n: usize,
     flags: u32,
 ) -> i32 {
-    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    // SAFETY: the kernel passes its own context, the call has not ended, and its pointers are valid during the call.
     let (call, name, data) = unsafe {
         (
             CallContext::from_raw(ctx),
@@ -117,7 +118,7 @@ unsafe extern "C" fn bus_open(
     flags: u32,
     data: *mut *mut c_void,
 ) -> i32 {
-    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    // SAFETY: the kernel passes its own context, the call has not ended, and its pointers are valid during the call.
     let (call, name) = unsafe { (CallContext::from_raw(ctx), bytes(key, key_len)) };
     if !lock(&call.state).writers.reserve(call.memory()) {
         return code::ENOMEM;
@@ -133,7 +134,7 @@ unsafe extern "C" fn bus_open(
 }
 
 /// Removes the open write whose memory begins at `data`.
-fn take_writer(call: &CallContext<'_>, data: *mut c_void) -> Option<Writer> {
+fn take_writer(call: &CallContext, data: *mut c_void) -> Option<Writer> {
     let mut state = lock(&call.state);
     let at = state
         .writers
@@ -143,7 +144,7 @@ fn take_writer(call: &CallContext<'_>, data: *mut c_void) -> Option<Writer> {
 }
 
 unsafe extern "C" fn bus_seal(ctx: *mut RawCtx, data: *mut c_void, len: usize) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let Some(mut writer) = take_writer(call, data) else {
         return code::EINVAL;
@@ -155,7 +156,7 @@ unsafe extern "C" fn bus_seal(ctx: *mut RawCtx, data: *mut c_void, len: usize) -
 }
 
 unsafe extern "C" fn bus_abort(ctx: *mut RawCtx, data: *mut c_void) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     match take_writer(unsafe { CallContext::from_raw(ctx) }, data) {
         Some(_) => code::OK,
         None => code::EINVAL,
@@ -165,7 +166,7 @@ unsafe extern "C" fn bus_abort(ctx: *mut RawCtx, data: *mut c_void) -> i32 {
 /// Reads a key into `out`, and removes it if `pop` is true.
 ///
 /// # Safety
-/// `ctx` is the context of a kernel that has not returned; `len` bytes at `key` and a variable at `out` are valid.
+/// `ctx` is the context of a call that has not ended; `len` bytes at `key` and a variable at `out` are valid.
 unsafe fn read(
     ctx: *mut RawCtx,
     key: *const c_void,
@@ -173,7 +174,7 @@ unsafe fn read(
     out: *mut abi::Buf,
     pop: bool,
 ) -> i32 {
-    // SAFETY: the kernel passes its own context, has not returned, and its pointers are valid during the call.
+    // SAFETY: the kernel passes its own context, the call has not ended, and its pointers are valid during the call.
     let (call, key) = unsafe { (CallContext::from_raw(ctx), bytes(key, len)) };
     let bus = &call.job.resources.bus;
     let mut state = lock(&call.state);
@@ -216,7 +217,7 @@ unsafe extern "C" fn bus_pop(
 ///
 /// # Safety
 /// `val` points to a value that is valid as `hybridloop.h` describes it.
-unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Queued, i32> {
+unsafe fn copy(call: &CallContext, val: *const Val) -> Result<Queued, i32> {
     // SAFETY: the caller passes a pointer to a value.
     let mut val = unsafe { val.read() };
     if matches!(val.kind, kind::BUF | kind::STR) {
@@ -229,7 +230,7 @@ unsafe fn copy(call: &CallContext<'_>, val: *const Val) -> Result<Queued, i32> {
 }
 
 unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     if !call.job.wants_items() {
         return code::OK;
@@ -242,7 +243,7 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     }
 }
 
-fn channel<'a>(call: &'a CallContext<'_>, id: u64) -> Option<&'a Channel> {
+fn channel(call: &CallContext, id: u64) -> Option<&Channel> {
     call.args.iter().find_map(|arg| match arg {
         Arg::Channel(channel) if channel.id() == id => Some(&**channel),
         _ => None,
@@ -250,7 +251,7 @@ fn channel<'a>(call: &'a CallContext<'_>, id: u64) -> Option<&'a Channel> {
 }
 
 unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let Some(channel) = channel(call, id) else {
         return code::EINVAL;
@@ -265,7 +266,7 @@ unsafe extern "C" fn chan_push(ctx: *mut RawCtx, id: u64, val: *const Val) -> i3
 }
 
 unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
     let Some(channel) = channel(call, id) else {
         return code::EINVAL;
@@ -292,27 +293,31 @@ unsafe extern "C" fn chan_pop(ctx: *mut RawCtx, id: u64, out: *mut Val) -> i32 {
 }
 
 unsafe extern "C" fn job_id(ctx: *const RawCtx) -> u64 {
-    // SAFETY: the kernel passes its own context and has not returned.
+    // SAFETY: the kernel passes its own context, and the call has not ended.
     unsafe { CallContext::from_raw(ctx) }.job.id()
 }
 
 pub(super) static HOST: Host = Host {
-    size: abi::size::<Host>(),
-    abi: abi::ABI,
-    cancelled,
-    progress,
-    alloc,
-    resize,
-    free,
-    fail,
-    bus_push,
-    bus_open,
-    bus_seal,
-    bus_abort,
-    bus_get,
-    bus_pop,
-    emit,
-    chan_push,
-    chan_pop,
-    job_id,
+    base: HostBase {
+        size: abi::size::<Host>(),
+        abi: abi::ABI,
+        cancelled,
+        progress,
+        alloc,
+        resize,
+        free,
+        fail,
+        bus_push,
+        bus_open,
+        bus_seal,
+        bus_abort,
+        bus_get,
+        bus_pop,
+        emit,
+        chan_push,
+        chan_pop,
+        job_id,
+    },
+    defer,
+    complete,
 };

@@ -2,22 +2,24 @@
 
 mod arguments;
 mod context;
+mod finish;
 mod host;
 mod results;
+mod token;
 
+use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 
-use hybridloop_kernel::abi::{code, Val};
+use hybridloop_kernel::abi::{code, KernelFn, RawCtx, Val};
 use hybridloop_kernel::Code;
-use hybridloop_sync::primitives::lock;
 
-use crate::arg::Arg;
 use crate::call::arguments::arg_to_val;
-use crate::call::context::{bus_status, CallContext};
+use crate::call::context::CallContext;
+use crate::call::finish::{finish, job_result, output};
 use crate::call::host::HOST;
-use crate::call::results::val_to_value;
-use crate::job::result::{JobResult, KernelError};
+use crate::call::token::DeferrableCall;
+use crate::job::result::KernelError;
 use crate::job::Job;
 use crate::registry::kernel::Target;
 use crate::value::Value;
@@ -50,92 +52,80 @@ fn assert_check() {
     );
 }
 
-fn invoke(job: &Arc<Job>, args: &[Arg]) -> Result<Value, KernelError> {
+/// Calls the function of a kernel, and gives its status.
+///
+/// # Safety
+/// The function has the type of the interface, `user` is its own, and `ctx` and `vals` are those of a call of it.
+unsafe fn invoke(
+    func: KernelFn,
+    user: *mut c_void,
+    ctx: *mut RawCtx,
+    vals: &[Val],
+    out: &mut Val,
+) -> i32 {
     assert_check();
-    let result = call_kernel(job, args);
+    // SAFETY: the caller passes a function and its data; context, arguments and result outlive the call.
+    let status = unsafe { func(&raw const HOST, ctx, vals.as_ptr(), vals.len(), out, user) };
     assert_check();
-    result
+    status
 }
 
-fn call_kernel(job: &Arc<Job>, args: &[Arg]) -> Result<Value, KernelError> {
+fn panicked() -> KernelError {
+    KernelError::new(Code::Panic, "a panic while the kernel ran")
+}
+
+/// Runs a job that was started, to its result, or until its kernel has left the end to its token.
+pub(crate) fn run(job: Arc<Job>) {
+    let args = job.take_args();
+    if job.stop_reason().is_some() {
+        drop(args);
+        let result = job_result(&job, Ok(Value::None));
+        return finish(&job, result);
+    }
     let (func, user) = match &job.kernel().target {
         Target::Plain(trampoline) => {
-            // SAFETY: the kernel was made with the function's signature, and the arguments were checked against it when the job
-            // was submitted. The caller of `Buffer::new` keeps buffers valid until the job is done.
-            return unsafe { trampoline.call(args) }
-                .ok_or_else(|| KernelError::new(Code::Type, "wrong arguments"));
+            let call = || {
+                assert_check();
+                // SAFETY: the kernel was made with the function's signature, and the arguments were checked against it when the
+                // job was submitted. The caller of `Buffer::new` keeps buffers valid until the job is done.
+                let returned = unsafe { trampoline.call(&args) };
+                assert_check();
+                returned.ok_or_else(|| KernelError::new(Code::Type, "wrong arguments"))
+            };
+            let returned = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()));
+            let result = job_result(&job, returned);
+            drop(args);
+            return finish(&job, result);
         }
         Target::Native { func, user, .. } => (*func, *user),
     };
-    let call = CallContext::new(job, args);
-    let vals: Vec<Val> = args.iter().map(arg_to_val).collect();
-    let mut out = Val::NONE;
-    // SAFETY: the function has the type of the interface, `user` is its own, and context, arguments and result outlive the
-    // call.
-    let status = unsafe {
-        func(
-            &raw const HOST,
-            call.as_raw(),
-            vals.as_ptr(),
-            vals.len(),
-            &raw mut out,
-            user,
-        )
-    };
-    if status == code::OK {
-        // SAFETY: a kernel that returns OK has set a valid result.
-        return unsafe { val_to_value(&call, &out, true) };
+    if job.kernel().is_async() {
+        return run_async(func, user, DeferrableCall::new(job, args));
     }
-    let code = Code::from_status(status);
-    let message = lock(&call.state).message.take();
-    let message = match message {
-        Some((of, text)) if of == status => text,
-        _ => code.description().to_owned(),
-    };
-    Err(KernelError { code, message })
-}
-
-fn publish(job: &Job, value: &Value) -> Result<(), KernelError> {
-    let (Some(key), bus) = (job.key(), &job.resources.bus) else {
-        return Ok(());
-    };
-    let pushed = match value {
-        Value::None => bus.push(key.clone(), &[]),
-        Value::Bool(value) => bus.push(key.clone(), &[u8::from(*value)]),
-        Value::Int(value) => bus.push(key.clone(), &value.to_ne_bytes()),
-        Value::UInt(value) => bus.push(key.clone(), &value.to_ne_bytes()),
-        Value::Float(value) => bus.push(key.clone(), &value.to_ne_bytes()),
-        Value::Str(text) => bus.push(key.clone(), text.as_bytes()),
-        Value::Buffer(view) => bus.push_view(key, view.clone()),
-    };
-    pushed.map_err(|error| {
-        KernelError::new(
-            Code::from_status(bus_status(&error)),
-            format!("key {key}: {error}"),
-        )
-    })
-}
-
-/// Runs a job that was started, to its result.
-pub(crate) fn run(job: &Arc<Job>) {
-    let args = job.take_args();
-    let returned = if job.stop_reason().is_some() {
-        Ok(Value::None)
-    } else {
-        catch_unwind(AssertUnwindSafe(|| invoke(job, &args))).unwrap_or_else(|_| {
-            Err(KernelError::new(
-                Code::Panic,
-                "a panic while the kernel ran",
-            ))
-        })
-    };
-    // If the kernel was not called, because the job was cancelled or late, this says so.
-    let result = job.kernel_returned().unwrap_or_else(|| {
-        match returned.and_then(|value| publish(job, &value).map(|()| value)) {
-            Ok(value) => JobResult::Value(value),
-            Err(error) => JobResult::Error(error),
+    let context = CallContext::new(job, args, None);
+    let call = || {
+        let vals: Vec<Val> = context.args.iter().map(arg_to_val).collect();
+        let mut out = Val::NONE;
+        // SAFETY: the function and its data are those of the kernel, for which the context and the arguments were made. A kernel
+        // that returns OK has set a valid result.
+        unsafe {
+            let status = invoke(func, user, context.as_raw(), &vals, &mut out);
+            output(&context, status, &out)
         }
-    });
+    };
+    let returned = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()));
+    let (job, args) = context.into_parts();
+    let result = job_result(&job, returned);
     drop(args);
-    job.finish(result);
+    finish(&job, result);
+}
+
+fn run_async(func: KernelFn, user: *mut c_void, call: Arc<DeferrableCall>) {
+    let mut out = Val::NONE;
+    let invoke = || {
+        // SAFETY: the function and its data are those of the kernel, for which the call was made.
+        unsafe { invoke(func, user, call.as_raw(), call.vals(), &mut out) }
+    };
+    let status = catch_unwind(AssertUnwindSafe(invoke)).unwrap_or(code::EPANIC);
+    call.returned(status, &out);
 }

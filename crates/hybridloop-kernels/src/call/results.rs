@@ -27,11 +27,7 @@ fn part_at(view: &View, data: *const c_void, len: usize) -> Option<View> {
 ///
 /// # Safety
 /// `buf` is valid as `hybridloop.h` describes it.
-unsafe fn memory(
-    call: &CallContext<'_>,
-    buf: &abi::Buf,
-    is_result: bool,
-) -> Result<View, KernelError> {
+unsafe fn memory(call: &CallContext, buf: &abi::Buf, is_result: bool) -> Result<View, KernelError> {
     let mut state = lock(&call.state);
     if is_result {
         let at = state.builders.iter().position(|builder| {
@@ -81,7 +77,7 @@ unsafe fn memory(
 /// # Safety
 /// `val` is valid as `hybridloop.h` describes it.
 pub(super) unsafe fn val_to_value(
-    call: &CallContext<'_>,
+    call: &CallContext,
     val: &Val,
     is_result: bool,
 ) -> Result<Value, KernelError> {

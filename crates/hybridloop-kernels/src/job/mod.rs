@@ -1,6 +1,7 @@
 //! One call of a kernel, from the queue to its result.
 
 pub mod batch;
+pub mod deferred;
 pub mod event;
 pub mod inputs;
 pub mod resources;
@@ -176,6 +177,10 @@ impl Job {
         self.result.get()
     }
 
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     pub(crate) fn priority(&self) -> i32 {
         self.priority
     }
@@ -184,7 +189,8 @@ impl Job {
         self.key.as_ref()
     }
 
-    /// Requests cancellation: a queued job ends at once, a running kernel sees `cancelled()` and the job ends when it returns.
+    /// Requests cancellation: a queued job ends at once, a running kernel sees `cancelled()` and the job ends when it returns, or
+    /// when its token is completed.
     /// `false` if it is too late; otherwise the result will be [`JobResult::Cancelled`].
     pub fn cancel(self: &Arc<Self>) -> bool {
         if !self.is_current_process() {
@@ -192,8 +198,16 @@ impl Job {
         }
         // Between the two the job may start, but a running job is never queued again.
         self.finish_if_queued(JobResult::Cancelled)
-            || self.transition(RUNNING, CANCELLING)
+            || self.cancel_running()
             || self.state.load(Ordering::Acquire) == CANCELLING
+    }
+
+    fn cancel_running(&self) -> bool {
+        let is_running = self.transition(RUNNING, CANCELLING);
+        if is_running && self.kernel.is_async() {
+            self.resources.deferred.cancelled(self.id);
+        }
+        is_running
     }
 
     /// Ends a queued job whose deadline has passed. A running kernel checks the deadline itself.

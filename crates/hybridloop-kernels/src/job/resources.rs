@@ -6,6 +6,7 @@ use hybridloop_sync::primitives::{AtomicU64, AtomicUsize, Ordering};
 use hybridloop_sync::Process;
 
 use crate::bus::Bus;
+use crate::job::deferred::DeferredCalls;
 use crate::job::result::JobResult;
 use crate::memory::limit::MemoryLimit;
 
@@ -18,6 +19,8 @@ pub(crate) struct Resources {
     pub job_memory: usize,
     /// Jobs in the queue.
     pub queued: AtomicUsize,
+    /// Calls that wait for their completion.
+    pub deferred: Arc<DeferredCalls>,
     /// Jobs that have run.
     pub completed: AtomicU64,
     pub done: AtomicU64,
@@ -33,6 +36,7 @@ impl Resources {
             memory,
             job_memory,
             queued: AtomicUsize::new(0),
+            deferred: DeferredCalls::new(),
             completed: AtomicU64::new(0),
             done: AtomicU64::new(0),
             failed: AtomicU64::new(0),

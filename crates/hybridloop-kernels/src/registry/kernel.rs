@@ -43,6 +43,8 @@ pub struct Kernel {
     text: Option<String>,
     signature: Option<Signature>,
     pub(crate) target: Target,
+    /// Flags of the interface.
+    flags: u32,
     /// Keeps the function alive.
     _owner: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -122,6 +124,7 @@ impl Kernel {
                 user: entry.user,
                 data,
             },
+            flags: entry.flags,
             _owner: owner,
         }))
     }
@@ -182,6 +185,7 @@ impl Kernel {
             text: Some(text),
             signature: Some(parsed),
             target: Target::Plain(trampoline),
+            flags: 0,
             _owner: owner,
         }))
     }
@@ -194,6 +198,11 @@ impl Kernel {
         {
             data.mark_registered();
         }
+    }
+
+    /// Whether its calls may go on when the function has returned.
+    pub(crate) fn is_async(&self) -> bool {
+        self.flags & abi::ASYNC != 0
     }
 
     /// Its name.

@@ -58,7 +58,9 @@ impl Pool {
         if !self.is_started.load(Ordering::Acquire) {
             self.start()?;
         }
-        let fits = |queued: usize| queued.checked_add(n).filter(|sum| *sum <= self.max_queue);
+        // Those that wait for their completion use no worker, so only this limits their number.
+        let limit = self.max_queue.saturating_sub(resources.deferred.len());
+        let fits = |queued: usize| queued.checked_add(n).filter(|sum| *sum <= limit);
         match resources
             .queued
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
@@ -72,7 +74,8 @@ impl Pool {
     pub fn queue_full(&self, wanted: usize) -> SubmitError {
         SubmitError::QueueFull {
             wanted,
-            queued: self.resources().queued.load(Ordering::Relaxed),
+            queued: self.resources().queued.load(Ordering::Relaxed)
+                + self.resources().deferred.len(),
             limit: self.max_queue,
         }
     }
@@ -134,7 +137,7 @@ impl Pool {
     }
 
     /// Ends queued jobs, cancels running ones and waits for them for at most `timeout`. Returns the names of the kernels that
-    /// still run; their threads end when they return.
+    /// still run, and of those whose calls are not completed; threads end when kernels return.
     pub fn close(&self, timeout: Duration) -> Vec<String> {
         let workers = &self.workers;
         if !workers.resources.is_current_process() {
@@ -148,6 +151,7 @@ impl Pool {
                 job.cancel();
             }
         }
+        workers.resources.deferred.close();
         workers.idle.close();
         let until = Instant::now().checked_add(timeout);
         let mut alive = lock(&workers.alive);
@@ -165,10 +169,12 @@ impl Pool {
                 .0;
         }
         drop(alive);
+        let deferred = &workers.resources.deferred;
+        deferred.wait_until_empty(until);
         let names = workers.running.iter().filter_map(|slot| {
             let job = lock(slot).clone()?;
             Some(job.kernel().name().to_owned())
         });
-        names.collect()
+        names.chain(deferred.kernels()).collect()
     }
 }

@@ -74,8 +74,7 @@ impl Workers {
             if self.closed.load(Ordering::SeqCst) {
                 job.finish_if_queued(JobResult::Closed);
             } else if job.start() {
-                call::run(&job);
-                self.resources.completed.fetch_add(1, Ordering::Relaxed);
+                call::run(job);
             }
             *lock(slot) = None;
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::panic)]
 
 mod jobs;
+mod tokens;
 
 use std::sync::Arc as StdArc;
 
