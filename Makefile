@@ -106,7 +106,7 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-kernel --test kernel
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
-		-p hybridloop-kernels --lib --test bus --test sdk
+		-p hybridloop-kernels --lib --test bus --test sdk --test emit
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-sync --lib -- notify_queue
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \

@@ -529,6 +529,7 @@ class NativeEngine:
         bus_policy: str = "error",
         memory: int | None = None,
         job_memory: int | None = None,
+        job_items: int | None = None,
     ) -> Self: ...
     @property
     def bus(self) -> Bus: ...

@@ -66,6 +66,7 @@ class Engine(WorkMixin):
         memory: the largest number of bytes of results and blocks, as an int or like `"256MiB"`;
             unlimited by default.
         job_memory: the largest number of bytes that one job may allocate, in the same way.
+        job_items: the largest number of items that one job has emitted and nobody has taken.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Engine(WorkMixin):
         max_native_queue: int | None = None,
         memory: int | str | None = None,
         job_memory: int | str | None = None,
+        job_items: int | None = None,
     ) -> None:
         for name, value, least in (
             ("gil_threads", gil_threads, 1),
@@ -104,6 +106,7 @@ class Engine(WorkMixin):
             bus_policy=bus_policy,
             memory=parse_size("memory", memory),
             job_memory=parse_size("job_memory", job_memory),
+            job_items=job_items,
         )
         self._scheduler = Scheduler(tasks_per_thread, max_pending, self._native)
         self._threads = self._scheduler.threads

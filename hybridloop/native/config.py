@@ -49,12 +49,14 @@ def configure(
     bus_policy: str = "error",
     memory: int | str | None = None,
     job_memory: int | str | None = None,
+    job_items: int | None = None,
 ) -> None:
     """Set sizes and limits of the process-wide native engine.
 
     It runs the kernels of all loops without an engine of their own. It is made on first use; after
     that this function raises `RuntimeError`. The defaults are one thread per processor, 65,536
-    queued jobs, a bus of 256 MiB, and no limit for the memory of results or of one job.
+    queued jobs, a bus of 256 MiB, no limit for the memory of results or of one job, and 1,048,576
+    emitted items of one job that nobody has taken.
     """
     _set_default_engine(
         NativeEngine(
@@ -65,6 +67,7 @@ def configure(
             bus_policy=bus_policy,
             memory=parse_size("memory", memory),
             job_memory=parse_size("job_memory", job_memory),
+            job_items=job_items,
         )
     )
 

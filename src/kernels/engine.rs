@@ -113,7 +113,7 @@ impl NativeEngine {
     }
 
     #[new]
-    #[pyo3(signature = (*, native_threads=None, native_queue="fifo", max_native_queue=None, bus_capacity=None, bus_policy="error", memory=None, job_memory=None))]
+    #[pyo3(signature = (*, native_threads=None, native_queue="fifo", max_native_queue=None, bus_capacity=None, bus_policy="error", memory=None, job_memory=None, job_items=None))]
     #[allow(clippy::too_many_arguments, reason = "keywords of a constructor")]
     fn new(
         native_threads: Option<&Bound<'_, PyAny>>,
@@ -123,6 +123,7 @@ impl NativeEngine {
         bus_policy: &str,
         memory: Option<&Bound<'_, PyAny>>,
         job_memory: Option<&Bound<'_, PyAny>>,
+        job_items: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let default = Config::default();
         let config = Config {
@@ -152,6 +153,7 @@ impl NativeEngine {
             },
             memory: optional_size("memory", memory, 0)?.unwrap_or(default.memory),
             job_memory: optional_size("job_memory", job_memory, 0)?.unwrap_or(default.job_memory),
+            job_items: optional_size("job_items", job_items, 1)?.unwrap_or(default.job_items),
         };
         Ok(Self::with_config(config))
     }

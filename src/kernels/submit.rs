@@ -212,6 +212,8 @@ unsafe fn submit_job(
         priority: keywords.priority,
         progress: owner.is_some(),
         key: keywords.bus_key()?,
+        // They are taken through a loop.
+        discard_items: owner.is_none(),
     };
     // Created before the job is submitted: creating an object may fail, and nothing may fail once the job is queued.
     let engine = engine.engine();

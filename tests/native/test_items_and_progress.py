@@ -31,7 +31,7 @@ def test_items_before_an_error_and_after_cancelling(engine):
             async for item in engine.run_native("jobs.emit", 3, -1):
                 got.append(item)
         assert got == [0, 1, 2]
-        endless = engine.run_native("jobs.emit", 1 << 60)
+        endless = engine.run_native("jobs.emit_waits", 1 << 60)
         async for item in endless:
             if item == 5000:
                 endless.cancel()

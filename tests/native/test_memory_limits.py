@@ -90,7 +90,7 @@ class TestQueues:
 
     def test_a_loop_goes_on_while_a_kernel_emits(self, engine):
         async def main():
-            job = engine.run_native("jobs.emit", 1 << 40)
+            job = engine.run_native("jobs.emit_waits", 1 << 40)
             ticks = 0
 
             async def tick():

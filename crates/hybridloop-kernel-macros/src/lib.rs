@@ -3,11 +3,14 @@
 use proc_macro::TokenStream;
 use proc_macro2::{Ident, Literal, TokenStream as Tokens, TokenTree};
 use quote::{format_ident, quote, ToTokens};
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Expr, ExprLit, FnArg, ItemFn, Lit, Meta, Pat, ReturnType, Type};
 
 /// Makes a kernel from a function.
 ///
-/// `#[kernel(name = "my.kernel")]`; without a name it is `crate.function`. The parameters are, in this order: a `&Ctx` if it
+/// `#[kernel(name = "my.kernel")]`; without a name it is `crate.function`. With `emit_waits`, as in `#[kernel(emit_waits)]`,
+/// `Ctx::emit` waits while too many values wait for the iterator over the job. The parameters are, in this order: a `&Ctx` if it
 /// is needed, then arguments of types that implement `FromArg`. `#[default(3)]` in front of a parameter makes it optional, and
 /// so does the type `Option<T>`. It returns a type that implements `IntoResult`, or `Pending`, or a `Result` of one with an error
 /// that converts into `hybridloop_kernel::Error`. The function's documentation becomes the kernel's.
@@ -29,20 +32,30 @@ fn string(value: &Expr) -> Option<String> {
     }
 }
 
-fn name(attribute: Tokens, function: &Ident) -> syn::Result<Tokens> {
-    if attribute.is_empty() {
-        let function = function.to_string();
-        return Ok(quote!(
-            concat!(env!("CARGO_PKG_NAME"), ".", #function, "\0")
-        ));
-    }
-    let meta = syn::parse2::<syn::MetaNameValue>(attribute)?;
-    match string(&meta.value) {
-        Some(name) if meta.path.is_ident("name") && !name.contains('\0') && !name.is_empty() => {
-            Ok(quote!(concat!(#name, "\0")))
+/// The name and the flags of a kernel.
+fn options(attribute: Tokens, function: &Ident) -> syn::Result<(Tokens, Tokens)> {
+    let parser = Punctuated::<Meta, syn::Token![,]>::parse_terminated;
+    let text = function.to_string();
+    let mut name = quote!(concat!(env!("CARGO_PKG_NAME"), ".", #text, "\0"));
+    let mut flags = quote!(0);
+    for meta in parser.parse2(attribute)? {
+        let value = match &meta {
+            Meta::NameValue(given) if given.path.is_ident("name") => string(&given.value),
+            Meta::Path(path) if path.is_ident("emit_waits") => {
+                flags = quote!(::hybridloop_kernel::abi::EMIT_WAITS);
+                continue;
+            }
+            _ => None,
+        };
+        match value.filter(|name| !name.contains('\0') && !name.is_empty()) {
+            Some(value) => name = quote!(concat!(#value, "\0")),
+            None => {
+                let text = "expected name = \"…\" or emit_waits";
+                return Err(Error::new_spanned(meta, text));
+            }
         }
-        _ => Err(Error::new_spanned(meta, "expected name = \"…\"")),
     }
+    Ok((name, flags))
 }
 
 fn doc(attributes: &[Attribute]) -> String {
@@ -182,7 +195,7 @@ fn expand(attribute: Tokens, mut item: ItemFn) -> syn::Result<Tokens> {
         let text = "a kernel is a plain function without type parameters";
         return Err(Error::new_spanned(&item.sig, text));
     }
-    let kernel_name = name(attribute, &function)?;
+    let (kernel_name, own_flags) = options(attribute, &function)?;
     let doc = doc(&item.attrs);
 
     let krate = quote!(::hybridloop_kernel);
@@ -244,7 +257,7 @@ fn expand(attribute: Tokens, mut item: ItemFn) -> syn::Result<Tokens> {
                 }
                 #krate::abi::Kernel {
                     size: #krate::abi::size::<#krate::abi::Kernel>(),
-                    flags: #flags,
+                    flags: #flags | #own_flags,
                     name: #kernel_name.as_ptr().cast(),
                     sig: SIGNATURE.as_ptr().cast(),
                     doc: concat!(#doc, "\0").as_ptr().cast(),

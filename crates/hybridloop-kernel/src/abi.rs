@@ -55,6 +55,8 @@ pub const BUS_JOB: u32 = 1;
 
 /// The kernel may return [`code::PENDING`].
 pub const ASYNC: u32 = 1;
+/// `emit` waits while too many values wait for the iterator.
+pub const EMIT_WAITS: u32 = 2;
 
 /// `hl_ctx`: the context of a call.
 #[repr(C)]

@@ -286,10 +286,12 @@ impl<'a> IntoResult<'a> for Value<'a> {
 }
 
 impl Ctx {
-    /// Passes a copy of a value to the iterator over the job.
+    /// Passes a copy of a value to the iterator over the job. If nobody can take it, it is dropped.
     ///
     /// # Errors
-    /// [`Code::Memory`](crate::Code::Memory) when a limit would be exceeded.
+    /// [`Code::Memory`](crate::Code::Memory) when a limit would be exceeded, or too many values wait for the iterator. A kernel with
+    /// `#[kernel(emit_waits)]` waits instead, until the job is to stop: [`Code::Cancelled`](crate::Code::Cancelled) or
+    /// [`Code::TimedOut`](crate::Code::TimedOut).
     pub fn emit<'a>(&'a self, value: impl IntoResult<'a>) -> Result<(), Error> {
         value.with_val(|val| {
             // SAFETY: the context is valid, as `Ctx::new` demands, and the host copies the value during the call.

@@ -100,11 +100,16 @@ unsafe extern "C" fn job_id(_: *const RawCtx) -> u64 {
 }
 
 /// What became of the tokens of this test: their data, and what they were completed with.
-#[derive(Default)]
 struct Tokens {
-    data: Vec<(usize, Option<abi::StopFn>, Option<abi::DropFn>)>,
+    data: Vec<(Data, Option<abi::StopFn>, Option<abi::DropFn>)>,
     completed: Vec<(u64, i32, u32)>,
 }
+
+#[derive(Clone, Copy)]
+struct Data(*mut c_void);
+
+// SAFETY: the SDK allows any thread to call the functions of a token with its data.
+unsafe impl Send for Data {}
 
 static TOKENS: Mutex<Tokens> = Mutex::new(Tokens {
     data: Vec::new(),
@@ -118,7 +123,7 @@ unsafe extern "C" fn defer(
     drop: Option<abi::DropFn>,
 ) -> u64 {
     let mut tokens = TOKENS.lock().unwrap();
-    tokens.data.push((data.expose_provenance(), stop, drop));
+    tokens.data.push((Data(data), stop, drop));
     tokens.data.len() as u64
 }
 unsafe extern "C" fn complete(token: u64, status: i32, out: *const Val) -> i32 {
@@ -426,7 +431,7 @@ fn later(ctx: &Ctx, way: i64) -> Result<Pending<'_, f64>, Error> {
         _ => {
             let (data, stop, _) = *TOKENS.lock().unwrap().data.last().unwrap();
             // SAFETY: the function is that of the token for its data.
-            unsafe { stop.unwrap()(std::ptr::with_exposed_provenance_mut(data), code::ETIMEDOUT) };
+            unsafe { stop.unwrap()(data.0, code::ETIMEDOUT) };
             assert_eq!(receiver.try_recv(), Ok(Code::TimedOut));
             token.complete(Ok(1.5));
         }
@@ -481,7 +486,7 @@ fn tokens_are_completed_once_whatever_becomes_of_them() {
     assert_eq!(tokens.completed, expected);
     for (data, _, release) in tokens.data.drain(..) {
         // SAFETY: the function is that of the token for its data, and nobody uses the data any more.
-        unsafe { release.unwrap()(std::ptr::with_exposed_provenance_mut(data)) };
+        unsafe { release.unwrap()(data.0) };
     }
     drop(tokens);
     // The memory of the third call, which a host would own.

@@ -147,6 +147,7 @@ fn structs_and_constants_are_the_same() {
         ("HL_COPY", i64::from(abi::COPY)),
         ("HL_BUS_JOB", i64::from(abi::BUS_JOB)),
         ("HL_ASYNC", i64::from(abi::ASYNC)),
+        ("HL_EMIT_WAITS", i64::from(abi::EMIT_WAITS)),
         ("HL_NONE", i64::from(kind::NONE)),
         ("HL_BOOL", i64::from(kind::BOOL)),
         ("HL_I64", i64::from(kind::I64)),

@@ -34,6 +34,8 @@ pub struct Config {
     pub memory: usize,
     /// The number of bytes that one job may allocate.
     pub job_memory: usize,
+    /// The number of values that one job may have emitted and nobody has taken.
+    pub job_items: usize,
 }
 
 impl Default for Config {
@@ -46,6 +48,7 @@ impl Default for Config {
             bus_policy: Policy::Error,
             memory: usize::MAX,
             job_memory: usize::MAX,
+            job_items: 1 << 20,
         }
     }
 }
@@ -87,7 +90,7 @@ impl Engine {
     pub fn new(config: &Config) -> Self {
         let memory = MemoryLimit::new(config.memory);
         let bus = Bus::new(config.bus_capacity, config.bus_policy, memory.clone());
-        let resources = Resources::new(bus, memory, config.job_memory);
+        let resources = Resources::new(bus, memory, config.job_memory, config.job_items);
         Self {
             pool: Pool::new(
                 config.threads,

@@ -65,7 +65,8 @@ extern "C" {
 #define HL_COPY 4u       /* a result in other memory that outlives the call, such as a constant: the host copies it */
 
 /* Flags of a kernel. */
-#define HL_ASYNC 1u /* it may return HL_PENDING */
+#define HL_ASYNC 1u      /* it may return HL_PENDING */
+#define HL_EMIT_WAITS 2u /* emit() waits while the queue is full */
 
 /* Flags of bus_push() and bus_open(). */
 #define HL_BUS_JOB 1u /* the key belongs to the job and goes with the job's handle */
@@ -132,7 +133,9 @@ typedef struct hl_host {
     int32_t (*bus_get)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
     int32_t (*bus_pop)(hl_ctx *, const void *key, size_t key_len, hl_buf *);
     /* Hands a copy of a value to whoever iterates over the job; in order, and before the job is done. Values that nobody has taken
-       count against the limits: HL_ENOMEM at a limit. */
+       wait in a queue of limited length, and count against the limits of memory: HL_ENOMEM at a limit, and the value is not in the
+       queue. With the flag HL_EMIT_WAITS, emit() waits instead until values are taken, or gives HL_ECANCELED or HL_ETIMEDOUT when
+       the job is to stop. If nobody can take the values, they are dropped. */
     int32_t (*emit)(hl_ctx *, const hl_val *);
     /* Channels copy what is pushed; what is popped stays valid until the call ends. */
     int32_t (*chan_push)(hl_ctx *, uint64_t chan, const hl_val *);

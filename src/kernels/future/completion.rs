@@ -52,6 +52,10 @@ impl NativeAwaitable {
         let Some(work) = this.work() else { return };
         let queue = detached_queue();
         drop(queue.register(work.id(), this.pending(slf)));
+        for job in work.jobs() {
+            // Their events go to the loop. A kernel that waits until they are taken goes on.
+            job.discard_items();
+        }
         work.subscribe(queue.events().clone());
     }
 

@@ -72,6 +72,24 @@ KERNEL(emit) {
     return (int32_t)args[1].u.i;
 }
 
+/* Emits blocks of so many bytes. */
+KERNEL(emit_blocks) {
+    UNUSED;
+    static const char zeroes[1 << 16];
+    hl_val item;
+    memset(&item, 0, sizeof item);
+    item.kind = HL_BUF;
+    item.u.b.data = zeroes;
+    item.u.b.len = (size_t)args[1].u.i;
+    item.u.b.ndim = 1;
+    for (int64_t i = 0; i < args[0].u.i; i++) {
+        int32_t code = host->emit(ctx, &item);
+        if (code)
+            return code;
+    }
+    return HL_OK;
+}
+
 /* Pushes 0 … count-1 to a channel. */
 KERNEL(push) {
     UNUSED;
@@ -198,6 +216,8 @@ static const hl_kernel KERNELS[] = {
     ENTRY(set_gate, "none(i64 open)"),
     ENTRY(emit, "none(i64 count, i64 code = 0)"),
     ENTRY(push, "none(chan channel, i64 count)"),
+    {sizeof(hl_kernel), HL_EMIT_WAITS, "jobs.emit_waits", "none(i64 count, i64 code = 0)", NULL, emit, NULL, NULL},
+    {sizeof(hl_kernel), HL_EMIT_WAITS, "jobs.emit_blocks", "none(i64 count, i64 len)", NULL, emit_blocks, NULL, NULL},
     ENTRY(ask, "none(i64 count, str key = \"\")"),
     ENTRY(stubborn, "i64(bytes data)"),
     ENTRY(garbage, "any(i64 kind, i64 len = 0, i64 ndim = 1)"),

@@ -12,6 +12,7 @@ use hybridloop_sync::primitives::{lock, Mutex};
 use crate::arg::Arg;
 use crate::bus::{BusError, Key, Writer};
 use crate::call::arguments::view_to_buf;
+use crate::job::result::JobResult;
 use crate::job::Job;
 use crate::memory::block::{BlockBuilder, View};
 use crate::memory::limit::{MemoryLimit, Reservation};
@@ -191,6 +192,14 @@ impl CallState {
         self.views
             .last()
             .map_or(abi::Buf::bytes(ptr::null(), 0, 0), view_to_buf)
+    }
+}
+
+/// The status code of a reason to stop.
+pub(super) fn stop_code(reason: &JobResult) -> i32 {
+    match reason {
+        JobResult::TimedOut => code::ETIMEDOUT,
+        _ => code::ECANCELED,
     }
 }
 

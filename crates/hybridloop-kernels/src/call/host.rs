@@ -11,21 +11,18 @@ use hybridloop_sync::primitives::lock;
 
 use crate::arg::Arg;
 use crate::bus::Writer;
-use crate::call::context::{bytes, CallContext};
+use crate::call::context::{bytes, stop_code, CallContext};
 use crate::call::results::val_to_value;
 use crate::call::token::{complete, defer};
 use crate::channel::{Channel, ChannelError};
-use crate::job::result::JobResult;
+use crate::job::EmitError;
 use crate::memory::block::{BlockBuilder, ALIGN};
 use crate::value::{Queued, Value};
 
 unsafe extern "C" fn cancelled(ctx: *const RawCtx) -> i32 {
     // SAFETY: the kernel passes its own context, and the call has not ended.
-    match unsafe { CallContext::from_raw(ctx) }.job.stop_reason() {
-        None => code::OK,
-        Some(JobResult::TimedOut) => code::ETIMEDOUT,
-        Some(_) => code::ECANCELED,
-    }
+    let reason = unsafe { CallContext::from_raw(ctx) }.job.stop_reason();
+    reason.map_or(code::OK, |reason| stop_code(&reason))
 }
 
 unsafe extern "C" fn progress(ctx: *mut RawCtx, done: u64, total: u64) {
@@ -229,18 +226,40 @@ unsafe fn copy(call: &CallContext, val: *const Val) -> Result<Queued, i32> {
     Queued::new(value, call.memory()).ok_or(code::ENOMEM)
 }
 
+/// The number of values that wait for the iterator before a kernel with the flag `EMIT_WAITS` does: enough for both to work, and
+/// as many as a loop gives to its tasks in an iteration.
+const EMITTED: usize = 1024;
+
 unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     // SAFETY: the kernel passes its own context, and the call has not ended.
     let call = unsafe { CallContext::from_raw(ctx) };
-    if !call.job.wants_items() {
-        return code::OK;
+    let (job, limit) = (&call.job, call.job.resources.job_items);
+    let waits = job.kernel().emit_waits();
+    let limit = if waits { limit.min(EMITTED) } else { limit };
+    while job.wants_items() {
+        // SAFETY: the kernel passes a valid value.
+        let emitted = unsafe { copy(call, val) }.map(|value| job.emit(value, limit));
+        let status = match emitted {
+            Ok(Ok(())) => return code::OK,
+            Ok(Err(EmitError::Full)) if !waits => {
+                let text = format!("nobody has taken {limit} items of the job, which is the limit");
+                lock(&call.state).message = Some((code::ENOMEM, text));
+                return code::ENOMEM;
+            }
+            Ok(Err(EmitError::Full)) => code::OK,
+            Ok(Err(EmitError::Memory)) => code::ENOMEM,
+            Err(status) => status,
+        };
+        // What is taken gives its memory back.
+        let waiting = job.waiting_items();
+        if status != code::OK && !(waits && status == code::ENOMEM && waiting > 0) {
+            return status;
+        }
+        if let Err(reason) = job.wait_until_taken(waiting / 2) {
+            return stop_code(&reason);
+        }
     }
-    // SAFETY: the kernel passes a valid value.
-    match unsafe { copy(call, val) }.map(|value| call.job.emit(value)) {
-        Ok(true) => code::OK,
-        Ok(false) => code::ENOMEM,
-        Err(status) => status,
-    }
+    code::OK
 }
 
 fn channel(call: &CallContext, id: u64) -> Option<&Channel> {

@@ -17,10 +17,10 @@ use hybridloop_sync::primitives::{lock, Mutex};
 
 use crate::arg::Arg;
 use crate::call::arguments::arg_to_val;
-use crate::call::context::{CallContext, Deferrable, Handler};
+use crate::call::context::{stop_code, CallContext, Deferrable, Handler};
 use crate::call::finish::{finish, job_result, output};
 use crate::job::deferred::DeferredCall;
-use crate::job::result::{JobResult, KernelError};
+use crate::job::result::KernelError;
 use crate::job::Job;
 use crate::value::Value;
 
@@ -255,10 +255,8 @@ impl DeferredCall for Deferral {
         let Some(function) = self.handler.stop else {
             return;
         };
-        let status = match self.job.stop_reason() {
-            None => return,
-            Some(JobResult::TimedOut) => code::ETIMEDOUT,
-            Some(_) => code::ECANCELED,
+        let Some(reason) = self.job.stop_reason() else {
+            return;
         };
         let mut stop = lock(&self.stop);
         if !matches!(*stop, Stop::NotCalled) {
@@ -268,7 +266,7 @@ impl DeferredCall for Deferral {
         drop(stop);
         // SAFETY: the function is that of the kernel for its data, which is released later: `release()` sees that it runs. The
         // job keeps the kernel, and so its code.
-        unsafe { function(self.handler.data, status) };
+        unsafe { function(self.handler.data, stop_code(&reason)) };
         let after = std::mem::replace(&mut *lock(&self.stop), Stop::Over);
         if matches!(after, Stop::RunningReleases) {
             self.handler.release();

@@ -69,6 +69,8 @@ pub struct JobOptions {
     pub progress: bool,
     /// A key under which the result is sealed on the bus as well.
     pub key: Option<Key>,
+    /// Whether what the kernel emits is dropped, because nobody can take it.
+    pub discard_items: bool,
 }
 
 #[derive(Default)]
@@ -85,6 +87,17 @@ struct Items {
     values: VecDeque<Queued>,
     /// Whether the listener was notified since the last [`Job::notice_items`].
     notified: bool,
+    /// Threads in [`Job::wait_until_taken`], and to how few values they wait.
+    waiting: usize,
+    wanted: usize,
+}
+
+/// Why a value is not kept.
+pub(crate) enum EmitError {
+    /// So many values wait already.
+    Full,
+    /// There is no memory.
+    Memory,
 }
 
 /// One call of a kernel, from the queue to its result. The keys of a job are removed from the bus when the job is dropped.
@@ -106,6 +119,9 @@ pub struct Job {
     listeners: Mutex<Listeners>,
     finished: Condvar,
     items: Mutex<Items>,
+    /// Notified when values were taken, or nobody will take them.
+    taken: Condvar,
+    wants_items: AtomicBool,
     keys: Mutex<Vec<Key>>,
     pub(crate) resources: Arc<Resources>,
 }
@@ -134,6 +150,7 @@ impl Job {
             key: options.key,
             inputs: Mutex::new(inputs),
             wants_progress: options.progress && options.listener.is_some(),
+            wants_items: AtomicBool::new(options.listener.is_some() && !options.discard_items),
             has_progress: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -143,6 +160,7 @@ impl Job {
             listeners: Mutex::default(),
             finished: Condvar::new(),
             items: Mutex::default(),
+            taken: Condvar::new(),
             keys: Mutex::default(),
             resources,
         })
@@ -206,6 +224,9 @@ impl Job {
         let is_running = self.transition(RUNNING, CANCELLING);
         if is_running && self.kernel.is_async() {
             self.resources.deferred.cancelled(self.id);
+        }
+        if is_running && self.kernel.emit_waits() {
+            self.wake_emitters();
         }
         is_running
     }
@@ -367,16 +388,37 @@ impl Job {
 
     /// Whether anybody takes what the kernel emits.
     pub(crate) fn wants_items(&self) -> bool {
-        self.listener.is_some()
+        self.wants_items.load(Ordering::Acquire)
     }
 
-    /// Keeps a value until it is taken, and notifies the listener; `false` if there is no memory.
-    pub(crate) fn emit(self: &Arc<Self>, value: Queued) -> bool {
+    /// Drops what the kernel emits from now on, because nobody can take it any more.
+    pub fn discard_items(&self) {
+        if self.is_current_process() {
+            self.wants_items.store(false, Ordering::Release);
+            self.wake_emitters();
+        }
+    }
+
+    fn wake_emitters(&self) {
+        // With the lock, so that none of them is between its look and its sleep.
+        let items = lock(&self.items);
+        self.taken.notify_all();
+        drop(items);
+    }
+
+    /// Keeps a value until it is taken, and notifies the listener, unless `limit` values wait.
+    pub(crate) fn emit(self: &Arc<Self>, value: Queued, limit: usize) -> Result<(), EmitError> {
         let mut items = lock(&self.items);
-        if items.values.try_reserve(1).is_err() {
+        let error = if items.values.len() >= limit {
+            Some(EmitError::Full)
+        } else {
+            let reserved = items.values.try_reserve(1);
+            reserved.err().map(|_| EmitError::Memory)
+        };
+        if let Some(error) = error {
             drop(items);
             drop(value);
-            return false;
+            return Err(error);
         }
         items.values.push_back(value);
         let notified = std::mem::replace(&mut items.notified, true);
@@ -384,7 +426,39 @@ impl Job {
         if let Some(listener) = self.listener.as_ref().filter(|_| !notified) {
             listener.items(self);
         }
-        true
+        Ok(())
+    }
+
+    /// The number of values that wait.
+    pub(crate) fn waiting_items(&self) -> usize {
+        lock(&self.items).values.len()
+    }
+
+    /// Blocks until at most `wanted` values wait, or none will be taken; or returns why the job has to stop.
+    pub(crate) fn wait_until_taken(&self, wanted: usize) -> Result<(), JobResult> {
+        let mut items = lock(&self.items);
+        items.waiting += 1;
+        items.wanted = items.wanted.max(wanted);
+        let mut result = Ok(());
+        while items.values.len() > wanted && self.wants_items() {
+            if let Some(reason) = self.stop_reason() {
+                result = Err(reason);
+                break;
+            }
+            items = match self.deadline {
+                None => wait(&self.taken, items),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let waited = self.taken.wait_timeout(items, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        items.waiting -= 1;
+        if items.waiting == 0 {
+            items.wanted = 0;
+        }
+        result
     }
 
     /// The number of values that can be taken now; the listener is notified of the next one.
@@ -412,7 +486,11 @@ impl Job {
         };
         let item = items.values.pop_front();
         let unused = take_if_empty(&mut items.values);
+        let is_awaited = items.waiting > 0 && items.values.len() <= items.wanted;
         drop(items);
+        if is_awaited {
+            self.taken.notify_all();
+        }
         drop(unused);
         item.map(Queued::into_value)
     }

@@ -17,6 +17,8 @@ pub(crate) struct Resources {
     pub memory: Arc<MemoryLimit>,
     /// Bytes that one job may allocate.
     pub job_memory: usize,
+    /// Values that one job may have emitted and nobody has taken.
+    pub job_items: usize,
     /// Jobs in the queue.
     pub queued: AtomicUsize,
     /// Calls that wait for their completion.
@@ -29,12 +31,18 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
-    pub fn new(bus: Arc<Bus>, memory: Arc<MemoryLimit>, job_memory: usize) -> Arc<Self> {
+    pub fn new(
+        bus: Arc<Bus>,
+        memory: Arc<MemoryLimit>,
+        job_memory: usize,
+        job_items: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             process: Process::current(),
             bus,
             memory,
             job_memory,
+            job_items,
             queued: AtomicUsize::new(0),
             deferred: DeferredCalls::new(),
             completed: AtomicU64::new(0),

@@ -205,6 +205,11 @@ impl Kernel {
         self.flags & abi::ASYNC != 0
     }
 
+    /// Whether its calls wait when they have emitted many values.
+    pub(crate) fn emit_waits(&self) -> bool {
+        self.flags & abi::EMIT_WAITS != 0
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

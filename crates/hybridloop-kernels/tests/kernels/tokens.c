@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #define PLACES 64
 
@@ -114,7 +115,9 @@ HL_EXPORT int32_t tokens_finish(int32_t at) {
     const hl_host *host = place->host;
     int64_t *data = (int64_t *)place->args[2].u.b.data;
     int64_t *memory = host->alloc(place->ctx, 16, 8);
-    hl_val item = {HL_I64, 0, {3}}, value = {HL_BUF, 0, {0}};
+    hl_val item = {HL_I64, 0, {3}}, value;
+    memset(&value, 0, sizeof value);
+    value.kind = HL_BUF;
     data[1] = data[0] + 1;
     memory[1] = data[1];
     host->emit(place->ctx, &item);

@@ -3,6 +3,7 @@
 #![cfg(loom)]
 #![allow(clippy::panic)]
 
+mod emit;
 mod jobs;
 mod tokens;
 
