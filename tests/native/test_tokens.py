@@ -73,7 +73,7 @@ def test_calls_wait_without_workers(engine):
     async def main():
         jobs = [engine.run_native("tokens.keep", value) for value in range(500)]
         await kept(engine, *jobs)
-        assert engine.stats()["running"] == 0
+        await until(lambda: engine.stats()["running"] == 0)
         assert await engine.run_native("hl.crc32", b"123456789") == 0xCBF43926
         assert not any(job.done() for job in jobs)
         assert await release(engine) == 500

@@ -222,6 +222,7 @@ impl Deferral {
                 let deferred = &self.job.resources.deferred;
                 deferred.remove(self.job.id(), self.deadline());
                 call.end(returned);
+                deferred.ended();
                 true
             }
             Meeting::Completed(..) | Meeting::Ended => false,

@@ -27,6 +27,8 @@ struct State {
     deadlines: BTreeSet<(Instant, u64)>,
     /// Calls that are to be stopped now.
     cancelled: BTreeSet<u64>,
+    /// Calls that were removed and whose jobs have no result yet.
+    ending: usize,
     has_thread: bool,
     closed: bool,
 }
@@ -95,7 +97,7 @@ impl DeferredCalls {
         }
     }
 
-    /// Removes a call that is completed.
+    /// Removes a call that is completed. [`DeferredCalls::ended`] must follow.
     pub fn remove(&self, id: u64, deadline: Option<Instant>) {
         let mut state = lock(&self.state);
         let call = state.calls.remove(&id);
@@ -104,11 +106,18 @@ impl DeferredCalls {
         if let Some(deadline) = deadline {
             state.deadlines.remove(&(deadline, id));
         }
-        if state.closed && state.calls.is_empty() {
-            self.changed.notify_all();
-        }
+        state.ending += 1;
         drop(state);
         drop(call);
+    }
+
+    /// The job of a call that was removed has its result.
+    pub fn ended(&self) {
+        let mut state = lock(&self.state);
+        state.ending -= 1;
+        if state.closed {
+            self.changed.notify_all();
+        }
     }
 
     /// The job of a call was cancelled. It need not be here.
@@ -120,13 +129,10 @@ impl DeferredCalls {
         }
     }
 
-    fn all(&self) -> Vec<Arc<dyn DeferredCall>> {
-        lock(&self.state).calls.values().cloned().collect()
-    }
-
     /// Cancels the jobs of all calls, and ends the thread when it has told of that.
     pub fn close(&self) {
-        for call in self.all() {
+        let calls: Vec<_> = lock(&self.state).calls.values().cloned().collect();
+        for call in calls {
             call.cancel();
         }
         lock(&self.state).closed = true;
@@ -136,7 +142,7 @@ impl DeferredCalls {
     /// Waits until there is no call and no thread; after [`DeferredCalls::close`].
     pub fn wait_until_empty(&self, until: Option<Instant>) {
         let mut state = lock(&self.state);
-        while state.has_thread || !state.calls.is_empty() {
+        while state.has_thread || state.ending > 0 || !state.calls.is_empty() {
             state = match until {
                 None => wait(&self.changed, state),
                 Some(until) if Instant::now() < until => self.wait_until(state, until),
@@ -145,9 +151,11 @@ impl DeferredCalls {
         }
     }
 
-    /// The kernels of its calls.
-    pub fn kernels(&self) -> Vec<String> {
-        self.all().iter().map(|call| call.kernel()).collect()
+    /// The kernels of its calls, by the numbers of their jobs.
+    pub fn kernels(&self) -> Vec<(u64, String)> {
+        let state = lock(&self.state);
+        let kernel = |(id, call): (&u64, &Arc<dyn DeferredCall>)| (*id, call.kernel());
+        state.calls.iter().map(kernel).collect()
     }
 
     fn wait_until<'a>(

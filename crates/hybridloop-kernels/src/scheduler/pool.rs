@@ -1,5 +1,6 @@
 //! The workers of an engine: admission of jobs, start and end of the threads.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -171,10 +172,12 @@ impl Pool {
         drop(alive);
         let deferred = &workers.resources.deferred;
         deferred.wait_until_empty(until);
-        let names = workers.running.iter().filter_map(|slot| {
+        let running = workers.running.iter().filter_map(|slot| {
             let job = lock(slot).clone()?;
-            Some(job.kernel().name().to_owned())
+            Some((job.id(), job.kernel().name().to_owned()))
         });
-        names.chain(deferred.kernels()).collect()
+        // A job whose kernel has just returned may be in both.
+        let names: BTreeMap<_, _> = running.chain(deferred.kernels()).collect();
+        names.into_values().collect()
     }
 }
