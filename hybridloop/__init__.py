@@ -24,6 +24,8 @@ from ._core import (
     NativeEngine,
     NativeJob,
     __version__,
+    run_native,
+    run_native_many,
 )
 from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
 from .engine.stats import EngineStats, ThreadStats
@@ -55,6 +57,7 @@ from .native.errors import (
     KernelAbiError,
     KernelExistsError,
     KernelLibraryError,
+    KernelNotFoundError,
     KernelRegistrationError,
     KernelSignatureError,
     KernelSymbolError,
@@ -98,6 +101,7 @@ __all__ = (
     "KernelAbiError",
     "KernelExistsError",
     "KernelLibraryError",
+    "KernelNotFoundError",
     "KernelRegistrationError",
     "KernelSignatureError",
     "KernelSymbolError",
@@ -130,6 +134,8 @@ __all__ = (
     "open_unix_connection",
     "register_kernel",
     "run",
+    "run_native",
+    "run_native_many",
     "start_server",
     "start_unix_server",
 )

@@ -15,14 +15,17 @@ from typing import (
     Self,
     SupportsIndex,
     TypeAlias,
-    TypeVar,
     TypeVarTuple,
     final,
+    overload,
 )
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import Buffer, ParamSpec, TypeVar, disjoint_base
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P", default=...)
+_R = TypeVar("_R", default=Any)
+_Types: TypeAlias = tuple[str, list[tuple[str, str, bool, bool, tuple[()] | tuple[Any]]]]
 _NativeValue: TypeAlias = NativeBuffer | bool | float | str | None
 _Ts = TypeVarTuple("_Ts")
 
@@ -59,7 +62,9 @@ __all__ = [
     "_fork_generation",
     "_get_kernel",
     "_kernel_names",
+    "_kernel_not_found",
     "_load_library",
+    "_parse_signature",
     "_probe_task_fields",
     "_provide",
     "_read_capsule",
@@ -71,12 +76,53 @@ __all__ = [
     "_unstable",
     "_used_default_engine",
     "rdtsc",
+    "run_native",
+    "run_native_many",
 ]
 
 __version__: str
 # A capsule: see hybridloop_await.h.
 _await_v1: object
 
+@overload
+def run_native(
+    kernel: Kernel[_P, _T], /, *args: _P.args, **arguments: _P.kwargs
+) -> NativeJob[_T]: ...
+@overload
+def run_native(
+    kernel: str,
+    /,
+    *args: Any,
+    out: Any = None,
+    key: str | bytes | None = None,
+    timeout: float | None = None,
+    priority: int = 0,
+    on_progress: Callable[[int, int], object] | None = None,
+    cancel_policy: Literal["wait", "detach"] = "wait",
+    **arguments: Any,
+) -> NativeJob[Any]: ...
+@overload
+def run_native_many(
+    kernel: Kernel[..., _T],
+    calls: Iterable[Sequence[Any]],
+    /,
+    *,
+    timeout: float | None = None,
+    priority: int = 0,
+    cancel_policy: Literal["wait", "detach"] = "wait",
+    return_exceptions: bool = False,
+) -> NativeBatch[_T]: ...
+@overload
+def run_native_many(
+    kernel: str,
+    calls: Iterable[Sequence[Any]],
+    /,
+    *,
+    timeout: float | None = None,
+    priority: int = 0,
+    cancel_policy: Literal["wait", "detach"] = "wait",
+    return_exceptions: bool = False,
+) -> NativeBatch[Any]: ...
 def rdtsc() -> int: ...
 def _fork_generation() -> int: ...
 def _probe_task_fields(task: Any, future: Any, fresh: Any) -> bool: ...
@@ -151,9 +197,14 @@ class LoopCore:
     poll_skip_iterations: int
     cork_interval: float
 
+    @overload
+    def run_native(
+        self, kernel: Kernel[_P, _T], /, *args: _P.args, **arguments: _P.kwargs
+    ) -> NativeJob[_T]: ...
+    @overload
     def run_native(
         self,
-        kernel: Kernel | str,
+        kernel: str,
         /,
         *args: Any,
         out: Any = None,
@@ -162,10 +213,24 @@ class LoopCore:
         priority: int = 0,
         on_progress: Callable[[int, int], object] | None = None,
         cancel_policy: Literal["wait", "detach"] = "wait",
+        **arguments: Any,
     ) -> NativeJob[Any]: ...
+    @overload
     def run_native_many(
         self,
-        kernel: Kernel | str,
+        kernel: Kernel[..., _T],
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+        return_exceptions: bool = False,
+    ) -> NativeBatch[_T]: ...
+    @overload
+    def run_native_many(
+        self,
+        kernel: str,
         calls: Iterable[Sequence[Any]],
         /,
         *,
@@ -538,9 +603,14 @@ class NativeEngine:
     def stats(self, /) -> dict[str, Any]: ...
     def _stop_starting(self, /) -> None: ...
     def close(self, /, timeout: float = 5.0) -> list[str]: ...
+    @overload
+    def run_native(
+        self, kernel: Kernel[_P, _T], /, *args: _P.args, **arguments: _P.kwargs
+    ) -> NativeJob[_T]: ...
+    @overload
     def run_native(
         self,
-        kernel: Kernel | str,
+        kernel: str,
         /,
         *args: Any,
         out: Any = None,
@@ -549,10 +619,24 @@ class NativeEngine:
         priority: int = 0,
         on_progress: Callable[[int, int], object] | None = None,
         cancel_policy: Literal["wait", "detach"] = "wait",
+        **arguments: Any,
     ) -> NativeJob[Any]: ...
+    @overload
     def run_native_many(
         self,
-        kernel: Kernel | str,
+        kernel: Kernel[..., _T],
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cancel_policy: Literal["wait", "detach"] = "wait",
+        return_exceptions: bool = False,
+    ) -> NativeBatch[_T]: ...
+    @overload
+    def run_native_many(
+        self,
+        kernel: str,
         calls: Iterable[Sequence[Any]],
         /,
         *,
@@ -655,9 +739,20 @@ class AsyncFunction:
     def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
 
 @final
-class Kernel:
-    """A native function that workers run: see `hybridloop.kernels`."""
+class Kernel(Generic[_P, _R]):
+    """A native function that workers run: see `hybridloop.kernels`.
 
+    A call submits a job, like `hybridloop.run_native()`, and returns it.
+    """
+
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> types.GenericAlias: ...
+    def __call__(self, *args: _P.args, **keywords: _P.kwargs) -> NativeJob[_R]: ...
+    @property
+    def __signature__(self) -> inspect.Signature: ...
+    @property
+    def __name__(self) -> str: ...
+    def _types(self, /) -> _Types | None: ...
     @property
     def name(self) -> str: ...
     @property
@@ -753,6 +848,8 @@ def _set_default_engine(engine: NativeEngine) -> None: ...
 def _close_engines() -> None: ...
 def _get_kernel(name: str) -> Kernel | None: ...
 def _kernel_names() -> list[str]: ...
+def _kernel_not_found(name: str) -> LookupError: ...
+def _parse_signature(text: str) -> _Types: ...
 def _find_symbol(path: str | None, name: str) -> int: ...
 def _load_library(path: str, replace: bool) -> list[Kernel]: ...
 def _read_capsule(capsule: object) -> tuple[str | None, int, int]: ...

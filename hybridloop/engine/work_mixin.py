@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from .._core import Bus, Kernel, NativeBuffer, NativeEngine
 from ..native.registry import kernels
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._core import NativeBatch, NativeJob
     from .scheduler import Scheduler
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 # How many chunks of map() are submitted for each worker or thread: one runs and one is queued.
@@ -57,7 +58,13 @@ class WorkMixin:
         """`bus.pop()`; it does not remove the key."""
         return self._native.bus.pop(key)
 
-    def run_native(self, kernel: Kernel | str, /, *args: Any, **options: Any) -> NativeJob[Any]:
+    @overload
+    def run_native(
+        self, kernel: Kernel[_P, _T], /, *args: _P.args, **options: _P.kwargs
+    ) -> NativeJob[_T]: ...
+    @overload
+    def run_native(self, kernel: str, /, *args: Any, **options: Any) -> NativeJob[Any]: ...
+    def run_native(self, kernel: Any, /, *args: Any, **options: Any) -> NativeJob[Any]:
         """Run a kernel on a native worker, like `loop.run_native()`, from any thread.
 
         `await` the job in any asyncio loop, or call its `result()`.
@@ -65,8 +72,16 @@ class WorkMixin:
         self._check_open()
         return self._native.run_native(kernel, *args, **options)
 
+    @overload
     def run_native_many(
-        self, kernel: Kernel | str, calls: Iterable[Any], /, **options: Any
+        self, kernel: Kernel[..., _T], calls: Iterable[Any], /, **options: Any
+    ) -> NativeBatch[_T]: ...
+    @overload
+    def run_native_many(
+        self, kernel: str, calls: Iterable[Any], /, **options: Any
+    ) -> NativeBatch[Any]: ...
+    def run_native_many(
+        self, kernel: Any, calls: Iterable[Any], /, **options: Any
     ) -> NativeBatch[Any]:
         """Submit many calls of a kernel, like `loop.run_native_many()`, from any thread."""
         self._check_open()
@@ -188,15 +203,7 @@ class WorkMixin:
 
 
 def _kernel(kernel: Kernel | str) -> Kernel:
-    if not isinstance(kernel, str):
-        return kernel
-    try:
-        return kernels[kernel]
-    except KeyError:
-        # The message of run_native().
-        raise LookupError(
-            f"no kernel is named {kernel!r}; hybridloop.kernels has those there are"
-        ) from None
+    return kernels[kernel] if isinstance(kernel, str) else kernel
 
 
 def _name(function: Any) -> str:

@@ -6,6 +6,7 @@ from .._core import _provide
 from . import bus, errors
 from .config import configure, parse_size
 from .registry import discover, get_include, kernels, load_kernels, register_kernel
+from .signatures import kernel_signature
 
 __all__ = [
     "configure",
@@ -20,6 +21,7 @@ __all__ = [
 _provide(
     errors=errors,
     discover_kernels=discover,
+    kernel_signature=kernel_signature,
     bus_wait=bus.bus_wait,
     channel_wait=bus.channel_wait,
     channel_get=bus.channel_get,

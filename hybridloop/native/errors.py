@@ -25,6 +25,23 @@ class NativeKernelError(RuntimeError):
         return f"{self.kernel}: {self.message} (code {self.code})"
 
 
+class KernelNotFoundError(KeyError):
+    """No kernel has that name."""
+
+    def __init__(self, name: str, message: str = "no such kernel") -> None:
+        super().__init__(name)
+        self.name = name
+        """The name."""
+        self.message = message
+        """What is wrong, with the name of a kernel that may be meant."""
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.message)
+
+
 class NativeQueueFullError(RuntimeError):
     """The queue of native jobs is full."""
 

@@ -13,6 +13,7 @@ from .._core import (
     Kernel,
     _get_kernel,
     _kernel_names,
+    _kernel_not_found,
     _load_library,
     _register_address,
     _register_capsule,
@@ -30,7 +31,7 @@ class _KernelMapping(Mapping[str, Kernel]):
             discover()
             kernel = _get_kernel(name)
         if kernel is None:
-            raise KeyError(name)
+            raise _kernel_not_found(name)
         return kernel
 
     def __iter__(self) -> Iterator[str]:

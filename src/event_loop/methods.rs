@@ -27,13 +27,7 @@ pub fn install<const N: usize>(
         } else {
             signature.to_owned()
         };
-        let doc = format!(
-            "{name}{}\n--\n\n{doc}",
-            signature.replacen("(self", "($self", 1)
-        );
-        // CPython keeps pointers to the definition and its documentation while the class lives.
-        let doc = Box::leak(CString::new(doc)?.into_boxed_c_str());
-        let def = Box::leak(Box::new(method.def(doc)));
+        let def = leak(&method, &name, &signature, doc)?;
         // SAFETY: the definition is complete and was leaked, so it lives as long as the class.
         let descriptor = unsafe {
             Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), def))?
@@ -41,4 +35,36 @@ pub fn install<const N: usize>(
         class.setattr(name, descriptor)?;
     }
     Ok(())
+}
+
+/// Makes functions of (function, signature, documentation) and sets them on `module`. The signatures begin with `self`.
+pub fn install_functions<const N: usize>(
+    module: &Bound<'_, PyModule>,
+    functions: [(Method, &str, &str); N],
+) -> PyResult<()> {
+    let module_name = module.name()?;
+    for (function, signature, doc) in functions {
+        let name = function.name.to_string_lossy().into_owned();
+        let def = leak(&function, &name, signature, doc)?;
+        // SAFETY: the definition is complete and was leaked, so it lives as long as the function.
+        let object = unsafe {
+            let object = ffi::PyCFunction_NewEx(def, module.as_ptr(), module_name.as_ptr());
+            Bound::from_owned_ptr_or_err(module.py(), object)?
+        };
+        module.add(name.as_str(), object)?;
+    }
+    Ok(())
+}
+
+/// The definition of a method, which CPython keeps a pointer to while the class lives.
+fn leak(
+    method: &Method,
+    name: &str,
+    signature: &str,
+    doc: &str,
+) -> PyResult<&'static mut ffi::PyMethodDef> {
+    let signature = signature.replacen("(self", "($self", 1);
+    let doc = CString::new(format!("{name}{signature}\n--\n\n{doc}"))?;
+    let doc = Box::leak(doc.into_boxed_c_str());
+    Ok(Box::leak(Box::new(method.def(doc))))
 }

@@ -61,7 +61,7 @@ pub use completions::CompletionSource;
 pub use io::files::file_descriptor;
 pub use io::registration::{Descriptors, Source};
 pub use loop_ref::LoopRef;
-pub use methods::install;
+pub use methods::{install, install_functions};
 
 pub use io::source::{IoRef, IoSource, LoopContext, SourceVTable};
 

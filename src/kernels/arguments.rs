@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 
-use hybridloop_kernels::{Arg, Buffer, Format, Kernel, Key, Param, Scalar, Type};
+use hybridloop_kernels::{Arg, Buffer, Format, Kernel, Key, Param, Scalar, Signature, Type};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -76,7 +76,7 @@ pub fn convert<'py>(
 const OUT: usize = usize::MAX;
 
 /// The parameter that an argument is for.
-struct ArgumentSite<'a> {
+pub struct ArgumentSite<'a> {
     kernel: &'a Kernel,
     param: Option<&'a Param>,
     index: usize,
@@ -84,9 +84,30 @@ struct ArgumentSite<'a> {
     call: Option<usize>,
 }
 
-impl ArgumentSite<'_> {
+impl<'a> ArgumentSite<'a> {
+    /// The parameter with that index, in a single call.
+    pub fn new(kernel: &'a Kernel, index: usize) -> Self {
+        Self {
+            kernel,
+            param: kernel
+                .signature()
+                .and_then(|signature| signature.params.get(index)),
+            index,
+            call: None,
+        }
+    }
+
+    /// The parameter for the keyword argument `out`, in a single call.
+    pub fn for_out(kernel: &'a Kernel) -> Self {
+        let index = kernel.signature().and_then(Signature::out_index);
+        Self {
+            index: OUT,
+            ..Self::new(kernel, index.unwrap_or(OUT))
+        }
+    }
+
     /// The first words of every error message.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let name = match self.param {
             Some(param) => param.name.clone(),
             None if self.index == OUT => "out".to_owned(),
@@ -98,7 +119,7 @@ impl ArgumentSite<'_> {
     }
 
     #[inline]
-    fn convert(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
+    pub fn convert(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
         if let Ok(bytes) = object.cast_exact::<PyBytes>() {
             if !matches!(self.param, Some(param) if param.ty == Type::Key) {
                 let data = bytes.as_bytes();
@@ -227,7 +248,7 @@ impl ArgumentSite<'_> {
     }
 
     /// A buffer of any shape; its guard is added to `guards`.
-    fn buffer(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
+    pub fn buffer(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
         // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(PyTypeError::new_err(format!(

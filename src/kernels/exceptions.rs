@@ -26,6 +26,7 @@ macro_rules! exceptions {
 
 exceptions! {
     kernel_error: "NativeKernelError",
+    not_found: "KernelNotFoundError",
     queue_full: "NativeQueueFullError",
     closed: "NativeClosedError",
     buffer_in_use: "BufferInUseError",
@@ -61,6 +62,37 @@ pub fn new_error(
 ) -> PyErr {
     match Exceptions::get(py) {
         Ok(classes) => PyErr::from_type(class(classes).bind(py).clone(), (message.to_string(),)),
+        Err(error) => error,
+    }
+}
+
+/// `". Did you mean 'x'?"` with the most similar of the names; nothing if none is similar.
+pub fn did_you_mean(py: Python<'_>, name: &str, names: Vec<&str>) -> String {
+    let find = || -> PyResult<Vec<String>> {
+        let find = py.import("difflib")?.getattr("get_close_matches")?;
+        find.call1((name, names, 1))?.extract()
+    };
+    match find() {
+        Ok(found) if !found.is_empty() => format!(". Did you mean '{}'?", found[0]),
+        _ => String::new(),
+    }
+}
+
+/// The error of a lookup of a kernel.
+pub fn kernel_not_found(py: Python<'_>, name: &str, names: Vec<&str>) -> PyErr {
+    let hint = did_you_mean(py, name, names);
+    match Exceptions::get(py) {
+        Ok(classes) => {
+            let message = if hint.is_empty() {
+                format!("no kernel is named '{name}'; hybridloop.kernels has those there are")
+            } else {
+                format!("no kernel is named '{name}'{hint}")
+            };
+            PyErr::from_type(
+                classes.not_found.bind(py).clone(),
+                (name.to_owned(), message),
+            )
+        }
         Err(error) => error,
     }
 }

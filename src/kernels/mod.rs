@@ -4,6 +4,7 @@
 //!
 //! * [`submit`] — `run_native()` and `run_native_many()`.
 //! * [`job`] and [`batch`] — `NativeJob` and `NativeBatch`; [`future`] — their base, a future that belongs to no loop.
+//! * [`options`] — the keyword arguments of both; [`named_arguments`] — arguments by the names of the signature.
 //! * [`arguments`] — conversion of Python objects to arguments; [`buffer_guards`] — what keeps their memory valid.
 //! * [`engine`] — `NativeEngine`: workers and a bus, and the default engine of the process.
 //! * [`bus`] and [`channel`] — `Bus` and `Channel`; [`waiters`] — futures that wait for them.
@@ -32,7 +33,9 @@ mod job;
 mod kernel;
 mod key;
 pub mod loop_handle;
+mod named_arguments;
 mod numbers;
+mod options;
 mod result;
 mod sources;
 mod submit;

@@ -1,158 +1,34 @@
 //! `run_native()` and `run_native_many()`: submission of jobs and batches.
 
-use std::ffi::CStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use hybridloop_kernels::{EventQueue, JobOptions, Key};
+use hybridloop_kernels::{EventQueue, JobOptions};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::Borrowed;
 
 use crate::allocator::{is_memory_low, out_of_memory};
-use crate::event_loop::{install, LoopCore};
+use crate::event_loop::{install, install_functions, LoopCore};
 use crate::fastcall;
 use crate::kernels::arguments::convert;
 use crate::kernels::batch::NativeBatch;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::detached::{detached_queue, drain_detached};
 use crate::kernels::engine::NativeEngine;
-use crate::kernels::exceptions::{bus_error, submit_error};
+use crate::kernels::exceptions::submit_error;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::work::Work;
 use crate::kernels::job::{NativeJob, OnProgress};
-use crate::kernels::kernel::Kernel;
-use crate::kernels::key::key_bytes;
-use crate::kernels::loop_handle::{current_context, LoopHandle};
-use crate::kernels::numbers;
-use crate::python::args::bind_keywords;
+use crate::kernels::kernel::{set_call, Kernel};
+use crate::kernels::loop_handle::{current_context, running_loop, LoopHandle};
+use crate::kernels::named_arguments::{check_hidden, convert_named};
+use crate::kernels::options::Options;
 use crate::python::finalization::hang_at_exit;
 use crate::python::stdlib::Stdlib;
 use crate::python::vectorcall::missing;
 use crate::python::{Args, FfiResult, Ref};
-
-/// Longer timeouts need no timer.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 365 * 86_400);
-
-/// The keyword arguments of both functions.
-#[derive(Default)]
-struct Keywords<'py> {
-    out: Option<Bound<'py, PyAny>>,
-    key: Option<Bound<'py, PyAny>>,
-    timeout: Option<Duration>,
-    priority: i32,
-    on_progress: Option<Bound<'py, PyAny>>,
-    detach: bool,
-    return_exceptions: bool,
-}
-
-impl<'py> Keywords<'py> {
-    /// The keywords of `run_native()`.
-    ///
-    /// # Safety
-    /// `args` are the arguments of the current call.
-    unsafe fn of_job(py: Python<'py>, args: &Args<'_>) -> FfiResult<Self> {
-        const NAMES: [&CStr; 6] = [
-            c"out",
-            c"key",
-            c"timeout",
-            c"priority",
-            c"on_progress",
-            c"cancel_policy",
-        ];
-        if !args.has_keywords() {
-            return Ok(Self::default());
-        }
-        // SAFETY: the caller passes the arguments of the current call, which are live.
-        let [out, key, timeout, priority, on_progress, policy] =
-            unsafe { bind_keywords(c"run_native", NAMES, args)?.map(|value| given(py, value)) };
-        let not_none = |value: Option<Bound<'py, PyAny>>| value.filter(|value| !value.is_none());
-        let mut keywords = Self::common(timeout, priority, policy)?;
-        keywords.out = not_none(out);
-        keywords.key = not_none(key);
-        keywords.on_progress = not_none(on_progress);
-        if let Some(callback) = &keywords.on_progress {
-            if !callback.is_callable() {
-                return Err(PyTypeError::new_err("on_progress must be callable").into());
-            }
-        }
-        Ok(keywords)
-    }
-
-    /// The keywords of `run_native_many()`.
-    ///
-    /// # Safety
-    /// `args` are the arguments of the current call.
-    unsafe fn of_batch(py: Python<'py>, args: &Args<'_>) -> FfiResult<Self> {
-        const NAMES: [&CStr; 4] = [
-            c"timeout",
-            c"priority",
-            c"cancel_policy",
-            c"return_exceptions",
-        ];
-        // SAFETY: the caller passes the arguments of the current call, which are live.
-        let [timeout, priority, policy, return_exceptions] = unsafe {
-            bind_keywords(c"run_native_many", NAMES, args)?.map(|value| given(py, value))
-        };
-        let mut keywords = Self::common(timeout, priority, policy)?;
-        if let Some(return_exceptions) = return_exceptions {
-            keywords.return_exceptions = return_exceptions.is_truthy()?;
-        }
-        Ok(keywords)
-    }
-
-    fn common(
-        timeout: Option<Bound<'py, PyAny>>,
-        priority: Option<Bound<'py, PyAny>>,
-        policy: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Self> {
-        let mut keywords = Self::default();
-        if let Some(timeout) = timeout.filter(|timeout| !timeout.is_none()) {
-            let timeout = numbers::timeout(&timeout)?;
-            keywords.timeout = Some(timeout).filter(|timeout| *timeout < LONGEST_TIMEOUT);
-        }
-        if let Some(priority) = priority {
-            keywords.priority = numbers::priority(&priority)?;
-        }
-        if let Some(policy) = policy {
-            keywords.detach = match policy.extract::<&str>()? {
-                "wait" => false,
-                "detach" => true,
-                other => {
-                    return Err(PyValueError::new_err(format!(
-                        "cancel_policy must be 'wait' or 'detach', not '{other}'"
-                    )));
-                }
-            };
-        }
-        Ok(keywords)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout))
-    }
-
-    fn bus_key(&self) -> PyResult<Option<Key>> {
-        let Some(key) = &self.key else {
-            return Ok(None);
-        };
-        Key::new(key_bytes(key)?)
-            .and_then(Key::check_unreserved)
-            .map(Some)
-            .map_err(|error| bus_error(key.py(), &error, Some(key)))
-    }
-}
-
-/// A keyword argument; `None` if it is not given.
-///
-/// # Safety
-/// `value` is null or live.
-unsafe fn given(py: Python<'_>, value: *mut PyObject) -> Option<Bound<'_, PyAny>> {
-    // SAFETY: the caller says that `value` is null or live, and `py` proves attachment.
-    unsafe { Bound::from_borrowed_ptr_or_opt(py, value) }
-}
 
 /// The first steps of every submission.
 fn prepare(py: Python<'_>) -> FfiResult<()> {
@@ -183,18 +59,33 @@ unsafe fn submit_job(
         return Err(missing("run_native", "kernel"));
     };
     // SAFETY: the caller passes the arguments of the current call, which are live.
-    let (kernel, keywords) = unsafe {
+    let (kernel, (options, named)) = unsafe {
         let kernel = Bound::from_borrowed_ptr(py, *kernel);
-        (Kernel::find(&kernel)?, Keywords::of_job(py, args)?)
+        (Kernel::find(&kernel)?, Options::of_job(py, args)?)
     };
     prepare(py)?;
     let mut guards = BufferGuards::default();
+    let (positional, out) = (rest.len(), options.out.as_ref());
     let rest = rest
         .iter()
         // SAFETY: the caller passes the arguments of the current call, which are live.
         .map(|object| unsafe { Bound::from_borrowed_ptr(py, *object) });
-    let arguments = convert(&kernel, rest, keywords.out.as_ref(), None, &mut guards)?;
-    let on_progress = match (&keywords.on_progress, &owner) {
+    let arguments = if named.is_empty() {
+        if args.has_keywords() {
+            // SAFETY: the caller passes the arguments of the current call, which are live.
+            let name = |(name, _)| unsafe { Bound::from_borrowed_ptr(py, name) };
+            check_hidden(
+                &kernel,
+                positional,
+                out.is_some(),
+                args.keywords().map(name),
+            )?;
+        }
+        convert(&kernel, rest, out, None, &mut guards)?
+    } else {
+        convert_named(py, &kernel, rest, &named, out, &mut guards)?
+    };
+    let on_progress = match (&options.on_progress, &owner) {
         (Some(callback), Some(_)) => Some(OnProgress {
             callback: callback.into(),
             context: current_context(py)?,
@@ -206,26 +97,26 @@ unsafe fn submit_job(
         (None, _) => None,
     };
     let events = reserve_event_queue(owner.as_ref())?;
-    let options = JobOptions {
+    let job_options = JobOptions {
         listener: Some(events),
-        deadline: keywords.deadline(),
-        priority: keywords.priority,
+        deadline: options.deadline(),
+        priority: options.priority,
         progress: owner.is_some(),
-        key: keywords.bus_key()?,
+        key: options.bus_key()?,
         // They are taken through a loop.
         discard_items: owner.is_none(),
     };
     // Created before the job is submitted: creating an object may fail, and nothing may fail once the job is queued.
     let engine = engine.engine();
-    let detach = keywords.detach;
+    let detach = options.detach;
     let object = NativeJob::create(py, owner, detach, guards, engine.clone(), on_progress)?;
-    let submitted = engine.submit(&kernel, arguments.args, arguments.out, options);
+    let submitted = engine.submit(&kernel, arguments.args, arguments.out, job_options);
     let job = match submitted {
         Ok(job) => job,
-        Err(error) => return Err(submit_error(py, &error, keywords.key.as_ref()).into()),
+        Err(error) => return Err(submit_error(py, &error, options.key.as_ref()).into()),
     };
     NativeAwaitable::begin(object.as_super(), Work::Job(job));
-    NativeAwaitable::start_timeout(object.as_super(), keywords.timeout)?;
+    NativeAwaitable::start_timeout(object.as_super(), options.timeout)?;
     Ok(object.into_any().into())
 }
 
@@ -250,11 +141,11 @@ unsafe fn submit_batch(
         }
     };
     // SAFETY: the caller passes the arguments of the current call, which are live.
-    let (kernel, calls, keywords) = unsafe {
+    let (kernel, calls, options) = unsafe {
         (
             Kernel::find(&Bound::from_borrowed_ptr(py, kernel))?,
             Bound::from_borrowed_ptr(py, calls),
-            Keywords::of_batch(py, args)?,
+            Options::of_batch(py, args)?,
         )
     };
     prepare(py)?;
@@ -296,15 +187,15 @@ unsafe fn submit_batch(
         converted.push(arguments.args);
     }
     let events = reserve_event_queue(owner.as_ref())?;
-    let (deadline, priority) = (keywords.deadline(), keywords.priority);
-    let options = || JobOptions {
+    let (deadline, priority) = (options.deadline(), options.priority);
+    let job_options = || JobOptions {
         deadline,
         priority,
         ..JobOptions::default()
     };
     let engine = engine.engine();
-    let object = NativeBatch::create(py, owner, keywords.detach, guards, engine.clone())?;
-    let submitted = engine.submit_many(&kernel, converted, Some(events), &options);
+    let object = NativeBatch::create(py, owner, options.detach, guards, engine.clone())?;
+    let submitted = engine.submit_many(&kernel, converted, Some(events), &job_options);
     let (batch, jobs) = match submitted {
         Ok(submitted) => submitted,
         Err(error) => return Err(submit_error(py, &error, None).into()),
@@ -312,10 +203,10 @@ unsafe fn submit_batch(
     let work = Work::Batch {
         batch,
         jobs,
-        return_exceptions: keywords.return_exceptions,
+        return_exceptions: options.return_exceptions,
     };
     NativeAwaitable::begin(object.as_super(), work);
-    NativeAwaitable::start_timeout(object.as_super(), keywords.timeout)?;
+    NativeAwaitable::start_timeout(object.as_super(), options.timeout)?;
     Ok(object.into_any().into())
 }
 
@@ -352,6 +243,60 @@ unsafe fn on_loop(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiRe
     }
 }
 
+/// The engine of the loop that runs in this thread, and the loop; without a `LoopCore`, the default engine.
+fn running_engine(py: Python<'_>) -> PyResult<(Bound<'_, NativeEngine>, Option<LoopHandle>)> {
+    let running = running_loop(py)?;
+    let engine = match running
+        .as_ref()
+        .filter(|running| running.is_instance_of::<LoopCore>())
+    {
+        Some(core) => engine_of(core)?,
+        None => NativeEngine::default(py)?.into_bound(py),
+    };
+    let owner = running.as_ref().map(LoopHandle::new).transpose()?;
+    Ok((engine, owner))
+}
+
+/// # Safety
+/// The thread is attached, and `args` are the arguments of the current call.
+unsafe fn on_running_loop(args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
+    // SAFETY: the caller upholds the contract above.
+    unsafe {
+        let py = Python::assume_attached();
+        let (engine, owner) = running_engine(py)?;
+        submit(py, engine.get(), owner, &args)
+    }
+}
+
+/// `kernel(*args, **keywords)`: submits a job on the loop that runs in this thread.
+fn call_kernel(
+    kernel: &Bound<'_, Kernel>,
+    args: &Bound<'_, PyTuple>,
+    keywords: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Ref> {
+    let py = kernel.py();
+    let mut all = vec![kernel.as_ptr()];
+    all.extend(args.iter_borrowed().map(Borrowed::as_ptr));
+    let positional = all.len().cast_signed();
+    // The dictionary is that of this call, and nobody else has it.
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    for (name, value) in keywords.into_iter().flatten() {
+        names.push(name);
+        all.push(value.as_ptr());
+        values.push(value);
+    }
+    let names = (!names.is_empty()).then(|| PyTuple::new(py, names));
+    let names = names.transpose()?;
+    let names_ptr = names.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: the positional arguments are followed by a value for each name; `args`, `values` and `names` hold them all.
+    let submitted = unsafe {
+        let call = Args::new(all.as_ptr(), positional, names_ptr);
+        on_running_loop(call, submit_job)
+    };
+    drop(values);
+    Ok(submitted?)
+}
+
 /// # Safety
 /// The thread is attached, `slf` is a live `NativeEngine`, and `args` are the arguments of the current call.
 unsafe fn on_engine(slf: *mut PyObject, args: Args<'_>, submit: SubmitFn) -> FfiResult<Ref> {
@@ -373,6 +318,16 @@ unsafe fn loop_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResult<
     unsafe { on_loop(slf, args, submit_batch) }
 }
 
+unsafe fn run_native(_: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+    // SAFETY: CPython calls functions attached, and with live arguments.
+    unsafe { on_running_loop(args, submit_job) }
+}
+
+unsafe fn run_native_many(_: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
+    // SAFETY: CPython calls functions attached, and with live arguments.
+    unsafe { on_running_loop(args, submit_batch) }
+}
+
 unsafe fn engine_run_native(slf: *mut PyObject, args: Args<'_>) -> FfiResult<Ref> {
     // SAFETY: CPython calls methods attached, with a receiver of their class, and with live arguments.
     unsafe { on_engine(slf, args, submit_job) }
@@ -383,15 +338,16 @@ unsafe fn engine_run_native_many(slf: *mut PyObject, args: Args<'_>) -> FfiResul
     unsafe { on_engine(slf, args, submit_batch) }
 }
 
-const RUN_NATIVE: &str = "(self, kernel, /, *args, out=None, key=None, timeout=None, priority=0, on_progress=None, cancel_policy='wait')";
+const RUN_NATIVE: &str = "(self, kernel, /, *args, out=None, key=None, timeout=None, priority=0, on_progress=None, cancel_policy='wait', **arguments)";
 const RUN_NATIVE_MANY: &str =
     "(self, kernel, calls, /, *, timeout=None, priority=0, cancel_policy='wait', return_exceptions=False)";
 const RUN_NATIVE_DOC: &str = "\
 Run a kernel, given as a `Kernel` or by name, on a worker; return a `NativeJob` to await.
 
 Args:
-    args: the arguments of the kernel; its `signature` describes them. Buffers are used in place:
-        they cannot be resized until the kernel returns, and must not be written to.
+    args: the arguments of the kernel; its `signature` describes them, and they may be given by
+        its names. Buffers are used in place: they cannot be resized until the kernel returns, and
+        must not be written to.
     out: a writable, contiguous buffer that the kernel fills.
     key: store the result on the memory bus under this key too.
     timeout: seconds until the job raises `TimeoutError`. If it is still queued then, it never runs;
@@ -411,9 +367,31 @@ have failed, the exception of the first one is raised; with `return_exceptions` 
 the list instead. The loop is woken once for the whole batch. The other arguments are those of
 `run_native()`.";
 
-/// Adds the methods to loops and engines.
+const ON_RUNNING_LOOP: &str = "
+
+The loop that runs in this thread may be of any implementation. Kernels run on its engine if it is a
+hybridloop loop that has one, or else on the engine of the process. Without a running loop, wait with
+`result()`.";
+
+/// Adds the methods to loops and engines, and the functions to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    set_call(call_kernel);
+    install_functions(
+        module,
+        [
+            (
+                fastcall!(c"run_native", run_native),
+                RUN_NATIVE,
+                &format!("{RUN_NATIVE_DOC}{ON_RUNNING_LOOP}"),
+            ),
+            (
+                fastcall!(c"run_native_many", run_native_many),
+                RUN_NATIVE_MANY,
+                &format!("{RUN_NATIVE_MANY_DOC}{ON_RUNNING_LOOP}"),
+            ),
+        ],
+    )?;
     install(
         &py.get_type::<LoopCore>(),
         [

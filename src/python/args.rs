@@ -122,6 +122,29 @@ pub unsafe fn bind_keywords<const N: usize>(
     Ok(bound)
 }
 
+/// Like [`bind_keywords`], but other names than these go to `others`, with their values.
+///
+/// # Safety
+/// `args` are the arguments of the current call.
+pub unsafe fn split_keywords<const N: usize>(
+    names: [&'static CStr; N],
+    args: &Args<'_>,
+    mut others: impl FnMut(*mut PyObject, *mut PyObject),
+) -> [*mut PyObject; N] {
+    let mut bound = [ptr::null_mut(); N];
+    for (name, value) in args.keywords() {
+        let index = names.iter().position(|own| {
+            // SAFETY: the caller guarantees that `args` are those of the current call, so `name` is one of its keywords.
+            unsafe { Parameter::optional(own).is_named(name) }
+        });
+        match index {
+            Some(index) => bound[index] = value,
+            None => others(name, value),
+        }
+    }
+    bound
+}
+
 /// # Safety
 /// `args` are the arguments of the current call.
 unsafe fn bind_named(

@@ -42,6 +42,8 @@ objects! {
     errors,
     /// Loads the kernels of installed packages.
     discover_kernels,
+    /// Makes the `inspect.Signature` of a kernel.
+    kernel_signature,
     /// The body of `Bus.wait()`.
     bus_wait,
     /// The body of `Channel.wait()`.

@@ -34,7 +34,7 @@ impl Signature {
             if !params.is_empty() {
                 parser.expect(",")?;
             }
-            let param = parser.param(params.len())?;
+            let (mut param, is_named) = parser.param(params.len())?;
             if param.ty == Type::None {
                 if params.is_empty() && parser.take(")") {
                     break;
@@ -46,6 +46,12 @@ impl Signature {
                     "'{}' needs a default, since the one before has one",
                     param.name
                 ));
+            }
+            while params.iter().any(|other| other.name == param.name) {
+                if is_named {
+                    return Err(format!("two parameters are named '{}'", param.name));
+                }
+                param.name.push('_');
             }
             params.push(param);
         }
@@ -167,6 +173,8 @@ mod tests {
             Signature::parse("bool(key key, unsigned long str, signed char any)").unwrap();
         assert_eq!(named_as_types.params[0].name, "key");
         assert_eq!(named_as_types.params[1].ty, Type::Scalar(Scalar::U64));
+        let unnamed = Signature::parse("f64(f64 arg1, f64)").unwrap();
+        assert_eq!(unnamed.params[1].name, "arg1_");
     }
 
     #[test]
@@ -185,6 +193,7 @@ mod tests {
             "f64(i8 x = 300)",
             "f64(i8 x = 1, i8 y)",
             "f64(i32 x = oops)",
+            "f64(i32 x, i32 y, i32 x)",
             "double double(int)",
             "é(i32)",
             "f64(é)",

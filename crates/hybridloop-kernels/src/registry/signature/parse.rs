@@ -89,7 +89,8 @@ impl<'a> Parser<'a> {
         Ok((ty, out))
     }
 
-    pub fn param(&mut self, index: usize) -> Result<Param, String> {
+    /// Parses a parameter, and whether it has a name of its own.
+    pub fn param(&mut self, index: usize) -> Result<(Param, bool), String> {
         let (ty, out) = self.ty()?;
         if out && !matches!(ty, Type::Pointer(_) | Type::Slice(_) | Type::Buf) {
             return Err(format!("'out' for {ty}, which is not memory"));
@@ -122,7 +123,7 @@ impl<'a> Parser<'a> {
                 .map_err(|error| error.message)?;
             param.default = Some(default);
         }
-        Ok(param)
+        Ok((param, !name.is_empty()))
     }
 }
 
