@@ -43,7 +43,16 @@ from .loop.streams import (
     start_server,
     start_unix_server,
 )
-from .native import configure, get_include, kernels, load_kernels, register_kernel
+from .native import (
+    JobOptions,
+    configure,
+    get_include,
+    kernel,
+    kernels,
+    load_kernels,
+    register_kernel,
+    typed_kernel,
+)
 from .native.errors import (
     BufferInUseError,
     BusBusyError,
@@ -97,6 +106,7 @@ __all__ = (
     "EngineServer",
     "EngineStats",
     "EventLoopPolicy",
+    "JobOptions",
     "Kernel",
     "KernelAbiError",
     "KernelExistsError",
@@ -126,6 +136,7 @@ __all__ = (
     "configure",
     "get_include",
     "install",
+    "kernel",
     "kernels",
     "load_kernels",
     "new_event_loop",
@@ -138,6 +149,7 @@ __all__ = (
     "run_native_many",
     "start_server",
     "start_unix_server",
+    "typed_kernel",
 )
 
 

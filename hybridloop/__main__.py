@@ -1,4 +1,4 @@
-"""The command line: `python -m hybridloop app.py …`, `… -m package …` and `… top …`."""
+"""The command line: `python -m hybridloop app.py …`, `… -m package …`, `… top` and `… kernels`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _USAGE = """\
 usage: python -m hybridloop PROGRAM.py [ARGUMENT ...]
        python -m hybridloop -m MODULE [ARGUMENT ...]
        python -m hybridloop top [PID|URL|PATH] [--once] [--json]
+       python -m hybridloop kernels [NAME ...] [--run] [--stubs]
 
 Runs a Python program with hybridloop as the loop of asyncio.run() and asyncio.new_event_loop(),
-or shows the loops of a running program (see top --help). To run a program whose file is named
-"top", write ./top.
+shows the loops of a running program (see top --help), or lists, describes and runs native kernels
+(see kernels --help). To run a program whose file is named "top" or "kernels", write ./top.
 """
 
 
@@ -34,6 +35,10 @@ def main(argv: list[str]) -> int:
         from .metrics.top import main as top
 
         return top(argv[1:])
+    if argv[0] == "kernels":
+        from .native.command import main as kernels
+
+        return kernels(argv[1:])
     if argv[0] == "-m":
         return _run_module(argv[1:])
     return _run_file(argv)

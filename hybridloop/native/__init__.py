@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from .._core import _provide
 from . import bus, errors
+from .compiled import kernel
 from .config import configure, parse_size
+from .declared import JobOptions, typed_kernel
 from .registry import discover, get_include, kernels, load_kernels, register_kernel
 from .signatures import kernel_signature
 
 __all__ = [
+    "JobOptions",
     "configure",
     "discover",
     "get_include",
+    "kernel",
     "kernels",
     "load_kernels",
     "parse_size",
     "register_kernel",
+    "typed_kernel",
 ]
 
 _provide(

@@ -47,11 +47,14 @@ class Parameter(NamedTuple):
         return self.optional or self.default != ()
 
     @property
+    def is_nullable(self) -> bool:
+        return self.optional or self.type == "void*"
+
+    @property
     def annotation(self) -> Any:
         """Its type in Python."""
         found: Any = _ARGUMENTS.get(self.type, Buffer)
-        is_nullable = self.optional or self.type == "void*"
-        return found | None if is_nullable else found
+        return found | None if self.is_nullable else found
 
 
 _NUMBERS = {
@@ -61,6 +64,19 @@ _NUMBERS = {
 }
 _ARGUMENTS = {**_NUMBERS, "str": str, "key": str | bytes, "chan": Channel, "any": Any}
 _RESULTS = {**_NUMBERS, "none": None, "str": str, "any": Any}
+
+
+def format_signature(result: str, found: list[Parameter]) -> str:
+    """The text of a signature."""
+    return f"{result}({', '.join(_format_parameter(parameter) for parameter in found)})"
+
+
+def _format_parameter(parameter: Parameter) -> str:
+    text = f"{'out ' * parameter.out}{parameter.type}{'?' * parameter.optional} {parameter.name}"
+    if not parameter.default:
+        return text
+    default = parameter.default[0]
+    return f"{text} = {str(default).lower() if isinstance(default, bool) else default}"
 
 
 def parameters(kernel: Kernel) -> list[Parameter] | None:
