@@ -31,6 +31,8 @@ _Ts = TypeVarTuple("_Ts")
 
 __all__ = [
     "AsyncFunction",
+    "BatchCall",
+    "BatchStream",
     "Bus",
     "Channel",
     "CompletionReader",
@@ -71,6 +73,7 @@ __all__ = [
     "_register_address",
     "_register_capsule",
     "_register_capsules",
+    "_run_callbacks",
     "_set_default_engine",
     "_set_task_must_cancel",
     "_unstable",
@@ -666,6 +669,13 @@ class NativeAwaitable(Generic[_T]):
     ) -> None: ...
     def remove_done_callback(self, fn: Callable[[Self], object], /) -> int: ...
     def get_loop(self, /) -> asyncio.AbstractEventLoop: ...
+    def _add_thread_callback(self, fn: Callable[[Self], object], /) -> None: ...
+    @property
+    def _condition(self) -> Any: ...
+    @property
+    def _state(self) -> str: ...
+    @property
+    def _waiters(self) -> Any: ...
     def _make_cancelled_error(self, /) -> BaseException: ...
     def _expire(self, /) -> None: ...
     def _start_timer(self, /, seconds: float) -> None: ...
@@ -699,12 +709,26 @@ class NativeBatch(NativeAwaitable[list[_T]]):
     """Many calls of one kernel.
 
     `await` gives their results in the order of the calls, when the last one is done. If one has
-    failed, the first one's exception is raised, unless `return_exceptions` was given.
+    failed, the first one's exception is raised, unless `return_exceptions` was given. `async for`
+    gives the results as the calls end.
     """
 
     @property
     def completed(self) -> int: ...
     def __len__(self, /) -> int: ...
+    def __aiter__(self, /) -> BatchStream[_T]: ...
+    def as_completed(self, /) -> BatchStream[tuple[int, _T]]: ...
+
+@final
+class BatchStream(Generic[_T]):
+    """The results of a batch in the order in which its calls end, for `async for`."""
+
+    def __aiter__(self, /) -> Self: ...
+    def __anext__(self, /) -> Coroutine[Any, Any, _T]: ...
+
+@final
+class BatchCall:
+    """A call of a batch, while its end was not dispatched."""
 
 @final
 class CompletionReader:
@@ -712,6 +736,7 @@ class CompletionReader:
 
     def _ready(self, /) -> None: ...
 
+def _run_callbacks() -> None: ...
 def _provide(**objects: Any) -> None: ...
 def _unstable() -> dict[str, bool]: ...
 

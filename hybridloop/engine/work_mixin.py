@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
@@ -93,6 +94,10 @@ class WorkMixin:
         *iterables: Iterable[Any],
         chunksize: int = 1,
         buffersize: int | None = None,
+        ordered: bool = True,
+        timeout: float | None = None,
+        priority: int = 0,
+        return_exceptions: bool = False,
     ) -> MapResults[Any]:
         """Call a kernel on native workers, or a function on the threads, for each item.
 
@@ -107,12 +112,17 @@ class WorkMixin:
             buffersize: how many items may be taken ahead of the results. The default keeps all
                 workers busy: two chunks for each native worker or thread, 64 calls of coroutine
                 functions for each thread.
+            ordered: false gives the results as the chunks end.
+            timeout: seconds from now; waiting longer for a result raises `TimeoutError`, and the
+                calls that have not ended are cancelled.
+            priority: that of the jobs of a kernel; those with a higher priority run first.
+            return_exceptions: the exceptions of calls are results, and do not end the iteration.
 
         The first items are taken at once, further ones as results are consumed: with `for` in a
         thread without a running loop, with `async for` in a coroutine.
         """
         self._check_open()
-        submit, ahead = self._submitter(function)
+        submit, ahead = self._submitter(function, priority, return_exceptions)
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         if chunksize < 1:
@@ -121,7 +131,11 @@ class WorkMixin:
             buffersize = ahead * chunksize
         elif buffersize < 1:
             raise ValueError(f"buffersize must be at least 1, not {buffersize}")
-        return MapResults(submit, zip(*iterables, strict=False), chunksize, buffersize)
+        arguments = zip(*iterables, strict=False)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return MapResults(
+            submit, arguments, chunksize, buffersize, ordered=ordered, deadline=deadline
+        )
 
     def map_reduce(
         self,
@@ -166,21 +180,29 @@ class WorkMixin:
         function: Callable[[Any, Any], Any] = reducer
         return function
 
-    def _submitter(self, function: Any) -> tuple[Callable[[Calls], Chunk], int]:
+    def _submitter(
+        self, function: Any, priority: int = 0, return_exceptions: bool = False
+    ) -> tuple[Callable[[Calls], Chunk], int]:
         """A function that submits a chunk, and how many chunks to submit ahead."""
         if isinstance(function, (Kernel, str)):
             kernel, native = _kernel(function), self._native
 
             def submit_kernel(calls: Calls) -> Chunk:
-                return NativeChunk(native.run_native_many(kernel, calls, return_exceptions=True))
+                batch = native.run_native_many(
+                    kernel, calls, priority=priority, return_exceptions=True
+                )
+                return NativeChunk(batch, return_exceptions)
 
             return submit_kernel, _CHUNKS_AHEAD * int(native.stats()["threads"])
         if not callable(function):
             raise TypeError(f"a function or a kernel is expected, not {function!r}")
+        if priority:
+            raise ValueError("only kernels have a priority")
         name = f"map {_name(function)}"
 
         def submit_function(calls: Calls) -> Chunk:
-            return PythonChunk(self._spawn_service(call_sequentially(function, calls), name))
+            coroutine = call_sequentially(function, calls, return_exceptions)
+            return PythonChunk(self._spawn_service(coroutine, name))
 
         threads = len(self._scheduler.threads)
         ahead = _COROUTINES_AHEAD if inspect.iscoroutinefunction(function) else _CHUNKS_AHEAD

@@ -7,6 +7,7 @@ from . import bus, errors
 from .compiled import kernel
 from .config import configure, parse_size
 from .declared import JobOptions, typed_kernel
+from .futures import FutureView, IterationWaiter, start_callback_thread
 from .registry import discover, get_include, kernels, load_kernels, register_kernel
 from .signatures import kernel_signature
 
@@ -27,6 +28,9 @@ _provide(
     errors=errors,
     discover_kernels=discover,
     kernel_signature=kernel_signature,
+    future_view=FutureView,
+    iteration_waiter=IterationWaiter,
+    start_callback_thread=start_callback_thread,
     bus_wait=bus.bus_wait,
     channel_wait=bus.channel_wait,
     channel_get=bus.channel_get,

@@ -49,7 +49,7 @@ def kernel(
         doc: by default that of the function.
         options: for `numba.cfunc()`, such as `cache=True` or `fastmath=True`.
     """
-    if callable(signature):
+    if not isinstance(signature, str):
         raise TypeError("a signature is needed: @hybridloop.kernel('f64(f64* values, usize n)')")
     result, found = _parse_signature(signature)
     parameters = [Parameter(*parameter) for parameter in found]

@@ -14,6 +14,7 @@ use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::completion_queue::{CompletionQueue, FutureVTable};
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::{cannot_pickle, forked_error};
+use crate::kernels::future::iteration::IterationWait;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
@@ -179,7 +180,7 @@ impl NativeJob {
     }
 
     /// The items that the kernel emits: `async for item in job`. If several tasks iterate, each item goes to one of them. After
-    /// the last item, a job that has failed raises its exception.
+    /// the last item, a job that has failed raises its exception. Cancelling a task that iterates cancels the job.
     fn __aiter__(slf: &Bound<'_, Self>) -> NativeStream {
         NativeStream {
             job: slf.clone().unbind(),
@@ -230,6 +231,7 @@ impl NativeStream {
     fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let next = Next {
             stream: slf.as_any().into(),
+            wait: IterationWait::default(),
         };
         let coroutine = coroutine::new(next, c"NativeStream.__anext__")?;
         // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
@@ -244,6 +246,7 @@ impl NativeStream {
 /// One step of `async for`.
 struct Next {
     stream: Ref,
+    wait: IterationWait,
 }
 
 static CLASS: Class = Class::new();
@@ -265,10 +268,13 @@ impl Operation for Next {
         let slf = stream.job.bind(py);
         let this = slf.get();
         let job = job(slf)?;
+        let is_cancelled = self.wait.end(py)?;
         let mut output = lock(&this.output);
         // Before an item is taken: nothing is emitted after the end.
         let ended = output.ended;
         match &stream.seen {
+            // What is left does not count.
+            None if is_cancelled => {}
             None => {
                 if let Some(value) = (output.items > 0).then(|| job.take_item()).flatten() {
                     output.items -= 1;
@@ -310,10 +316,14 @@ impl Operation for Next {
             )
             .into());
         };
-        let future = handle.create_future(py)?;
+        let future = match &stream.seen {
+            None => self.wait.begin(slf.as_any(), &handle, is_cancelled)?,
+            // Progress may be shown by another task than the one that needs the result.
+            Some(_) => handle.create_future(py)?,
+        };
         let mut output = lock(&this.output);
         // On free-threaded Pythons another thread may have added output since the check above.
-        let is_ready = output.ended || output.items > 0;
+        let is_ready = output.ended || (output.items > 0 && !is_cancelled);
         output.waiters.push((handle.clone(), future.clone()));
         drop(output);
         if is_ready {
@@ -325,7 +335,10 @@ impl Operation for Next {
     }
 
     fn traverse(&self, visit: Visit<'_>) -> c_int {
-        visit(&self.stream)
+        match visit(&self.stream) {
+            0 => self.wait.traverse(visit),
+            stop => stop,
+        }
     }
 }
 

@@ -1,13 +1,15 @@
-//! `LoopHandle`: an event loop of any implementation, with the queue that its completions go to.
+//! `LoopHandle`: an event loop of any implementation, with the queue that its completions go to; or the thread for callbacks.
 
 use std::sync::{Arc, OnceLock};
 
 use hybridloop_sync::WakeFn;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::event_loop::{LoopCore, LoopRef};
+use crate::kernels::callback_thread::callback_queue;
 use crate::kernels::completion_queue::{CompletionQueue, LoopCompletions};
 use crate::kernels::detached::detached_queue;
 use crate::kernels::foreign_loop;
@@ -20,6 +22,8 @@ use crate::python::Ref;
 enum EventLoop {
     Core(LoopRef),
     Foreign(Ref),
+    /// No loop, but the thread that calls the callbacks of plain threads.
+    Thread,
 }
 
 /// An event loop and the queue that its completions go to.
@@ -52,11 +56,20 @@ impl LoopHandle {
         }
     }
 
-    /// The loop as an object of any class.
+    /// The thread for callbacks of plain threads: it calls them at once.
+    pub fn callback_thread(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self {
+            event_loop: EventLoop::Thread,
+            queue: callback_queue(py)?,
+        })
+    }
+
+    /// The loop as an object of any class; `None` of Python for the thread.
     pub fn object(&self) -> &Ref {
         match &self.event_loop {
             EventLoop::Core(event_loop) => event_loop.object(),
             EventLoop::Foreign(object) => object,
+            EventLoop::Thread => &Stdlib::get().none,
         }
     }
 
@@ -65,7 +78,7 @@ impl LoopHandle {
     pub fn runs_here(&self) -> bool {
         match &self.event_loop {
             EventLoop::Core(event_loop) => event_loop.core().runs_here(),
-            EventLoop::Foreign(_) => false,
+            EventLoop::Foreign(_) | EventLoop::Thread => false,
         }
     }
 
@@ -73,6 +86,7 @@ impl LoopHandle {
         match &self.event_loop {
             EventLoop::Core(event_loop) => Ok(event_loop.core().is_closed()),
             EventLoop::Foreign(object) => object.bind(py).call_method0("is_closed")?.is_truthy(),
+            EventLoop::Thread => Ok(false),
         }
     }
 
@@ -89,6 +103,10 @@ impl LoopHandle {
                 let cx = event_loop.cx(py);
                 Ok(cx.call_soon(callback, args, Some(context.clone()))?)
             }
+            EventLoop::Thread => {
+                call_now(py, callback, args, context);
+                Ok(())
+            }
             _ => self.call_method(py, "call_soon", callback, args, context),
         }
     }
@@ -101,6 +119,10 @@ impl LoopHandle {
         args: [&Ref; N],
         context: &Ref,
     ) -> PyResult<()> {
+        if let EventLoop::Thread = self.event_loop {
+            call_now(py, callback, args, context);
+            return Ok(());
+        }
         if self.is_closed(py)? {
             return Ok(());
         }
@@ -135,6 +157,7 @@ impl LoopHandle {
                 Ok(event_loop.core().new_future(event_loop.as_ptr())?)
             },
             EventLoop::Foreign(object) => Ok(object.bind(py).call_method0("create_future")?.into()),
+            EventLoop::Thread => Err(PyRuntimeError::new_err("no running event loop")),
         }
     }
 
@@ -150,6 +173,18 @@ impl LoopHandle {
         })?;
         let context = current_context(py)?;
         self.call_soon_threadsafe(py, function, [future], &context)
+    }
+}
+
+/// `context.run(callback, *args)`. An exception is reported.
+fn call_now<const N: usize>(py: Python<'_>, callback: &Ref, args: [&Ref; N], context: &Ref) {
+    let all: Vec<_> = std::iter::once(callback)
+        .chain(args)
+        .map(|object| object.bind(py))
+        .collect();
+    let called = PyTuple::new(py, all).and_then(|all| context.bind(py).call_method1("run", all));
+    if let Err(error) = called {
+        error.write_unraisable(py, Some(callback.bind(py)));
     }
 }
 

@@ -3,13 +3,14 @@
 //! From the top to the bottom; a module imports only modules below it.
 //!
 //! * [`submit`] — `run_native()` and `run_native_many()`.
-//! * [`job`] and [`batch`] — `NativeJob` and `NativeBatch`; [`future`] — their base, a future that belongs to no loop.
+//! * [`job`] and [`batch`] — `NativeJob` and `NativeBatch`, which [`batch_stream`] iterates over; [`future`] — their base, a future that belongs to no loop.
 //! * [`options`] — the keyword arguments of both; [`named_arguments`] — arguments by the names of the signature.
 //! * [`arguments`] — conversion of Python objects to arguments; [`buffer_guards`] — what keeps their memory valid.
 //! * [`engine`] — `NativeEngine`: workers and a bus, and the default engine of the process.
 //! * [`bus`] and [`channel`] — `Bus` and `Channel`; [`waiters`] — futures that wait for them.
 //! * [`sources`] — what can be registered as a kernel; [`kernel`] — `Kernel`, and the registry of kernels by name.
 //! * [`loop_handle`] — an event loop of any implementation; [`foreign_loop`] — those that are no `LoopCore`.
+//! * [`callback_thread`] — callbacks of threads without a loop.
 //! * [`detached`] — jobs without a loop; [`deferred_drop`] — objects that workers have dropped.
 //! * [`completion_queue`] — events of workers on their way to a loop.
 //! * [`result`] — the result of a job; [`convert`] — values as Python objects; [`buffer`] — `NativeBuffer`.
@@ -17,9 +18,11 @@
 
 mod arguments;
 mod batch;
+mod batch_stream;
 mod buffer;
 mod buffer_guards;
 mod bus;
+mod callback_thread;
 mod channel;
 pub mod completion_queue;
 mod convert;
@@ -56,9 +59,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     kernel::register(module)?;
     sources::register(module)?;
     engine::register(module)?;
+    callback_thread::register(module)?;
     future::register(module)?;
     job::register(module)?;
-    batch::register(module)?;
+    batch_stream::register(module)?;
     module.add_class::<foreign_loop::CompletionReader>()?;
     submit::register(module)?;
     hybridloop_kernels::set_memory_check(is_memory_low);

@@ -44,6 +44,12 @@ objects! {
     discover_kernels,
     /// Makes the `inspect.Signature` of a kernel.
     kernel_signature,
+    /// The class of what `concurrent.futures` reads of a job.
+    future_view,
+    /// The class of the future of a task that iterates over a job or batch.
+    iteration_waiter,
+    /// Starts the thread for callbacks of plain threads.
+    start_callback_thread,
     /// The body of `Bus.wait()`.
     bus_wait,
     /// The body of `Channel.wait()`.

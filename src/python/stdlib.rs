@@ -80,6 +80,7 @@ pub struct Stdlib {
     /// `("context",)`.
     pub context_keyword: Ref,
     pub no_arguments: Ref,
+    pub none: Ref,
     /// `_asyncio.Future`, if this Python has it.
     pub native_future: Option<NativeFuture>,
     /// The dictionaries of `asyncio.futures` and `asyncio.tasks`. Programs may replace `Future` and `Task` there.
@@ -130,6 +131,7 @@ impl Stdlib {
             loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
             context_keyword: PyTuple::new(py, [PyString::intern(py, "context")])?.into(),
             no_arguments: PyTuple::empty(py).into(),
+            none: Ref::none(),
             native_future: NativeFuture::find(py),
             futures: take("asyncio.futures", &["__dict__"])?,
             tasks: take("asyncio.tasks", &["__dict__"])?,

@@ -114,8 +114,8 @@ def test_the_written_parameter_by_name_and_by_out(clear):
     [
         (lambda fma: fma(1, w=2), "{}() got an unexpected keyword argument 'w'"),
         (
-            lambda fma: fma(1, timout=2),
-            "{}() got an unexpected keyword argument 'timout'. Did you mean 'timeout'?",
+            lambda fma: fma(1, timeouts=2),
+            "{}() got an unexpected keyword argument 'timeouts'. Did you mean 'timeout'?",
         ),
         (lambda fma: fma(1, x=2), "{}() got multiple values for argument 'x'"),
         (lambda fma: fma(y=1), "{}(): argument 'x' is missing"),

@@ -1,9 +1,8 @@
-//! Callbacks of a `NativeAwaitable`. Each is called by the loop that ran when it was added.
+//! Callbacks of a `NativeAwaitable`. Each is called by the loop that ran when it was added, or by the thread for callbacks.
 
 use std::sync::Arc;
 
 use hybridloop_sync::primitives::lock;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::kernels::future::state::{Callback, NativeAwaitable};
@@ -11,7 +10,8 @@ use crate::kernels::loop_handle::{current_context, LoopHandle};
 use crate::python::Ref;
 
 impl NativeAwaitable {
-    /// Adds a callback. The loop that runs in this thread calls it, or else the loop that the work was submitted on.
+    /// Adds a callback. The loop that runs in this thread calls it, or else the loop that the work was submitted on, or else the
+    /// thread for callbacks.
     pub(super) fn add_callback(
         slf: &Bound<'_, Self>,
         function: &Bound<'_, PyAny>,
@@ -20,15 +20,23 @@ impl NativeAwaitable {
         let (py, this) = (slf.py(), slf.get());
         let handle = match &this.owner {
             Some(owner) if owner.runs_here() => owner.clone(),
-            owner => match LoopHandle::running(py)? {
-                Some(running) => running,
-                None => owner.clone().ok_or_else(|| {
-                    PyRuntimeError::new_err(
-                        "no running event loop, and the job was submitted without one",
-                    )
-                })?,
+            owner => match (LoopHandle::running(py)?, owner) {
+                (Some(running), _) => running,
+                (None, Some(owner)) => owner.clone(),
+                (None, None) => LoopHandle::callback_thread(py)?,
             },
         };
+        Self::add_callback_on(slf, handle, function, context)
+    }
+
+    /// Adds a callback that this loop or thread calls.
+    pub(super) fn add_callback_on(
+        slf: &Bound<'_, Self>,
+        handle: LoopHandle,
+        function: &Bound<'_, PyAny>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
         let context = match context {
             Some(context) => context.into(),
             None => current_context(py)?,

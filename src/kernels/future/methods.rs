@@ -13,7 +13,7 @@ use crate::kernels::exceptions::cannot_pickle;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::waiting::Await;
 use crate::kernels::future::work::Work;
-use crate::kernels::loop_handle::running_loop;
+use crate::kernels::loop_handle::{running_loop, LoopHandle};
 use crate::kernels::numbers::duration;
 use crate::kernels::result::FutureResult;
 use crate::python::coroutine;
@@ -109,7 +109,8 @@ impl NativeAwaitable {
         }
     }
 
-    /// Schedule `fn(self)` when it is done, on the loop that runs in this thread, or else on the loop it was submitted on.
+    /// Schedule `fn(self)` when it is done, on the loop that runs in this thread, or else on the loop it was submitted on. Without
+    /// either, a thread of hybridloop calls it, or this one if it is done.
     #[pyo3(signature = (fn_, /, *, context=None), text_signature = "($self, fn, /, *, context=None)")]
     fn add_done_callback(
         slf: &Bound<'_, Self>,
@@ -118,6 +119,32 @@ impl NativeAwaitable {
     ) -> PyResult<()> {
         slf.get().check_process(slf.py())?;
         Self::add_callback(slf, fn_, context)
+    }
+
+    /// Call `fn(self)` when it is done, in a thread of hybridloop, or now if it is done.
+    #[pyo3(signature = (fn_, /), text_signature = "($self, fn, /)")]
+    fn _add_thread_callback(slf: &Bound<'_, Self>, fn_: &Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().check_process(slf.py())?;
+        let handle = LoopHandle::callback_thread(slf.py())?;
+        Self::add_callback_on(slf, handle, fn_, None)
+    }
+
+    /// For `concurrent.futures`.
+    #[getter]
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf)?.call_method1("publish", (slf,))
+    }
+
+    /// For `concurrent.futures`.
+    #[getter]
+    fn _state<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf)?.call_method1("state_of", (slf,))
+    }
+
+    /// For `concurrent.futures`.
+    #[getter]
+    fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf)?.call_method1("waiters_of", (slf,))
     }
 
     /// Remove all callbacks that are equal to `fn`; return how many.
@@ -211,7 +238,8 @@ impl NativeAwaitable {
         if let Some(object) = state.result.as_ref().and_then(FutureResult::object) {
             object.visit(&visit)?;
         }
-        for object in state.timer.iter().chain(&state.cancel_message) {
+        let objects = state.timer.iter().chain(&state.cancel_message);
+        for object in objects.chain(&state.view) {
             object.visit(&visit)?;
         }
         for callback in &state.callbacks {
@@ -227,7 +255,8 @@ impl NativeAwaitable {
         let mut state = lock(&self.state);
         let callbacks = std::mem::take(&mut state.callbacks);
         let (timer, message) = (state.timer.take(), state.cancel_message.take());
+        let view = state.view.take();
         drop(state);
-        drop((callbacks, timer, message));
+        drop((callbacks, timer, message, view));
     }
 }

@@ -10,6 +10,7 @@
 //! * [`callbacks`] — `add_done_callback()`.
 //! * [`completion`] — how a future gets its result.
 //! * [`deadline`] — its timeout.
+//! * [`iteration`] — what a task waits for that iterates with `async for`.
 //! * [`waiting`] — `await`, and threads that block.
 //! * [`unretrieved`] — exceptions that were never retrieved.
 //! * [`methods`] — the methods that Python calls.
@@ -17,6 +18,7 @@
 mod callbacks;
 mod completion;
 mod deadline;
+pub mod iteration;
 mod methods;
 pub mod state;
 pub mod unretrieved;

@@ -16,7 +16,7 @@ use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
 use crate::python::stdlib::Stdlib;
-use crate::python::Ref;
+use crate::python::{package, Ref};
 
 /// A function of `add_done_callback()`, and the loop that calls it.
 pub struct Callback {
@@ -35,6 +35,8 @@ pub struct State {
     /// The timer of the deadline.
     pub timer: Option<Ref>,
     pub cancel_message: Option<Ref>,
+    /// What `concurrent.futures` reads, once it has.
+    pub view: Option<Ref>,
     /// Whether the exception was raised or returned to anybody, or reported.
     pub retrieved: bool,
 }
@@ -126,7 +128,20 @@ impl NativeAwaitable {
         true
     }
 
-    pub(super) fn mark_retrieved(&self) {
+    /// What `concurrent.futures` reads; made on first use.
+    pub(super) fn view<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Some(view) = lock(&this.state).view.clone() {
+            return Ok(view.bind(py).clone());
+        }
+        let new = Ref::from(package::future_view(py)?.call0()?);
+        let mut state = lock(&this.state);
+        let view = state.view.get_or_insert_with(|| new.clone()).clone();
+        drop(state);
+        Ok(view.bind(py).clone())
+    }
+
+    pub fn mark_retrieved(&self) {
         lock(&self.state).retrieved = true;
     }
 
