@@ -77,6 +77,7 @@ from .native.errors import (
 from .native.stats import BusStats, NativeStats
 
 if TYPE_CHECKING:
+    from . import cluster as cluster
     from . import metrics as metrics
     from . import observe as observe
     from . import parallel as parallel
@@ -167,7 +168,7 @@ if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
 nesting.load = lambda: import_module(".sync", __name__)
 
 # Imported on first use, because most programs do not need them.
-_LAZY = ("metrics", "observe", "parallel", "sync")
+_LAZY = ("cluster", "metrics", "observe", "parallel", "sync")
 
 
 def __dir__() -> list[str]:

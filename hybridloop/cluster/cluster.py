@@ -1,0 +1,520 @@
+"""Kernels on the workers of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import operator
+import re
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, NoReturn
+
+from .._core import Kernel
+from ..engine.mapping import Calls, NativeChunk
+from ..native.registry import kernels as local_kernels
+from . import values
+from .backend import Backend, Call, ClusterRef, Reply, WorkerInfo
+from .errors import KernelLostError, KernelMismatchError
+from .job import ClusterJob, ClusterMap
+from .placement import Place, Placement
+
+# How many calls a worker may have at a time for each of its threads: one runs, one is on its way.
+_CALLS_PER_THREAD = 2
+_CHUNKS_AHEAD = 2
+
+_REFUSED = {
+    "out": "a worker cannot write to the memory of this process; use the result",
+    "key": "each worker has a bus of its own, there is none for the whole cluster; use put()",
+    "cancel_policy": "a call ends when its kernel has returned, and so has freed its worker; "
+    "cancel it a second time to stop waiting",
+    "exactly_once": "a kernel whose worker is lost may have run or not: "
+    "calls run at most once, or with retries= at least once",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKernel:
+    """A kernel that the workers have."""
+
+    name: str
+    signature: str | None
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterWorker:
+    """A worker of a cluster."""
+
+    address: str
+    threads: int
+    """Threads that run kernels."""
+    limit: int
+    """Calls that this client may have on it at a time."""
+    running: int
+    """Calls of this client that are under way."""
+    engine: Mapping[str, int]
+    """Statistics of its native engine, as of the last ping: `threads`, `running`, `queued`, `done`,
+    `failed`, `cancelled`, and `memory` in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """The calls of this client. A batch or a chunk of a map is one call for each worker."""
+
+    workers: int
+    """Workers that are used."""
+    waiting: int
+    """Calls that wait for a worker."""
+    running: int
+    """Calls that are under way."""
+    done: int
+    """Calls that have returned a value."""
+    failed: int
+    """Calls that have raised an exception of the kernel."""
+    cancelled: int
+    """Calls that were cancelled."""
+    lost: int
+    """Calls that have raised `KernelLostError`."""
+
+
+class Cluster:
+    """Workers that run kernels: see `connect()`."""
+
+    def __init__(
+        self, backend: Backend, libraries: Iterable[str] = (), per_worker: int | None = None
+    ) -> None:
+        if per_worker is not None and per_worker < 1:
+            raise ValueError(f"per_worker must be at least 1, not {per_worker}")
+        if isinstance(libraries, str):
+            raise TypeError("libraries must be a list of paths or modules, not a str")
+        self._backend = backend
+        self._libraries = [str(library) for library in libraries]
+        self._per_worker = per_worker
+        self._placement = Placement()
+        self._kernels: dict[str, ClusterKernel] = {}
+        self._rejected: dict[str, str] = {}
+        self._jobs: set[ClusterJob[Any]] = set()
+        self._counts = dict.fromkeys(("done", "failed", "cancelled", "lost"), 0)
+        self._running = 0
+        self._numbers = itertools.count(1)
+        self._follower: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Cluster:
+        try:
+            await self._backend.start(self._libraries)
+            self._check(self._backend.workers())
+        except BaseException:
+            await self._backend.close()
+            raise
+        for worker in self._backend.workers():
+            self._use(worker)
+        self._follower = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel the calls that have not ended, and disconnect. The cluster itself goes on."""
+        if self._closed:
+            return
+        self._closed = True
+        for job in self._jobs:
+            job.cancel()
+        # Kernels see that they are cancelled, but the worker need not answer any more.
+        await asyncio.sleep(0)
+        for job in self._jobs:
+            job.cancel()
+        if self._follower:
+            self._follower.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await self._backend.close()
+
+    @property
+    def kernels(self) -> Mapping[str, ClusterKernel]:
+        """The kernels of the workers by name."""
+        return MappingProxyType(self._kernels)
+
+    @property
+    def bus(self) -> NoReturn:
+        """Raises `TypeError`: there is no memory bus for a whole cluster."""
+        raise TypeError(_REFUSED["key"])
+
+    def workers(self) -> dict[str, ClusterWorker]:
+        """The workers that are used, by address."""
+        engines = {worker.address: worker.engine for worker in self._backend.workers()}
+        return {
+            address: ClusterWorker(
+                address, place.threads, place.limit, place.busy, engines.get(address, {})
+            )
+            for address, place in self._placement.places.items()
+        }
+
+    def stats(self) -> ClusterStats:
+        """The calls of this client."""
+        return ClusterStats(
+            workers=len(self._placement.places),
+            waiting=len(self._placement),
+            running=self._running,
+            **self._counts,
+        )
+
+    def run_native(
+        self,
+        kernel: Kernel | ClusterKernel | str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        priority: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+        retries: int | None = None,
+        **refused: Any,
+    ) -> ClusterJob[Any]:
+        """Run a kernel on a worker, like `loop.run_native()`.
+
+        Without `retries` the call goes to a worker directly, and runs at most once. With it the
+        call goes through the scheduler and runs at least once: if its worker is lost, another one
+        gets it. The scheduler repeats that as often as it is configured to
+        (`distributed.scheduler.allowed-failures`), and this `retries` times.
+
+        Buffers in the result are read-only memoryviews.
+        """
+        call = self._make_call(
+            kernel, args, refused, timeout=timeout, priority=priority, on_progress=on_progress
+        )
+        if retries is None:
+            return self._start(self._run(call))
+        if operator.index(retries) < 0:
+            raise ValueError(f"retries must be at least 0, not {retries}")
+        return self._start(self._run_scheduled(call, retries))
+
+    def run_native_many(
+        self,
+        kernel: Kernel | ClusterKernel | str,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        return_exceptions: bool = False,
+        **refused: Any,
+    ) -> ClusterJob[list[Any]]:
+        """Run many calls of a kernel, like `loop.run_native_many()`, with one message a worker.
+
+        If a worker is lost, the calls that it had get a `KernelLostError`.
+        """
+        options = {"timeout": timeout, "priority": priority}
+        everything = [tuple(arguments) for arguments in calls]
+        parts = self._split(everything)
+        made: dict[int, Call] = {}
+        first = 0
+        for part in parts:
+            made[first] = self._make_batch(kernel, part, refused, first, **options)
+            first += len(part)
+        return self._start(self._run_batches(made, return_exceptions))
+
+    def map(
+        self,
+        kernel: Kernel | ClusterKernel | str,
+        *iterables: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> ClusterMap[Any]:
+        """Call a kernel for each item, with one argument from each iterable, for `async for`.
+
+        Args:
+            chunksize: how many calls are sent to a worker together.
+            buffersize: how many items may be taken ahead of the results. The default is two chunks
+                for each thread of the workers.
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        if buffersize is None:
+            threads = sum(place.threads for place in self._placement.places.values())
+            buffersize = chunksize * _CHUNKS_AHEAD * max(threads, 1)
+        elif buffersize < 1:
+            raise ValueError(f"buffersize must be at least 1, not {buffersize}")
+        options = {"timeout": timeout, "priority": priority}
+
+        def submit(calls: Calls) -> NativeChunk:
+            call = self._make_batch(kernel, calls, {}, 0, **options)
+            return NativeChunk(self._start(self._run_batches({0: call}, True)))
+
+        return ClusterMap(submit, zip(*iterables, strict=False), chunksize, buffersize)
+
+    async def put(self, value: Any) -> ClusterRef:
+        """Store an argument on a worker, for any number of calls, which run where it is."""
+        place = min(
+            self._placement.places.values(), default=None, key=lambda it: (it.stored, it.last)
+        )
+        if place is None:
+            raise self._no_worker()
+        ref = await self._backend.put(value, place.address)
+        place.stored += ref.nbytes
+        return ref
+
+    def _start(self, coroutine: Any) -> ClusterJob[Any]:
+        if self._closed:
+            coroutine.close()
+            raise RuntimeError("the connection to the cluster is closed")
+        job: ClusterJob[Any] = ClusterJob(coroutine, loop=asyncio.get_running_loop())
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return job
+
+    def _make_call(
+        self,
+        kernel: Kernel | ClusterKernel | str,
+        arguments: Sequence[Any],
+        refused: Mapping[str, Any],
+        **options: Any,
+    ) -> Call:
+        name = self._check_kernel(kernel, refused)
+        frames: list[Any] = []
+        refs = {place: it for place, it in enumerate(arguments) if isinstance(it, ClusterRef)}
+        plain = [None if place in refs else it for place, it in enumerate(arguments)]
+        encoded = values.encode(plain, frames, name)
+        return Call(next(self._numbers), name, encoded, frames, refs, **options)
+
+    def _make_batch(
+        self,
+        kernel: Kernel | ClusterKernel | str,
+        calls: Sequence[Sequence[Any]],
+        refused: Mapping[str, Any],
+        first: int,
+        **options: Any,
+    ) -> Call:
+        name = self._check_kernel(kernel, refused)
+        frames: list[Any] = []
+        encoded = []
+        for number, arguments in enumerate(calls, first):
+            if any(isinstance(argument, ClusterRef) for argument in arguments):
+                raise TypeError(
+                    f"call {number}: {name}: only run_native() takes what put() returns"
+                )
+            try:
+                encoded.append(values.encode(arguments, frames, name))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"call {number}: {error}") from None
+        return Call(next(self._numbers), name, encoded, frames, {}, batch=True, **options)
+
+    def _check_kernel(
+        self, kernel: Kernel | ClusterKernel | str, refused: Mapping[str, Any]
+    ) -> str:
+        for option, value in refused.items():
+            if option not in _REFUSED:
+                raise TypeError(f"unexpected keyword argument {option!r}")
+            if value is not None and (option, value) != ("cancel_policy", "wait"):
+                raise TypeError(
+                    f"{option}={value!r} is not possible on a cluster: {_REFUSED[option]}"
+                )
+        name = kernel if isinstance(kernel, str) else kernel.name
+        if not self._kernels and self._rejected:
+            raise self._no_worker()
+        found = self._kernels.get(name)
+        if found is None and not self._kernels:
+            return name  # There was no worker yet. The first one will tell.
+        if found is None:
+            raise LookupError(f"no kernel is named {name!r} on the workers of the cluster")
+        if not isinstance(kernel, str) and kernel.signature != found.signature:
+            raise KernelMismatchError(
+                {it: _other_signature(found, kernel.signature) for it in self._placement.places}
+            )
+        if found.signature and re.search(r"[(,]\s*out\s", found.signature):
+            raise TypeError(f"{name} writes to an argument, {_REFUSED['out']}")
+        return name
+
+    def _split(self, calls: list[Any]) -> list[list[Any]]:
+        """One part for each worker, by its threads."""
+        shares = [place.threads for place in self._placement.places.values()] or [1]
+        total, taken, parts, share = sum(shares), 0, [], 0
+        for threads in shares:
+            share += threads
+            end = len(calls) * share // total
+            if end > taken:
+                parts.append(calls[taken:end])
+            taken = end
+        return parts
+
+    async def _run(self, call: Call) -> Any:
+        return self._value(await self._direct(call))[0]
+
+    async def _run_batches(self, calls: dict[int, Call], return_exceptions: bool) -> list[Any]:
+        """Run parts of a batch, given by the number of their first call."""
+        replies = await asyncio.gather(*map(self._direct, calls.values()))
+        results: list[Any] = []
+        for (first, call), reply in zip(calls.items(), replies, strict=True):
+            if isinstance(reply.error, KernelLostError):
+                self._counts["lost"] += 1
+                results += [reply.error] * len(call.arguments)
+            else:
+                results += self._value(_count_from(reply, first))
+        if not return_exceptions:
+            for number, result in enumerate(results):
+                if isinstance(result, Exception):
+                    result.add_note(f"call {number} of the batch")
+                    raise result
+        return results
+
+    async def _run_scheduled(self, call: Call, retries: int) -> Any:
+        self._running += 1
+        try:
+            async with _deadline(call):
+                reply = await self._await_reply(
+                    await self._backend.call(call, None, retries), call, None
+                )
+        finally:
+            self._running -= 1
+        return self._value(reply)[0]
+
+    async def _direct(self, call: Call) -> Reply:
+        """Send a call to a worker, as soon as one has space for it."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        place = await self._acquire(call, self._find_holders(call))
+        if call.timeout is not None:
+            left = max(0.0, call.timeout - (loop.time() - begin))
+            call = dataclasses.replace(call, timeout=left)
+        try:
+            future = await self._backend.call(call, place.address)
+        except BaseException:
+            self._release(place)
+            raise
+        # A call that nobody waits for any more still occupies its worker.
+        future.add_done_callback(lambda _: self._release(place))
+        reply = await self._await_reply(future, call, place.address)
+        if reply.error is None:
+            for ref in call.refs.values():
+                ref.holders.add(place.address)
+        return reply
+
+    async def _acquire(self, call: Call, holders: set[str]) -> Place:
+        place = self._placement.try_acquire(holders)
+        if place is None:
+            async with _deadline(call):
+                place = await self._placement.acquire(call.priority, holders)
+        self._running += 1
+        return place
+
+    def _release(self, place: Place) -> None:
+        self._running -= 1
+        self._placement.release(place)
+
+    async def _await_reply(
+        self, future: asyncio.Future[Reply], call: Call, worker: str | None
+    ) -> Reply:
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.done():
+                self._backend.cancel(call, worker)
+                await asyncio.wait([future])
+            self._counts["cancelled"] += 1
+            raise
+
+    def _value(self, reply: Reply) -> list[Any]:
+        if reply.cancelled:
+            self._counts["cancelled"] += 1
+            raise asyncio.CancelledError
+        if reply.error is not None:
+            self._counts["lost" if isinstance(reply.error, KernelLostError) else "failed"] += 1
+            raise reply.error
+        self._counts["done"] += 1
+        return list(reply.value)
+
+    def _find_holders(self, call: Call) -> set[str]:
+        holders: set[str] = set()
+        for place, ref in call.refs.items():
+            ref.holders &= self._placement.places.keys()
+            if not ref.holders:
+                raise KernelLostError(
+                    f"{call.kernel}: argument {place} was lost with its worker; put() it again. "
+                    "The kernel did not run"
+                )
+            holders |= ref.holders
+        return holders
+
+    def _no_worker(self) -> Exception:
+        if self._rejected:
+            return KernelMismatchError(dict(self._rejected))
+        return KernelLostError("the cluster has no worker; the kernel did not run")
+
+    async def _follow(self) -> None:
+        async for event in self._backend.events():
+            if event.joined is None:
+                self._rejected.pop(event.address, None)
+                self._placement.remove(event.address)
+                continue
+            try:
+                self._check([event.joined])
+            except KernelMismatchError as error:
+                self._rejected.update(error.workers)
+                warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=1)
+            else:
+                self._use(event.joined)
+
+    def _use(self, worker: WorkerInfo) -> None:
+        limit = self._per_worker or _CALLS_PER_THREAD * worker.threads
+        self._rejected.pop(worker.address, None)
+        self._placement.add(worker.address, worker.threads, limit)
+
+    def _check(self, workers: Sequence[WorkerInfo]) -> None:
+        """All workers must have the same kernels; those that this process has, too, as here."""
+        expected = dict(self._kernels)
+        for worker in workers if not expected else ():
+            for name, (signature, doc) in worker.kernels.items():
+                if name in local_kernels:
+                    signature = local_kernels[name].signature
+                expected.setdefault(name, ClusterKernel(name, signature, doc))
+        wrong = {}
+        for worker in workers:
+            problems = [worker.problem] if worker.problem else []
+            missing = expected.keys() - worker.kernels.keys()
+            if missing and not problems:
+                problems.append(f"it lacks {', '.join(sorted(missing))}")
+            problems += [
+                _other_signature(expected[name], signature)
+                for name, (signature, _) in worker.kernels.items()
+                if signature != expected[name].signature
+            ]
+            if problems:
+                wrong[worker.address] = "; ".join(problems)
+        if wrong:
+            raise KernelMismatchError(wrong)
+        self._kernels = expected
+
+
+def _other_signature(kernel: ClusterKernel, other: str | None) -> str:
+    return f"{kernel.name} has the signature {other!r}, not {kernel.signature!r}"
+
+
+def _count_from(reply: Reply, first: int) -> Reply:
+    """Number the call that was refused as in the whole batch."""
+    if reply.error is not None and first:
+        text = re.sub(r"\Acall (\d+):", lambda it: f"call {int(it[1]) + first}:", str(reply.error))
+        reply.error.args = (text,)
+    return reply
+
+
+@contextlib.asynccontextmanager
+async def _deadline(call: Call) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(call.timeout):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"{call.kernel}: the timeout has passed") from None

@@ -1,0 +1,319 @@
+"""The worker's side: a plugin of Dask's worker with one native engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from distributed import Worker, WorkerPlugin, get_worker
+from distributed.core import Status
+
+from .._core import NativeBatch, NativeEngine, NativeJob
+from ..native.errors import KernelExistsError, KernelLibraryError
+from ..native.registry import kernels, load_kernels
+from . import values
+from .errors import KernelLostError, encode_error
+from .frames import Packed, with_frames
+
+# A `distributed.comm.core.Comm`; its methods have no types.
+Comm = Any
+
+NAME = "hybridloop"
+"""The name of the plugin, and of the operation that opens a connection to it."""
+
+PROTOCOL = 1
+"""Client and worker must have the same."""
+
+# How many calls that were cancelled before they arrived are remembered.
+_CANCELLED_EARLY = 4096
+# Progress is sent at most once in so many seconds.
+_PROGRESS_INTERVAL = 0.02
+_CLOSE_TIMEOUT = 5.0
+
+_Key = tuple[str, int]
+
+
+class KernelPlugin(WorkerPlugin):
+    """Gives a worker of Dask a native engine, and the operation that runs kernels on it."""
+
+    name = NAME
+    idempotent = True
+    server: KernelServer
+
+    def setup(self, worker: Worker) -> None:
+        self.server = KernelServer(worker)
+        worker.handlers[NAME] = self.server.serve
+
+    async def teardown(self, worker: Worker) -> None:
+        worker.handlers.pop(NAME, None)
+        await self.server.close()
+
+
+class KernelServer:
+    """Runs kernels for all clients of a worker. A client has two connections: data and control."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.engine = NativeEngine(native_threads=worker.state.nthreads)
+        self._jobs: dict[_Key, NativeJob[Any] | NativeBatch[Any] | asyncio.Task[Any]] = {}
+        self._cancelled: dict[_Key, None] = {}
+        self._comms: set[Comm] = set()
+        self._sessions: dict[str, Comm] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, comm: Comm, protocol: int, session: str) -> Status:
+        """One connection of a client, until it is closed."""
+        comm.allow_offload = False
+        self._comms.add(comm)
+        started: set[_Key] = set()
+        try:
+            await comm.write({"protocol": PROTOCOL, "threads": self._worker.state.nthreads})
+            while protocol == PROTOCOL:
+                message = await comm.read()
+                self._handle(comm, session, message, started)
+        except OSError:
+            pass
+        finally:
+            self._comms.discard(comm)
+            if self._sessions.get(session) is comm:
+                del self._sessions[session]
+            # Nobody waits for them any more.
+            for key in started & self._jobs.keys():
+                self._jobs[key].cancel()
+        return Status.dont_reply
+
+    async def close(self) -> None:
+        """End the connections and the engine."""
+        for comm in list(self._comms):
+            comm.abort()
+        await asyncio.to_thread(self.engine.close, _CLOSE_TIMEOUT)
+
+    def _handle(
+        self, comm: Comm, session: str, message: dict[str, Any], started: set[_Key]
+    ) -> None:
+        match message["op"]:
+            case "run":
+                self._sessions[session] = comm
+                self._run(comm, (session, message["id"]), message, started)
+            case "cancel":
+                self.cancel((session, message["id"]))
+            case "ping":
+                self._send(comm, {"op": "pong", "engine": self._statistics()})
+            case "kernels":
+                self._send(comm, self._describe_kernels(message["libraries"]))
+
+    def cancel(self, key: _Key) -> None:
+        """Cancel a call, also one that has not arrived yet."""
+        self._cancelled[key] = None
+        if job := self._jobs.get(key):
+            job.cancel()
+        if len(self._cancelled) > _CANCELLED_EARLY:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    def _forget(self, key: _Key) -> bool:
+        """Whether a call was cancelled. It is asked once, when it begins or when it has ended."""
+        return key in self._cancelled and self._cancelled.pop(key) is None
+
+    def _send(self, comm: Comm, message: dict[str, Any]) -> None:
+        self._start(self._write(comm, message))
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _write(comm: Comm, message: dict[str, Any]) -> None:
+        # A client that is gone needs no answer.
+        with contextlib.suppress(OSError):
+            await comm.write(message)
+
+    def _run(self, comm: Comm, key: _Key, message: dict[str, Any], started: set[_Key]) -> None:
+        if self._forget(key):
+            self._send(comm, {"id": key[1], "cancelled": True})
+            return
+        data = self._worker.data
+        progress = _Progress(self, comm, key[1]) if message["progress"] else None
+        try:
+            if all(name in data for name in message["refs"]):
+                job: Any = self._submit(message, data, progress)
+            else:
+                job = asyncio.get_running_loop().create_task(self._fetch_and_run(message, progress))
+        except Exception as error:
+            self._send(comm, {"id": key[1], "error": encode_error(error)})
+            return
+        self._jobs[key] = job
+        started.add(key)
+        self._start(self._answer(comm, key, job, message["batch"], progress, started))
+
+    async def _answer(
+        self,
+        comm: Comm,
+        key: _Key,
+        job: Any,
+        batch: bool,
+        progress: _Progress | None,
+        started: set[_Key],
+    ) -> None:
+        content, frames = await self._outcome(key, job, batch)
+        started.discard(key)
+        if progress:
+            await progress.finish()
+        await self._write(comm, with_frames({"id": key[1], **content}, frames))
+
+    async def _outcome(self, key: _Key, job: Any, batch: bool) -> tuple[dict[str, Any], list[Any]]:
+        frames: list[Any] = []
+        try:
+            value = await job
+            if batch:
+                return {"values": [_encode_outcome(it, frames) for it in value]}, frames
+            return {"values": values.encode([value], frames, "")}, frames
+        except asyncio.CancelledError:
+            # Else the worker closes, and the scheduler sends the call to another one.
+            if key not in self._cancelled:
+                raise
+            return {"cancelled": True}, []
+        except Exception as error:
+            return {"error": encode_error(error)}, []
+        finally:
+            self._jobs.pop(key, None)
+            self._forget(key)
+
+    async def _fetch_and_run(self, message: dict[str, Any], progress: _Progress | None) -> Any:
+        found = await self._worker.gather(message["refs"])
+        data = self._worker.data
+        if found["status"] != "OK" or not all(name in data for name in message["refs"]):
+            raise KernelLostError("the data of an argument is lost; the kernel did not run")
+        return await self._submit(message, data, progress)
+
+    def _submit(
+        self,
+        message: Mapping[str, Any],
+        stored: Mapping[Any, Any],
+        progress: Callable[[int, int], None] | None,
+    ) -> NativeJob[Any] | NativeBatch[Any]:
+        frames = message.get("frames", ())
+        options = {"timeout": message["timeout"], "priority": message["priority"]}
+        kernel = message["kernel"]
+        if message["batch"]:
+            calls = [values.decode(parts, frames) for parts in message["arguments"]]
+            return self.engine.run_native_many(kernel, calls, return_exceptions=True, **options)
+        arguments = values.decode(
+            [None if _is_ref(part) else part for part in message["arguments"]], frames
+        )
+        for place, part in enumerate(message["arguments"]):
+            if _is_ref(part):
+                arguments[place] = stored[part[1]].value
+        return self.engine.run_native(kernel, *arguments, on_progress=progress, **options)
+
+    async def run_task(self, call: Packed, stored: Mapping[str, Packed]) -> Packed:
+        """A call that came through the scheduler."""
+        message = {**call.content, "frames": call.frames}
+        key = (message["session"], message["id"])
+        if self._forget(key):
+            return Packed({"cancelled": True}, [])
+        comm = self._sessions.get(message["session"])
+        progress = _Progress(self, comm, key[1]) if message["progress"] and comm else None
+        try:
+            _load_libraries(message["libraries"])
+            job = self._submit(message, stored, progress)
+        except Exception as error:
+            return Packed({"error": encode_error(error)}, [])
+        self._jobs[key] = job
+        content, frames = await self._outcome(key, job, message["batch"])
+        if progress:
+            await progress.finish()
+        return Packed(content, frames)
+
+    def _statistics(self) -> dict[str, int]:
+        found = self.engine.stats()
+        names = ("threads", "running", "queued", "done", "failed", "cancelled", "memory")
+        return {name: found[name] for name in names} if found else {}
+
+    @staticmethod
+    def _describe_kernels(libraries: list[str]) -> dict[str, Any]:
+        failed = _load_libraries(libraries)
+        described = {kernel.name: (kernel.signature, kernel.doc) for kernel in kernels.values()}
+        return {"op": "kernels", "kernels": described, "failed": failed}
+
+
+class _Progress:
+    """Sends the latest progress of a call."""
+
+    def __init__(self, server: KernelServer, comm: Comm, number: int) -> None:
+        self._server = server
+        self._comm = comm
+        self._number = number
+        self._latest: tuple[int, int] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        self._latest = (done, total)
+        if self._timer is None:
+            self._send_latest()
+
+    def _send_latest(self) -> None:
+        self._timer = None
+        if self._latest is not None:
+            self._server._send(self._comm, {"id": self._number, "progress": self._latest})
+            self._latest = None
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_PROGRESS_INTERVAL, self._send_latest)
+
+    async def finish(self) -> None:
+        """The last state arrives before the end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._latest is not None:
+            await self._server._write(self._comm, {"id": self._number, "progress": self._latest})
+
+
+def _is_ref(part: Any) -> bool:
+    return type(part) is tuple and part[0] == "ref"
+
+
+def _encode_outcome(value: Any, frames: list[Any]) -> Any:
+    if isinstance(value, BaseException):
+        return ("error", *encode_error(value))
+    (part,) = values.encode([value], frames, "")
+    return part
+
+
+_loaded: set[str] = set()
+
+
+def _load_libraries(libraries: list[str]) -> dict[str, str]:
+    """Load what this process has not loaded yet. Returns what is wrong, by library."""
+    failed = {}
+    for library in libraries:
+        if library not in _loaded:
+            try:
+                _load_library(library)
+                _loaded.add(library)
+            except Exception as error:
+                failed[library] = f"{type(error).__name__}: {error}"
+    return failed
+
+
+def _load_library(library: str) -> None:
+    # The program has loaded it before, perhaps as a module of its own.
+    with contextlib.suppress(KernelExistsError):
+        if os.sep in library or library.endswith((".so", ".dylib")):
+            load_kernels(library)
+            return
+        module = importlib.import_module(library)
+        # Others register their kernels when they are imported.
+        with contextlib.suppress(KernelLibraryError):
+            load_kernels(module)
+
+
+async def run_task(call: Packed, *stored: Packed) -> Packed:
+    """The function of all tasks that are sent through the scheduler."""
+    plugin: Any = get_worker().plugins[NAME]
+    names = call.content["refs"]
+    packed: Packed = await plugin.server.run_task(call, dict(zip(names, stored, strict=True)))
+    return packed
