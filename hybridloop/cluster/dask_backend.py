@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from distributed import Client
@@ -22,6 +22,20 @@ from .security import check_address
 
 # How often the scheduler is asked for its workers, in seconds.
 _WATCH_INTERVAL = 0.5
+
+
+class _Progress:
+    """Calls an `on_progress` function, not twice with the same state."""
+
+    def __init__(self, on_progress: Callable[[int, int], object]) -> None:
+        self._on_progress = on_progress
+        self._shown: tuple[int, int] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._shown != (done, total):
+            self._shown = (done, total)
+            # What it raises goes to the loop's exception handler.
+            asyncio.get_running_loop().call_soon(self._on_progress, done, total)
 
 
 class DaskBackend:
@@ -84,7 +98,7 @@ class DaskBackend:
 
     async def call(self, call: Call, worker: str | None, retries: int = 0) -> asyncio.Future[Reply]:
         if call.on_progress:
-            self._on_progress[call.id] = call.on_progress
+            self._on_progress[call.id] = _Progress(call.on_progress)
         message = self._message(call)
         if worker is None:
             task = self._start(self._schedule(call, message, retries))
@@ -172,6 +186,10 @@ class DaskBackend:
             except Exception as error:
                 return Reply(error=error)
             else:
+                # What was sent before may arrive later, and is old then.
+                on_progress = self._on_progress.pop(call.id, None)
+                if on_progress and done.content.get("progress"):
+                    on_progress(*done.content["progress"])
                 return decode_reply(done.content, done.frames)
             finally:
                 del self._scheduled[call.id]

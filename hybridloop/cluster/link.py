@@ -164,8 +164,7 @@ class Link:
         number = message["id"]
         if (progress := message.get("progress")) is not None:
             if on_progress := self._on_progress.get(number):
-                # What it raises goes to the loop's exception handler.
-                asyncio.get_running_loop().call_soon(on_progress, *progress)
+                on_progress(*progress)
         elif (reply := self._replies.pop(number, None)) and not reply.done():
             reply.set_result(decode_reply(message, message.get("frames", ())))
 
@@ -198,4 +197,5 @@ def decode_reply(content: dict[str, Any], frames: Sequence[Any]) -> Reply:
 def _decode_outcome(part: Any, frames: Sequence[Any]) -> Any:
     if type(part) is tuple and part[0] == "error":
         return decode_error(part[1:])
-    return values.decode([part], frames)[0]
+    (value,) = values.decode([part], frames)
+    return memoryview(value) if type(value) is bytes else value

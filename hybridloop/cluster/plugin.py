@@ -69,6 +69,7 @@ class KernelServer:
         """One connection of a client, until it is closed."""
         comm.allow_offload = False
         self._comms.add(comm)
+        self._sessions[session] = comm
         started: set[_Key] = set()
         try:
             await comm.write({"protocol": PROTOCOL, "threads": self._worker.state.nthreads})
@@ -97,7 +98,6 @@ class KernelServer:
     ) -> None:
         match message["op"]:
             case "run":
-                self._sessions[session] = comm
                 self._run(comm, (session, message["id"]), message, started)
             case "cancel":
                 self.cancel((session, message["id"]))
@@ -173,8 +173,9 @@ class KernelServer:
                 return {"values": [_encode_outcome(it, frames) for it in value]}, frames
             return {"values": values.encode([value], frames, "")}, frames
         except asyncio.CancelledError:
-            # Else the worker closes, and the scheduler sends the call to another one.
-            if key not in self._cancelled:
+            # If the worker closes, the scheduler shall send the call to another one.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise
             return {"cancelled": True}, []
         except Exception as error:
@@ -216,18 +217,16 @@ class KernelServer:
         key = (message["session"], message["id"])
         if self._forget(key):
             return Packed({"cancelled": True}, [])
-        comm = self._sessions.get(message["session"])
-        progress = _Progress(self, comm, key[1]) if message["progress"] and comm else None
+        progress = _Progress(self, self._sessions.get(message["session"]), key[1])
         try:
             _load_libraries(message["libraries"])
-            job = self._submit(message, stored, progress)
+            job = self._submit(message, stored, progress if message["progress"] else None)
         except Exception as error:
             return Packed({"error": encode_error(error)}, [])
         self._jobs[key] = job
         content, frames = await self._outcome(key, job, message["batch"])
-        if progress:
-            await progress.finish()
-        return Packed(content, frames)
+        # The result goes another way than what is sent, which could arrive later.
+        return Packed({**content, "progress": progress.end()}, frames)
 
     def _statistics(self) -> dict[str, int]:
         found = self.engine.stats()
@@ -242,34 +241,42 @@ class KernelServer:
 
 
 class _Progress:
-    """Sends the latest progress of a call."""
+    """Sends the latest progress of a call, if there is a connection for it."""
 
-    def __init__(self, server: KernelServer, comm: Comm, number: int) -> None:
+    def __init__(self, server: KernelServer, comm: Comm | None, number: int) -> None:
         self._server = server
         self._comm = comm
         self._number = number
         self._latest: tuple[int, int] | None = None
+        self._sent: tuple[int, int] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, done: int, total: int) -> None:
         self._latest = (done, total)
-        if self._timer is None:
+        if self._timer is None and self._comm is not None:
             self._send_latest()
 
     def _send_latest(self) -> None:
         self._timer = None
-        if self._latest is not None:
-            self._server._send(self._comm, {"id": self._number, "progress": self._latest})
-            self._latest = None
+        if self._latest != self._sent:
+            self._sent = self._latest
+            self._server._send(self._comm, self._message())
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_PROGRESS_INTERVAL, self._send_latest)
 
-    async def finish(self) -> None:
-        """The last state arrives before the end."""
+    def _message(self) -> dict[str, Any]:
+        return {"id": self._number, "progress": self._latest}
+
+    def end(self) -> tuple[int, int] | None:
+        """Send nothing more. Returns the last state."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._latest is not None:
-            await self._server._write(self._comm, {"id": self._number, "progress": self._latest})
+        return self._latest
+
+    async def finish(self) -> None:
+        """Send the last state, so that it arrives before the end."""
+        if self.end() != self._sent:
+            await self._server._write(self._comm, self._message())
 
 
 def _is_ref(part: Any) -> bool:

@@ -176,6 +176,14 @@ KERNEL(same) {
     return HL_OK;
 }
 
+/* The same, copied. */
+KERNEL(copy) {
+    UNUSED;
+    *out = args[0];
+    out->u.b.flags = HL_COPY;
+    return HL_OK;
+}
+
 /* What kind its only argument is of: for kernels without a signature. */
 KERNEL(kind) {
     UNUSED;
@@ -224,6 +232,7 @@ static const hl_kernel KERNELS[] = {
     ENTRY(fails, "none(i64 code)"),
     ENTRY(memory, "buf(i64 len)"),
     ENTRY(same, "buf(buf data)"),
+    ENTRY(copy, "buf(buf data)"),
     ENTRY(heartbeat, "none(out [i64] beats, i64 milliseconds)"),
     ENTRY(kind, NULL),
     TYPE(bool, true),

@@ -1,0 +1,147 @@
+"""A Dask cluster of real processes, and clients of it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from distributed import Client
+
+import hybridloop.cluster
+
+LIMIT = 120.0
+ROOT = Path(__file__).parents[2]
+
+
+class DaskProcesses:
+    """A scheduler and workers, each a process; those of `prefix` run in a network of their own."""
+
+    def __init__(self, folder, host="127.0.0.1", prefix=()):
+        self.folder = folder
+        self.host = host
+        self._processes = []
+        self._file = folder / "scheduler.json"
+        self._run("scheduler", "scheduler", ["--port", "0"], host, prefix, {})
+        deadline = time.monotonic() + LIMIT
+        while not (found := self._read_address()):
+            assert self._processes[0].poll() is None, self.logs()
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.01)
+        self.address = found
+
+    def _read_address(self):
+        try:
+            return json.loads(self._file.read_text())["address"]
+        except (OSError, ValueError):
+            return None  # not there, or not complete
+
+    def start_worker(self, name, *options, host=None, prefix=(), nanny=False, environment=()):
+        """Start a worker with one thread; it registers itself some time later."""
+        options = ["--nthreads", "1", "--name", name, *options]
+        options += ["--nanny" if nanny else "--no-nanny", "--local-directory", str(self.folder)]
+        return self._run("worker", name, options, host or self.host, prefix, dict(environment))
+
+    def _run(self, what, name, options, host, prefix, environment):
+        path = [str(ROOT), *filter(None, sys.path)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+            **environment,
+        }
+        command = [*prefix, sys.executable, "-m", "hybridloop.cluster", what]
+        command += ["--scheduler-file", str(self._file), "--host", host, "--no-dashboard"]
+        with open(self.folder / f"{name}.log", "ab") as log:
+            process = subprocess.Popen(
+                [*command, *options], env=environment, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        return process
+
+    def logs(self):
+        return "\n".join(path.read_text()[-5000:] for path in self.folder.glob("*.log"))
+
+    def close(self):
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def extra_worker(dask, name, **options):
+    """A worker that is gone at the end."""
+    process = dask.start_worker(name, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def dask_client(dask, workers=2):
+    """A client of Dask; so many workers have registered."""
+    options = {"asynchronous": True, "set_as_default": False}
+    async with Client(dask.address, timeout=LIMIT, **options) as client:
+        # Nobody else is there: workers of earlier tests are dead, which the scheduler sees soon.
+        await until(lambda: has_workers(client, workers))
+        yield client
+
+
+async def has_workers(client, count):
+    return len(await client.scheduler.ncores()) == count
+
+
+@asynccontextmanager
+async def connected(dask, workers=2, **options):
+    """A connection to the cluster, without pings, which a busy machine may answer late."""
+    async with dask_client(dask, workers) as client:
+        async with hybridloop.cluster.connect(client, **{"ping": None, **options}) as cluster:
+            yield cluster
+
+
+async def until(condition):
+    """Wait until a condition holds, which may be a coroutine function."""
+    deadline = time.monotonic() + LIMIT
+    while not (found := await result_of(condition)):
+        assert time.monotonic() < deadline, "not true in time"
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def result_of(condition):
+    found = condition()
+    return await found if asyncio.iscoroutine(found) else found
+
+
+async def address_of(client, name):
+    """The address of a worker, as soon as the scheduler knows it."""
+
+    async def find():
+        found = (await client.scheduler.identity(n_workers=-1))["workers"]
+        return [address for address, worker in found.items() if worker["name"] == name]
+
+    (address,) = await until(find)
+    return address
+
+
+def engine_of(dask_worker):
+    return dask_worker.plugins["hybridloop"].server.engine.stats()
+
+
+async def engines(cluster):
+    """The statistics of the workers' engines as of now, by address."""
+    return await cluster._backend._client.run(engine_of)
+
+
+async def outcome(awaitable):
+    """What an awaitable gives: its value, or the type, the text and the notes of its exception."""
+    try:
+        value = await awaitable
+    except Exception as error:
+        return type(error), str(error), getattr(error, "__notes__", [])
+    return value
