@@ -356,14 +356,29 @@ class Cluster:
 
     async def _run_batches(self, calls: dict[int, Call], return_exceptions: bool) -> list[Any]:
         """Run parts of a batch, given by the number of their first call."""
-        replies = await asyncio.gather(*map(self._direct, calls.values()))
+        tasks = [asyncio.ensure_future(self._direct(call)) for call in calls.values()]
+        try:
+            await _wait_for_all(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            # Each ends when its worker is free; cancelled for a second time, at once.
+            try:
+                await _wait_for_all(tasks)
+            except asyncio.CancelledError:
+                for task in tasks:
+                    task.cancel()
+            for task in tasks:
+                # Nobody else asks for it.
+                if task.done() and not task.cancelled():
+                    task.exception()
+            raise
         results: list[Any] = []
-        for (first, call), reply in zip(calls.items(), replies, strict=True):
-            if isinstance(reply.error, KernelLostError):
-                self._counts["lost"] += 1
-                results += [reply.error] * len(call.arguments)
-            else:
-                results += self._value(_count_from(reply, first))
+        for (first, call), task in zip(calls.items(), tasks, strict=True):
+            try:
+                results += self._value(_count_from(task.result(), first))
+            except (KernelLostError, TimeoutError) as error:
+                results += [error] * len(call.arguments)
         if not return_exceptions:
             for number, result in enumerate(results):
                 if isinstance(result, Exception):
@@ -501,6 +516,11 @@ class Cluster:
 
 def _other_signature(kernel: ClusterKernel, other: str | None) -> str:
     return f"{kernel.name} has the signature {other!r}, not {kernel.signature!r}"
+
+
+async def _wait_for_all(tasks: list[asyncio.Task[Reply]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _count_from(reply: Reply, first: int) -> Reply:

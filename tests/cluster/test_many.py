@@ -1,0 +1,185 @@
+"""Batches, maps, and values that stay on workers."""
+
+import asyncio
+import gc
+import zlib
+from hashlib import sha256
+
+import numpy
+import pytest
+
+from hybridloop.cluster import KernelLostError
+
+from .support import connected, engines, until
+
+BLOBS = [bytes([number % 256]) * number for number in range(300)]
+
+
+async def test_a_batch_has_one_message_a_worker(loop, dask):
+    async with connected(dask) as cluster:
+        calls = [(blob, 1) for blob in BLOBS]
+        expected = [zlib.crc32(blob, 1) for blob in BLOBS]
+        before = {name: it["done"] for name, it in (await engines(cluster)).items()}
+        assert await cluster.run_native_many("hl.crc32", calls) == expected
+        after = {name: it["done"] for name, it in (await engines(cluster)).items()}
+        assert [after[name] - before[name] for name in after] == [150, 150]
+        assert cluster.stats().done == 2
+        assert await cluster.run_native_many("hl.crc32", iter(calls[:1])) == expected[:1]
+        assert await cluster.run_native_many("hl.crc32", []) == []
+
+
+async def test_the_first_error_of_a_batch_is_raised(loop, dask):
+    good = [(zlib.compress(b"x"),)] * 3
+    async with connected(dask) as cluster:
+        calls = [*good, (b"bad",), *good, (b"worse",)]
+        with pytest.raises(ValueError) as caught:
+            await cluster.run_native_many("hl.zlib.decompress", calls)
+        assert caught.value.__notes__ == ["call 3 of the batch"]
+        results = await cluster.run_native_many("hl.zlib.decompress", calls, return_exceptions=True)
+        failed = [number for number, it in enumerate(results) if isinstance(it, ValueError)]
+        assert failed == [3, 7] and len(results) == len(calls)
+        assert results[0] == b"x"
+
+
+async def test_a_wrong_argument_is_named_by_its_place_in_the_whole_batch(loop, dask):
+    async with connected(dask) as cluster:
+        for place in (0, 7, 13):
+            calls = [(b"x",)] * 14
+            calls[place] = ("text",)
+            with pytest.raises(TypeError, match=rf"\Acall {place}: hl.crc32\(\): argument 'data'"):
+                await cluster.run_native_many("hl.crc32", calls)
+
+
+async def test_a_batch_has_a_deadline_and_can_be_cancelled(loop, dask):
+    async with connected(dask) as cluster:
+        results = await cluster.run_native_many(
+            "hl.sleep", [(1e6,)] * 6, timeout=0.05, return_exceptions=True
+        )
+        assert [type(it) for it in results] == [TimeoutError] * 6
+        job = cluster.run_native_many("hl.sleep", [(1e6,)] * 6)
+        await until(lambda: cluster.stats().running == 2)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert cluster.stats().running == 0
+        assert await cluster.run_native("hl.noop") is None
+
+
+async def test_map_gives_results_in_order(loop, dask):
+    async with connected(dask) as cluster:
+        digests = [sha256(blob).digest() for blob in BLOBS]
+        for options in ({}, {"chunksize": 7}, {"chunksize": 100, "buffersize": 100}):
+            results = [it async for it in cluster.map("hl.sha256", BLOBS, **options)]
+            assert results == digests
+        pairs = cluster.map("hl.crc32", BLOBS, range(10), chunksize=3)
+        assert [it async for it in pairs] == [
+            zlib.crc32(blob, start) for blob, start in zip(BLOBS, range(10), strict=False)
+        ]
+        assert [it async for it in cluster.map("hl.sha256", [])] == []
+        assert cluster.stats().running == 0
+
+
+async def test_map_takes_no_more_than_its_buffer(loop, dask):
+    taken = 0
+
+    def blobs():
+        nonlocal taken
+        for blob in BLOBS:
+            taken += 1
+            yield blob
+
+    async with connected(dask) as cluster:
+        results = cluster.map("hl.sha256", blobs(), buffersize=10, chunksize=5)
+        for number in range(1, 50):
+            await anext(results)
+            assert taken <= number + 10
+        results.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+
+
+async def test_map_ends_with_the_first_error(loop, dask):
+    async with connected(dask) as cluster:
+        good = zlib.compress(b"x")
+        results = cluster.map("hl.zlib.decompress", [good, good, b"bad", good], chunksize=2)
+        assert [await anext(results), await anext(results)] == [b"x", b"x"]
+        with pytest.raises(ValueError):
+            await anext(results)
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+        with pytest.raises(TypeError, match="call 0: hl.crc32: expected"):
+            await anext(cluster.map("hl.crc32", [object()]))
+        for wrong in ({"chunksize": 0}, {"buffersize": 0}):
+            with pytest.raises(ValueError):
+                cluster.map("hl.crc32", [b""], **wrong)
+        with pytest.raises(TypeError, match="use 'async for'"):
+            for _ in cluster.map("hl.crc32", [b""]):
+                pass
+
+
+async def test_put_keeps_a_value_where_it_is_used(loop, dask, libraries):
+    numbers = numpy.arange(100_000.0)
+    async with connected(dask, libraries=libraries) as cluster:
+        refs = [await cluster.put(numbers + number) for number in range(2)]
+        holders = [ref.holders.copy() for ref in refs]
+        assert holders[0].isdisjoint(holders[1])
+        assert [ref.nbytes for ref in refs] == [numbers.nbytes] * 2
+        for ref, where in zip(refs, holders, strict=True):
+            before = await engines(cluster)
+            for _ in range(4):
+                assert await cluster.run_native("hl.sum", ref) == (numbers + refs.index(ref)).sum()
+            after = await engines(cluster)
+            moved = {name for name in after if after[name]["done"] != before[name]["done"]}
+            assert moved == where and ref.holders == where
+        # Two values that are not at the same place: one is fetched.
+        expected = pytest.approx(float(numbers @ (numbers + 1)))
+        assert await cluster.run_native("hl.dot", *refs) == expected
+        assert await cluster.run_native("hl.dot", *refs, retries=0) == expected
+        assert await cluster.run_native("hl.dot", refs[0], numbers + 1) == expected
+        for value in (b"small", "text", 5, None, 0.5):
+            ref = await cluster.put(value)
+            kind = {bytes: "buf", str: "str", int: "i64", float: "f64"}.get(type(value), "none")
+            assert await cluster.run_native("jobs.kind", ref) == kind
+        with pytest.raises(TypeError, match="call 0: hl.sum: only run_native"):
+            cluster.run_native_many("hl.sum", [(ref,)])
+        with pytest.raises(TypeError, match="a channel|got object"):
+            await cluster.put(object())
+
+
+async def test_a_value_is_deleted_with_its_last_reference(loop, dask):
+    async with connected(dask) as cluster:
+        client = cluster._backend._client
+
+        async def stored():
+            return sum(len(keys) for keys in (await client.has_what()).values())
+
+        ref = await cluster.put(bytes(100_000))
+        await until(stored)
+        job = cluster.run_native("hl.sleep", 0.01)
+        del ref
+        await job
+        gc.collect()
+
+        async def gone():
+            return not await stored()
+
+        await until(gone)
+
+
+async def test_a_value_that_was_lost_is_named(loop, dask):
+    async with connected(dask) as cluster:
+        ref = await cluster.put(bytes(10_000))
+        ref.holders.clear()
+        with pytest.raises(KernelLostError, match="argument 0 was lost.*The kernel did not run"):
+            await cluster.run_native("hl.sha256", ref)
+        # Where it is said to be, it is not any more as soon as the workers have heard of that.
+        await cluster._backend._client.cancel([ref.handle], force=True)
+
+        async def lost():
+            ref.holders.update(cluster.workers())
+            try:
+                return not await cluster.run_native("hl.sha256", ref)
+            except KernelLostError as error:
+                return str(error)
+
+        assert await until(lost) == "the data of an argument is lost; the kernel did not run"
