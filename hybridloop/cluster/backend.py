@@ -16,6 +16,8 @@ class WorkerInfo:
     threads: int
     kernels: Mapping[str, tuple[str | None, str]]
     """Signature and description, by the name of the kernel."""
+    required: frozenset[str] = frozenset()
+    """The kernels of the libraries, which each worker must have."""
     problem: str | None = None
     """Why the worker cannot run the kernels."""
     engine: Mapping[str, int] = field(default_factory=dict)

@@ -81,6 +81,9 @@ class DaskBackend:
         # A worker that does not answer is tried again later.
         self._known = set(known)
         await asyncio.gather(*map(self._keep, known))
+        # Those that are connected are the first of `workers()`.
+        while not self._events.empty():
+            self._events.get_nowait()
         self._start(self._watch())
 
     async def close(self) -> None:
@@ -223,7 +226,8 @@ class DaskBackend:
         try:
             check_address(address, self._trusted)
         except PermissionError as error:
-            self._events.put_nowait(WorkerEvent(address, WorkerInfo(address, 1, {}, str(error))))
+            info = WorkerInfo(address, 1, {}, problem=str(error))
+            self._events.put_nowait(WorkerEvent(address, info))
             # It stays in self._kept, so that it is told once.
             while address in self._known:
                 await asyncio.sleep(_WATCH_INTERVAL)
@@ -233,9 +237,8 @@ class DaskBackend:
             try:
                 info = await link.open(self._libraries, self._ping)
                 self._links[address] = link
-                if tried.done():
-                    self._events.put_nowait(WorkerEvent(address, info))
-                else:
+                self._events.put_nowait(WorkerEvent(address, info))
+                if not tried.done():
                     tried.set_result(None)
                 reason = await asyncio.shield(link.lost)
                 self._events.put_nowait(WorkerEvent(address, None, reason))

@@ -59,18 +59,23 @@ class Link:
     async def open(self, libraries: Sequence[str], ping: float | None) -> WorkerInfo:
         """Connect. Raises `OSError`; afterwards `close()` is needed in any case."""
         greeting = await self._connect()
-        if greeting is None or greeting["protocol"] != PROTOCOL:
-            problem = _NO_PLUGIN if greeting is None else _OTHER_VERSION
-            self._info = WorkerInfo(self.address, 1, {}, problem)
-            return self._info
         (control,) = self._comms
+        if greeting is None or greeting.get("protocol") != PROTOCOL:
+            problem = _NO_PLUGIN if greeting is None else _OTHER_VERSION
+            self._info = WorkerInfo(self.address, 1, {}, problem=problem)
+            self._start(self._read(control))  # until it is closed
+            return self._info
         await control.write({"op": "kernels", "libraries": list(libraries)})
         found = await control.read()
         failed = [
             f"{library!r} cannot be loaded: {why}" for library, why in found["failed"].items()
         ]
         self._info = WorkerInfo(
-            self.address, greeting["threads"], found["kernels"], "; ".join(failed) or None
+            self.address,
+            greeting["threads"],
+            found["kernels"],
+            required=frozenset(found["required"]),
+            problem="; ".join(failed) or None,
         )
         if await self._connect() is None:
             raise ConnectionError("the worker is closing")

@@ -236,8 +236,12 @@ class KernelServer:
     @staticmethod
     def _describe_kernels(libraries: list[str]) -> dict[str, Any]:
         failed = _load_libraries(libraries)
-        described = {kernel.name: (kernel.signature, kernel.doc) for kernel in kernels.values()}
-        return {"op": "kernels", "kernels": described, "failed": failed}
+        return {
+            "op": "kernels",
+            "kernels": {kernel.name: (kernel.signature, kernel.doc) for kernel in kernels.values()},
+            "required": [name for library in libraries for name in _loaded.get(library, ())],
+            "failed": failed,
+        }
 
 
 class _Progress:
@@ -290,7 +294,8 @@ def _encode_outcome(value: Any, frames: list[Any]) -> Any:
     return part
 
 
-_loaded: set[str] = set()
+# The names of the kernels of each library that was loaded.
+_loaded: dict[str, list[str]] = {}
 
 
 def _load_libraries(libraries: list[str]) -> dict[str, str]:
@@ -298,9 +303,10 @@ def _load_libraries(libraries: list[str]) -> dict[str, str]:
     failed = {}
     for library in libraries:
         if library not in _loaded:
+            before = set(kernels)
             try:
                 _load_library(library)
-                _loaded.add(library)
+                _loaded[library] = sorted(set(kernels) - before)
             except Exception as error:
                 failed[library] = f"{type(error).__name__}: {error}"
     return failed

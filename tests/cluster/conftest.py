@@ -6,10 +6,11 @@ pytest.importorskip("distributed")
 
 import hybridloop
 from tests.native.conftest import compile_c, job_library
+from tests.support.certificates import authority
 
 from .support import DaskProcesses
 
-__all__ = ("compile_c", "job_library")
+__all__ = ("authority", "compile_c", "job_library")
 
 
 @pytest.fixture(autouse=True)

@@ -20,12 +20,15 @@ ROOT = Path(__file__).parents[2]
 class DaskProcesses:
     """A scheduler and workers, each a process; those of `prefix` run in a network of their own."""
 
-    def __init__(self, folder, host="127.0.0.1", prefix=()):
+    def __init__(self, folder, host="127.0.0.1", prefix=(), options=()):
         self.folder = folder
+        self.root = ROOT
         self.host = host
+        self._options = options
         self._processes = []
         self._file = folder / "scheduler.json"
-        self._run("scheduler", "scheduler", ["--port", "0"], host, prefix, {})
+        options = ["--port", "0", "--scheduler-file", str(self._file)]
+        self._run("scheduler", "scheduler", options, host, prefix, {})
         deadline = time.monotonic() + LIMIT
         while not (found := self._read_address()):
             assert self._processes[0].poll() is None, self.logs()
@@ -39,9 +42,12 @@ class DaskProcesses:
         except (OSError, ValueError):
             return None  # not there, or not complete
 
-    def start_worker(self, name, *options, host=None, prefix=(), nanny=False, environment=()):
+    def start_worker(
+        self, name, *, host=None, prefix=(), nanny=False, scheduler=None, environment=()
+    ):
         """Start a worker with one thread; it registers itself some time later."""
-        options = ["--nthreads", "1", "--name", name, *options]
+        options = [scheduler] if scheduler else ["--scheduler-file", str(self._file)]
+        options += ["--nthreads", "1", "--name", name]
         options += ["--nanny" if nanny else "--no-nanny", "--local-directory", str(self.folder)]
         return self._run("worker", name, options, host or self.host, prefix, dict(environment))
 
@@ -54,7 +60,7 @@ class DaskProcesses:
             **environment,
         }
         command = [*prefix, sys.executable, "-m", "hybridloop.cluster", what]
-        command += ["--scheduler-file", str(self._file), "--host", host, "--no-dashboard"]
+        command += ["--host", host, "--no-dashboard", *self._options]
         with open(self.folder / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
                 [*command, *options], env=environment, stdout=log, stderr=log

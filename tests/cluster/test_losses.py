@@ -1,0 +1,280 @@
+"""What happens to calls whose worker dies, stops or is cut off. No test waits for a time to pass.
+
+The connections of the client are private attributes.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from hybridloop.cluster import KernelLostError, connect
+
+from .support import (
+    DaskProcesses,
+    address_of,
+    connected,
+    dask_client,
+    engines,
+    extra_worker,
+    until,
+)
+
+FOREVER = 1e6
+
+
+async def busy_workers(cluster):
+    return {name for name, it in (await engines(cluster)).items() if it["running"]}
+
+
+async def test_a_killed_worker(loop, dask):
+    with extra_worker(dask, "victim") as victim:
+        async with connected(dask, workers=3) as cluster:
+            address = await address_of(cluster._backend._client, "victim")
+            refs = [await cluster.put(bytes(10_000)) for _ in range(3)]
+            (ref,) = [ref for ref in refs if ref.holders == {address}]
+            jobs = [cluster.run_native("hl.sleep", FOREVER) for _ in range(3)]
+            await until(lambda: has_all(cluster, 3))
+            victim.kill()
+            error = await first_lost(jobs)
+            assert isinstance(error, KernelLostError) and isinstance(error, ConnectionError)
+            assert str(error).startswith(f"worker {address} was lost, the kernel may have run: ")
+            await until(lambda: address not in cluster.workers())
+            assert cluster.stats().lost == 1
+            with pytest.raises(KernelLostError, match="argument 0 was lost with its worker"):
+                await cluster.run_native("hl.sha256", ref)
+            # The other workers go on.
+            assert sum(job.done() for job in jobs) == 1
+            for job in jobs:
+                job.cancel()
+            await asyncio.wait(jobs)
+            assert await cluster.run_native("hl.noop") is None
+
+
+async def test_scheduled_calls_of_a_killed_worker_are_run_again(loop, dask):
+    with extra_worker(dask, "victim") as victim:
+        async with connected(dask, workers=3) as cluster:
+            address = await address_of(cluster._backend._client, "victim")
+            results = []
+            jobs = [cluster.run_native("hl.sleep", 1.0, retries=3) for _ in range(3)]
+            for job in jobs:
+                job.add_done_callback(lambda job: results.append(job.result()))
+
+            async def victim_is_busy():
+                found = await engines(cluster)
+                return address not in found or found[address]["running"]
+
+            await until(victim_is_busy)
+            victim.kill()
+            assert await asyncio.gather(*jobs) == [None] * 3
+            assert results == [None] * 3
+            assert cluster.stats().done == 3 and cluster.stats().lost == 0
+
+
+async def has_all(cluster, count):
+    return len(await busy_workers(cluster)) == count
+
+
+async def first_lost(jobs):
+    """The exception of the first job that ends."""
+    done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    return done.pop().exception()
+
+
+async def test_the_part_of_a_batch_that_is_lost(loop, dask):
+    with extra_worker(dask, "victim") as victim:
+        async with connected(dask, workers=3) as cluster:
+            address = await address_of(cluster._backend._client, "victim")
+            job = cluster.run_native_many("hl.sleep", [(1.0,)] * 3, return_exceptions=True)
+            await until(lambda: has_all(cluster, 3))
+            victim.kill()
+            results = await job
+            lost = [it for it in results if it is not None]
+            assert [type(it) for it in lost] == [KernelLostError]
+            assert address in str(lost[0])
+
+
+async def test_a_scheduled_call_that_is_lost_for_good(loop, tmp_path):
+    """A scheduler that gives up at once, and a call that may be sent one more time."""
+    environment = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    os.environ.update(environment)
+    dask = DaskProcesses(tmp_path)
+    for name in environment:
+        del os.environ[name]
+    try:
+        victims = [dask.start_worker("victim0")]
+        async with connected(dask, workers=1) as cluster:
+            job = cluster.run_native("hl.sleep", FOREVER, retries=1)
+            for number in range(2):
+                await until(lambda: has_all(cluster, 1))
+                if number == 0:
+                    victims.append(dask.start_worker("victim1"))
+                    await address_of(cluster._backend._client, "victim1")
+                victims[number].kill()
+                victims[number].wait()
+            with pytest.raises(KernelLostError, match="the kernel may have run"):
+                await job
+    finally:
+        dask.close()
+
+
+async def until_it_works(cluster, *call):
+    """Run a kernel, again if a busy machine was taken for a lost worker."""
+    while True:
+        try:
+            return await cluster.run_native(*call)
+        except KernelLostError:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stopped_worker_is_lost_after_three_pings_and_used_again(loop, dask):
+    with extra_worker(dask, "sleeper") as sleeper:
+        async with dask_client(dask, workers=3) as client, connect(client, ping=0.5) as cluster:
+            address = await address_of(client, "sleeper")
+            await until(lambda: address in cluster.workers())
+            (link,) = [it for it in cluster._backend._links.values() if it.address == address]
+            sleeper.send_signal(signal.SIGSTOP)
+            try:
+                # It has connections, and TCP finds nothing wrong with them.
+                message = {"kernel": "hl.noop", "arguments": [], "refs": {}, "batch": False}
+                options = {"timeout": None, "priority": 0, "progress": False}
+                reply = await link.call({"id": 10**9, **message, **options})
+                error = (await reply).error
+                assert isinstance(error, KernelLostError)
+                assert str(error) == (
+                    f"worker {address} was lost, the kernel may have run: it did not answer 3 pings"
+                )
+                await until(lambda: address not in cluster.workers())
+                assert await until_it_works(cluster, "hl.noop") is None
+            finally:
+                sleeper.send_signal(signal.SIGCONT)
+            await until(lambda: address in cluster.workers())
+            await until(lambda: works_on(cluster, address))
+
+
+async def works_on(cluster, address):
+    before = (await engines(cluster))[address]["done"]
+    await until_it_works(cluster, "hl.noop")
+    return (await engines(cluster))[address]["done"] > before
+
+
+class Network:
+    """A network namespace that is connected by a pair of virtual devices."""
+
+    def __init__(self, name, number):
+        self.name = name
+        self.device = f"hl{number}{os.getpid()}"[:15]
+        # What an interrupted run has left shall not be in the way.
+        subnet = f"10.{213 + number}.{os.getpid() % 256}"
+        self.host, self.inside = f"{subnet}.1", f"{subnet}.2"
+        self.prefix = ("ip", "netns", "exec", name)
+
+    def start(self):
+        run("ip", "netns", "add", self.name)
+        run(
+            "ip",
+            "link",
+            "add",
+            self.device,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.name,
+        )
+        run("ip", "addr", "add", f"{self.host}/24", "dev", self.device)
+        run("ip", "link", "set", self.device, "up")
+        for command in (
+            ("addr", "add", f"{self.inside}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            run("ip", "-n", self.name, *command)
+
+    def cut(self):
+        run("ip", "link", "set", self.device, "down")
+
+    def mend(self):
+        run("ip", "link", "set", self.device, "up")
+
+    def stop(self):
+        subprocess.run(["ip", "link", "del", self.device], capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr}")
+
+
+@pytest.fixture
+def networks():
+    """Two networks, if this process may make some."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs the program ip of iproute2")
+    made = [Network(f"hybridloop-{os.getpid()}-{number}", number) for number in (1, 2)]
+    try:
+        try:
+            for network in made:
+                network.start()
+        except OSError as error:
+            pytest.skip(f"cannot make network namespaces here: {error}")
+        yield made
+    finally:
+        for network in made:
+            network.stop()
+
+
+async def test_a_cut_network(loop, tmp_path, networks):
+    """The scheduler is here, each worker in a network of its own, and one of them is cut off."""
+    first, second = networks
+    dask = DaskProcesses(tmp_path, host="0.0.0.0")
+    try:
+        # Each sees the scheduler under another address.
+        port = dask.address.rpartition(":")[2]
+        dask.address = f"tcp://127.0.0.1:{port}"
+        workers = {}
+        for name, network in (("near", first), ("far", second)):
+            workers[name] = dask.start_worker(
+                name,
+                host=network.inside,
+                prefix=network.prefix,
+                scheduler=f"tcp://{network.host}:{port}",
+            )
+        async with dask_client(dask) as client:
+            near, far = [await address_of(client, name) for name in ("near", "far")]
+            async with connect(client, ping=0.5, security="trusted network") as cluster:
+                await until(lambda: {near, far} <= cluster.workers().keys())
+                jobs = {}
+                for address in (near, far):
+                    jobs[address] = cluster.run_native("hl.sleep", FOREVER)
+                    await until(lambda: len(jobs) == cluster.stats().running)
+                second.cut()
+                error = await first_lost(jobs.values())
+                assert isinstance(error, KernelLostError)
+                await until(lambda: far not in cluster.workers())
+                for job in jobs.values():
+                    job.cancel()
+                await asyncio.wait(jobs.values())
+                assert await until_it_works(cluster, "hl.noop") is None
+                # It is started again, at the same place.
+                workers["far"].kill()
+                workers["far"].wait()
+                second.mend()
+                dask.start_worker(
+                    "far-again",
+                    host=second.inside,
+                    prefix=second.prefix,
+                    scheduler=f"tcp://{second.host}:{port}",
+                )
+                again = await address_of(client, "far-again")
+                await until(lambda: again in cluster.workers())
+                assert await until_it_works(cluster, "hl.noop") is None
+    finally:
+        dask.close()
