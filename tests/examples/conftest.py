@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 def run_example():
     """Run a module, which has to end well and without a word on stderr; give its lines."""
 
-    def run_example(module, timeout=300.0, **environment):
+    def run_example(module, *arguments, timeout=300.0, **environment):
         outcome = subprocess.run(
-            [sys.executable, "-W", "always::ResourceWarning", "-m", module],
+            [sys.executable, "-W", "always::ResourceWarning", "-m", module, *arguments],
             cwd=ROOT,
             env={**os.environ, **environment},
             capture_output=True,

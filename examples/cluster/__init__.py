@@ -1,0 +1,1 @@
+"""Kernels on the workers of a Dask cluster: ``python -m examples.cluster``."""
