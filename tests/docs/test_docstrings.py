@@ -5,9 +5,9 @@ import inspect
 import pytest
 
 import hybridloop
-from hybridloop import generators, metrics, parallel
+from hybridloop import cluster, generators, metrics, parallel
 
-MODULES = [hybridloop, parallel, generators, metrics]
+MODULES = [hybridloop, parallel, generators, metrics, cluster]
 EXPORTED = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
     for module in MODULES
