@@ -424,11 +424,7 @@ class Cluster:
             raise
         # A call that nobody waits for any more still occupies its worker.
         future.add_done_callback(lambda _: self._release(place))
-        reply = await self._await_reply(future, call, place.address)
-        if reply.error is None:
-            for ref in call.refs.values():
-                ref.holders.add(place.address)
-        return reply
+        return await self._await_reply(future, call, place.address)
 
     async def _acquire(self, call: Call, holders: set[str]) -> Place:
         place = self._placement.try_acquire(holders)

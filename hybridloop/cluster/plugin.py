@@ -11,6 +11,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.core import Status
+from distributed.utils_comm import gather_from_workers
 
 from .._core import NativeBatch, NativeEngine, NativeJob
 from ..native.errors import KernelExistsError, KernelLibraryError
@@ -185,11 +186,13 @@ class KernelServer:
             self._forget(key)
 
     async def _fetch_and_run(self, message: dict[str, Any], progress: _Progress | None) -> Any:
-        found = await self._worker.gather(message["refs"])
-        data = self._worker.data
-        if found["status"] != "OK" or not all(name in data for name in message["refs"]):
+        # The worker does not keep it, for the scheduler would not know that, and never delete it.
+        found, *_ = await gather_from_workers(
+            message["refs"], self._worker.rpc, who=self._worker.address
+        )
+        if found.keys() != message["refs"].keys():
             raise KernelLostError("the data of an argument is lost; the kernel did not run")
-        return await self._submit(message, data, progress)
+        return await self._submit(message, found, progress)
 
     def _submit(
         self,

@@ -110,11 +110,11 @@ async def connected(dask, workers=2, **options):
             yield cluster
 
 
-async def until(condition):
+async def until(condition, shown=None):
     """Wait until a condition holds, which may be a coroutine function."""
     deadline = time.monotonic() + LIMIT
     while not (found := await result_of(condition)):
-        assert time.monotonic() < deadline, "not true in time"
+        assert time.monotonic() < deadline, shown or "not true in time"
         await asyncio.sleep(0.01)
     return found
 

@@ -146,24 +146,35 @@ async def test_put_keeps_a_value_where_it_is_used(loop, dask, libraries):
             await cluster.put(object())
 
 
+async def stored(dask_worker):
+    return len(dask_worker.data)
+
+
 async def test_a_value_is_deleted_with_its_last_reference(loop, dask):
     async with connected(dask) as cluster:
         client = cluster._backend._client
 
-        async def stored():
-            return sum(len(keys) for keys in (await client.has_what()).values())
+        async def count():
+            return sum((await client.run(stored)).values())
 
-        ref = await cluster.put(bytes(100_000))
-        await until(stored)
-        job = cluster.run_native("hl.sleep", 0.01)
-        del ref
-        await job
+        await until(lambda: is_zero(count))
+        numbers = numpy.arange(10_000.0)
+        first, second = await cluster.put(numbers), await cluster.put(numbers)
+        assert first.holders.isdisjoint(second.holders)
+        # One of the values is fetched by the other worker.
+        expected = pytest.approx(float(numbers @ numbers))
+        assert await cluster.run_native("hl.dot", first, second) == expected
+        assert await cluster.run_native("hl.dot", first, second, retries=0) == expected
+        job = cluster.run_native("hl.sum", first)
+        del first, second
+        assert await job == numbers.sum()
+        del job
         gc.collect()
+        await until(lambda: is_zero(count))
 
-        async def gone():
-            return not await stored()
 
-        await until(gone)
+async def is_zero(count):
+    return await count() == 0
 
 
 async def test_a_value_that_was_lost_is_named(loop, dask):

@@ -36,12 +36,14 @@ async def test_nothing_is_left_of_ten_thousand_calls(loop, dask):
             tasks, handlers = asyncio.all_tasks(), set(client._event_handlers)
             await make_calls_and_close(client, victim)
 
+            left = {}
+
             async def nothing_on_workers():
                 gc.collect()
-                found = await client.run(left_on_worker)
-                return {number for it in found.values() for number in it.values()} == {0}
+                left.update(await client.run(left_on_worker))
+                return {number for it in left.values() for number in it.values()} == {0}
 
-            await until(nothing_on_workers)
+            await until(nothing_on_workers, left)
             assert asyncio.all_tasks() == tasks
             assert set(client._event_handlers) == handlers
             assert not [key for key in client.futures if "hybridloop" in str(key)]
