@@ -278,3 +278,21 @@ async def test_a_cut_network(loop, tmp_path, networks):
                 assert await until_it_works(cluster, "hl.noop") is None
     finally:
         dask.close()
+
+
+async def test_scheduled_calls_of_a_worker_that_closes_are_run_again(loop, dask):
+    with extra_worker(dask, "leaving"):
+        async with connected(dask, workers=3) as cluster:
+            client = cluster._backend._client
+            address = await address_of(client, "leaving")
+            direct = [cluster.run_native("hl.sleep", FOREVER) for _ in range(3)]
+            await until(lambda: has_all(cluster, 3))
+            jobs = [cluster.run_native("hl.crc32", b"x", retries=1) for _ in range(30)]
+            await client.retire_workers([address])
+            error = await first_lost(direct)
+            assert isinstance(error, KernelLostError) and address in str(error)
+            for job in direct:
+                job.cancel()
+            await asyncio.wait(direct)
+            assert len(set(await asyncio.gather(*jobs))) == 1
+            await until(lambda: address not in cluster.workers())
