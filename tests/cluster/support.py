@@ -96,6 +96,9 @@ async def dask_client(dask, workers=2):
         # Nobody else is there: workers of earlier tests are dead, which the scheduler sees soon.
         await until(lambda: has_workers(client, workers))
         yield client
+    # Dask closes some connections in callbacks.
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def has_workers(client, count):
@@ -107,6 +110,7 @@ async def connected(dask, workers=2, **options):
     """A connection to the cluster, without pings, which a busy machine may answer late."""
     async with dask_client(dask, workers) as client:
         async with hybridloop.cluster.connect(client, **{"ping": None, **options}) as cluster:
+            await until(lambda: len(cluster.workers()) == workers)
             yield cluster
 
 

@@ -1,6 +1,7 @@
 """Workers that come, also without what they need, and connections that are refused."""
 
 import os
+import signal
 import sys
 import zlib
 
@@ -21,39 +22,35 @@ from .support import (
 )
 
 
-async def test_a_worker_that_joins_late_is_used(loop, dask, libraries):
+async def test_a_worker_that_joins_late_or_is_started_again_is_used(loop, dask, libraries):
     async with connected(dask, libraries=libraries) as cluster:
-        with extra_worker(dask, "late"):
-            address = await address_of(cluster._backend._client, "late")
-            await until(lambda: address in cluster.workers())
-            results = await cluster.run_native_many("jobs.copy", [(b"x",)] * 3)
-            assert results == [b"x"] * 3
-            assert (await engines(cluster))[address]["done"] == 1
-        # It is gone, and its place with it.
-        await until(lambda: address not in cluster.workers())
+        client = cluster._backend._client
+        with extra_worker(dask, "late", nanny=True) as nanny:
+            first = await address_of(client, "late")
+            await is_used(cluster, first)
+            # The nanny starts it again.
+            (pid,) = (await client.run(os.getpid, workers=[first])).values()
+            os.kill(pid, signal.SIGKILL)
+
+            async def again():
+                found = await address_of(client, "late")
+                return found if found != first else None
+
+            second = await until(again)
+            await is_used(cluster, second)
+            # A worker notices that its nanny is gone, and ends.
+            nanny.kill()
+            await until(lambda: second not in cluster.workers())
         assert cluster.stats().workers == 2
 
 
-async def test_a_worker_that_its_nanny_starts_again_is_used(loop, dask):
-    with extra_worker(dask, "nursed", nanny=True) as nanny:
-        async with connected(dask, workers=3) as cluster:
-            client = cluster._backend._client
-            address = await address_of(client, "nursed")
-            assert (await client.run(loop_class))[address].startswith("hybridloop.")
-            (pid,) = (await client.run(os.getpid, workers=[address])).values()
-            os.kill(pid, 9)
-
-            async def again():
-                found = await address_of(client, "nursed")
-                return found if found != address and found in cluster.workers() else None
-
-            new = await until(again)
-            assert (await client.run(loop_class))[new].startswith("hybridloop.")
-            assert await cluster.run_native_many("hl.crc32", [(b"",)] * 3) == [0] * 3
-            assert (await engines(cluster))[new]["done"] == 1
-            # Its worker notices that, and ends.
-            nanny.kill()
-            await until(lambda: new not in cluster.workers())
+async def is_used(cluster, address):
+    await until(lambda: address in cluster.workers())
+    before = (await engines(cluster))[address]["done"]
+    assert await cluster.run_native_many("jobs.copy", [(b"x",)] * 3) == [b"x"] * 3
+    assert (await engines(cluster))[address]["done"] == before + 1
+    loops = await cluster._backend._client.run(loop_class)
+    assert loops[address] == "hybridloop.loop.Loop"
 
 
 async def loop_class():
