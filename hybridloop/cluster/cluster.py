@@ -279,7 +279,12 @@ class Cluster:
         if self._closed:
             coroutine.close()
             raise RuntimeError("the connection to the cluster is closed")
-        job: ClusterJob[Any] = ClusterJob(coroutine, loop=asyncio.get_running_loop())
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            coroutine.close()
+            raise
+        job: ClusterJob[Any] = ClusterJob(coroutine, loop=loop)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return job
@@ -463,13 +468,14 @@ class Cluster:
     def _find_holders(self, call: Call) -> set[str]:
         holders: set[str] = set()
         for place, ref in call.refs.items():
-            ref.holders &= self._placement.places.keys()
-            if not ref.holders:
+            # A worker that was only cut off may come back with it.
+            reachable = ref.holders & self._placement.places.keys()
+            if not reachable:
                 raise KernelLostError(
                     f"{call.kernel}: argument {place} was lost with its worker; put() it again. "
                     "The kernel did not run"
                 )
-            holders |= ref.holders
+            holders |= reachable
         return holders
 
     def _no_worker(self) -> Exception:

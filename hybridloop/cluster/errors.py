@@ -55,7 +55,11 @@ def encode_error(error: BaseException) -> tuple[Any, ...]:
 def decode_error(encoded: tuple[Any, ...]) -> Exception:
     """The exception that `encode_error()` was given."""
     name, arguments, notes = encoded
-    error = _CLASSES[name](*arguments)
+    try:
+        error = _CLASSES[name](*arguments)
+    except (KeyError, TypeError):
+        # Of another version of Python or hybridloop.
+        error = RuntimeError(f"{name}: {', '.join(map(str, arguments))}")
     for note in notes:
         error.add_note(note)
     return error

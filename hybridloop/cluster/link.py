@@ -151,7 +151,8 @@ class Link:
     async def _guard(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             await coroutine
-        except OSError as error:
+        except Exception as error:
+            # Not only OSError: what cannot be read is no connection, either.
             self.close(f"the connection is broken: {error}")
         except asyncio.CancelledError:
             self.close("the connection was closed")
@@ -171,7 +172,11 @@ class Link:
             if on_progress := self._on_progress.get(number):
                 on_progress(*progress)
         elif (reply := self._replies.pop(number, None)) and not reply.done():
-            reply.set_result(decode_reply(message, message.get("frames", ())))
+            try:
+                decoded = decode_reply(message, message.get("frames", ()))
+            except Exception as error:
+                decoded = Reply(error=error)
+            reply.set_result(decoded)
 
     async def _watch(self, control: Comm, interval: float) -> None:
         misses = 0
