@@ -1,4 +1,4 @@
-"""A Dask cluster of real processes, and clients of it."""
+"""A Dask cluster of real processes, and clients of it, which are private attributes."""
 
 import asyncio
 import json
@@ -139,13 +139,18 @@ async def address_of(client, name):
     return address
 
 
+def client_of(cluster):
+    """Dask's client, on which the cluster stands."""
+    return cluster._backend._client
+
+
 def engine_of(dask_worker):
     return dask_worker.plugins["hybridloop"].server.engine.stats()
 
 
 async def engines(cluster):
     """The statistics of the workers' engines as of now, by address."""
-    return await cluster._backend._client.run(engine_of)
+    return await client_of(cluster).run(engine_of)
 
 
 async def outcome(awaitable):

@@ -1,4 +1,7 @@
-"""A cluster on a backend of five operations that is not Dask: an engine in this process."""
+"""A cluster on a backend of five operations that is not Dask: an engine in this process.
+
+Workers that are not used are a private attribute.
+"""
 
 import asyncio
 

@@ -10,7 +10,7 @@ import pytest
 
 from hybridloop.cluster import connect
 
-from .support import connected, dask_client, engines, until
+from .support import client_of, connected, dask_client, engines, until
 
 LANES = pytest.mark.parametrize("options", [{}, {"retries": 0}], ids=["direct", "scheduled"])
 FOREVER = 1e6
@@ -95,11 +95,11 @@ async def heard(link):
 
 
 async def close_gates(cluster):
-    await cluster._backend._client.run(set_gate, 0)
+    await client_of(cluster).run(set_gate, 0)
 
 
 async def open_gates(cluster):
-    await cluster._backend._client.run(set_gate, 1)
+    await client_of(cluster).run(set_gate, 1)
 
 
 async def set_gate(value, dask_worker):

@@ -1,4 +1,7 @@
-"""Workers that come, also without what they need, and connections that are refused."""
+"""Workers that come, also without what they need, and connections that are refused.
+
+Workers that are not used are a private attribute.
+"""
 
 import os
 import signal
@@ -14,6 +17,7 @@ from hybridloop.cluster import KernelMismatchError, connect
 from .support import (
     DaskProcesses,
     address_of,
+    client_of,
     connected,
     dask_client,
     engines,
@@ -24,7 +28,7 @@ from .support import (
 
 async def test_a_worker_that_joins_late_or_is_started_again_is_used(loop, dask, libraries):
     async with connected(dask, libraries=libraries) as cluster:
-        client = cluster._backend._client
+        client = client_of(cluster)
         with extra_worker(dask, "late", nanny=True) as nanny:
             first = await address_of(client, "late")
             await is_used(cluster, first)
@@ -49,7 +53,7 @@ async def is_used(cluster, address):
     before = (await engines(cluster))[address]["done"]
     assert await cluster.run_native_many("jobs.copy", [(b"x",)] * 3) == [b"x"] * 3
     assert (await engines(cluster))[address]["done"] == before + 1
-    loops = await cluster._backend._client.run(loop_class)
+    loops = await client_of(cluster).run(loop_class)
     assert loops[address] == "hybridloop.loop.Loop"
 
 
@@ -99,7 +103,7 @@ async def test_a_late_worker_without_the_library_is_not_used(loop, dask, job_lib
         library.unlink()
         with pytest.warns(RuntimeWarning, match="not used: worker .*jobs.so.* cannot be loaded"):
             with extra_worker(dask, "late"):
-                address = await address_of(cluster._backend._client, "late")
+                address = await address_of(client_of(cluster), "late")
                 await until(lambda: address in cluster._rejected)
                 assert address not in cluster.workers()
                 assert await cluster.run_native("jobs.copy", b"x") == b"x"

@@ -17,6 +17,7 @@ from hybridloop.cluster import KernelLostError, connect
 from .support import (
     DaskProcesses,
     address_of,
+    client_of,
     connected,
     dask_client,
     engines,
@@ -35,7 +36,7 @@ async def test_a_killed_worker(loop, dask):
     """Direct calls are lost, a batch loses a part, and scheduled calls are run again."""
     with extra_worker(dask, "victim") as victim:
         async with connected(dask, workers=3) as cluster:
-            address = await address_of(cluster._backend._client, "victim")
+            address = await address_of(client_of(cluster), "victim")
             refs = [await cluster.put(bytes(10_000)) for _ in range(3)]
             (ref,) = [ref for ref in refs if ref.holders == {address}]
             direct = [cluster.run_native("hl.sleep", FOREVER) for _ in range(3)]
@@ -86,7 +87,7 @@ async def test_scheduled_calls_that_the_scheduler_gives_up(loop, dask):
     """Without retries they are lost; with one the client sends them again."""
     with extra_worker(dask, "victim") as victim:
         async with connected(dask, workers=3) as cluster:
-            client = cluster._backend._client
+            client = client_of(cluster)
             address = await address_of(client, "victim")
             allowed = await client.run_on_scheduler(allow_failures, 0)
             try:
@@ -277,7 +278,7 @@ async def test_a_cut_network(loop, tmp_path, networks):
 async def test_scheduled_calls_of_a_worker_that_closes_are_run_again(loop, dask):
     with extra_worker(dask, "leaving"):
         async with connected(dask, workers=3) as cluster:
-            client = cluster._backend._client
+            client = client_of(cluster)
             address = await address_of(client, "leaving")
             direct = [cluster.run_native("hl.sleep", FOREVER) for _ in range(3)]
             await until(lambda: has_all(cluster, 3))

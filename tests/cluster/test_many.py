@@ -10,7 +10,7 @@ import pytest
 
 from hybridloop.cluster import KernelLostError
 
-from .support import connected, engines, until
+from .support import client_of, connected, engines, until
 
 BLOBS = [bytes([number % 256]) * number for number in range(300)]
 
@@ -152,7 +152,7 @@ async def stored(dask_worker):
 
 async def test_a_value_is_deleted_with_its_last_reference(loop, dask):
     async with connected(dask) as cluster:
-        client = cluster._backend._client
+        client = client_of(cluster)
 
         async def count():
             return sum((await client.run(stored)).values())
@@ -184,7 +184,7 @@ async def test_a_value_that_was_lost_is_named(loop, dask):
         with pytest.raises(KernelLostError, match="argument 0 was lost.*The kernel did not run"):
             await cluster.run_native("hl.sha256", ref)
         # Where it is said to be, it is not any more as soon as the workers have heard of that.
-        await cluster._backend._client.cancel([ref.handle], force=True)
+        await client_of(cluster).cancel([ref.handle], force=True)
 
         async def lost():
             ref.holders.update(cluster.workers())
