@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
@@ -34,6 +34,7 @@ _CANCELLED_EARLY = 4096
 # Progress is sent at most once in so many seconds.
 _PROGRESS_INTERVAL = 0.02
 _CLOSE_TIMEOUT = 5.0
+_DISPATCH_ITERATIONS = 3
 
 _Key = tuple[str, int]
 
@@ -119,13 +120,14 @@ class KernelServer:
         """Whether a call was cancelled. It is asked once, when it begins or when it has ended."""
         return key in self._cancelled and self._cancelled.pop(key) is None
 
-    def _send(self, comm: Comm, message: dict[str, Any]) -> None:
-        self._start(self._write(comm, message))
+    def _send(self, comm: Comm, message: dict[str, Any]) -> asyncio.Task[None]:
+        return self._start(self._write(comm, message))
 
-    def _start(self, coroutine: Any) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @staticmethod
     async def _write(comm: Comm, message: dict[str, Any]) -> None:
@@ -229,6 +231,8 @@ class KernelServer:
         self._jobs[key] = job
         content, frames = await self._outcome(key, job, message["batch"])
         # The result goes another way than what is sent, which could arrive later.
+        if message["progress"]:
+            await _dispatch_events()
         return Packed({**content, "progress": progress.end()}, frames)
 
     def _statistics(self) -> dict[str, int]:
@@ -257,6 +261,7 @@ class _Progress:
         self._latest: tuple[int, int] | None = None
         self._sent: tuple[int, int] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         self._latest = (done, total)
@@ -267,7 +272,7 @@ class _Progress:
         self._timer = None
         if self._latest != self._sent:
             self._sent = self._latest
-            self._server._send(self._comm, self._message())
+            self._sending = self._server._send(self._comm, self._message())
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_PROGRESS_INTERVAL, self._send_latest)
 
@@ -282,8 +287,21 @@ class _Progress:
 
     async def finish(self) -> None:
         """Send the last state, so that it arrives before the end."""
+        await _dispatch_events()
+        if self._sending is not None:
+            await self._sending
         if self.end() != self._sent:
             await self._server._write(self._comm, self._message())
+
+
+async def _dispatch_events() -> None:
+    """Let the loop hear what a job has told before its end.
+
+    A job that has ended before it is awaited is done at once, while the loop has yet to dispatch
+    its progress. Loops of other implementations hear of that by a byte on a socket.
+    """
+    for _ in range(_DISPATCH_ITERATIONS):
+        await asyncio.sleep(0)
 
 
 def _is_ref(part: Any) -> bool:
