@@ -142,7 +142,7 @@ test-suites: $(BUILT) ## Run other libraries' test suites on hybridloop and asyn
 # with the checks as well; and what forks, because with gcc 12 a child may wait for ever for a lock of the
 # allocator that a thread of its parent held.
 ASAN_LEFT_OUT := -k "not fork and not child" --ignore=tests/native/test_bus_rights.py --ignore=tests/native/test_rust_kernels.py \
-	--ignore=tests/awaitables/test_rust.py --ignore=tests/awaitables/test_runtimes.py \
+	--ignore=tests/awaitables/test_rust.py --ignore=tests/awaitables/test_runtimes.py --ignore=tests/awaitables/test_benchmark.py \
 	--deselect=tests/loop/test_timers.py::test_cancelled_far_timers_give_their_memory_back \
 	--deselect=tests/loop/test_timers.py::test_far_timers_cancelled_in_one_go_give_their_memory_back
 ASAN := $(TARGET_DIR)/asan

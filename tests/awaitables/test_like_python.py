@@ -1,9 +1,11 @@
 """Coroutines of callbacks and of steps beside their twin of Python, driven in every order."""
 
 import asyncio
+import concurrent.futures
 import inspect
 import itertools
 import sys
+import threading
 import types
 import warnings
 
@@ -226,6 +228,38 @@ def test_while_it_runs(callbacks):
     with pytest.raises(StopIteration):
         aw.send(None)
     assert seen == ["inner", None]
+
+
+@pytest.mark.parametrize("use", ["send", "throw", "close"])
+def test_driven_by_two_threads(native, use):
+    """One drives it, the other is refused; no more happens (T2.21)."""
+    entered, refused = threading.Event(), threading.Event()
+
+    class Blocking:
+        def __await__(self):
+            entered.set()
+            assert refused.wait(60)
+            yield "blocked"
+            return "result"
+
+    coroutine = native(Blocking)
+
+    def drive():
+        assert entered.wait(60)
+        try:
+            with pytest.raises(ValueError, match="coroutine already executing"):
+                getattr(coroutine, use)(*{"send": (None,), "throw": (LookupError,)}.get(use, ()))
+        finally:
+            refused.set()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        other = threads.submit(drive)
+        assert coroutine.send(None) == "blocked"
+        other.result(60)
+    assert coroutine.send(None) == "blocked"
+    with pytest.raises(StopIteration) as end:
+        coroutine.send(None)
+    assert end.value.value == ("result", "result")
 
 
 async def test_awaited_by_two_tasks(loop, callbacks):

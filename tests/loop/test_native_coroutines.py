@@ -221,6 +221,7 @@ def from_coroutine(call):
 
 @pytest.mark.parametrize("form", [from_iterator, from_coroutine])
 async def test_yield_from(loop, pair, form):
+    """(T2.8)"""
     ours, theirs = pair
     theirs.send(b"there")
     assert await form(loop.sock_recv(ours, 10)) == b"there"
