@@ -1,4 +1,7 @@
-"""The options of `engine.map()`: any order, timeout, priority, exceptions as results."""
+"""The options of `engine.map()`: any order, timeout, priority, exceptions as results.
+
+Two private attributes of a map tell what is under way and when it ends.
+"""
 
 from __future__ import annotations
 
