@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import operator
 import re
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
 from .._core import Kernel
-from ..engine.mapping import Calls, NativeChunk
+from ..engine.mapping import Calls
 from ..native.registry import kernels as local_kernels
 from . import values
 from .backend import Backend, Call, ClusterRef, Reply, WorkerInfo
 from .errors import KernelLostError, KernelMismatchError
-from .job import ClusterJob, ClusterMap
+from .job import ClusterChunk, ClusterJob, ClusterMap
 from .placement import Place, Placement
 
 # How many calls a worker may have at a time for each of its threads: one runs, one is on its way.
@@ -237,15 +238,22 @@ class Cluster:
         *iterables: Iterable[Any],
         chunksize: int = 1,
         buffersize: int | None = None,
+        ordered: bool = True,
         timeout: float | None = None,
         priority: int = 0,
+        return_exceptions: bool = False,
     ) -> ClusterMap[Any]:
-        """Call a kernel for each item, with one argument from each iterable, for `async for`.
+        """Call a kernel for each item, like `Engine.map()`, for `async for`.
 
         Args:
             chunksize: how many calls are sent to a worker together.
             buffersize: how many items may be taken ahead of the results. The default is two chunks
                 for each thread of the workers.
+            ordered: false gives the results as the chunks end.
+            timeout: seconds from now; waiting longer for a result raises `TimeoutError`, and the
+                calls that have not ended are cancelled.
+            priority: chunks with a higher priority are sent, and run on their worker, first.
+            return_exceptions: the exceptions of calls are results, and do not end the iteration.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
@@ -256,13 +264,16 @@ class Cluster:
             buffersize = chunksize * _CHUNKS_AHEAD * max(threads, 1)
         elif buffersize < 1:
             raise ValueError(f"buffersize must be at least 1, not {buffersize}")
-        options = {"timeout": timeout, "priority": priority}
+        arguments = zip(*iterables, strict=False)
+        deadline = None if timeout is None else time.monotonic() + timeout
 
-        def submit(calls: Calls) -> NativeChunk:
-            call = self._make_batch(kernel, calls, {}, 0, **options)
-            return NativeChunk(self._start(self._run_batches({0: call}, True)))
+        def submit(calls: Calls) -> ClusterChunk:
+            call = self._make_batch(kernel, calls, {}, 0, priority=priority)
+            return ClusterChunk(self._start(self._run_batches({0: call}, True)), return_exceptions)
 
-        return ClusterMap(submit, zip(*iterables, strict=False), chunksize, buffersize)
+        return ClusterMap(
+            submit, arguments, chunksize, buffersize, ordered=ordered, deadline=deadline
+        )
 
     async def put(self, value: Any) -> ClusterRef:
         """Store an argument on a worker, for any number of calls, which run where it is."""

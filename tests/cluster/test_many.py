@@ -12,6 +12,8 @@ from hybridloop.cluster import KernelLostError
 
 from .support import client_of, connected, engines, until
 
+FOREVER = 1e6
+ORDERS = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "any order"])
 BLOBS = [bytes([number % 256]) * number for number in range(300)]
 
 
@@ -53,10 +55,10 @@ async def test_a_wrong_argument_is_named_by_its_place_in_the_whole_batch(loop, d
 async def test_a_batch_has_a_deadline_and_can_be_cancelled(loop, dask):
     async with connected(dask) as cluster:
         results = await cluster.run_native_many(
-            "hl.sleep", [(1e6,)] * 6, timeout=0.05, return_exceptions=True
+            "hl.sleep", [(FOREVER,)] * 6, timeout=0.05, return_exceptions=True
         )
         assert [type(it) for it in results] == [TimeoutError] * 6
-        job = cluster.run_native_many("hl.sleep", [(1e6,)] * 6)
+        job = cluster.run_native_many("hl.sleep", [(FOREVER,)] * 6)
         await until(lambda: cluster.stats().running == 2)
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -112,9 +114,73 @@ async def test_map_ends_with_the_first_error(loop, dask):
         for wrong in ({"chunksize": 0}, {"buffersize": 0}):
             with pytest.raises(ValueError):
                 cluster.map("hl.crc32", [b""], **wrong)
-        with pytest.raises(TypeError, match="use 'async for'"):
-            for _ in cluster.map("hl.crc32", [b""]):
-                pass
+        results = cluster.map("hl.crc32", [b""])
+        for wrong in (iter, next):
+            with pytest.raises(TypeError, match="use 'async for'"):
+                wrong(results)
+        assert await anext(results) == 0
+
+
+async def test_map_gives_results_as_they_come(loop, dask):
+    async with connected(dask) as cluster:
+        digests = sorted(sha256(blob).digest() for blob in BLOBS)
+        for chunksize in (1, 7, 1000):
+            results = cluster.map("hl.sha256", BLOBS, chunksize=chunksize, ordered=False)
+            assert sorted([bytes(it) async for it in results]) == digests
+        # The first call occupies a worker, and the other one goes on.
+        results = cluster.map("hl.sleep", [FOREVER, 0, 0, 0, 0, 0], buffersize=2, ordered=False)
+        assert [await anext(results) for _ in range(5)] == [None] * 5
+        results.close()
+        await until(lambda: cluster.stats().running == 0)
+        assert [it async for it in results] == []
+
+
+@ORDERS
+async def test_a_timeout_ends_a_map(loop, dask, ordered):
+    async with connected(dask) as cluster:
+        for timeout in (0.05, 0.0):
+            results = cluster.map("hl.sleep", [FOREVER] * 10, timeout=timeout, ordered=ordered)
+            with pytest.raises(TimeoutError):
+                await anext(results)
+            assert [it async for it in results] == []
+            await until(lambda: cluster.stats().running == 0)
+        results = cluster.map("hl.crc32", [b"x"] * 3, timeout=1000, ordered=ordered)
+        assert [it async for it in results] == [zlib.crc32(b"x")] * 3
+        assert cluster.stats().waiting == cluster.stats().failed == 0
+
+
+@ORDERS
+async def test_exceptions_as_results_of_a_map(loop, dask, ordered):
+    good = zlib.compress(b"good")
+    data = [good, b"bad", good, b"bad", good]
+    async with connected(dask) as cluster:
+        for chunksize in (1, 2, 10):
+            options = {"chunksize": chunksize, "ordered": ordered, "return_exceptions": True}
+            results = [it async for it in cluster.map("hl.zlib.decompress", data, **options)]
+            seen = [isinstance(it, ValueError) for it in results]
+            expected = [False, True, False, True, False]
+            assert seen == expected if ordered else sorted(seen) == sorted(expected)
+
+
+async def test_chunks_of_higher_priority_are_sent_first(loop, dask):
+    async with connected(dask, per_worker=1) as cluster:
+        busy = [cluster.run_native("hl.sleep", FOREVER) for _ in range(2)]
+        await until(lambda: cluster.stats().running == 2)
+        order = []
+
+        async def take(name, priority):
+            async for _ in cluster.map("hl.sleep", [0] * 3, buffersize=3, priority=priority):
+                order.append(name)
+
+        tasks = []
+        for name, priority in (("late", 0), ("first", 5)):
+            tasks.append(asyncio.create_task(take(name, priority)))
+            await until(lambda: cluster.stats().waiting == 3 * len(tasks))
+        busy[0].cancel()
+        await asyncio.gather(*tasks)
+        assert order == ["first"] * 3 + ["late"] * 3
+        busy[1].cancel()
+        await asyncio.wait(busy)
 
 
 async def test_put_keeps_a_value_where_it_is_used(loop, dask, libraries):
