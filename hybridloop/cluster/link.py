@@ -63,7 +63,7 @@ class Link:
         if greeting is None or greeting.get("protocol") != PROTOCOL:
             problem = _NO_PLUGIN if greeting is None else _OTHER_VERSION
             self._info = WorkerInfo(self.address, 1, {}, problem=problem)
-            self._start(self._read(control))  # until it is closed
+            self._start(self._wait_for_plugin(control) if greeting is None else self._read(control))
             return self._info
         await control.write({"op": "kernels", "libraries": list(libraries)})
         found = await control.read()
@@ -134,14 +134,22 @@ class Link:
         comm.name = "hybridloop.cluster"
         comm.allow_offload = False
         self._comms.append(comm)
-        for delay in (*_PLUGIN_DELAYS, None):
-            await comm.write({"op": NAME, "protocol": PROTOCOL, "session": self._session})
-            greeting: dict[str, Any] | None = await comm.read()
-            if greeting is not None:
+        for delay in _PLUGIN_DELAYS:
+            if (greeting := await self._greet(comm)) is not None:
                 return greeting
-            if delay is not None:
-                await asyncio.sleep(delay)
-        return None
+            await asyncio.sleep(delay)
+        return await self._greet(comm)
+
+    async def _greet(self, comm: Comm) -> dict[str, Any] | None:
+        await comm.write({"op": NAME, "protocol": PROTOCOL, "session": self._session})
+        greeting: dict[str, Any] | None = await comm.read()
+        return greeting
+
+    async def _wait_for_plugin(self, control: Comm) -> None:
+        """A worker may be slower than was expected."""
+        while await self._greet(control) is None:
+            await asyncio.sleep(_PLUGIN_DELAYS[-1])
+        self.close("it has the plugin now")
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(coroutine))

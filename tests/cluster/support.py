@@ -15,6 +15,7 @@ import hybridloop.cluster
 
 LIMIT = 120.0
 ROOT = Path(__file__).parents[2]
+WORKER = ("hybridloop.cluster", "worker")
 
 
 class DaskProcesses:
@@ -22,19 +23,25 @@ class DaskProcesses:
 
     def __init__(self, folder, host="127.0.0.1", prefix=(), options=()):
         self.folder = folder
-        self.root = ROOT
         self.host = host
         self._options = options
         self._processes = []
         self._file = folder / "scheduler.json"
-        options = ["--port", "0", "--scheduler-file", str(self._file)]
-        self._run("scheduler", "scheduler", options, host, prefix, {})
+        try:
+            options = ["--port", "0", "--scheduler-file", str(self._file)]
+            self._run(("hybridloop.cluster", "scheduler"), "scheduler", options, host, prefix)
+            self.address = self._wait_for_address()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_for_address(self):
         deadline = time.monotonic() + LIMIT
         while not (found := self._read_address()):
             assert self._processes[0].poll() is None, self.logs()
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.01)
-        self.address = found
+        return found
 
     def _read_address(self):
         try:
@@ -43,27 +50,31 @@ class DaskProcesses:
             return None  # not there, or not complete
 
     def start_worker(
-        self, name, *, host=None, prefix=(), nanny=False, scheduler=None, environment=()
+        self, name, *, host=None, prefix=(), nanny=False, scheduler=None, path=(), program=WORKER
     ):
-        """Start a worker with one thread; it registers itself some time later."""
-        options = [scheduler] if scheduler else ["--scheduler-file", str(self._file)]
-        options += ["--nthreads", "1", "--name", name]
-        options += ["--nanny" if nanny else "--no-nanny", "--local-directory", str(self.folder)]
-        return self._run("worker", name, options, host or self.host, prefix, dict(environment))
+        """Start a worker with one thread; it registers itself some time later.
 
-    def _run(self, what, name, options, host, prefix, environment):
-        path = [str(ROOT), *filter(None, sys.path)]
+        It finds what is in `path` before everything else.
+        """
+        options = [scheduler] if scheduler else ["--scheduler-file", str(self._file)]
+        # Without a limit on memory, which depends on the machine: they would pause above it.
+        options += ["--nthreads", "1", "--name", name, "--memory-limit", "0"]
+        options += ["--nanny" if nanny else "--no-nanny", "--local-directory", str(self.folder)]
+        return self._run(program, name, options, host or self.host, prefix, path)
+
+    def _run(self, program, name, options, host, prefix=(), path=()):
+        path = [*map(str, path), str(ROOT), *filter(None, sys.path)]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path),
             "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-            **environment,
         }
-        command = [*prefix, sys.executable, "-m", "hybridloop.cluster", what]
-        command += ["--host", host, "--no-dashboard", *self._options]
+        command = [*prefix, sys.executable, "-m", *program]
+        command += ["--host", host, "--no-dashboard", *self._options, *options]
         with open(self.folder / f"{name}.log", "ab") as log:
+            # In its folder, where no modules are.
             process = subprocess.Popen(
-                [*command, *options], env=environment, stdout=log, stderr=log
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log
             )
         self._processes.append(process)
         return process
@@ -93,7 +104,6 @@ async def dask_client(dask, workers=2):
     """A client of Dask; so many workers have registered."""
     options = {"asynchronous": True, "set_as_default": False}
     async with Client(dask.address, timeout=LIMIT, **options) as client:
-        # Nobody else is there: workers of earlier tests are dead, which the scheduler sees soon.
         await until(lambda: has_workers(client, workers))
         yield client
     # Dask closes some connections in callbacks.
@@ -102,7 +112,12 @@ async def dask_client(dask, workers=2):
 
 
 async def has_workers(client, count):
-    return len(await client.scheduler.ncores()) == count
+    """Whether so many workers have started, and nobody else is there.
+
+    Workers of earlier tests are dead, which the scheduler sees soon.
+    """
+    known, running = await client.scheduler.ncores(), await client.scheduler.ncores_running()
+    return len(known) == len(running) == count
 
 
 @asynccontextmanager
@@ -111,6 +126,8 @@ async def connected(dask, workers=2, **options):
     async with dask_client(dask, workers) as client:
         async with hybridloop.cluster.connect(client, **{"ping": None, **options}) as cluster:
             await until(lambda: len(cluster.workers()) == workers)
+            # What earlier tests have left may end after them.
+            await until(lambda: idle(cluster))
             yield cluster
 
 
@@ -151,6 +168,12 @@ def engine_of(dask_worker):
 async def engines(cluster):
     """The statistics of the workers' engines as of now, by address."""
     return await client_of(cluster).run(engine_of)
+
+
+async def idle(cluster):
+    """Whether no engine has anything to do, and none holds memory."""
+    found = (await engines(cluster)).values()
+    return not any(it["running"] + it["queued"] + it["memory"] for it in found)
 
 
 async def outcome(awaitable):

@@ -10,7 +10,7 @@ import pytest
 
 from hybridloop.cluster import connect
 
-from .support import client_of, connected, dask_client, engines, until
+from .support import client_of, connected, dask_client, engines, idle, until
 
 LANES = pytest.mark.parametrize("options", [{}, {"retries": 0}], ids=["direct", "scheduled"])
 FOREVER = 1e6
@@ -18,12 +18,6 @@ FOREVER = 1e6
 
 async def running(cluster):
     return sum(engine["running"] for engine in (await engines(cluster)).values())
-
-
-async def idle(cluster):
-    """Whether no engine has anything to do, and none holds memory."""
-    found = (await engines(cluster)).values()
-    return not any(it["running"] + it["queued"] + it["memory"] for it in found)
 
 
 async def count_of(cluster, what):

@@ -5,14 +5,13 @@ Workers that are not used are a private attribute.
 
 import os
 import signal
-import sys
 import zlib
 
 import pytest
 from distributed import Client
 from distributed.security import Security
 
-from hybridloop.cluster import KernelMismatchError, connect
+from hybridloop.cluster import KernelMismatchError, connect, link
 
 from .support import (
     DaskProcesses,
@@ -29,16 +28,19 @@ from .support import (
 async def test_a_worker_that_joins_late_or_is_started_again_is_used(loop, dask, libraries):
     async with connected(dask, libraries=libraries) as cluster:
         client = client_of(cluster)
-        with extra_worker(dask, "late", nanny=True) as nanny:
-            first = await address_of(client, "late")
+        with extra_worker(dask, "restarted", nanny=True) as nanny:
+            first = await address_of(client, "restarted")
             await is_used(cluster, first)
             # The nanny starts it again.
             (pid,) = (await client.run(os.getpid, workers=[first])).values()
             os.kill(pid, signal.SIGKILL)
 
+            # Its next address may be the same one.
+            await until(lambda: first not in cluster.workers())
+
             async def again():
-                found = await address_of(client, "late")
-                return found if found != first else None
+                found = await address_of(client, "restarted")
+                return found if found in cluster.workers() else None
 
             second = await until(again)
             await is_used(cluster, second)
@@ -70,12 +72,13 @@ async def test_the_worker_command_runs_on_hybridloop(loop, dask):
 
 
 async def test_a_worker_without_the_library_is_named(loop, dask, tmp_path):
-    (tmp_path / "only_here.py").write_text(
+    path = tmp_path / "path"
+    path.mkdir()
+    (path / "only_here.py").write_text(
         "import hybridloop\n"
         "hybridloop.register_kernel('only.here', ('libm.so.6', 'cbrt'), 'f64(f64)', replace=True)\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(dask.root), *filter(None, sys.path)])
-    with extra_worker(dask, "equipped", environment={"PYTHONPATH": path}):
+    with extra_worker(dask, "equipped", path=[path]):
         async with dask_client(dask, workers=3) as client:
             equipped = await address_of(client, "equipped")
             with pytest.raises(KernelMismatchError) as caught:
@@ -89,7 +92,7 @@ async def test_a_worker_without_the_library_is_named(loop, dask, tmp_path):
                 assert f"worker {address}: {reason}" in str(caught.value)
             # It has loaded it, and now has a kernel that the others lack.
             async with connect(client, ping=None) as cluster:
-                assert len(cluster.workers()) == 3
+                await until(lambda: len(cluster.workers()) == 3)
                 assert "only.here" not in cluster.kernels
                 with pytest.raises(KernelMismatchError) as caught:
                     cluster.run_native("only.here", 1.0)
@@ -108,6 +111,54 @@ async def test_a_late_worker_without_the_library_is_not_used(loop, dask, job_lib
                 assert address not in cluster.workers()
                 assert await cluster.run_native("jobs.copy", b"x") == b"x"
         await until(lambda: address not in cluster._rejected)
+
+
+@pytest.fixture
+def short_delays(monkeypatch):
+    """A worker whose plugin is not there is asked again soon."""
+    monkeypatch.setattr(link, "_PLUGIN_DELAYS", (0.01,))
+
+
+async def test_a_worker_without_hybridloop_is_named(loop, tmp_path, short_delays):
+    # In its place the worker finds this.
+    path = tmp_path / "path"
+    path.mkdir()
+    (path / "hybridloop.py").write_text("raise ModuleNotFoundError('No hybridloop here')")
+    dask = DaskProcesses(tmp_path)
+    try:
+        dask.start_worker("plain", program=["distributed.cli.dask_worker"], path=[path])
+        async with dask_client(dask, workers=1) as client:
+            (address,) = await client.scheduler.ncores()
+            with pytest.raises(KernelMismatchError, match="install hybridloop on the worker") as it:
+                async with connect(client):
+                    pass
+            assert it.value.workers.keys() == {address}
+            assert "No hybridloop here" in dask.logs()
+    finally:
+        dask.close()
+
+
+async def test_a_worker_that_gets_its_plugin_late_is_used_then(loop, dask, short_delays):
+    async with connected(dask) as cluster:
+        client, address = client_of(cluster), min(cluster.workers())
+        await client.run(take_handler_away, workers=[address])
+        try:
+            with pytest.warns(RuntimeWarning, match="not used: worker .* plugin .* is not there"):
+                for comm in cluster._backend._links[address]._comms:
+                    comm.abort()
+                await until(lambda: address in cluster._rejected)
+        finally:
+            await client.run(give_handler_back, workers=[address])
+        await until(lambda: address in cluster.workers())
+        assert address not in cluster._rejected
+
+
+async def take_handler_away(dask_worker):
+    del dask_worker.handlers["hybridloop"]
+
+
+async def give_handler_back(dask_worker):
+    dask_worker.handlers["hybridloop"] = dask_worker.plugins["hybridloop"].server.serve
 
 
 async def test_off_loopback_it_asks_for_tls_or_words(loop):

@@ -32,7 +32,7 @@ async def test_nothing_is_left_of_ten_thousand_calls(loop, dask):
     async with dask_client(dask) as client, connect(client, ping=None) as cluster:
         # Now there is what Dask makes on first use.
         await cluster.run_native("hl.noop", retries=0)
-    with extra_worker(dask, "victim") as victim:
+    with extra_worker(dask, "killed in between") as victim:
         async with dask_client(dask, workers=3) as client:
             handlers = set(client._event_handlers)
             await make_calls_and_close(client, victim)
