@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,15 +31,17 @@ def local_cluster(workers: int, threads: int) -> Iterator[DaskProcesses]:
 
         def start(what: str, *options: str) -> subprocess.Popen[bytes]:
             command = [sys.executable, "-m", "hybridloop.cluster", what, *options]
-            command += ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+            command += ["--host", "127.0.0.1", "--scheduler-file", str(file)]
+            command += ["--no-dashboard"]
+            environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": folder}
             with open(Path(folder) / "log", "ab") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=log)
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             started.append(process)
             return process
 
         try:
-            scheduler = start("scheduler", "--port", "0")
-            options = ["--no-nanny", "--nthreads", str(threads), "--local-directory", folder]
+            scheduler = start("scheduler", "--port", "0", "--dashboard-address", ":0")
+            options = ["--no-nanny", "--nthreads", str(threads)]
             those = [start("worker", *options) for _ in range(workers)]
             yield DaskProcesses(_read_address(file, scheduler), those)
         finally:

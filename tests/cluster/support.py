@@ -28,7 +28,8 @@ class DaskProcesses:
         self._processes = []
         self._file = folder / "scheduler.json"
         try:
-            options = ["--port", "0", "--scheduler-file", str(self._file)]
+            options = ["--port", "0", "--dashboard-address", ":0"]
+            options += ["--scheduler-file", str(self._file)]
             self._run(("hybridloop.cluster", "scheduler"), "scheduler", options, host, prefix)
             self.address = self._wait_for_address()
         except BaseException:
@@ -59,7 +60,7 @@ class DaskProcesses:
         options = [scheduler] if scheduler else ["--scheduler-file", str(self._file)]
         # Without a limit on memory, which depends on the machine: they would pause above it.
         options += ["--nthreads", "1", "--name", name, "--memory-limit", "0"]
-        options += ["--nanny" if nanny else "--no-nanny", "--local-directory", str(self.folder)]
+        options += ["--nanny" if nanny else "--no-nanny"]
         return self._run(program, name, options, host or self.host, prefix, path)
 
     def _run(self, program, name, options, host, prefix=(), path=()):
@@ -68,13 +69,18 @@ class DaskProcesses:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path),
             "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+            "DASK_TEMPORARY_DIRECTORY": str(self.folder),
         }
         command = [*prefix, sys.executable, "-m", *program]
-        command += ["--host", host, "--no-dashboard", *self._options, *options]
+        command += ["--host", host, "--no-dashboard"]
         with open(self.folder / f"{name}.log", "ab") as log:
             # In its folder, where no modules are.
             process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=log
+                [*command, *self._options, *options],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         self._processes.append(process)
         return process
