@@ -263,6 +263,10 @@ ci-wheel: wheel sdist ## Build what is released
 bench: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run the whole benchmark and write docs/benchmarks.md
 	$(PY) -m benchmarks $(BENCH_ARGS)
 
+.PHONY: bench-gate
+bench-gate: $(BUILT) ## Compare the instructions of the hot paths with the baseline of this Python (needs valgrind)
+	$(PY) -m benchmarks.gate $(BENCH_ARGS)
+
 .PHONY: bench-quick
 bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short benchmark for a first impression
 	$(PY) -m benchmarks --quick $(BENCH_ARGS)
