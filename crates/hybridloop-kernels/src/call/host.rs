@@ -236,6 +236,7 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     let (job, limit) = (&call.job, call.job.resources.job_items);
     let waits = job.kernel().emit_waits();
     let limit = if waits { limit.min(EMITTED) } else { limit };
+    let mut was_empty = false;
     while job.wants_items() {
         // SAFETY: the kernel passes a valid value.
         let emitted = unsafe { copy(call, val) }.map(|value| job.emit(value, limit));
@@ -250,9 +251,10 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
             Ok(Err(EmitError::Memory)) => code::ENOMEM,
             Err(status) => status,
         };
-        // What is taken gives its memory back.
+        // What is taken gives its memory back. All of it may have been taken since the value was copied: then once more.
         let waiting = job.waiting_items();
-        if status != code::OK && !(waits && status == code::ENOMEM && waiting > 0) {
+        let is_empty = std::mem::replace(&mut was_empty, waiting == 0) && waiting == 0;
+        if status != code::OK && (!waits || status != code::ENOMEM || is_empty) {
             return status;
         }
         if let Err(reason) = job.wait_until_taken(waiting / 2) {

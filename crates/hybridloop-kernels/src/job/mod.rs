@@ -484,7 +484,8 @@ impl Job {
             // In the child of a fork a thread of the parent may hold the lock.
             try_lock(&self.items).filter(|_| self.state() == JobState::Done)?
         };
-        let item = items.values.pop_front();
+        // Its place is free before the lock is: a kernel that finds no value has all the memory of places.
+        let item = items.values.pop_front().map(Queued::into_value);
         let unused = take_if_empty(&mut items.values);
         let is_awaited = items.waiting > 0 && items.values.len() <= items.wanted;
         drop(items);
@@ -492,7 +493,7 @@ impl Job {
             self.taken.notify_all();
         }
         drop(unused);
-        item.map(Queued::into_value)
+        item
     }
 
     /// Adds a key that is removed from the bus when the job is dropped.

@@ -34,6 +34,13 @@ unsafe extern "C" fn emit(
 }
 
 fn start() -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
+    start_with(Config {
+        job_items: 1,
+        ..Config::default()
+    })
+}
+
+fn start_with(config: Config) -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
     let entry = abi::Kernel {
         size: abi::size::<abi::Kernel>(),
         flags: abi::EMIT_WAITS,
@@ -49,8 +56,7 @@ fn start() -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
     let engine = Engine::new(&Config {
         threads: 1,
         bus_capacity: 100,
-        job_items: 1,
-        ..Config::default()
+        ..config
     });
     let flag = Flag::default();
     let setter = flag.clone();
@@ -92,6 +98,21 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 fn all_items_are_taken() {
     check(|| {
         let (engine, queue, flag, job) = start();
+        assert_eq!(take_all(&queue, &flag, &job), COUNT);
+        assert!(matches!(job.result(), Some(JobResult::Value(_))));
+        assert!(engine.close(Duration::MAX).is_empty());
+    });
+}
+
+#[test]
+fn a_kernel_that_waits_for_memory_gets_it_when_all_items_are_taken() {
+    // A place in the queue counts for two values and their reservations: there is room for one.
+    const ROOM: usize = 3 * (size_of::<Value>() + 16);
+    check(|| {
+        let (engine, queue, flag, job) = start_with(Config {
+            job_memory: ROOM,
+            ..Config::default()
+        });
         assert_eq!(take_all(&queue, &flag, &job), COUNT);
         assert!(matches!(job.result(), Some(JobResult::Value(_))));
         assert!(engine.close(Duration::MAX).is_empty());
