@@ -209,7 +209,11 @@ impl Deferral {
     }
 
     /// The token was used; `false` if the kernel has returned a result instead.
-    fn completed(&self, call: Arc<DeferrableCall>, returned: Result<Value, KernelError>) -> bool {
+    fn completed(
+        self: Arc<Self>,
+        call: Arc<DeferrableCall>,
+        returned: Result<Value, KernelError>,
+    ) -> bool {
         let mut meeting = lock(&self.meeting);
         match std::mem::replace(&mut *meeting, Meeting::Ended) {
             Meeting::Running => {
@@ -219,9 +223,11 @@ impl Deferral {
             Meeting::Returned(other) => {
                 drop(meeting);
                 drop(other);
-                let deferred = &self.job.resources.deferred;
+                let deferred = self.job.resources.deferred.clone();
                 deferred.remove(self.job.id(), self.deadline());
                 call.end(returned);
+                // Whoever closes the engine finds that nobody has the job.
+                drop(self);
                 deferred.ended();
                 true
             }

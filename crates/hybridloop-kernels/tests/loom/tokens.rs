@@ -30,11 +30,15 @@ struct Library {
 impl Library {
     /// Completes the token with a number; whether that counts.
     fn complete(&self, number: u64) -> bool {
+        self.complete_with(&Val::u64(number))
+    }
+
+    /// Completes the token with a value, which is valid.
+    fn complete_with(&self, val: &Val) -> bool {
         // SAFETY: the pointer is the table of the host, which lives as long as the process.
         let complete = unsafe { (*self.host.load(SeqCst)).complete };
-        let val = Val::u64(number);
         // SAFETY: the value is valid during the call.
-        match unsafe { complete(self.token.load(SeqCst), code::OK, &raw const val) } {
+        match unsafe { complete(self.token.load(SeqCst), code::OK, val) } {
             code::OK => true,
             code::ECLOSED => false,
             other => panic!("{other}"),
@@ -223,5 +227,25 @@ fn closing_an_engine_stops_the_call_of_a_kernel_that_returns_meanwhile() {
         library.has_token.wait();
         close(engine, &library, 1..=1);
         assert!(matches!(job.result(), Some(JobResult::Cancelled)));
+    });
+}
+
+#[test]
+fn an_engine_that_is_closed_has_no_result_of_a_call_that_has_ended() {
+    check(|| {
+        let (engine, library, job) = start(pending());
+        library.has_token.wait();
+        drop(job);
+        let other = {
+            let library = library.clone();
+            thread::spawn(move || {
+                let data = abi::Buf::bytes(c"ab".as_ptr().cast(), 2, abi::COPY);
+                assert!(library.complete_with(&Val::buf(abi::kind::BUF, data)));
+            })
+        };
+        assert!(engine.close(Duration::MAX).is_empty());
+        assert_eq!(engine.stats().memory, 0);
+        other.join().unwrap();
+        close(engine, &library, 0..=1);
     });
 }
