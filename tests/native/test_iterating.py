@@ -147,7 +147,7 @@ def test_cancelling_a_task_that_iterates_a_batch_cancels_the_batch(engine, loop)
 
 def test_the_items_that_are_left_do_not_delay_the_cancellation(engine, job_kernels):
     async def main():
-        job = engine.run_native("jobs.emit", 1 << 60)
+        job = engine.run_native("jobs.emit_waits", 1 << 60)
         got = 0
 
         async def take():
