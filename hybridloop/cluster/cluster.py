@@ -60,8 +60,8 @@ class ClusterWorker:
     running: int
     """Calls of this client that are under way."""
     engine: Mapping[str, int]
-    """Statistics of its native engine, as of the last ping: `threads`, `running`, `queued`, `done`,
-    `failed`, `cancelled`, and `memory` in bytes."""
+    """Statistics of its native engine, as of the last ping: `threads`, `running`, `queued`,
+    `pending`, `done`, `failed`, `cancelled`, and `memory` in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

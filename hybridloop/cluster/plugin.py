@@ -237,7 +237,7 @@ class KernelServer:
 
     def _statistics(self) -> dict[str, int]:
         found = self.engine.stats()
-        names = ("threads", "running", "queued", "done", "failed", "cancelled", "memory")
+        names = "threads", "running", "queued", "pending", "done", "failed", "cancelled", "memory"
         return {name: found[name] for name in names} if found else {}
 
     @staticmethod

@@ -137,6 +137,11 @@ NATIVE = (
     Metric("workers", "hybridloop_native_workers", "Threads that run kernels."),
     Metric("busy", "hybridloop_native_busy_workers", "Workers that run a kernel."),
     Metric("queued", "hybridloop_native_queued_jobs", "Jobs that wait for a worker."),
+    Metric(
+        "pending",
+        "hybridloop_native_pending_jobs",
+        "Jobs that wait for the completion of their tokens.",
+    ),
     Metric("done", "hybridloop_native_jobs", "Jobs that have ended.", True, "done"),
     Metric("failed", "hybridloop_native_jobs", "Jobs that have ended.", True, "failed"),
     Metric("cancelled", "hybridloop_native_jobs", "Jobs that have ended.", True, "cancelled"),

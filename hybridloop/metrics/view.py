@@ -145,7 +145,11 @@ def _engine(engine: EngineInfo, before: EngineInfo | None, seconds: float) -> li
 def _native(now: NativeStats, before: NativeStats | None, seconds: float) -> Text:
     line = Text.assemble(("native", "bold"), f"  workers {now.busy} of {now.workers} busy  ")
     line.append_text(_share(now.busy / now.workers if now.workers else 0.0))
-    line.append(f"  queue {_count(now.queued)}  done {_count(now.done)}")
+    line.append(f"  queue {_count(now.queued)}")
+    # Few programs have kernels that leave their ends to others.
+    if now.pending:
+        line.append(f"  pending {_count(now.pending)}")
+    line.append(f"  done {_count(now.done)}")
     if before is not None:
         line.append(f" ({_short((now.done - before.done) / seconds)}/s)")
     line.append(f"  failed {_count(now.failed)}", style="red" if now.failed else "")

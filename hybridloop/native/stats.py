@@ -22,6 +22,9 @@ class NativeStats:
     queued: int
     """Jobs that are waiting for a worker."""
 
+    pending: int
+    """Jobs that are waiting for the completion of their tokens; they use no worker."""
+
     done: int
     """Jobs whose kernel returned a value."""
 
@@ -69,6 +72,7 @@ def native_stats(engine: NativeEngine | None) -> tuple[NativeStats | None, BusSt
         workers=found["threads"],
         busy=found["running"],
         queued=found["queued"],
+        pending=found["pending"],
         done=found["done"],
         failed=found["failed"],
         cancelled=found["cancelled"],

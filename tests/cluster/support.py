@@ -179,7 +179,7 @@ async def engines(cluster):
 async def idle(cluster):
     """Whether no engine has anything to do, and none holds memory."""
     found = (await engines(cluster)).values()
-    return not any(it["running"] + it["queued"] + it["memory"] for it in found)
+    return not any(it["running"] + it["queued"] + it["pending"] + it["memory"] for it in found)
 
 
 async def outcome(awaitable):

@@ -195,7 +195,7 @@ def test_asyncios_loop_is_refused() -> None:
 def example() -> ProcessStats:
     loop = LoopStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0.25, 0.125, 12.5, 3.5)
     idle = LoopStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
-    native, bus = NativeStats(4, 3, 20, 100, 2, 1, 4096), BusStats(5, 1024, 4096, 50, 60, 7, 8)
+    native, bus = NativeStats(4, 3, 20, 6, 100, 2, 1, 4096), BusStats(5, 1024, 4096, 50, 60, 7, 8)
     threads = (
         ThreadStats("hybridloop-gil-0", 5, 2, 0.5, False, loop),
         ThreadStats("hybridloop-gil-1", 0, 0, 0.0, True, idle),
@@ -211,7 +211,7 @@ def example() -> ProcessStats:
             LoopInfo(2, "hybridloop-gil-0", True, None, loop),
         ),
         engines=(EngineInfo(3, EngineStats(threads, 10, 70, 2, 100, native, bus)),),
-        native=NativeStats(1, 1, 1, 1, 1, 1, 1),
+        native=NativeStats(1, 1, 1, 1, 1, 1, 1, 1),
         bus=BusStats(1, 1, 1, 1, 1, 1, 1),
     )
 

@@ -258,10 +258,14 @@ def shown(now: ProcessStats, *before: object, width: int = 100) -> str:
 
 def test_native_workers_and_the_bus_are_shown() -> None:
     text = shown(example())
-    assert "native  workers 3 of 4 busy  75%  queue 20  done 100  failed 2  cancelled 1" in text
-    assert "memory 4.0K" in text
+    assert "native  workers 3 of 4 busy  75%  queue 20  pending 6  done 100  failed 2  " in text
+    assert "cancelled 1  memory 4.0K" in text
     assert "bus  1.0K of 4.0K  25%  keys 5  writes 50  reads 60  evicted 7  refused 8" in text
     assert text.count("native") == 2, "the engine's and the process's"
+    now = example()
+    assert now.native is not None
+    quiet = dataclasses.replace(now, engines=(), native=dataclasses.replace(now.native, pending=0))
+    assert "queue 1  done 1  failed 1" in shown(quiet)
 
 
 def test_rates() -> None:
