@@ -100,6 +100,16 @@ def test_calls_that_wait_count_as_queued(single):
     run(main())
 
 
+def test_statistics():
+    with hybridloop.Engine(native_threads=1) as engine:
+        job = engine.run_native("tokens.keep", 1)
+        run(until(lambda: engine.stats().native.pending == 1))
+        run(until(lambda: engine.stats().native.busy == 0))
+        assert engine.run_native("tokens.release").result(LIMIT) == 1
+        assert job.result(LIMIT) == 1
+        assert engine.stats().native.pending == 0
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_buffer_is_in_use_until_the_call_is_completed(engine, loop):
     async def main():
@@ -321,6 +331,47 @@ def test_a_library_completes_calls_while_the_process_ends(token_library, run_scr
         """
     )
     assert (done.stdout, done.stderr) == ("end\n", "")
+
+
+def test_a_library_completes_calls_when_the_interpreter_is_gone(token_library, run_script):
+    done = run_script(
+        f"""
+        import hybridloop
+        from hybridloop._core import NativeEngine
+        hybridloop.load_kernels({str(token_library)!r})
+        NativeEngine(native_threads=1).run_native("tokens.complete_later").result(100)
+        engines = [NativeEngine(native_threads=1) for _ in range(2)]
+        data, kept = bytearray(1000), []
+
+        def keep(engine):
+            # One has nothing but the library, others keep Python's memory.
+            engine.run_native("tokens.keep", bytes(1000))
+            kept.append(engine.run_native("tokens.keep", bytes(1 << 20), key="kept"))
+            kept.append(engine.run_native("tokens.fill_later", bytearray(1000)))
+            kept[-1].add_done_callback(print)
+            kept.append(engine.run_native_many("tokens.keep", [(1,), (b"bytes",)]))
+
+        async def main():
+            keep(engines[0])
+            while engines[0].stats()["pending"] < 5:
+                await asyncio.sleep(0.001)
+
+        for factory in (hybridloop.new_event_loop, asyncio.SelectorEventLoop):
+            loop = factory()
+            loop.run_until_complete(main())
+            engines.reverse()
+            # One of them stays open.
+            if factory is hybridloop.new_event_loop:
+                loop.close()
+            kept.append(loop)
+        keep(engines[0])
+        while engines[0].stats()["pending"] < 10:
+            time.sleep(0.001)
+        print("end", flush=True)
+        """,
+        PYTHONWARNINGS="ignore",
+    )
+    assert (done.stdout, done.stderr) == ("end\ncompleted\n", "")
 
 
 def test_the_child_of_a_fork_has_no_call_of_its_parent(token_library, run_script):

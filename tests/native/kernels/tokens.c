@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 /* What the library does with a call: at once, when it is released, or when it is released or stopped. */
 enum { ECHO, KEEP, KEEP_OR_STOP };
@@ -149,6 +151,30 @@ KERNEL(release) {
     return HL_OK;
 }
 
+static void nap(void) {
+    struct timespec ms = {0, 1000000};
+    nanosleep(&ms, NULL);
+}
+
+/* What is kept is completed when the interpreter is gone, by the thread of the library. */
+static void complete_at_exit(void) {
+    static const char text[] = "completed\n";
+    pthread_mutex_lock(&mutex);
+    for (struct call *call = calls; call; call = call->next)
+        call->what = ECHO;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&mutex);
+    while (live)
+        nap();
+    if (write(1, text, sizeof text - 1) < 0)
+        _exit(1);
+}
+
+KERNEL(complete_later) {
+    UNUSED;
+    return atexit(complete_at_exit) ? HL_ENOMEM : HL_OK;
+}
+
 /* Calls that were not dropped, and calls of stop(). */
 KERNEL(count) {
     UNUSED;
@@ -165,6 +191,7 @@ static const hl_kernel KERNELS[] = {
     ENTRY("fill", HL_ASYNC, "u64(out bytes data)", begin, ECHO),
     ENTRY("fill_later", HL_ASYNC, "u64(out bytes data)", begin, KEEP),
     ENTRY("release", 0, "i64()", release, 0),
+    ENTRY("complete_later", 0, "none()", complete_later, 0),
     ENTRY("count", 0, "i64(bool stops = false)", count, 0),
 };
 static const hl_module MODULE = HL_MODULE_INIT("tokens", KERNELS);
