@@ -10,7 +10,7 @@ use hybridloop_kernels::{
     Arg, Config, Engine, EventQueue, Job, JobOptions, JobResult, Kernel, Value,
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(3600);
 /// See `EMITTED` in `src/call/host.rs`.
 const EMITTED: i64 = 1024;
 
