@@ -7,7 +7,8 @@
 //! State that belongs to the whole process, and that a child uses as well, is changed while forks are blocked ([`block`]).
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// Forks between the first process and this one.
@@ -34,6 +35,40 @@ impl Process {
     #[inline]
     pub fn is_current(self) -> bool {
         self.0 == GENERATION.load(Ordering::Relaxed)
+    }
+}
+
+/// A value for a static that each process has of its own. The child of a fork gets a new one, because the locks in its parent's
+/// value may be held by threads of the parent; that value is left as it is.
+pub struct PerProcess<T>(AtomicPtr<(Process, T)>);
+
+impl<T: Default + Send + Sync + 'static> PerProcess<T> {
+    /// Without a value: the first call of [`Self::get`] makes it.
+    #[allow(clippy::new_without_default, reason = "it is used for `static` items")]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The value of the process that calls.
+    pub fn get(&self) -> &'static T {
+        loop {
+            let current = self.0.load(Ordering::Acquire);
+            // SAFETY: the pointer is null, or was stored below, and what was stored is never freed.
+            if let Some((process, value)) = unsafe { current.as_ref() } {
+                if process.is_current() {
+                    return value;
+                }
+            }
+            let new = Box::into_raw(Box::new((Process::current(), T::default())));
+            let stored = self
+                .0
+                .compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed);
+            if stored.is_err() {
+                // SAFETY: `new` comes from `Box::into_raw` and was not stored, so nobody else knows it.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
     }
 }
 
@@ -98,11 +133,14 @@ fn install_handlers() {
 
 #[cfg(all(test, not(any(loom, miri))))]
 mod tests {
-    use super::{block, Process};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{block, PerProcess, Process};
 
     /// Whether `test` holds in a child of this process.
     fn holds_in_child(test: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child runs `test`, which takes the fork lock at most, and ends without destructors.
+        // SAFETY: the child runs `test`, which takes no lock of the parent but the fork lock and those of the allocator, which
+        // fork leaves free, and ends without destructors.
         unsafe {
             match libc::fork() {
                 0 => libc::_exit(i32::from(!test())),
@@ -125,6 +163,31 @@ mod tests {
                 && Process::current() != process
         }));
         assert!(process.is_current());
+    }
+
+    #[test]
+    fn a_child_has_a_value_of_its_own() {
+        static VALUE: PerProcess<Mutex<u32>> = PerProcess::new();
+        let mut held = VALUE.get().lock().unwrap_or_else(PoisonError::into_inner);
+        *held = 7;
+        assert!(holds_in_child(|| {
+            VALUE.get().try_lock().is_ok_and(|mut value| {
+                let before = std::mem::replace(&mut *value, 8);
+                before == 0
+            }) && VALUE.get().lock().is_ok_and(|value| *value == 8)
+        }));
+        assert_eq!(*held, 7);
+    }
+
+    #[test]
+    fn all_threads_get_the_same_value() {
+        static VALUE: PerProcess<Mutex<u32>> = PerProcess::new();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| *VALUE.get().lock().unwrap_or_else(PoisonError::into_inner) += 1);
+            }
+        });
+        assert_eq!(VALUE.get().lock().ok().as_deref(), Some(&8));
     }
 
     #[test]

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use hybridloop_kernel::abi::{code, DropFn, RawCtx, StopFn, Val};
-use hybridloop_sync::fork::Process;
+use hybridloop_sync::fork::PerProcess;
 use hybridloop_sync::primitives::{lock, Mutex};
 
 use crate::arg::Arg;
@@ -24,41 +22,19 @@ use crate::job::result::KernelError;
 use crate::job::Job;
 use crate::value::Value;
 
-/// The tokens of this process that were not used, with their calls.
-struct Tokens {
-    process: Process,
-    calls: StdMutex<BTreeMap<u64, Arc<DeferrableCall>>>,
-}
+/// The tokens that were not used, with their calls.
+#[derive(Default)]
+struct Tokens(StdMutex<BTreeMap<u64, Arc<DeferrableCall>>>);
 
 impl Tokens {
-    /// The child of a fork gets a new table: it has no call of its parent, and the lock may be held by a thread of the parent.
+    /// The tokens of this process. The child of a fork has no call of its parent.
     fn of_process() -> &'static Self {
-        static CURRENT: AtomicPtr<Tokens> = AtomicPtr::new(ptr::null_mut());
-        let process = Process::current();
-        loop {
-            let current = CURRENT.load(Ordering::Acquire);
-            // SAFETY: the pointer is null, or was stored below, and a stored table is never freed.
-            if let Some(tokens) = unsafe { current.as_ref() }.filter(|it| it.process == process) {
-                return tokens;
-            }
-            let new = Box::into_raw(Box::new(Self {
-                process,
-                calls: StdMutex::default(),
-            }));
-            let published =
-                CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed);
-            // SAFETY: `new` comes from `Box::into_raw`. It is freed only if it was not published, so nobody else knows it.
-            unsafe {
-                if published.is_ok() {
-                    return &*new;
-                }
-                drop(Box::from_raw(new));
-            }
-        }
+        static TOKENS: PerProcess<Tokens> = PerProcess::new();
+        TOKENS.get()
     }
 
     fn lock(&self) -> StdMutexGuard<'_, BTreeMap<u64, Arc<DeferrableCall>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Uses a token up; `None` if it was used, or never was one.

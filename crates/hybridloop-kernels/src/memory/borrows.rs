@@ -3,10 +3,9 @@
 //! There is one [`BorrowTracker`] for all engines of a process, because a buffer may be passed to any of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hybridloop_sync::fork::Process;
+use hybridloop_sync::fork::{PerProcess, Process};
 
 /// What a job does with an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,36 +106,20 @@ pub(crate) struct BorrowTracker {
     borrows: Mutex<Borrows>,
 }
 
-impl BorrowTracker {
-    fn new(process: Process) -> Self {
+impl Default for BorrowTracker {
+    fn default() -> Self {
         Self {
-            process,
+            process: Process::current(),
             borrows: Mutex::default(),
         }
     }
+}
 
-    /// The tracker of this process. The child of a fork gets a new one: it has none of its parent's jobs, and the lock may be
-    /// held by a thread of the parent.
+impl BorrowTracker {
+    /// The tracker of this process. The child of a fork has none of its parent's jobs.
     pub fn of_process() -> &'static Self {
-        static CURRENT: AtomicPtr<BorrowTracker> = AtomicPtr::new(std::ptr::null_mut());
-        let process = Process::current();
-        loop {
-            let current = CURRENT.load(Ordering::Acquire);
-            // SAFETY: the pointer is null, or was stored below, and a stored tracker is never freed.
-            if let Some(tracker) = unsafe { current.as_ref() }.filter(|it| it.process == process) {
-                return tracker;
-            }
-            let new = Box::into_raw(Box::new(Self::new(process)));
-            let published =
-                CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed);
-            // SAFETY: `new` comes from `Box::into_raw`. It is freed only if it was not published, so nobody else knows it.
-            unsafe {
-                if published.is_ok() {
-                    return &*new;
-                }
-                drop(Box::from_raw(new));
-            }
-        }
+        static TRACKER: PerProcess<BorrowTracker> = PerProcess::new();
+        TRACKER.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, Borrows> {
@@ -202,14 +185,12 @@ impl Drop for BorrowGuard {
 mod tests {
     use std::sync::Mutex;
 
-    use hybridloop_sync::fork::Process;
-
     use super::{Access, BorrowGuard, BorrowTracker, Conflict, Extent};
 
     fn tracker() -> &'static BorrowTracker {
         // Kept, so that no tool reports a leak.
         static ALL: Mutex<Vec<&BorrowTracker>> = Mutex::new(Vec::new());
-        let new = Box::leak(Box::new(BorrowTracker::new(Process::current())));
+        let new = Box::leak(Box::<BorrowTracker>::default());
         ALL.lock().unwrap().push(new);
         new
     }

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use hybridloop_sync::fork::Process;
+use hybridloop_sync::fork::PerProcess;
 
 /// The greatest number of lookups at a time; more are queued.
 const THREADS: usize = 16;
@@ -26,8 +25,8 @@ pub fn spawn(job: Job) -> std::io::Result<()> {
     Pool::current().spawn(job)
 }
 
+#[derive(Default)]
 struct Pool {
-    process: Process,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -40,31 +39,10 @@ struct State {
 }
 
 impl Pool {
-    /// The pool of this process. The child of a fork gets a new one: it has none of the parent's threads, and the lock may be
-    /// held by one of them. The pool of the parent is left as it is.
+    /// The pool of this process. The child of a fork has none of its parent's threads.
     fn current() -> &'static Self {
-        static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
-        loop {
-            let known = POOL.load(Ordering::Acquire);
-            // SAFETY: the pointer is null, or was stored below, and a stored pool is never freed.
-            if let Some(pool) = unsafe { known.as_ref() } {
-                if pool.process.is_current() {
-                    return pool;
-                }
-            }
-            let made = Box::into_raw(Box::new(Self {
-                process: Process::current(),
-                state: Mutex::default(),
-                work: Condvar::new(),
-            }));
-            if POOL
-                .compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
-                // SAFETY: the pointer comes from `Box::into_raw`, and was not stored, so nobody else knows it.
-                drop(unsafe { Box::from_raw(made) });
-            }
-        }
+        static POOL: PerProcess<Pool> = PerProcess::new();
+        POOL.get()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
