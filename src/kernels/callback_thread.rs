@@ -11,22 +11,22 @@ use crate::python::package;
 
 /// Wakes the thread.
 #[derive(Default)]
-struct Bell {
-    rings: Mutex<bool>,
+struct ThreadWaker {
+    is_woken: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Bell {
-    fn ring(&self) {
-        *lock(&self.rings) = true;
+impl ThreadWaker {
+    fn wake(&self) {
+        *lock(&self.is_woken) = true;
         self.changed.notify_one();
     }
 
-    /// Blocks until it has rung since the last call.
+    /// Blocks until `wake()` was called since the last call.
     fn wait(&self) {
-        let mut rings = lock(&self.rings);
-        while !std::mem::take(&mut *rings) {
-            rings = wait(&self.changed, rings);
+        let mut is_woken = lock(&self.is_woken);
+        while !std::mem::take(&mut *is_woken) {
+            is_woken = wait(&self.changed, is_woken);
         }
     }
 }
@@ -35,18 +35,18 @@ impl Bell {
 #[derive(Clone)]
 struct CallbackThread {
     queue: Arc<CompletionQueue>,
-    bell: Arc<Bell>,
+    waker: Arc<ThreadWaker>,
 }
 
 static THREAD: Mutex<Option<CallbackThread>> = Mutex::new(None);
 
 /// The queue of the thread, which is started if it does not run in this process.
 pub fn callback_queue(py: Python<'_>) -> PyResult<Arc<CompletionQueue>> {
-    let bell = Arc::new(Bell::default());
-    let rung = bell.clone();
+    let waker = Arc::new(ThreadWaker::default());
+    let wake = waker.clone();
     let new = CallbackThread {
-        queue: CompletionQueue::new(Some(Box::new(move || rung.ring()))),
-        bell,
+        queue: CompletionQueue::new(Some(Box::new(move || wake.wake()))),
+        waker,
     };
     let queue = new.queue.clone();
     let mut slot = lock(&THREAD);
@@ -68,7 +68,7 @@ pub fn callback_queue(py: Python<'_>) -> PyResult<Arc<CompletionQueue>> {
 #[pyfunction]
 fn _run_callbacks(py: Python<'_>) {
     hang_at_exit();
-    let Some(CallbackThread { queue, bell }) = lock(&THREAD).clone() else {
+    let Some(CallbackThread { queue, waker }) = lock(&THREAD).clone() else {
         return;
     };
     let report = |error: PyErr| {
@@ -77,7 +77,7 @@ fn _run_callbacks(py: Python<'_>) {
     };
     loop {
         if !queue.is_pending() {
-            py.detach(|| bell.wait());
+            py.detach(|| waker.wait());
         }
         // It does not fail, because `report` does not.
         let _ = queue.dispatch(py, &report);

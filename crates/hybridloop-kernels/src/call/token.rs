@@ -91,7 +91,7 @@ impl DeferrableCall {
                 let returned = unsafe { output(&self.context, status, out) };
                 if let Some(deferral) = &deferral {
                     drop(Tokens::take(deferral.job.id()));
-                    let before = std::mem::replace(&mut *lock(&deferral.meeting), Meeting::Ended);
+                    let before = std::mem::replace(&mut *lock(&deferral.phase), Phase::Ended);
                     drop(before);
                 }
                 self.end(returned);
@@ -124,7 +124,7 @@ impl Deferrable for DeferrableCall {
         *deferral = Some(Arc::new(Deferral {
             job,
             handler,
-            meeting: Mutex::new(Meeting::Running),
+            phase: Mutex::new(Phase::Running),
             stop: Mutex::new(Stop::NotCalled),
         }));
         drop(deferral);
@@ -133,8 +133,8 @@ impl Deferrable for DeferrableCall {
     }
 }
 
-/// Who has come to the end of the call.
-enum Meeting {
+/// Which of the two that end a call has done its part.
+enum Phase {
     /// The kernel runs, and nobody has completed the token.
     Running,
     /// The kernel has returned.
@@ -157,17 +157,17 @@ enum Stop {
 struct Deferral {
     job: Arc<Job>,
     handler: Handler,
-    meeting: Mutex<Meeting>,
+    phase: Mutex<Phase>,
     stop: Mutex<Stop>,
 }
 
 impl Deferral {
     /// The kernel has returned `HL_PENDING`.
     fn wait_for_token(self: Arc<Self>, call: Arc<DeferrableCall>) {
-        let mut meeting = lock(&self.meeting);
-        match std::mem::replace(&mut *meeting, Meeting::Ended) {
-            Meeting::Completed(other, returned) => {
-                drop(meeting);
+        let mut phase = lock(&self.phase);
+        match std::mem::replace(&mut *phase, Phase::Ended) {
+            Phase::Completed(other, returned) => {
+                drop(phase);
                 drop(other);
                 call.end(returned);
             }
@@ -176,8 +176,8 @@ impl Deferral {
                 let deferred = &self.job.resources.deferred;
                 // Before the call can be completed, which removes it.
                 deferred.add(self.job.id(), self.clone(), deadline);
-                *meeting = Meeting::Returned(call);
-                drop(meeting);
+                *phase = Phase::Returned(call);
+                drop(phase);
                 // Whoever has cancelled the job before did not find it there.
                 self.stop();
             }
@@ -190,14 +190,14 @@ impl Deferral {
         call: Arc<DeferrableCall>,
         returned: Result<Value, KernelError>,
     ) -> bool {
-        let mut meeting = lock(&self.meeting);
-        match std::mem::replace(&mut *meeting, Meeting::Ended) {
-            Meeting::Running => {
-                *meeting = Meeting::Completed(call, returned);
+        let mut phase = lock(&self.phase);
+        match std::mem::replace(&mut *phase, Phase::Ended) {
+            Phase::Running => {
+                *phase = Phase::Completed(call, returned);
                 true
             }
-            Meeting::Returned(other) => {
-                drop(meeting);
+            Phase::Returned(other) => {
+                drop(phase);
                 drop(other);
                 let deferred = self.job.resources.deferred.clone();
                 deferred.remove(self.job.id(), self.deadline());
@@ -207,7 +207,7 @@ impl Deferral {
                 deferred.ended();
                 true
             }
-            Meeting::Completed(..) | Meeting::Ended => false,
+            Phase::Completed(..) | Phase::Ended => false,
         }
     }
 
