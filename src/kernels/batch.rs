@@ -14,6 +14,7 @@ use crate::kernels::callback_thread::callback_queue;
 use crate::kernels::completion_queue::{CompletionQueue, FutureVTable, PendingFuture, WorkId};
 use crate::kernels::detached::detached_queue;
 use crate::kernels::exceptions::cannot_pickle;
+use crate::kernels::future::iteration::IterationWaiters;
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
@@ -26,7 +27,7 @@ pub struct Ended {
     pub calls: Vec<usize>,
     is_watched: bool,
     /// Futures to resolve when a call ends.
-    pub waiters: Vec<(LoopHandle, Ref)>,
+    pub waiters: IterationWaiters,
 }
 
 /// Many calls of one kernel. `await` gives their results in the order of the calls, when the last one is done. If one has
@@ -86,11 +87,7 @@ impl NativeBatch {
     /// Resolves the futures that wait for the end of a call; `queue` belongs to the loop that runs in this thread.
     pub fn wake_waiters(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
         let waiters = std::mem::take(&mut lock(&self.ended).waiters);
-        let mut result = Ok(());
-        for (handle, future) in waiters {
-            result = result.and(handle.resolve(py, &future, queue));
-        }
-        result
+        waiters.resolve(py, queue)
     }
 
     /// Lets a queue dispatch the end of each call, from the first iteration on: awaiting needs the end of the last call only.

@@ -50,14 +50,12 @@ impl BatchStream {
         slf
     }
 
-    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let next = Next {
             stream: slf.as_any().into(),
             wait: IterationWait::default(),
         };
-        let coroutine = coroutine::new(next, c"BatchStream.__anext__")?;
-        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
-        Ok(unsafe { Bound::from_owned_ptr(slf.py(), coroutine.into_ptr()) }.unbind())
+        Ok(coroutine::new(next, c"BatchStream.__anext__")?.into_bound(slf.py()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -95,11 +93,7 @@ impl NativeBatch {
         let Ok(ended) = self.ended.try_lock() else {
             return Ok(());
         };
-        for (handle, future) in &ended.waiters {
-            handle.object().visit(&visit)?;
-            future.visit(&visit)?;
-        }
-        Ok(())
+        ended.waiters.traverse(&visit)
     }
 
     fn __clear__(&self) {
@@ -170,7 +164,7 @@ impl Operation for Next {
         let mut ended = lock(&this.ended);
         // On free-threaded Pythons another thread may have dispatched an end since the check above.
         let is_ready = ended.calls.len() > count;
-        ended.waiters.push((handle.clone(), future.clone()));
+        ended.waiters.push(handle.clone(), future.clone());
         drop(ended);
         if is_ready {
             this.wake_waiters(py, &handle.queue)?;

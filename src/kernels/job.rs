@@ -14,7 +14,7 @@ use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::completion_queue::{CompletionQueue, FutureVTable};
 use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::{cannot_pickle, forked_error};
-use crate::kernels::future::iteration::IterationWait;
+use crate::kernels::future::iteration::{IterationWait, IterationWaiters};
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
@@ -34,7 +34,7 @@ struct JobOutput {
     /// Whether the job is done.
     ended: bool,
     /// Futures to resolve when any of this changes.
-    waiters: Vec<(LoopHandle, Ref)>,
+    waiters: IterationWaiters,
 }
 
 /// The callback for progress, and its context.
@@ -82,11 +82,7 @@ impl NativeJob {
     /// Resolves the futures that wait for output; `queue` belongs to the loop that runs in this thread.
     fn wake_waiters(&self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
         let waiters = std::mem::take(&mut lock(&self.output).waiters);
-        let mut result = Ok(());
-        for (handle, future) in waiters {
-            result = result.and(handle.resolve(py, &future, queue));
-        }
-        result
+        waiters.resolve(py, queue)
     }
 }
 
@@ -196,11 +192,7 @@ impl NativeJob {
         let Ok(output) = self.output.try_lock() else {
             return Ok(());
         };
-        for (handle, future) in &output.waiters {
-            handle.object().visit(&visit)?;
-            future.visit(&visit)?;
-        }
-        Ok(())
+        output.waiters.traverse(&visit)
     }
 
     fn __clear__(&self) {
@@ -228,14 +220,12 @@ impl NativeStream {
         slf
     }
 
-    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let next = Next {
             stream: slf.as_any().into(),
             wait: IterationWait::default(),
         };
-        let coroutine = coroutine::new(next, c"NativeStream.__anext__")?;
-        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
-        Ok(unsafe { Bound::from_owned_ptr(slf.py(), coroutine.into_ptr()) }.unbind())
+        Ok(coroutine::new(next, c"NativeStream.__anext__")?.into_bound(slf.py()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -324,7 +314,7 @@ impl Operation for Next {
         let mut output = lock(&this.output);
         // On free-threaded Pythons another thread may have added output since the check above.
         let is_ready = output.ended || (output.items > 0 && !is_cancelled);
-        output.waiters.push((handle.clone(), future.clone()));
+        output.waiters.push(handle.clone(), future.clone());
         drop(output);
         if is_ready {
             this.wake_waiters(py, &handle.queue)?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use hybridloop_kernels::{Arg, Param, Registry, Signature};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyGenericAlias, PyString, PyTuple, PyType};
 
 use crate::kernels::exceptions::{cannot_pickle, kernel_not_found, new_error};
 use crate::python::{package, Ref};
@@ -96,9 +96,8 @@ impl Kernel {
     fn __class_getitem__<'py>(
         cls: &Bound<'py, PyType>,
         item: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let alias = cls.py().import("types")?.getattr("GenericAlias")?;
-        alias.call1((cls, item))
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls, item)
     }
 
     /// Submit a job, like `hybridloop.run_native()`.
@@ -111,9 +110,7 @@ impl Kernel {
         let Some(call) = CALL.get() else {
             return Err(PyRuntimeError::new_err("kernels cannot be called yet"));
         };
-        let job = call(slf, args, keywords)?;
-        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
-        Ok(unsafe { Bound::from_owned_ptr(slf.py(), job.into_ptr()) })
+        Ok(call(slf, args, keywords)?.into_bound(slf.py()))
     }
 
     /// For `inspect.signature()`.

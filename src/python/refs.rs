@@ -99,6 +99,12 @@ impl Ref {
         unsafe { &*std::ptr::from_ref(self).cast::<Bound<'py, PyAny>>() }
     }
 
+    /// The same reference as PyO3's.
+    pub fn into_bound(self, py: Python<'_>) -> Bound<'_, PyAny> {
+        // SAFETY: `into_ptr` gives an owned reference, and `py` proves attachment.
+        unsafe { Bound::from_owned_ptr(py, self.into_ptr()) }
+    }
+
     /// Visits the object, for the garbage collector.
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: `Py` is, like `Ref`, a transparent wrapper of one non-null pointer.

@@ -6,7 +6,10 @@ use std::sync::Mutex;
 
 use hybridloop_sync::primitives::lock;
 use pyo3::prelude::*;
+use pyo3::pyclass::PyVisit;
+use pyo3::PyTraverseError;
 
+use crate::kernels::completion_queue::CompletionQueue;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::python::coroutine::Visit;
 use crate::python::{package, Ref};
@@ -46,5 +49,32 @@ impl IterationWait {
             Ok(waiter) => waiter.as_ref().map_or(0, visit),
             Err(_) => 0,
         }
+    }
+}
+
+/// The futures that tasks wait for while they iterate, each with the loop of its task.
+#[derive(Default)]
+pub struct IterationWaiters(Vec<(LoopHandle, Ref)>);
+
+impl IterationWaiters {
+    pub fn push(&mut self, handle: LoopHandle, future: Ref) {
+        self.0.push((handle, future));
+    }
+
+    /// Resolves the futures; `queue` belongs to the loop that runs in this thread.
+    pub fn resolve(self, py: Python<'_>, queue: &CompletionQueue) -> PyResult<()> {
+        let mut result = Ok(());
+        for (handle, future) in self.0 {
+            result = result.and(handle.resolve(py, &future, queue));
+        }
+        result
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for (handle, future) in &self.0 {
+            handle.object().visit(visit)?;
+            future.visit(visit)?;
+        }
+        Ok(())
     }
 }

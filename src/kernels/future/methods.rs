@@ -6,7 +6,7 @@ use hybridloop_sync::primitives::lock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
-use pyo3::types::PyType;
+use pyo3::types::{PyGenericAlias, PyType};
 use pyo3::PyTraverseError;
 
 use crate::kernels::exceptions::cannot_pickle;
@@ -31,9 +31,8 @@ impl NativeAwaitable {
     fn __class_getitem__<'py>(
         cls: &Bound<'py, PyType>,
         item: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let alias = cls.py().import("types")?.getattr("GenericAlias")?;
-        alias.call1((cls, item))
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls, item)
     }
 
     /// Whether there is a result: the kernel has returned, or will not run.
@@ -87,9 +86,7 @@ impl NativeAwaitable {
             Some(result) => result,
             None => self.wait(py, timeout)?,
         };
-        let value = self.unwrap_result(py, result)?;
-        // SAFETY: `into_ptr` gives an owned reference, and `py` proves attachment.
-        Ok(unsafe { Bound::from_owned_ptr(py, value.into_ptr()) })
+        Ok(self.unwrap_result(py, result)?.into_bound(py))
     }
 
     /// Return the exception, or None; wait as `result()` does.
@@ -208,10 +205,9 @@ impl NativeAwaitable {
         }
     }
 
-    fn __await__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let iterator = coroutine::new(Await(slf.into()), c"NativeAwaitable.__await__")?;
-        // SAFETY: `into_ptr` gives an owned reference, and a `Bound` proves attachment.
-        Ok(unsafe { Bound::from_owned_ptr(slf.py(), iterator.into_ptr()) }.unbind())
+        Ok(iterator.into_bound(slf.py()))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
