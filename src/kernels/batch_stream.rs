@@ -12,7 +12,6 @@ use pyo3::PyTraverseError;
 use crate::kernels::batch::{BatchCall, NativeBatch};
 use crate::kernels::exceptions::{cannot_pickle, forked_error};
 use crate::kernels::future::iteration::IterationWait;
-use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
@@ -211,7 +210,7 @@ impl BatchStream {
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     CLASS.init::<Next>(module.py(), c"hybridloop._core.NativeNextResult")?;
-    add_class::<NativeBatch>(module)?;
+    module.add_class::<NativeBatch>()?;
     module.add_class::<BatchCall>()?;
     module.add_class::<BatchStream>()
 }

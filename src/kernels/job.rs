@@ -16,7 +16,6 @@ use crate::kernels::convert::to_python;
 use crate::kernels::exceptions::{cannot_pickle, forked_error};
 use crate::kernels::future::iteration::{IterationWait, IterationWaiters};
 use crate::kernels::future::state::NativeAwaitable;
-use crate::kernels::future::unretrieved::add_class;
 use crate::kernels::future::work::Work;
 use crate::kernels::loop_handle::LoopHandle;
 use crate::kernels::result::FutureResult;
@@ -335,6 +334,6 @@ impl Operation for Next {
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     CLASS.init::<Next>(module.py(), c"hybridloop._core.NativeNext")?;
-    add_class::<NativeJob>(module)?;
+    module.add_class::<NativeJob>()?;
     module.add_class::<NativeStream>()
 }

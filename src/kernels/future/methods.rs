@@ -223,6 +223,12 @@ impl NativeAwaitable {
         Ok(format!("<{name} '{kernel}' {state}>"))
     }
 
+    /// Reports an exception that was never retrieved. The collector calls this before it clears any object of the garbage; when
+    /// it drops the future, the exception may have been cleared already.
+    fn __del__(&self, py: Python<'_>) {
+        self.report_unretrieved(py);
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(owner) = &self.owner {
             owner.object().visit(&visit)?;

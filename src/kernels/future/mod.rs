@@ -30,5 +30,5 @@ use pyo3::prelude::*;
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     waiting::register(module)?;
-    unretrieved::add_class::<state::NativeAwaitable>(module)
+    unretrieved::register(module)
 }

@@ -4,20 +4,17 @@
 use std::sync::PoisonError;
 
 use hybridloop_sync::primitives::lock;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pyo3::PyClass;
 
 use crate::kernels::future::state::NativeAwaitable;
 use crate::kernels::future::work::Work;
 use crate::kernels::result::FutureResult;
 use crate::python::nested_drop;
-use crate::python::vectorcall::guard_int;
 
 impl NativeAwaitable {
     /// Reports the exception, if there is one that was not retrieved; once.
-    fn report_unretrieved(&self, py: Python<'_>) {
+    pub fn report_unretrieved(&self, py: Python<'_>) {
         let mut state = lock(&self.state);
         if state.retrieved {
             return;
@@ -59,27 +56,10 @@ impl Drop for NativeAwaitable {
     }
 }
 
-/// `tp_finalize`: the collector calls it before it clears any object of the garbage. When it drops the future, the exception
-/// may have been cleared already.
-unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
-    let status = guard_int(|| {
-        // SAFETY: CPython calls `tp_finalize` attached, with a live object.
-        let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
-        if let Ok(this) = object.cast::<NativeAwaitable>() {
-            this.get().report_unretrieved(object.py());
-        }
-        Ok(())
-    });
-    if status < 0 {
-        // SAFETY: CPython calls `tp_finalize` attached, and `guard_int` has set an exception.
-        unsafe { ffi::PyErr_WriteUnraisable(std::ptr::null_mut()) };
-    }
-}
-
-/// Adds `NativeAwaitable` or a subclass to the module, with the finalizer.
-pub fn add_class<T: PyClass>(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<T>()?;
-    // SAFETY: PyO3 has just created the heap type, no other thread uses it yet, and no object of it exists.
-    unsafe { (*T::type_object_raw(module.py())).tp_finalize = Some(finalize) };
-    Ok(())
+/// Adds the class to the module. PyO3 adds `__del__()` as an ordinary method: it becomes the finalizer, also that of subclasses,
+/// when it is set as an attribute of the class.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<NativeAwaitable>()?;
+    let class = module.py().get_type::<NativeAwaitable>();
+    class.setattr("__del__", class.getattr("__del__")?)
 }
