@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use pyo3::ffi;
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -18,6 +18,12 @@ pub trait Transport: Deref<Target = TransportBase> {
 
     /// Drops what is queued.
     fn discard_queue(&self);
+
+    /// The objects that the state refers to, for the collector; null stands for none.
+    fn objects(&self) -> impl Iterator<Item = *mut PyObject>;
+
+    /// Breaks reference cycles.
+    fn clear_references(&self);
 
     /// Sends what is queued, as far as the socket takes it at once. Errors are ignored: the connection ends anyway.
     fn send_before_abort(&self) {}

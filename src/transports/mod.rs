@@ -2,7 +2,7 @@
 //!
 //! * [`base`] — what every transport has: descriptor, protocol, context, flow control.
 //! * [`lifecycle`] — how transports end: fatal errors, `connection_lost()`, closing the descriptor.
-//! * [`object`] — the layout that the objects of all transport classes begin with.
+//! * [`object`] — the objects of all transport classes; [`attributes`] — the attributes that all of them have.
 //! * [`address`] — socket addresses; [`args`] — arguments of methods; [`socket`] — descriptors without a transport.
 //! * [`stream`] — stream transports: state, queue, read, write, close, methods, attributes, class.
 //! * [`datagram`] — datagram transports, in files of the same names.
@@ -11,6 +11,7 @@
 
 mod address;
 mod args;
+mod attributes;
 mod base;
 mod datagram;
 mod lifecycle;

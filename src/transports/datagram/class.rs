@@ -1,7 +1,5 @@
 //! The Python class of datagram transports, the functions that the loop calls, and how transports are made.
 
-use std::ffi::{c_int, c_void};
-use std::mem::size_of;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -12,12 +10,9 @@ use pyo3::prelude::*;
 
 use crate::event_loop::{file_descriptor, install, LoopContext, LoopCore, SourceVTable};
 use crate::fastcall;
-use crate::python::typespec::Slots;
 use crate::python::{context, Args, FfiResult, Ref};
 use crate::transports::base::{TransportBase, BLOCKED};
-use crate::transports::datagram::state::{
-    DatagramObject, DatagramTransport, CONNECTED, CONNECTED_TO_UNNAMED,
-};
+use crate::transports::datagram::state::{DatagramTransport, CONNECTED, CONNECTED_TO_UNNAMED};
 use crate::transports::datagram::{attributes, methods, read, write};
 use crate::transports::lifecycle::Transport;
 use crate::transports::object;
@@ -66,17 +61,8 @@ unsafe fn new_datagram_transport(slf: *mut PyObject, args: Args<'_>) -> FfiResul
     state.set(CONNECTED, peer_has_name);
     state.set(CONNECTED_TO_UNNAMED, !peer_has_name && !peer.is_none());
     drop(state.protocol.replace(Some(protocol.clone())));
-    // SAFETY: `class` is a subclass of `DatagramTransport`, so it allocates a zeroed `DatagramObject`, or more. No Python runs
-    // until the state is written, so neither the collector nor other code sees the object before that.
-    let transport = unsafe {
-        let Some(alloc) = (*ty).tp_alloc else {
-            return Err(PyTypeError::new_err("transports cannot be allocated").into());
-        };
-        let transport = Ref::new(alloc(ty, 0))?;
-        (&raw mut (*transport.as_ptr().cast::<DatagramObject>()).transport).write(state);
-        object::set_extra(transport.as_ptr(), extra.clone());
-        transport
-    };
+    // SAFETY: `class` is a subclass of `DatagramTransport`.
+    let transport = unsafe { object::new(ty, state, Some(extra.clone()))? };
     // SAFETY: the object was just made with this layout, and is that of the state.
     unsafe { DatagramTransport::of(transport.as_ptr()).register(core, &transport)? };
     let connection_made = protocol.bind(py).getattr("connection_made")?.into();
@@ -121,57 +107,14 @@ unsafe fn ready(cx: LoopContext<'_>, slf: &Ref, event: Event) -> FfiResult<()> {
     Ok(())
 }
 
-unsafe extern "C" fn traverse(
-    object: *mut PyObject,
-    visit: ffi::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live object of this class, whose state `new_datagram_transport` has written before.
-    unsafe { object::traverse(object, visit, arg, DatagramTransport::of(object).objects()) }
-}
-
-unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live object of this class that is garbage, and whose state `new_datagram_transport` has
-    // written before.
-    unsafe {
-        object::clear(object);
-        DatagramTransport::of(object).clear_references();
-    }
-    0
-}
-
-unsafe extern "C" fn dealloc(object: *mut PyObject) {
-    // SAFETY: CPython calls this when the last reference is gone, after the deallocation of what a subclass adds. Nothing uses
-    // the object any more once the loop and the collector do not know it.
-    unsafe {
-        let ty = ffi::Py_TYPE(object);
-        ffi::PyObject_GC_UnTrack(object.cast());
-        let transport = DatagramTransport::of(object);
-        transport.finalize();
-        object::dealloc(object);
-        transport.clear_references();
-        ptr::drop_in_place(&raw mut (*object.cast::<DatagramObject>()).transport);
-        if let Some(free) = (*ty).tp_free {
-            free(object.cast());
-        }
-        ffi::Py_DECREF(ty.cast());
-    }
-}
-
 /// Adds `DatagramTransport` to the module, and the method that makes transports to the loop.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let slots = Slots::default()
-        .add(ffi::Py_tp_traverse, traverse as *mut c_void)
-        .add(ffi::Py_tp_clear, clear as *mut c_void)
-        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void);
-    // SAFETY: the functions are for a `DatagramObject`, which begins with a header and has this size.
+    // SAFETY: methods and attributes are those of `DatagramTransport`.
     let class = unsafe {
-        object::make_class(
+        object::make_class::<DatagramTransport>(
             py,
             c"hybridloop._core.DatagramTransport",
-            size_of::<DatagramObject>(),
-            slots,
             methods::methods(),
             attributes::attributes(),
         )?

@@ -16,7 +16,7 @@ use crate::transports::base::{
 use crate::transports::datagram::address_cache::AddressCache;
 use crate::transports::datagram::queue::WriteQueue;
 use crate::transports::lifecycle::Transport;
-use crate::transports::object::Header;
+use crate::transports::object;
 
 /// The socket is connected: datagrams are sent without an address.
 pub const CONNECTED: u32 = FIRST_SUBTYPE_FLAG;
@@ -30,16 +30,6 @@ const WRITE_REGISTERED: u32 = FIRST_SUBTYPE_FLAG << 4;
 
 /// Events within this time of each other, in nanoseconds, may be of datagrams that came together.
 const BURST_INTERVAL_NS: u64 = 10_000;
-
-/// The layout of a datagram transport object.
-#[repr(C)]
-pub struct DatagramObject {
-    header: Header,
-    pub transport: DatagramTransport,
-}
-
-// Python's allocator aligns objects to 16 bytes and no more.
-const _: () = assert!(align_of::<DatagramObject>() <= 16);
 
 /// The state of one datagram transport.
 pub struct DatagramTransport {
@@ -89,8 +79,8 @@ impl DatagramTransport {
     /// `object` is a live instance of `DatagramTransport` or of a subclass.
     #[inline]
     pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
-        // SAFETY: the caller guarantees the class, whose objects have this layout.
-        unsafe { &(*object.cast::<DatagramObject>()).transport }
+        // SAFETY: the caller guarantees the class.
+        unsafe { object::state(object) }
     }
 
     /// Whether datagrams may go to the protocol: the transport has started, and is neither paused nor closing.
@@ -162,18 +152,6 @@ impl DatagramTransport {
             &[("transport", slf), ("protocol", &protocol)],
         )
     }
-
-    /// The objects that this state refers to, for the collector; null stands for none. What the caches hold refers to nothing.
-    pub fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
-        let remote_address = self.remote_address.as_ptr().unwrap_or(ptr::null_mut());
-        self.base.objects().into_iter().chain([remote_address])
-    }
-
-    /// Breaks reference cycles.
-    pub fn clear_references(&self) {
-        self.base.clear_references();
-        drop(self.remote_address.take());
-    }
 }
 
 impl Transport for DatagramTransport {
@@ -183,6 +161,17 @@ impl Transport for DatagramTransport {
 
     fn discard_queue(&self) {
         drop(self.queue.take());
+    }
+
+    /// What the caches hold refers to nothing.
+    fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
+        let remote_address = self.remote_address.as_ptr().unwrap_or(ptr::null_mut());
+        self.base.objects().into_iter().chain([remote_address])
+    }
+
+    fn clear_references(&self) {
+        self.base.clear_references();
+        drop(self.remote_address.take());
     }
 
     fn before_close(&self) {

@@ -1,21 +1,17 @@
 //! The Python class of stream transports, the functions that the loop calls, and how transports are made.
 
-use std::ffi::{c_int, c_void};
-use std::mem::size_of;
 use std::os::fd::RawFd;
-use std::ptr;
 use std::sync::atomic::Ordering;
 
 use hybridloop_reactor::Event;
-use pyo3::exceptions::{PyImportError, PyTypeError};
-use pyo3::ffi::{self, PyObject, PyTypeObject};
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi::{PyObject, PyTypeObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::event_loop::{file_descriptor, install, LoopContext, LoopCore, SourceVTable};
 use crate::fastcall;
 use crate::python::package;
-use crate::python::typespec::Slots;
 use crate::python::{context, Args, FfiResult, Ref};
 use crate::transports::address::{Address, Side};
 use crate::transports::base::{TransportBase, BLOCKED};
@@ -23,7 +19,7 @@ use crate::transports::lifecycle::Transport;
 use crate::transports::object;
 use crate::transports::socket::{set_nodelay, FdGuard};
 use crate::transports::stream::state::{
-    StreamObject, StreamTransport, CORKED, IN_FLUSH_LIST, IN_RESUME_LIST, READABLE, STREAM_TYPE,
+    StreamTransport, CORKED, IN_FLUSH_LIST, IN_RESUME_LIST, READABLE, STREAM_TYPE,
 };
 use crate::transports::stream::{attributes, methods, read, server, write};
 
@@ -49,22 +45,9 @@ pub fn create(cx: LoopContext<'_>, parts: StreamParts) -> PyResult<Ref> {
     let (fd, event_loop) = (parts.fd, cx.loop_ref());
     let base = TransportBase::new(fd, event_loop, parts.socket, parts.context, &VTABLE);
     let state = StreamTransport::new(base, parts.server, parts.peer, core.cork.get());
-    // SAFETY: `transport_class` is a subclass of `StreamTransport`, so it allocates a zeroed `StreamObject`, or more. No Python
-    // runs until the state is written, so neither the collector nor other code sees the object before that.
-    let slf = unsafe {
-        let Some(alloc) = (*ty).tp_alloc else {
-            return Err(PyImportError::new_err(
-                "SocketTransport cannot be allocated",
-            ));
-        };
-        let slf = Ref::new(alloc(ty, 0))?;
-        guard.release();
-        (&raw mut (*slf.as_ptr().cast::<StreamObject>()).transport).write(state);
-        if let Some(extra) = parts.extra {
-            object::set_extra(slf.as_ptr(), extra);
-        }
-        slf
-    };
+    // SAFETY: `transport_class` is a subclass of `StreamTransport`.
+    let slf = unsafe { object::new(ty, state, parts.extra)? };
+    guard.release();
     // SAFETY: `slf` was just made, with this layout.
     let transport = unsafe { StreamTransport::of(slf.as_ptr()) };
     let set_up = transport.set_protocol(&parts.protocol).and_then(|()| {
@@ -233,56 +216,14 @@ unsafe fn uncork(cx: LoopContext<'_>, slf: &Ref) -> FfiResult<()> {
     Ok(())
 }
 
-unsafe extern "C" fn traverse(
-    object: *mut PyObject,
-    visit: ffi::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live object of this class, whose state `create` has written before.
-    unsafe { object::traverse(object, visit, arg, StreamTransport::of(object).objects()) }
-}
-
-unsafe extern "C" fn clear(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live object of this class that is garbage, and whose state `create` has written before.
-    unsafe {
-        object::clear(object);
-        StreamTransport::of(object).clear_references();
-    }
-    0
-}
-
-unsafe extern "C" fn dealloc(object: *mut PyObject) {
-    // SAFETY: CPython calls this when the last reference is gone, after the deallocation of what a subclass adds. Nothing uses
-    // the object any more once the loop and the collector do not know it.
-    unsafe {
-        let ty = ffi::Py_TYPE(object);
-        ffi::PyObject_GC_UnTrack(object.cast());
-        let transport = StreamTransport::of(object);
-        transport.finalize();
-        object::dealloc(object);
-        transport.clear_references();
-        ptr::drop_in_place(&raw mut (*object.cast::<StreamObject>()).transport);
-        if let Some(free) = (*ty).tp_free {
-            free(object.cast());
-        }
-        ffi::Py_DECREF(ty.cast());
-    }
-}
-
 /// Adds `StreamTransport` to the module, and the method that makes transports to the loop.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let slots = Slots::default()
-        .add(ffi::Py_tp_traverse, traverse as *mut c_void)
-        .add(ffi::Py_tp_clear, clear as *mut c_void)
-        .add(ffi::Py_tp_dealloc, dealloc as *mut c_void);
-    // SAFETY: the functions are for a `StreamObject`, which begins with a header and has this size.
+    // SAFETY: methods and attributes are those of `StreamTransport`.
     let class = unsafe {
-        object::make_class(
+        object::make_class::<StreamTransport>(
             py,
             c"hybridloop._core.StreamTransport",
-            size_of::<StreamObject>(),
-            slots,
             methods::methods(),
             attributes::attributes(),
         )?

@@ -18,7 +18,7 @@ use crate::transports::base::{
     TransportBase, BLOCKED, CLOSING, FIRST_SUBTYPE_FLAG, LOST, PAUSED, STARTED,
 };
 use crate::transports::lifecycle::Transport;
-use crate::transports::object::Header;
+use crate::transports::object;
 use crate::transports::stream::native_protocol::{self, NativeProtocol};
 use crate::transports::stream::queue::WriteQueue;
 use crate::transports::stream::server;
@@ -46,16 +46,6 @@ const WRITE_REGISTERED: u32 = FIRST_SUBTYPE_FLAG << 9;
 
 /// The Python class of stream transports; null until the module is imported.
 pub static STREAM_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
-
-/// The layout of a stream transport object.
-#[repr(C)]
-pub struct StreamObject {
-    header: Header,
-    pub transport: StreamTransport,
-}
-
-// Python's allocator aligns objects to 16 bytes and no more.
-const _: () = assert!(align_of::<StreamObject>() <= 16);
 
 /// The state of one stream transport.
 pub struct StreamTransport {
@@ -104,8 +94,8 @@ impl StreamTransport {
     /// `object` is a live instance of `StreamTransport` or of a subclass.
     #[inline]
     pub unsafe fn of<'a>(object: *mut PyObject) -> &'a Self {
-        // SAFETY: the caller guarantees the class, whose objects have this layout.
-        unsafe { &(*object.cast::<StreamObject>()).transport }
+        // SAFETY: the caller guarantees the class.
+        unsafe { object::state(object) }
     }
 
     /// Whether data may go to the protocol: the stream has started, is not paused and not closing, and EOF was not read.
@@ -214,20 +204,6 @@ impl StreamTransport {
         self.set(WRITE_REGISTERED, wanted);
         core.register_edge(self.open_fd(), token, self.interest(), true)
     }
-
-    /// The objects that this state refers to, for the collector; null stands for none.
-    pub fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
-        let own =
-            [&self.server, &self.empty_waiter].map(|slot| slot.as_ptr().unwrap_or(ptr::null_mut()));
-        self.base.objects().into_iter().chain(own)
-    }
-
-    /// Breaks reference cycles.
-    pub fn clear_references(&self) {
-        self.base.clear_references();
-        drop(self.server.take());
-        drop(self.empty_waiter.take());
-    }
 }
 
 impl Transport for StreamTransport {
@@ -237,6 +213,18 @@ impl Transport for StreamTransport {
 
     fn discard_queue(&self) {
         drop(self.queue.take());
+    }
+
+    fn objects(&self) -> impl Iterator<Item = *mut PyObject> {
+        let own =
+            [&self.server, &self.empty_waiter].map(|slot| slot.as_ptr().unwrap_or(ptr::null_mut()));
+        self.base.objects().into_iter().chain(own)
+    }
+
+    fn clear_references(&self) {
+        self.base.clear_references();
+        drop(self.server.take());
+        drop(self.empty_waiter.take());
     }
 
     fn send_before_abort(&self) {
