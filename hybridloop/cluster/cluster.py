@@ -10,7 +10,7 @@ import operator
 import re
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
@@ -77,7 +77,7 @@ class ClusterStats:
     done: int
     """Calls that have returned a value."""
     failed: int
-    """Calls that have raised an exception of the kernel."""
+    """Calls that have raised an exception, other than `KernelLostError`."""
     cancelled: int
     """Calls that were cancelled."""
     lost: int
@@ -159,6 +159,11 @@ class Cluster:
         """Raises `TypeError`: there is no memory bus for a whole cluster."""
         raise TypeError(_REFUSED["key"])
 
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose()` was called."""
+        return self._closed
+
     def workers(self) -> dict[str, ClusterWorker]:
         """The workers that are used, by address."""
         engines = {worker.address: worker.engine for worker in self._backend.workers()}
@@ -166,7 +171,8 @@ class Cluster:
             address: ClusterWorker(
                 address, place.threads, place.limit, place.busy, engines.get(address, {})
             )
-            for address, place in self._placement.places.items()
+            # A copy: metrics are collected in other threads.
+            for address, place in list(self._placement.places.items())
         }
 
     def stats(self) -> ClusterStats:
@@ -417,15 +423,20 @@ class Cluster:
     async def _run_scheduled(self, call: Call, retries: int) -> Any:
         self._running += 1
         try:
-            async with _deadline(call):
-                reply = await self._await_reply(
-                    await self._backend.call(call, None, retries), call, None
-                )
+            with self._counting():
+                async with _deadline(call):
+                    reply = await self._await_reply(
+                        await self._backend.call(call, None, retries), call, None
+                    )
         finally:
             self._running -= 1
         return self._value(reply)[0]
 
     async def _direct(self, call: Call) -> Reply:
+        with self._counting():
+            return await self._send(call)
+
+    async def _send(self, call: Call) -> Reply:
         """Send a call to a worker, as soon as one has space for it."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
@@ -463,15 +474,29 @@ class Cluster:
             if not future.done():
                 self._backend.cancel(call, worker)
                 await asyncio.wait([future])
+            raise
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count a call that has no reply."""
+        try:
+            yield
+        except asyncio.CancelledError:
             self._counts["cancelled"] += 1
             raise
+        except Exception as error:
+            self._count_failure(error)
+            raise
+
+    def _count_failure(self, error: Exception) -> None:
+        self._counts["lost" if isinstance(error, KernelLostError) else "failed"] += 1
 
     def _value(self, reply: Reply) -> list[Any]:
         if reply.cancelled:
             self._counts["cancelled"] += 1
             raise asyncio.CancelledError
         if reply.error is not None:
-            self._counts["lost" if isinstance(reply.error, KernelLostError) else "failed"] += 1
+            self._count_failure(reply.error)
             raise reply.error
         self._counts["done"] += 1
         return list(reply.value)

@@ -97,7 +97,7 @@ class DaskBackend:
             await self._client.close()
 
     def workers(self) -> list[WorkerInfo]:
-        return [link.info for link in self._links.values()]
+        return [link.info for link in list(self._links.values())]
 
     async def call(self, call: Call, worker: str | None, retries: int = 0) -> asyncio.Future[Reply]:
         if call.on_progress:

@@ -31,6 +31,7 @@ async def test_a_deadline_ends_a_running_kernel(loop, dask, options):
             with pytest.raises(TimeoutError, match=r"\Ahl.sleep: the timeout has passed\Z"):
                 await cluster.run_native("hl.sleep", FOREVER, timeout=timeout, **options)
         await until(lambda: idle(cluster))
+        assert (cluster.stats().failed, cluster.stats().cancelled) == (2, 0)
 
 
 async def test_a_deadline_counts_while_the_call_waits_for_a_worker(loop, dask):
@@ -39,7 +40,7 @@ async def test_a_deadline_counts_while_the_call_waits_for_a_worker(loop, dask):
         await until(lambda: cluster.stats().running == 2)
         with pytest.raises(TimeoutError, match=r"\Ahl.noop: the timeout has passed\Z"):
             await cluster.run_native("hl.noop", timeout=0.05)
-        assert cluster.stats().waiting == 0
+        assert (cluster.stats().waiting, cluster.stats().failed) == (0, 1)
         for job in busy:
             job.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
@@ -118,6 +119,7 @@ async def test_a_call_that_waits_is_cancelled_without_a_worker(loop, dask):
         busy[1].cancel()
         await asyncio.wait(busy)
         assert cluster.stats().waiting == cluster.stats().running == 0
+        assert (cluster.stats().done, cluster.stats().cancelled) == (2, 3)
 
 
 async def test_a_cancel_may_overtake_its_call(loop, dask):
