@@ -146,8 +146,10 @@ class Cluster:
             job.cancel()
         if self._follower:
             self._follower.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
-        await self._backend.close()
+        try:
+            await asyncio.gather(*self._jobs, return_exceptions=True)
+        finally:
+            await self._backend.close()
 
     @property
     def kernels(self) -> Mapping[str, ClusterKernel]:
@@ -531,7 +533,12 @@ class Cluster:
                 self._check([event.joined])
             except KernelMismatchError as error:
                 self._rejected.update(error.workers)
-                warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=1)
+                try:
+                    warnings.warn(f"not used: {error}", RuntimeWarning, stacklevel=1)
+                except RuntimeWarning as warning:
+                    # A filter made it an error, which must not end this task.
+                    context = {"message": str(warning), "exception": warning}
+                    asyncio.get_running_loop().call_exception_handler(context)
             else:
                 self._use(event.joined)
 

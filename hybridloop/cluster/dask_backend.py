@@ -121,11 +121,16 @@ class DaskBackend:
         if worker is None:
             # First the scheduler, so that no other worker gets the call.
             if future := self._scheduled.get(call.id):
-                self._start(self._client.cancel([future], force=True))
+                self._start(self._cancel_scheduled(future))
             for link in self._links.values():
                 link.cancel(call.id)
         elif found := self._links.get(worker):
             found.cancel(call.id)
+
+    async def _cancel_scheduled(self, future: Any) -> None:
+        # A scheduler that is away has lost the call.
+        with contextlib.suppress(OSError):
+            await self._client.cancel([future], force=True)
 
     async def put(self, value: Any, worker: str) -> ClusterRef:
         frames: list[Any] = []

@@ -4,6 +4,7 @@ Workers that are not used are a private attribute.
 """
 
 import asyncio
+import warnings
 
 import pytest
 
@@ -145,6 +146,18 @@ async def test_a_worker_that_does_not_fit_is_not_used(loop):
             await until(lambda: "c" in cluster._rejected)
         with pytest.raises(KernelMismatchError, match="worker c: broken"):
             cluster.run_native("hl.noop")
+
+
+async def test_a_warning_that_is_an_error_does_not_end_the_following(loop, unhandled):
+    backend = Here("a")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "not used")
+        async with Cluster(backend) as cluster:
+            backend.join("b", {}, problem="broken")
+            backend.join("c")
+            await until(lambda: "c" in cluster.workers())
+            assert "b" not in cluster.workers()
+    assert [context["message"] for context in unhandled] == ["not used: worker b: broken"]
 
 
 async def test_a_kernel_that_some_workers_have_otherwise(loop):
