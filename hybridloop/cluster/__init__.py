@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import _requirement as _requirement  # before everything that needs it
 from .backend import ClusterRef
-from .cluster import Cluster, ClusterKernel, ClusterStats, ClusterWorker
+from .cluster import Cluster, ClusterStats, ClusterWorker
 from .dask_backend import DaskBackend
 from .errors import KernelLostError, KernelMismatchError
 from .job import ClusterJob, ClusterMap
 from .security import TRUSTED
+from .tables import ClusterKernel
 
 if TYPE_CHECKING:
     from distributed import Client, Security

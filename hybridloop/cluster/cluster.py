@@ -17,17 +17,16 @@ from typing import Any, NoReturn
 
 from .._core import Kernel
 from ..engine.mapping import Calls
-from ..native.registry import kernels as local_kernels
 from . import values
 from .backend import Backend, Call, ClusterRef, Reply, WorkerInfo
 from .errors import KernelLostError, KernelMismatchError
 from .job import ClusterChunk, ClusterJob, ClusterMap
 from .placement import Place, Placement
+from .tables import ClusterKernel, KernelTables
 
 # How many calls a worker may have at a time for each of its threads: one runs, one is on its way.
 _CALLS_PER_THREAD = 2
 _CHUNKS_AHEAD = 2
-_BUILT_IN = "hl."
 
 _REFUSED = {
     "out": "a worker cannot write to the memory of this process; use the result",
@@ -37,15 +36,6 @@ _REFUSED = {
     "exactly_once": "a kernel whose worker is lost may have run or not: "
     "calls run at most once, or with retries= at least once",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterKernel:
-    """A kernel that the workers have."""
-
-    name: str
-    signature: str | None
-    doc: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +88,7 @@ class Cluster:
         self._libraries = [str(library) for library in libraries]
         self._per_worker = per_worker
         self._placement = Placement()
-        self._kernels: dict[str, ClusterKernel] = {}
-        # The kernels of each worker that is used, and those that not all of them have in common.
-        self._tables: dict[str, Mapping[str, tuple[str | None, str]]] = {}
-        self._uncommon: set[str] = set()
-        self._required: set[str] = set()
+        self._tables = KernelTables()
         self._rejected: dict[str, str] = {}
         self._jobs: set[ClusterJob[Any]] = set()
         self._counts = dict.fromkeys(("done", "failed", "cancelled", "lost"), 0)
@@ -115,8 +101,8 @@ class Cluster:
         try:
             await self._backend.start(self._libraries)
             workers = self._backend.workers()
-            self._required = {name for name in local_kernels if name.startswith(_BUILT_IN)}
-            self._check(workers)
+            self._tables.require_built_in()
+            self._tables.check(workers)
         except BaseException:
             await self._backend.close()
             raise
@@ -154,7 +140,7 @@ class Cluster:
     @property
     def kernels(self) -> Mapping[str, ClusterKernel]:
         """The kernels of the workers by name."""
-        return MappingProxyType(self._kernels)
+        return MappingProxyType(self._tables.common)
 
     @property
     def bus(self) -> NoReturn:
@@ -354,26 +340,15 @@ class Cluster:
                 raise TypeError(
                     f"{option}={value!r} is not possible on a cluster: {_REFUSED[option]}"
                 )
-        name = kernel if isinstance(kernel, str) else kernel.name
-        if not self._kernels and self._rejected:
+        if not self._tables.common and self._rejected:
             raise self._no_worker()
-        if name in self._uncommon:
-            raise KernelMismatchError(self._compare(name))
-        found = self._kernels.get(name)
-        if found is None and not self._kernels:
-            return name  # There was no worker yet. The first one will tell.
+        found = self._tables.find(kernel)
         if found is None:
-            raise LookupError(f"no kernel is named {name!r} on the workers of the cluster")
-        if not isinstance(kernel, str) and kernel.signature != found.signature:
-            raise KernelMismatchError(
-                {
-                    address: _other_signature(name, found.signature, kernel.signature)
-                    for address in self._tables
-                }
-            )
+            # There was no worker yet. The first one will tell.
+            return kernel if isinstance(kernel, str) else kernel.name
         if found.signature and re.search(r"[(,]\s*out\s", found.signature):
-            raise TypeError(f"{name} writes to an argument, {_REFUSED['out']}")
-        return name
+            raise TypeError(f"{found.name} writes to an argument, {_REFUSED['out']}")
+        return found.name
 
     def _split(self, calls: list[Any]) -> list[list[Any]]:
         """One part for each worker, by its threads."""
@@ -526,11 +501,10 @@ class Cluster:
             if event.joined is None:
                 self._rejected.pop(event.address, None)
                 self._placement.remove(event.address)
-                if self._tables.pop(event.address, None) and self._tables:
-                    self._merge_tables()
+                self._tables.remove(event.address)
                 continue
             try:
-                self._check([event.joined])
+                self._tables.check([event.joined])
             except KernelMismatchError as error:
                 self._rejected.update(error.workers)
                 try:
@@ -545,61 +519,8 @@ class Cluster:
     def _use(self, worker: WorkerInfo) -> None:
         limit = self._per_worker or _CALLS_PER_THREAD * worker.threads
         self._rejected.pop(worker.address, None)
-        self._tables[worker.address] = worker.kernels
-        self._merge_tables()
+        self._tables.add(worker.address, worker.kernels)
         self._placement.add(worker.address, worker.threads, limit)
-
-    def _check(self, workers: Sequence[WorkerInfo]) -> None:
-        """Raise `KernelMismatchError` for workers that cannot be used.
-
-        Each must have the built-in kernels and those of the libraries, and no kernel with another
-        signature than in this process.
-        """
-        self._required.update(name for worker in workers for name in worker.required)
-        wrong = {}
-        for worker in workers:
-            problems = [worker.problem] if worker.problem else []
-            missing = self._required - worker.kernels.keys()
-            if missing and not problems:
-                problems.append(f"it lacks {', '.join(sorted(missing))}")
-            problems += [
-                _other_signature(name, signature, local_kernels[name].signature)
-                for name, (signature, _) in worker.kernels.items()
-                if name in local_kernels and local_kernels[name].signature != signature
-            ]
-            if problems:
-                wrong[worker.address] = "; ".join(problems)
-        if wrong:
-            raise KernelMismatchError(wrong)
-
-    def _merge_tables(self) -> None:
-        tables = list(self._tables.values())
-        everything = {name: entry for table in tables for name, entry in table.items()}
-        self._uncommon = {
-            name
-            for name, (signature, _) in everything.items()
-            if any(name not in table or table[name][0] != signature for table in tables)
-        }
-        self._kernels = {
-            name: ClusterKernel(name, *entry)
-            for name, entry in everything.items()
-            if name not in self._uncommon
-        }
-
-    def _compare(self, name: str) -> dict[str, str]:
-        """What is wrong with a kernel on the workers that lack it or have it otherwise."""
-        has = {address: it[name][0] for address, it in self._tables.items() if name in it}
-        (_, expected), *_ = sorted(has.items())
-        lacking = dict.fromkeys(self._tables.keys() - has.keys(), f"it lacks {name}")
-        return lacking | {
-            address: _other_signature(name, signature, expected)
-            for address, signature in has.items()
-            if signature != expected
-        }
-
-
-def _other_signature(name: str, has: str | None, expected: str | None) -> str:
-    return f"{name} has the signature {has!r}, not {expected!r}"
 
 
 async def _wait_for_all(tasks: list[asyncio.Task[Reply]]) -> None:
