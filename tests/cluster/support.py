@@ -155,7 +155,7 @@ async def address_of(client, name):
     """The address of a worker, as soon as the scheduler knows it."""
 
     async def find():
-        found = (await client.scheduler.identity(n_workers=-1))["workers"]
+        found = (await client.scheduler.identity())["workers"]
         return [address for address, worker in found.items() if worker["name"] == name]
 
     (address,) = await until(find)
