@@ -59,7 +59,7 @@ async def declared_kernels(loop: hybridloop.Loop) -> None:
     assert_type(await builtin.bus_discard("key", key="result"), bool)
     assert_type(await builtin.zstd_compress(builtin.noop.name.encode(), 3), NativeBuffer)
     builtin.crc32("text")  # type: ignore[arg-type]
-    builtin.crc32(b"x", strat=5)  # type: ignore[call-arg]
+    builtin.crc32(b"x", seed=5)  # type: ignore[call-arg]
     builtin.crc32()  # type: ignore[call-arg]
     builtin.crc32(b"x", timeout="5")  # type: ignore[arg-type]
     run_native(builtin.crc32, "text")  # type: ignore[call-overload]
