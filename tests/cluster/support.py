@@ -50,14 +50,12 @@ class DaskProcesses:
         except (OSError, ValueError):
             return None  # not there, or not complete
 
-    def start_worker(
-        self, name, *, host=None, prefix=(), nanny=False, scheduler=None, path=(), program=WORKER
-    ):
+    def start_worker(self, name, *, host=None, prefix=(), nanny=False, path=(), program=WORKER):
         """Start a worker with one thread; it registers itself some time later.
 
         It finds what is in `path` before everything else.
         """
-        options = [scheduler] if scheduler else ["--scheduler-file", str(self._file)]
+        options = ["--scheduler-file", str(self._file)]
         # Without a limit on memory, which depends on the machine: they would pause above it.
         options += ["--nthreads", "1", "--name", name, "--memory-limit", "0"]
         options += ["--nanny" if nanny else "--no-nanny"]

@@ -191,6 +191,7 @@ class Network:
             ("addr", "add", f"{self.inside}/30", "dev", "eth0"),
             ("link", "set", "eth0", "up"),
             ("link", "set", "lo", "up"),
+            ("route", "add", "default", "via", self.host),
         ):
             run("ip", "-n", self.name, *command)
         # Programs can run in it, and no filter of packets is between it and this process.
@@ -236,19 +237,12 @@ def networks():
 async def test_a_cut_network(loop, tmp_path, networks):
     """The scheduler is here, each worker in a network of its own, and one of them is cut off."""
     first, second = networks
-    dask = DaskProcesses(tmp_path, host="0.0.0.0")
+    dask = DaskProcesses(tmp_path, host=first.host)
     try:
-        # Each sees the scheduler under another address.
-        port = dask.address.rpartition(":")[2]
-        dask.address = f"tcp://127.0.0.1:{port}"
-        workers = {}
-        for name, network in (("near", first), ("far", second)):
-            workers[name] = dask.start_worker(
-                name,
-                host=network.inside,
-                prefix=network.prefix,
-                scheduler=f"tcp://{network.host}:{port}",
-            )
+        workers = {
+            name: dask.start_worker(name, host=network.inside, prefix=network.prefix)
+            for name, network in (("near", first), ("far", second))
+        }
         async with dask_client(dask) as client:
             near, far = [await address_of(client, name) for name in ("near", "far")]
             async with connect(client, ping=0.5, security="trusted network") as cluster:
@@ -274,12 +268,7 @@ async def test_a_cut_network(loop, tmp_path, networks):
                 workers["far"].kill()
                 workers["far"].wait()
                 second.mend()
-                dask.start_worker(
-                    "far-again",
-                    host=second.inside,
-                    prefix=second.prefix,
-                    scheduler=f"tcp://{second.host}:{port}",
-                )
+                dask.start_worker("far-again", host=second.inside, prefix=second.prefix)
                 again = await address_of(client, "far-again")
                 await until(lambda: again in cluster.workers())
                 assert await until_it_works(cluster, "hl.noop") is None
