@@ -294,12 +294,12 @@ impl Job {
     pub(crate) fn finish(self: &Arc<Self>, result: JobResult) {
         let inputs = std::mem::take(&mut *lock(&self.inputs));
         drop(inputs);
-        if self.result.set(result).is_err() {
+        if self.result.get().is_some() {
             return;
         }
-        if let Some(result) = self.result.get() {
-            self.resources.count(result);
-        }
+        // Before anybody can see the result.
+        self.resources.count(&result);
+        let _ = self.result.set(result);
         self.state.store(DONE, Ordering::Release);
         let mut listeners = lock(&self.listeners);
         listeners.done = true;

@@ -113,6 +113,20 @@ fn a_job_that_could_be_cancelled_is_cancelled() {
 }
 
 #[test]
+fn a_result_that_is_there_is_counted() {
+    check(|| {
+        let (engine, (kernel, _)) = (engine(), kernel());
+        let job = engine.submit(&kernel, vec![], None, JobOptions::default());
+        let job = job.unwrap();
+        if job.result().is_some() {
+            let stats = engine.stats();
+            assert_eq!((stats.completed, stats.done), (1, 1));
+        }
+        assert!(engine.close(Duration::from_secs(60)).is_empty());
+    });
+}
+
+#[test]
 fn a_late_job_never_runs() {
     // A time before all jobs.
     let past = Instant::now();
