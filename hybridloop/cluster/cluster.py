@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from .._core import Kernel
 from ..engine.mapping import Calls
+from ..native.errors import NativeQueueFullError
 from . import values
 from .backend import Backend, Call, ClusterRef, Reply, WorkerInfo
 from .errors import KernelLostError, KernelMismatchError
@@ -27,6 +28,8 @@ from .tables import ClusterKernel, KernelTables
 # How many calls a worker may have at a time for each of its threads: one runs, one is on its way.
 _CALLS_PER_THREAD = 2
 _CHUNKS_AHEAD = 2
+# More calls than this are no batch: all their arguments are here at the same time.
+_BATCH_LIMIT = 1 << 20
 
 _REFUSED = {
     "out": "a worker cannot write to the memory of this process; use the result",
@@ -214,10 +217,15 @@ class Cluster:
     ) -> ClusterJob[list[Any]]:
         """Run many calls of a kernel, like `loop.run_native_many()`, with one message a worker.
 
-        If a worker is lost, the calls that it had get a `KernelLostError`.
+        If a worker is lost, the calls that it had get a `KernelLostError`. More than 1,048,576
+        calls are a `NativeQueueFullError`: `map()` takes any number.
         """
         options = {"timeout": timeout, "priority": priority}
-        everything = [tuple(arguments) for arguments in calls]
+        everything = [tuple(arguments) for arguments in itertools.islice(calls, _BATCH_LIMIT + 1)]
+        if len(everything) > _BATCH_LIMIT:
+            raise NativeQueueFullError(
+                f"a batch may have {_BATCH_LIMIT} calls; map() takes any number"
+            )
         parts = self._split(everything)
         made: dict[int, Call] = {}
         first = 0

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import itertools
 import zlib
 from hashlib import sha256
 
 import numpy
 import pytest
 
+from hybridloop import NativeQueueFullError
 from hybridloop.cluster import KernelLostError
 
 from .support import client_of, connected, engines, until
@@ -28,6 +30,16 @@ async def test_a_batch_has_one_message_a_worker(loop, dask):
         assert cluster.stats().done == 2
         assert await cluster.run_native_many("hl.crc32", iter(calls[:1])) == expected[:1]
         assert await cluster.run_native_many("hl.crc32", []) == []
+
+
+async def test_an_endless_batch_is_refused(loop, dask, monkeypatch):
+    monkeypatch.setattr("hybridloop.cluster.cluster._BATCH_LIMIT", 1000)
+    async with connected(dask) as cluster:
+        taken = itertools.count()
+        with pytest.raises(NativeQueueFullError, match="a batch may have 1000 calls"):
+            cluster.run_native_many("hl.noop", (() for _ in taken))
+        assert next(taken) == 1001
+        assert await cluster.run_native_many("hl.noop", [()] * 1000) == [None] * 1000
 
 
 async def test_the_first_error_of_a_batch_is_raised(loop, dask):
