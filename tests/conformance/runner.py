@@ -71,9 +71,9 @@ class Worker:
         self.log = directory / "log"
         environment = {**os.environ, "TMPDIR": str(directory)}
         read_fd, write_fd = os.pipe()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.worker import main; main()"
-        )
+        # It runs in another folder.
+        path = [os.path.abspath(entry) for entry in sys.path]
+        code = f"import sys; sys.path[:] = {path!r}; from {__package__}.worker import main; main()"
         try:
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
