@@ -130,6 +130,10 @@ pub trait Transport: Deref<Target = TransportBase> {
         }
         self.before_close();
         self.set(LOST | CLOSING, true);
+        if let Some(event_loop) = self.event_loop.get() {
+            // A peer that this loop serves, too, sees the end in the next iteration, as in asyncio.
+            event_loop.core().poll_next_iteration();
+        }
         // Keeps the object alive while its references are dropped.
         let _alive = slf.clone();
         self.deregister();

@@ -2,6 +2,9 @@
 
 import asyncio
 import select
+import socket
+
+import pytest
 
 from tests.support.streams import MIB, Recorder, others_done
 
@@ -113,3 +116,37 @@ async def test_higher_limits_in_pause_writing(loop, connect):
     assert protocol.names[1:] == ["pause_writing"]
     assert await peer.read(4 * MIB) == b"x" * 4 * MIB
     assert protocol.names[1:] == ["pause_writing", "resume_writing"]
+
+
+@pytest.mark.parametrize("end", ["write_eof", "close", "abort"])
+def test_a_peer_of_the_same_loop_sees_the_end_in_the_next_iteration(loop_factory, end):
+    """However many callbacks are ready, it is told as early as by asyncio."""
+
+    async def iterations():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        peer = Recorder()
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        await loop.connect_accepted_socket(lambda: peer, theirs)
+        await asyncio.sleep(0.01)
+        count = 0
+
+        def iterate():
+            nonlocal count
+            count += 1
+            if not peer.lost:
+                loop.call_soon(iterate)
+
+        iterate()
+        getattr(transport, end)()
+        while not peer.lost:
+            await asyncio.sleep(0)
+        transport.close()
+        await asyncio.sleep(0)
+        return count
+
+    counts = []
+    for factory in (asyncio.SelectorEventLoop, loop_factory):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            counts.append(runner.run(iterations()))
+    assert counts[0] == counts[1]

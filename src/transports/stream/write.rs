@@ -2,7 +2,6 @@
 //! call.
 
 use std::io;
-use std::os::fd::RawFd;
 
 use hybridloop_reactor::syscall::{check_len, retry_on_intr};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -298,7 +297,7 @@ fn on_drained(cx: LoopContext<'_>, slf: &Ref, transport: &StreamTransport) -> Ff
             return transport.schedule_connection_lost(cx.py, slf, &Ref::none());
         }
     } else if transport.has(EOF_WRITTEN) {
-        shutdown_write(transport.open_fd());
+        shutdown_write(transport);
     }
     Ok(())
 }
@@ -310,15 +309,19 @@ pub fn write_eof(py: Python<'_>, slf: &Ref, transport: &StreamTransport) -> FfiR
     }
     transport.set(EOF_WRITTEN, true);
     if transport.queue.with(|queue| queue.is_empty()) {
-        shutdown_write(transport.open_fd());
+        shutdown_write(transport);
         return Ok(());
     }
     flush_now(py, slf, transport)
 }
 
-fn shutdown_write(fd: RawFd) {
+fn shutdown_write(transport: &StreamTransport) {
     // SAFETY: the system checks the descriptor. If the socket is not connected any more, reading will report that.
-    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+    unsafe { libc::shutdown(transport.open_fd(), libc::SHUT_WR) };
+    if let Some(event_loop) = transport.event_loop.get() {
+        // As where a descriptor is closed.
+        event_loop.core().poll_next_iteration();
+    }
 }
 
 /// Ends the connection because a write has failed.
