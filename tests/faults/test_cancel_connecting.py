@@ -162,7 +162,7 @@ async def wait_closed(walk):
 
     server = await walk.loop.create_server(factory, "127.0.0.1", 0)
     peer = walk.closing(socket.create_connection(server.sockets[0].getsockname()))
-    await walk.until(lambda: protocols)
+    await walk.until(lambda: protocols and protocols[0].transport)
     server.close()
     walk.loop.call_soon(protocols[0].transport.abort)
     await walk.attempt(server.wait_closed())
