@@ -34,6 +34,11 @@ def uvicorn_of(app: Any, certificate: Certificate | None, **options: Any) -> Ser
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             yield f"{scheme}://localhost:{port}"
+            # uvicorn cannot shut down a WebSocket that is just closing.
+            for _ in range(1000):
+                if not server.server_state.connections:
+                    break
+                await asyncio.sleep(0.005)
         finally:
             server.should_exit = True
             await task
