@@ -9,11 +9,11 @@ A drop-in replacement for asyncio's loop, or for uvloop::
 
 from __future__ import annotations
 
+import atexit
 import os
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from ._build_info import BuildInfo, build_info
 from ._core import (
     AsyncFunction,
     Bus,
@@ -24,67 +24,73 @@ from ._core import (
     NativeEngine,
     NativeJob,
     __version__,
+    _close_engines,
+    _provide,
     run_native,
     run_native_many,
 )
-from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
-from .engine.stats import EngineStats, ThreadStats
-from .engine.task_handle import TaskHandle
 from .loop import Loop, new_event_loop, run
 from .loop.loop import nesting, on_new_loop
-from .loop.policy import install, policy_class
-from .loop.stats import LoopStats
-from .loop.streams import (
-    StreamReader,
-    StreamReaderProtocol,
-    StreamWriter,
-    open_connection,
-    open_unix_connection,
-    start_server,
-    start_unix_server,
-)
-from .native import (
-    JobOptions,
-    configure,
-    get_include,
-    kernel,
-    kernels,
-    load_kernels,
-    register_kernel,
-    typed_kernel,
-)
-from .native.errors import (
-    BufferInUseError,
-    BusBusyError,
-    BusClosedError,
-    BusError,
-    BusFullError,
-    BusKeyError,
-    BusKeyExistsError,
-    ChannelClosedError,
-    ChannelFullError,
-    KernelAbiError,
-    KernelExistsError,
-    KernelLibraryError,
-    KernelNotFoundError,
-    KernelRegistrationError,
-    KernelSignatureError,
-    KernelSymbolError,
-    NativeClosedError,
-    NativeKernelError,
-    NativeQueueFullError,
-)
-from .native.stats import BusStats, NativeStats
 
+# typing.TYPE_CHECKING, without an import that most programs do not need.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import cluster as cluster
+    from . import engine as engine
+    from . import generators as generators
     from . import metrics as metrics
+    from . import native as native
     from . import observe as observe
     from . import parallel as parallel
     from . import sync as sync
-    from .loop.policy import EventLoopPolicy as EventLoopPolicy
-    from .sync import await_ as await_
-    from .sync import ohwait as ohwait
+    from ._build_info import BuildInfo, build_info
+    from .engine import Engine, EngineClosedError, EngineFullError, EngineServer
+    from .engine.stats import EngineStats, ThreadStats
+    from .engine.task_handle import TaskHandle
+    from .loop.policy import EventLoopPolicy, install
+    from .loop.stats import LoopStats
+    from .loop.streams import (
+        StreamReader,
+        StreamReaderProtocol,
+        StreamWriter,
+        open_connection,
+        open_unix_connection,
+        start_server,
+        start_unix_server,
+    )
+    from .native import (
+        JobOptions,
+        configure,
+        get_include,
+        kernel,
+        kernels,
+        load_kernels,
+        register_kernel,
+        typed_kernel,
+    )
+    from .native.errors import (
+        BufferInUseError,
+        BusBusyError,
+        BusClosedError,
+        BusError,
+        BusFullError,
+        BusKeyError,
+        BusKeyExistsError,
+        ChannelClosedError,
+        ChannelFullError,
+        KernelAbiError,
+        KernelExistsError,
+        KernelLibraryError,
+        KernelNotFoundError,
+        KernelRegistrationError,
+        KernelSignatureError,
+        KernelSymbolError,
+        NativeClosedError,
+        NativeKernelError,
+        NativeQueueFullError,
+    )
+    from .native.stats import BusStats, NativeStats
+    from .sync import await_, ohwait
 
 __all__ = (
     "AsyncFunction",
@@ -164,22 +170,83 @@ def _serve_metrics() -> None:
 if os.environ.get("HYBRIDLOOP_OBSERVE", "0") not in ("", "0"):
     on_new_loop.append(_serve_metrics)
 
+nesting.load = partial(import_module, ".sync", __name__)
+_provide(load_native=partial(import_module, ".native", __name__))
+# Engines are closed after what the user of this module registers.
+atexit.register(_close_engines)
 
-nesting.load = lambda: import_module(".sync", __name__)
-
-# Imported on first use, because most programs do not need them.
-_LAZY = ("cluster", "metrics", "observe", "parallel", "sync")
+# What is imported on first use: an event loop alone needs none of it.
+_SUBPACKAGES = (
+    "cluster",
+    "engine",
+    "generators",
+    "metrics",
+    "native",
+    "observe",
+    "parallel",
+    "sync",
+)
+_NAMES = {
+    "_build_info": ("BuildInfo", "build_info"),
+    "engine": ("Engine", "EngineClosedError", "EngineFullError", "EngineServer", "TaskHandle"),
+    "engine.stats": ("EngineStats", "ThreadStats"),
+    "loop.policy": ("EventLoopPolicy", "install"),
+    "loop.stats": ("LoopStats",),
+    "loop.streams": (
+        "StreamReader",
+        "StreamReaderProtocol",
+        "StreamWriter",
+        "open_connection",
+        "open_unix_connection",
+        "start_server",
+        "start_unix_server",
+    ),
+    "native": (
+        "JobOptions",
+        "configure",
+        "get_include",
+        "kernel",
+        "kernels",
+        "load_kernels",
+        "register_kernel",
+        "typed_kernel",
+    ),
+    "native.errors": (
+        "BufferInUseError",
+        "BusBusyError",
+        "BusClosedError",
+        "BusError",
+        "BusFullError",
+        "BusKeyError",
+        "BusKeyExistsError",
+        "ChannelClosedError",
+        "ChannelFullError",
+        "KernelAbiError",
+        "KernelExistsError",
+        "KernelLibraryError",
+        "KernelNotFoundError",
+        "KernelRegistrationError",
+        "KernelSignatureError",
+        "KernelSymbolError",
+        "NativeClosedError",
+        "NativeKernelError",
+        "NativeQueueFullError",
+    ),
+    "native.stats": ("BusStats", "NativeStats"),
+    "sync": ("await_", "ohwait"),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_LAZY})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
 
 
 def __getattr__(name: str) -> object:
-    if name in _LAZY:
+    if name in _SUBPACKAGES:
         return import_module(f".{name}", __name__)
-    if name == "EventLoopPolicy":
-        return policy_class()
-    if name in ("await_", "ohwait"):
-        return import_module(".sync", __name__).await_
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (module := _MODULE_OF.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value

@@ -39,7 +39,7 @@ _CANCEL_TIME = 1.0
 _EXIT_TIME = 1.0
 
 # The engines that were started.
-_engines: Registry[Engine] = Registry()
+_engines = Registry()
 
 
 class Engine(WorkMixin):

@@ -1,16 +1,18 @@
 """The private functions of asyncio that hybridloop overrides or calls, with their parameters.
 
-They are compared with the running asyncio at import. An overriding method passes unknown arguments
-on to asyncio, so a difference breaks no program. With `HYBRIDLOOP_STRICT_ASYNCIO=1` in the
-environment a difference is an `ImportError`; continuous integration sets it.
+An overriding method passes unknown arguments on to asyncio, so a difference breaks no program.
+With `HYBRIDLOOP_STRICT_ASYNCIO=1` in the environment they are compared with the running asyncio at
+import, and a difference is an `ImportError`; continuous integration sets it.
 """
 
 from __future__ import annotations
 
-import os
 from asyncio import base_events, format_helpers, selector_events, trsock, unix_events
-from types import CodeType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
 
 _TIMEOUTS = "ssl_handshake_timeout ssl_shutdown_timeout"
 
@@ -113,6 +115,6 @@ def differences() -> list[str]:
 
 
 def check() -> None:
-    """Raise `ImportError` for differences if `HYBRIDLOOP_STRICT_ASYNCIO` is set."""
-    if os.environ.get("HYBRIDLOOP_STRICT_ASYNCIO", "0") != "0" and (lines := differences()):
+    """Raise `ImportError` for differences."""
+    if lines := differences():
         raise ImportError("unsupported version of asyncio: " + "; ".join(lines))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import trsock
-from typing import Any
 
 from .._core import DatagramTransport as DatagramTransportCore
 from .._core import LoopCore
 from .transports import TransportMixin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Address families that the core supports. Others get asyncio's own transport.
 _NATIVE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}

@@ -9,24 +9,25 @@ import os
 import selectors
 import socket
 from asyncio import SendfileNotAvailableError, base_events
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 from .._core import StreamTransport
-from . import compat, datagrams, transports
+from . import datagrams, transports
 from .native_mixin import NativeMixin
 from .registry import Registry
 from .signals import SignalMixin
-from .stats import LoopStats
 from .subprocess import SubprocessMixin
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Coroutine
+    from typing import Any, NoReturn, TypeVar
 
+    from .stats import LoopStats
     from .transports import SocketTransport
 
-_T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
+    _T = TypeVar("_T")
+
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _stdlib_getnameinfo = socket.getnameinfo
 
@@ -37,12 +38,15 @@ _TLS_OPTIONS = {"server_side", "server_hostname", "ssl_handshake_timeout", "ssl_
 _SERVING_OPTIONS = ("ssl_handshake_timeout", "ssl_shutdown_timeout", "context")
 
 
-_loops: Registry[Loop] = Registry()
+_loops = Registry()
 
 on_new_loop: list[Callable[[], object]] = []
 """Hooks of higher layers, called whenever a loop was made."""
 
-compat.check()
+if os.environ.get("HYBRIDLOOP_STRICT_ASYNCIO", "0") != "0":
+    from . import compat
+
+    compat.check()
 
 
 _run_until_complete = asyncio.BaseEventLoop.run_until_complete
@@ -216,6 +220,8 @@ class Loop(NativeMixin, SubprocessMixin, SignalMixin):
 
     def stats(self) -> LoopStats:
         """A snapshot of the loop's counters. It is cheap, and works in any state of the loop."""
+        from .stats import LoopStats
+
         return LoopStats(*self._stats())
 
     async def getnameinfo(

@@ -57,3 +57,9 @@ def install() -> None:
     if sys.version_info >= (3, 16):
         raise RuntimeError(_REMOVED)
     asyncio.set_event_loop_policy(policy_class()())
+
+
+def __getattr__(name: str) -> type[Any]:
+    if name == "EventLoopPolicy":
+        return policy_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
 
 from .sockets import SocketMixin
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import base_events
-from typing import TYPE_CHECKING, Any
 
 from .._core import LoopCore
 
 _BLOCKED = (BlockingIOError, InterruptedError)
 
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
 
     class _AsyncioLoop(asyncio.SelectorEventLoop):
         """The private methods of asyncio's loop that this package uses."""

@@ -10,9 +10,12 @@ import sys
 import warnings
 from asyncio import events, unix_events
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
 
 from .sockets import SocketMixin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # asyncio's child watcher reaps children. Popen.poll() reaps as well, and asyncio calls it: close()
 # always, kill(), terminate() and send_signal() before Python 3.13 and 3.12.9. A child that had just

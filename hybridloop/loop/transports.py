@@ -11,18 +11,19 @@ import warnings
 import weakref
 from asyncio import constants, trsock
 from asyncio.log import logger
-from typing import TYPE_CHECKING, Any
 
 from .._core import StreamTransport, _provide
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 _DEFAULT_HIGH_WATER = 64 * 1024
 _EXTRA: Any = asyncio.BaseTransport.__dict__["_extra"]
 
 
-class _LazyExtraInfo(dict[str, Any]):
+class _LazyExtraInfo(dict[str, "Any"]):
     """A stream's `_extra`: the socket and the addresses are added on first access."""
 
     __slots__ = ("_transport",)

@@ -1,11 +1,10 @@
-"""The process-wide native engine: its configuration, and closing it at exit."""
+"""The process-wide native engine: its configuration."""
 
 from __future__ import annotations
 
-import atexit
 import re
 
-from .._core import NativeEngine, _close_engines, _set_default_engine
+from .._core import NativeEngine, _set_default_engine
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40} | {
     "KB": 10**3,
@@ -70,6 +69,3 @@ def configure(
             job_items=job_items,
         )
     )
-
-
-atexit.register(_close_engines)

@@ -1,5 +1,5 @@
-//! Objects of the Python package that native code uses. The package registers them when it is imported. Native code imports
-//! nothing of the package, so there is no import cycle.
+//! Objects of the Python package that native code uses. The package registers them when it is imported, those of kernels when
+//! one is first needed. Native code imports nothing of the package by name, so there is no import cycle.
 
 use std::sync::OnceLock;
 
@@ -60,6 +60,9 @@ objects! {
     channel_next,
 }
 
+/// Imports what registers the objects of kernels.
+static LOAD_NATIVE: OnceLock<Ref> = OnceLock::new();
+
 static RUN_ON_STACKS: OnceLock<Ref> = OnceLock::new();
 
 /// Runs a loop so that callbacks can wait on stacks of their own. It exists once `hybridloop.sync` was imported.
@@ -73,12 +76,17 @@ fn found<'py>(
     name: &str,
     slot: &'static OnceLock<Ref>,
 ) -> PyResult<&'py Bound<'py, PyAny>> {
-    match slot.get() {
-        Some(object) => Ok(object.bind(py)),
-        None => Err(PyRuntimeError::new_err(format!(
-            "hybridloop was not imported completely: it has no {name}"
-        ))),
+    if let Some(object) = slot.get() {
+        return Ok(object.bind(py));
     }
+    if let Some(load) = LOAD_NATIVE.get() {
+        load.bind(py).call0()?;
+    }
+    slot.get().map(|object| object.bind(py)).ok_or_else(|| {
+        PyRuntimeError::new_err(format!(
+            "hybridloop was not imported completely: it has no {name}"
+        ))
+    })
 }
 
 /// Register objects that native code uses. The first registration of a name counts.
@@ -88,6 +96,7 @@ pub fn _provide(objects: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
     for (name, object) in objects.into_iter().flatten() {
         let name = name.cast::<PyString>()?;
         let slot = match name.to_str()? {
+            "load_native" => Some(&LOAD_NATIVE),
             "run_on_stacks" => Some(&RUN_ON_STACKS),
             name => slot(name),
         };
