@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::python::future::NativeFuture;
 use crate::python::{FfiResult, Ref};
@@ -52,6 +52,7 @@ names!(
     data_received,
     datagram_received,
     done,
+    eager_start,
     eof_received,
     error_received,
     exception,
@@ -79,6 +80,8 @@ pub struct Stdlib {
     pub loop_keyword: Ref,
     /// `("context",)`.
     pub context_keyword: Ref,
+    /// `("loop", "eager_start")`.
+    pub eager_keywords: Ref,
     pub no_arguments: Ref,
     pub none: Ref,
     /// `_asyncio.Future`, if this Python has it.
@@ -87,6 +90,8 @@ pub struct Stdlib {
     pub futures: Ref,
     pub tasks: Ref,
     pub base_create_task: Ref,
+    /// `asyncio.eager_task_factory` and the class of the tasks that it makes.
+    pub eager_factory: Option<(Ref, Ref)>,
     pub get_running_loop: Ref,
     pub cancelled_error: Ref,
     pub invalid_state_error: Ref,
@@ -130,12 +135,18 @@ impl Stdlib {
             names: Names::new(py),
             loop_keyword: PyTuple::new(py, [PyString::intern(py, "loop")])?.into(),
             context_keyword: PyTuple::new(py, [PyString::intern(py, "context")])?.into(),
+            eager_keywords: PyTuple::new(
+                py,
+                ["loop", "eager_start"].map(|name| PyString::intern(py, name)),
+            )?
+            .into(),
             no_arguments: PyTuple::empty(py).into(),
             none: Ref::none(),
             native_future: NativeFuture::find(py),
             futures: take("asyncio.futures", &["__dict__"])?,
             tasks: take("asyncio.tasks", &["__dict__"])?,
             base_create_task: take("asyncio.base_events", &["BaseEventLoop", "create_task"])?,
+            eager_factory: eager_factory(py).ok(),
             get_running_loop: take("asyncio.events", &["_get_running_loop"])?,
             cancelled_error: take("asyncio.exceptions", &["CancelledError"])?,
             invalid_state_error: take("asyncio.exceptions", &["InvalidStateError"])?,
@@ -177,6 +188,14 @@ impl Stdlib {
             None => missing(),
         }
     }
+}
+
+/// Calling the class saves the call of the factory, a Python function. Fails where the factory is not a closure over the class.
+fn eager_factory(py: Python<'_>) -> PyResult<(Ref, Ref)> {
+    let factory = py.import("asyncio.tasks")?.getattr("eager_task_factory")?;
+    let cell = factory.getattr("__closure__")?.get_item(0)?;
+    let class = cell.getattr("cell_contents")?.cast_into::<PyType>()?;
+    Ok((factory.into(), class.into_any().into()))
 }
 
 #[cold]

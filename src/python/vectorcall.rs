@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
@@ -80,6 +81,43 @@ impl<'a> Args<'a> {
         };
         // SAFETY: CPython passes a value for each of the `n` names, behind the positional arguments.
         (0..n).map(move |i| unsafe { (ffi::PyTuple_GET_ITEM(names, i), *values.offset(i)) })
+    }
+
+    /// Calls `function(slf, *args, **kwargs)`.
+    ///
+    /// # Safety
+    /// `self` holds the arguments of the current call. `function` and `slf` are live objects.
+    pub unsafe fn call_method(
+        &self,
+        function: *mut PyObject,
+        slf: *mut PyObject,
+    ) -> FfiResult<Ref> {
+        const FEW: usize = 8;
+        let positional = self.positional.len() + 1;
+        // In front is a scratch slot for the callee.
+        let count = 1 + positional + self.keyword_count();
+        let (mut few, mut many) = ([ptr::null_mut(); FEW], Vec::new());
+        let arguments = if count <= FEW {
+            &mut few[..]
+        } else {
+            many.resize(count, ptr::null_mut());
+            &mut many[..]
+        };
+        arguments[1] = slf;
+        arguments[2..=positional].copy_from_slice(self.positional);
+        for (slot, (_, value)) in arguments[positional + 1..].iter_mut().zip(self.keywords()) {
+            *slot = value;
+        }
+        // SAFETY: the caller guarantees that all objects are live and that the thread is attached. The values of the keywords
+        // follow the positional arguments in the order of their names. The result is a new reference or null.
+        unsafe {
+            Ref::new(ffi::PyObject_Vectorcall(
+                function,
+                arguments.as_ptr().add(1),
+                positional | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                self.names,
+            ))
+        }
     }
 
     #[inline]

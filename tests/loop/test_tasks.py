@@ -217,6 +217,71 @@ def test_eager_tasks_in_bulk(loop):
     assert loop.run_until_complete(main()) == list(range(200))
 
 
+class OtherTask(asyncio.Task):
+    pass
+
+
+def refusing_factory(loop, coroutine):
+    raise LookupError("no more tasks")
+
+
+FACTORIES = {
+    "none": lambda: None,
+    "eager": lambda: asyncio.eager_task_factory,
+    "eager, of another class": lambda: asyncio.create_eager_task_factory(OtherTask),
+    "without keywords": lambda: lambda loop, coroutine: OtherTask(coroutine, loop=loop),
+    "refuses": lambda: refusing_factory,
+    "not a task": lambda: lambda loop, coroutine, **options: sorted(options),
+}
+CALLS = [
+    ((), {}),
+    ((), {"name": "mine"}),
+    ((), {"name": None}),
+    ((), {"context": contextvars.Context()}),
+    ((), {"context": None, "name": 7}),
+    ((), {"eager_start": True}),
+    ((), {"eager_start": False}),
+    ((), {"eager_start": None, "name": "mine", "context": None}),
+    ((), {"eager_start": True, "name": "mine", "context": None, "more": 1}),
+    ((), {"more": 1}),
+    (("more",), {}),
+]
+
+
+@needs_eager_tasks
+@pytest.mark.parametrize("debug", [False, True], ids=["usual", "debug"])
+@pytest.mark.parametrize("make_factory", FACTORIES.values(), ids=FACTORIES)
+def test_create_task_does_with_a_factory_what_asyncio_does(loop, make_factory, debug):
+    async def outcome(more, options):
+        running = asyncio.get_running_loop()
+        coroutine = answer()
+        try:
+            task = running.create_task(coroutine, *more, **options)
+        except (TypeError, LookupError) as error:
+            coroutine.close()
+            return type(error), str(error)
+        if not isinstance(task, asyncio.Task):
+            coroutine.close()
+            return task
+        found = type(task), task.done(), task.get_name().rstrip("0123456789")
+        return found, await task
+
+    async def main():
+        running = asyncio.get_running_loop()
+        running.set_task_factory(make_factory())
+        outcomes = [await outcome(more, options) for more, options in CALLS]
+        running.set_task_factory(None)
+        return outcomes
+
+    reference = asyncio.SelectorEventLoop()
+    outcomes = []
+    for a_loop in (loop, reference):
+        a_loop.set_debug(debug)
+        outcomes.append(a_loop.run_until_complete(main()))
+    reference.close()
+    assert outcomes[0] == outcomes[1]
+
+
 def test_futures_resolve_in_order(loop):
     seen = []
 

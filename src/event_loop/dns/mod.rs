@@ -19,7 +19,7 @@ use hybridloop_sync::WakingQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyString, PyType};
 
 use self::convert::{decoded, error_of, list, module};
 use crate::allocator::out_of_memory;
@@ -445,20 +445,8 @@ unsafe fn inherited(slf: *mut PyObject, args: &Args<'_>) -> FfiResult<Ref> {
     // SAFETY: the caller is a method of the live `LoopCore` `slf`; CPython calls it attached and keeps its arguments alive.
     unsafe {
         let py = Python::assume_attached();
-        let borrowed = |object| Bound::from_borrowed_ptr(py, object);
-        let kwargs = PyDict::new(py);
-        for (name, value) in args.keywords() {
-            kwargs.set_item(borrowed(name), borrowed(value))?;
-        }
-        let positional: Vec<_> = std::iter::once(slf)
-            .chain(args.positional.iter().copied())
-            .map(borrowed)
-            .collect();
         let class = py.import("asyncio.base_events")?.getattr("BaseEventLoop")?;
-        let called = class
-            .getattr("getaddrinfo")?
-            .call(PyTuple::new(py, positional)?, Some(&kwargs))?;
-        Ok(called.into())
+        args.call_method(class.getattr("getaddrinfo")?.as_ptr(), slf)
     }
 }
 
