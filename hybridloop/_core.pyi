@@ -198,6 +198,7 @@ class LoopCore:
     slow_callback_duration: float
     poll_skip_interval: float
     poll_skip_iterations: int
+    busy_poll: float
     cork_interval: float
 
     @overload

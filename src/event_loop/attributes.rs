@@ -3,8 +3,10 @@
 //! `asyncio.BaseEventLoop` keeps its state in attributes such as `_closed` and `_debug`. Those that the core needs are
 //! descriptors here, so that inherited code and the core use the same value.
 
+use std::time::Duration;
+
 use hybridloop_sync::tsc::{ns_to_ticks, seconds_to_ticks, ticks_to_seconds};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyVisit;
 use pyo3::types::PyTuple;
@@ -205,6 +207,23 @@ impl LoopCore {
     #[setter]
     fn set_poll_skip_iterations(&self, value: u32) {
         self.poll_skip_iterations.set(value);
+    }
+
+    /// For how many seconds the loop polls again and again, without the interpreter, before it sleeps; 0 by default.
+    #[getter]
+    fn get_busy_poll(&self) -> f64 {
+        self.busy_poll.get().as_secs_f64()
+    }
+
+    #[setter]
+    fn set_busy_poll(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let time = Duration::try_from_secs_f64(value.extract()?).map_err(|_| {
+            PyValueError::new_err(format!(
+                "busy_poll must be a number of seconds that is not negative, not {value}"
+            ))
+        })?;
+        self.busy_poll.set(time);
+        Ok(())
     }
 
     /// The longest time in seconds for which writes of a running callback are corked. It applies to connections that are made

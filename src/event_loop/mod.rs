@@ -40,6 +40,7 @@ mod waiting;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use hybridloop_reactor::{Event, Interest, Poller, Registrar, TimerHeap, Token, WakeHandle};
 use hybridloop_sync::clock::ns_to_seconds;
@@ -117,6 +118,7 @@ pub struct LoopCore {
     poll_skip_ticks: Cell<u64>,
     poll_skip_interval: Cell<f64>,
     poll_skip_iterations: Cell<u32>,
+    busy_poll: Cell<Duration>,
     /// How long new streams cork writes; see [`LoopCore::callback_ticks`].
     pub cork: Cell<u64>,
     slow_callback_duration: SlotCell<Ref>,
@@ -174,6 +176,7 @@ impl LoopCore {
             poll_skip_ticks: Cell::new(ns_to_ticks(run_once::POLL_SKIP_NS)),
             poll_skip_interval: Cell::new(ns_to_seconds(run_once::POLL_SKIP_NS)),
             poll_skip_iterations: Cell::new(run_once::POLL_SKIP_ITERATIONS),
+            busy_poll: Cell::new(Duration::ZERO),
             cork: Cell::new(ns_to_ticks(run_once::CORK_NS)),
             slow_callback_duration: SlotCell::default(),
             task_factory: SlotCell::default(),

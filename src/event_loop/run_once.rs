@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hybridloop_reactor::{Event, Poller};
+use hybridloop_sync::is_uniprocessor;
 use hybridloop_sync::tsc::ticks;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::PyObject;
@@ -271,6 +272,38 @@ impl LoopCore {
     /// Polls, and waits for events if other threads have scheduled nothing.
     #[inline]
     pub fn wait_for_io(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
+        let busy = self.busy_poll.get();
+        if busy.is_zero() || self.green_threads || is_uniprocessor() {
+            return self.sleep(py, wait);
+        }
+        if self.busy_poll(py, wait.map_or(busy, |wait| wait.min(busy)))? {
+            return Ok(());
+        }
+        self.sleep(py, wait.map(|wait| wait.saturating_sub(busy)))
+    }
+
+    /// Polls without waiting for so long. Returns whether something is to be done now.
+    #[cold]
+    fn busy_poll(&self, py: Python<'_>, time: Duration) -> FfiResult<bool> {
+        self.stats.polling(true);
+        let mut poller = self.poller.take();
+        // Detached, so that other Python threads can run.
+        let result = py.detach(|| {
+            poller.as_mut().map_or(Ok(true), |poller| {
+                poller.busy_poll(time, || self.inbox.is_pending())
+            })
+        });
+        let found = result.as_ref().map_or(true, |found| *found);
+        self.polled(py, poller, result.map(drop))?;
+        if !found {
+            // A signal does not interrupt a poll that does not wait.
+            self.check_signals(py)?;
+        }
+        Ok(found)
+    }
+
+    /// Waits until an event, a wake-up or the end of the time.
+    fn sleep(&self, py: Python<'_>, wait: Option<Duration>) -> FfiResult<()> {
         if !self.inbox.begin_poll() {
             return self.poll_nonblocking(py);
         }

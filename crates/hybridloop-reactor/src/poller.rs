@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hybridloop_sync::fork::Process;
 use mio::{Events, Poll, Waker};
@@ -172,6 +172,25 @@ impl Poller {
     pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         check_process(self.process)?;
         self.poll.poll(&mut self.events, timeout)
+    }
+
+    /// Polls without waiting, again and again for `time`, until there is an event or a wake-up, or `is_over` returns true.
+    /// Returns whether one of these ended it.
+    ///
+    /// # Errors
+    /// As [`Poller::poll`].
+    pub fn busy_poll(&mut self, time: Duration, is_over: impl Fn() -> bool) -> io::Result<bool> {
+        let begin = Instant::now();
+        loop {
+            self.poll(Some(Duration::ZERO))?;
+            if !self.events.is_empty() || is_over() {
+                return Ok(true);
+            }
+            if begin.elapsed() >= time {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// The events of the last poll, if it has not failed.

@@ -9,8 +9,8 @@ const SPIN_TIME: Duration = Duration::from_micros(10);
 /// Sleeps without spinning, at most, after spins that found nothing.
 const MAX_SKIPPED: u32 = 31;
 
-/// Whether there is one processor: then nothing can happen while a thread spins.
-fn is_uniprocessor() -> bool {
+/// Whether there is one processor: then no other thread runs while one spins.
+pub fn is_uniprocessor() -> bool {
     // Not a `OnceLock`: in the child of a fork it would wait for a thread of the parent that was asking the system.
     static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
     let mut processors = PROCESSORS.load(Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! * [`fork`] — which process made an object, and a way to delay forks.
 //! * [`clock`] — the monotonic clock; [`tsc`] — the cycle counter.
 //! * [`NotifyQueue`] — a queue whose consumer blocks elsewhere; [`WakingQueue`] — one that wakes its consumer itself.
-//! * [`AdaptiveSpin`] — whether to spin before a sleep.
+//! * [`AdaptiveSpin`] and [`is_uniprocessor`] — whether to spin before a sleep.
 //! * [`primitives`] — locks, atomics, threads and a queue; with `--cfg loom` those that loom explores.
 
 #![allow(
@@ -19,6 +19,6 @@ mod notify_queue;
 pub mod primitives;
 pub mod tsc;
 
-pub use adaptive_spin::AdaptiveSpin;
+pub use adaptive_spin::{is_uniprocessor, AdaptiveSpin};
 pub use fork::Process;
 pub use notify_queue::{Notifier, NotifyQueue, WakeFn, WakingQueue};
