@@ -68,6 +68,23 @@ build: $(BUILT) ## Build the extension in release mode into the virtual environm
 wheel: $(VENV)/.maturin ## Build a wheel for PYTHON into dist/
 	@$(VENV)/bin/maturin build --release --interpreter $(PY) --out dist
 
+# maturin builds the extension twice: the first one writes down what it does while the program of pgo-command in pyproject.toml
+# runs, and the second one is compiled by that.
+OPTIMISED := $(TARGET_DIR)/optimised-wheel
+.PHONY: wheel-optimised
+wheel-optimised: $(VENV)/.maturin | check-pgo-tools ## Build the wheel that is released: with PGO; its debug information is beside it
+	@rm -rf "$(OPTIMISED)"
+	@$(VENV)/bin/maturin build --release --pgo --interpreter $(PY) --out "$(OPTIMISED)"
+	@$(PY) -m pip install -q wheel
+	@$(PY) packages/separate_debug_info.py "$(OPTIMISED)"/*.whl
+	@mkdir -p dist
+	@cp -r "$(OPTIMISED)"/. dist/
+
+.PHONY: check-pgo-tools
+check-pgo-tools:
+	@command -v llvm-profdata >/dev/null || [ -x "$$(rustc --print target-libdir)/../bin/llvm-profdata" ] || { \
+		echo "an optimised build needs llvm-profdata; with rustup: rustup component add llvm-tools" >&2; exit 1; }
+
 .PHONY: sdist
 sdist: $(VENV)/.maturin ## Build a source distribution into dist/
 	@$(VENV)/bin/maturin sdist --out dist
