@@ -97,7 +97,7 @@ test: test-rust test-python ## Run every test: Rust, loom models, Python
 .PHONY: test-rust
 test-rust: $(PY) | check-tools ## Run the tests in Rust, which need no Python, and the loom models
 	$(CARGO) test -p hybridloop-sync -p hybridloop-reactor -p hybridloop-kernel -p hybridloop-kernels -p loadgen
-	$(CARGO) test -p hybridloop-async --doc
+	$(CARGO) test -p hybridloop-async -p hybridloop-async-macros -p hybridloop-kernel-macros --doc
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p hybridloop-sync -p hybridloop-kernels --release --test loom \
 		--target-dir "$(TARGET_DIR)/loom"
 	PYO3_BUILD_EXTENSION_MODULE=1 RUSTFLAGS="$(NO_PYTHON)" $(CARGO) test -p hybridloop --lib --target-dir "$(TARGET_DIR)/unit"
@@ -253,6 +253,15 @@ ci-rustdoc: $(PY) | check-tools ## Build the Rust documentation; a warning is an
 ci-msrv: $(PY) ## Check that the oldest supported Rust compiles everything
 	rustup toolchain install 1.$(MIN_RUST) --profile minimal
 	$(CARGO) +1.$(MIN_RUST) check --workspace --target-dir "$(TARGET_DIR)/msrv"
+
+# What cargo publishes are the crates for authors of extensions: they are packaged together, and each is compiled from its package.
+CRATES := -p hybridloop-kernel -p hybridloop-kernel-macros -p hybridloop-async -p hybridloop-async-macros
+.PHONY: ci-package
+ci-package: $(PY) | check-tools ## Check that the crates for authors of extensions can be published, and their documentation
+	@minor="$$($(CARGO) --version)"; minor="$${minor#cargo 1.}"; [ "$${minor%%.*}" -ge 90 ] || { \
+		echo "packaging crates together needs cargo 1.90 or newer; with rustup: rustup update stable" >&2; exit 1; }
+	$(CARGO) package --allow-dirty $(CRATES) --target-dir "$(TARGET_DIR)/package"
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(CRATES) --target-dir "$(TARGET_DIR)/package"
 
 # Works on a copy, because it writes Cargo.lock.
 .PHONY: ci-minimal-versions

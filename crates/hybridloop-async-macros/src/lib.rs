@@ -1,4 +1,4 @@
-//! The attributes of `hybridloop-async`, which documents them.
+#![doc = include_str!("../README.md")]
 
 use proc_macro::TokenStream;
 use proc_macro2::{Ident, TokenStream as Tokens};

@@ -1,4 +1,4 @@
-//! The `#[kernel]` attribute of `hybridloop-kernel`, which documents it.
+#![doc = include_str!("../README.md")]
 
 use proc_macro::TokenStream;
 use proc_macro2::{Ident, Literal, TokenStream as Tokens, TokenTree};

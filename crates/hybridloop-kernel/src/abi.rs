@@ -248,8 +248,10 @@ pub struct Kernel {
     pub drop: Option<DropFn>,
 }
 
-// SAFETY: an entry is only read, and any thread may call its function with its user data.
+// SAFETY: an entry is only read, and any thread may call its functions with its user data: whoever makes an entry sees to that.
 unsafe impl Sync for Kernel {}
+// SAFETY: as above. A capsule owns its entry, and any thread may release the capsule.
+unsafe impl Send for Kernel {}
 
 /// `hl_module`: the kernels of a library.
 #[repr(C)]

@@ -1,25 +1,4 @@
-//! Write native kernels for hybridloop in Rust.
-//!
-//! ```
-//! use hybridloop_kernel::{kernel, module, Ctx, Error};
-//!
-//! /// The sum of the squares.
-//! #[kernel(name = "demo.sum_of_squares")]
-//! fn sum_of_squares(ctx: &Ctx, values: &[f64]) -> Result<f64, Error> {
-//!     let mut sum = 0.0;
-//!     for (i, part) in values.chunks(4096).enumerate() {
-//!         ctx.check()?; // ends the kernel when the job is cancelled or its deadline passes
-//!         ctx.progress(4096 * i as u64, values.len() as u64);
-//!         sum += part.iter().map(|x| x * x).sum::<f64>();
-//!     }
-//!     Ok(sum)
-//! }
-//!
-//! module!("demo", [sum_of_squares]);
-//! ```
-//!
-//! Build it as a `cdylib`, and `hybridloop.load_kernels()` loads the library, with any version of Python. A panic becomes an
-//! error of the job. See `docs/kernels.md` in the repository, and `include/hybridloop.h` for the interface in C.
+#![doc = include_str!("../README.md")]
 
 pub mod abi;
 mod args;
