@@ -1,4 +1,4 @@
-"""`python -m hybridloop kernels`: lists, describes and runs kernels, and writes their types."""
+"""`python -m hybridloop kernels`: lists, describes and runs kernels, writes types and projects."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import asyncio
 import fnmatch
 import importlib
 import os
+import shlex
 import sys
 import textwrap
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,13 +19,15 @@ from .command_arguments import parse_arguments
 from .declared import declarations
 from .registry import kernels, load_kernels
 from .signatures import defaults, parameters
+from .template import LANGUAGES, ProjectError, make_project
 
 __all__ = ["main"]
 
 _PROGRAM = "python -m hybridloop kernels"
 _DESCRIPTION = """\
 Lists the native kernels, describes those with a NAME, or runs one. A NAME may have the wildcards of
-the shell. Built-in kernels, those of installed packages, and those of --load are known.
+the shell. Built-in kernels, those of installed packages, and those of --load are known. --new NAME
+[DIRECTORY] begins a package with kernels of its own.
 """
 _EPILOG = """\
 arguments of --run:
@@ -41,6 +45,7 @@ examples:
   python -m hybridloop kernels --run hl.crc32 @README.md start=5
   python -m hybridloop kernels --run hl.zstd.compress @data.json --output data.json.zst
   python -m hybridloop kernels --stubs ./libdemo.so > demo.pyi
+  python -m hybridloop kernels --new my_kernels --language c
 """
 
 
@@ -62,7 +67,8 @@ def main(argv: list[str]) -> int:
         sys.stdout = None
         return 0
     except Exception as error:
-        kind = "" if isinstance(error, _CommandError) else f"{type(error).__name__}: "
+        explained = isinstance(error, (_CommandError, ProjectError))
+        kind = "" if explained else f"{type(error).__name__}: "
         print(f"{_PROGRAM}: {kind}{error}", file=sys.stderr)
         return 1
 
@@ -84,6 +90,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write Python declarations with the types of the kernels, for type checkers; NAME may "
         "also be a library, or a Python module with kernels",
+    )
+    what.add_argument(
+        "--new",
+        action="store_true",
+        help="write a Python package NAME with kernels, types and tests, to be built with pip",
+    )
+    parser.add_argument(
+        "--language",
+        choices=LANGUAGES,
+        default=LANGUAGES[0],
+        help="with --new: that of the kernels (default: %(default)s)",
     )
     parser.add_argument(
         "--load",
@@ -109,6 +126,8 @@ def _run(arguments: argparse.Namespace) -> int:
         kernel = kernels[names[0]]
         positional, named = parse_arguments(kernel, names[1:])
         asyncio.run(_run_kernel(kernel, positional, named, arguments))
+    elif arguments.new:
+        _new(names, arguments.language)
     elif arguments.stubs:
         found: dict[tuple[str | None, Kernel], None] = {}
         for target in names or ["*"]:
@@ -120,6 +139,17 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _list()
     return 0
+
+
+def _new(names: list[str], language: str) -> None:
+    if not 1 <= len(names) <= 2:
+        raise _CommandError(
+            "--new needs a name, and may have a directory: --new my_kernels ./kernels"
+        )
+    directory = Path(names[-1])
+    make_project(names[0], directory, language)
+    print(f"{directory} has a package with kernels. To build and test it:\n")
+    print(f"    cd {shlex.quote(str(directory))}\n    pip install -e '.[test]'\n    pytest")
 
 
 def _list() -> None:

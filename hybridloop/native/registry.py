@@ -69,9 +69,10 @@ if hasattr(os, "register_at_fork"):
 def discover() -> None:
     """Load the kernels of installed packages. Runs once, when an unknown kernel is looked up.
 
-    An entry point of the group "hybridloop.kernels" refers to an argument for `load_kernels()`, or
-    to a function that returns one, or that registers kernels itself and returns None. An exception
-    becomes a `RuntimeWarning`, and the other entry points are still loaded.
+    An entry point of the group "hybridloop.kernels" refers to an argument for `load_kernels()`,
+    such as a module, or to a function that returns one, or that registers kernels itself and
+    returns None. An exception becomes a `RuntimeWarning`, and the other entry points are still
+    loaded.
     """
     global _discovered
     if _discovered:
@@ -150,7 +151,8 @@ def load_kernels(
     """Register all kernels of a shared library, or of a Python module.
 
     The library is given by its path and exports `hybridloop_module()`. Of a Python module, the
-    capsules "hybridloop.kernel.v1" among its attributes are registered; if it has none, its file
+    capsules "hybridloop.kernel.v1" among its attributes are registered. If it has none, but kernels
+    among its attributes, it has registered them itself, and they are returned. Otherwise its file
     must be such a library. Either all kernels are registered or none. Raises the exceptions of
     `register_kernel()`. A library is never unloaded.
     """
@@ -167,6 +169,9 @@ def load_kernels(
     ]
     if capsules:
         return _register_capsules(capsules, replace)
+    own = {value for value in vars(module).values() if isinstance(value, Kernel)}
+    if own:
+        return sorted(own, key=lambda kernel: kernel.name)
     file = getattr(module, "__file__", None)
     if not file or file.endswith((".py", ".pyc")):
         raise KernelLibraryError(f"module {module.__name__!r} has no kernels")

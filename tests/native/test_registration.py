@@ -350,6 +350,16 @@ def test_a_module_with_capsules_or_a_library(name, compile_c):
         load_kernels(module, replace=True)
 
 
+def test_a_module_that_has_registered_its_kernels(name):
+    """As one with kernels of numba: they are its attributes."""
+    module = types.ModuleType("module")
+    module.__file__ = "module.py"
+    module.one = register_kernel(f"{name}.one", (None, "strlen"), "usize(char* text)")
+    module.also_one = module.one
+    module.another = register_kernel(f"{name}.another", (None, "strlen"), "usize(char* text)")
+    assert load_kernels(module) == [module.another, module.one]
+
+
 PACKAGE = """
 import os
 LIBRARY = os.path.join(os.path.dirname(__file__), "libkernels.so")
