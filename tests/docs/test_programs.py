@@ -3,10 +3,13 @@
 import ast
 import doctest
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +150,52 @@ def test_fragments_in_c_compile(folder):
         cwd=folder,
         check=True,
     )
+
+
+# Runs what the libraries in Rust export.
+RUN_RUST = """
+import sys
+import hybridloop
+
+for library in sys.argv[1:]:
+    hybridloop.load_kernels(library)
+scaled = hybridloop.run_native("demo.scale", memoryview(bytes(8)).cast("d"), by=3).result(60)
+print(list(scaled), hybridloop.run_native("demo.add", 1, 2.5).result(60))
+"""
+
+
+@pytest.mark.skipif(shutil.which("cargo") is None, reason="there is no Rust compiler")
+@pytest.mark.timeout(1800)
+def test_programs_in_rust(tmp_path, script_env):
+    page = ROOT / "docs/kernels.md"
+    crate = json.dumps(str(ROOT / "crates" / "hybridloop-kernel"))
+    manifest = next(block.source for block in blocks(page, "toml") if "[package]" in block.source)
+    manifest = re.sub(r"\[lib\].*?\n\n", "", manifest, flags=re.DOTALL)
+    manifest = re.sub(r"(hybridloop-kernel =) .*", rf"\1 {{ path = {crate} }}", manifest)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "lib.rs").touch()
+    (tmp_path / "examples").mkdir()
+    names = []
+    for number, block in enumerate(blocks(page, "rust")):
+        names.append(f"program{number}")
+        (tmp_path / "examples" / f"{names[-1]}.rs").write_text(block.source)
+        manifest += f'\n[[example]]\nname = "{names[-1]}"\ncrate-type = ["cdylib"]\n'
+    assert len(names) == 2
+    manifest += '\n[lints.rust]\nwarnings = "deny"\n\n[workspace]\n'
+    (tmp_path / "Cargo.toml").write_text(manifest)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "kernels"
+    command = ["cargo", "build", "--release", "--examples", "--quiet", "--target-dir", target]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    ending = "dylib" if sys.platform == "darwin" else "so"
+    libraries = [target / "release" / "examples" / f"lib{name}.{ending}" for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_RUST, *libraries],
+        env=script_env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.stdout, done.stderr) == ("[0.0] 3.5\n", "")
 
 
 @pytest.mark.parametrize("page", [it for it in PAGES if ">>> " in it.read_text()], ids=str)

@@ -9,6 +9,12 @@ use crate::element::Element;
 use crate::error::{Code, Error};
 
 /// A type that a parameter of a kernel can have.
+#[diagnostic::on_unimplemented(
+    message = "a parameter of a kernel cannot have the type `{Self}`",
+    label = "not a type for a parameter",
+    note = "parameters are numbers, `bool`, `&str`, slices such as `&[f64]` and `&mut [u8]`, `Buf`, `Key`, `Channel`, `Value`, or an \
+            `Option` of one of these; the context is `&Ctx`, and comes first"
+)]
 pub trait FromArg<'a>: Sized {
     /// Its name in signatures.
     const SIGNATURE: &'static str;

@@ -168,6 +168,20 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// `ValueError`, as [`Error::invalid`].
+impl From<String> for Error {
+    fn from(message: String) -> Self {
+        Self::invalid(message)
+    }
+}
+
+/// `ValueError`, as [`Error::invalid`].
+impl From<&'static str> for Error {
+    fn from(message: &'static str) -> Self {
+        Self::invalid(message)
+    }
+}
+
 impl From<std::str::Utf8Error> for Error {
     fn from(error: std::str::Utf8Error) -> Self {
         Self::invalid(error.to_string())

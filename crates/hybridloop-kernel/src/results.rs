@@ -13,6 +13,12 @@ use crate::memory::Memory;
 use crate::value::Value;
 
 /// A type that a kernel can return, emit or push to a channel.
+#[diagnostic::on_unimplemented(
+    message = "a kernel cannot return, emit or push `{Self}`",
+    label = "not a type for a result",
+    note = "these are `()`, numbers, `bool`, text, `Vec`s and slices of numbers, `Memory` and `Array` of `Ctx::memory()`, `Buf`, `Value`, \
+            and an `Option` of one of these"
+)]
 pub trait IntoResult<'a>: Sized {
     /// Its name in signatures.
     const SIGNATURE: &'static str;
@@ -28,6 +34,12 @@ pub trait IntoResult<'a>: Sized {
 }
 
 /// What a kernel may return: a value, or [`Pending`](crate::Pending).
+#[diagnostic::on_unimplemented(
+    message = "a kernel cannot return `{Self}`",
+    label = "not a type for a result",
+    note = "results are `()`, numbers, `bool`, text, `Vec`s and slices of numbers, `Memory` and `Array` of `Ctx::memory()`, `Buf`, `Value`, \
+            an `Option` of one of these, or `Pending`; or a `Result` with an error that converts into `hybridloop_kernel::Error`"
+)]
 pub trait Output<'a>: Sized {
     /// Its name in signatures.
     const SIGNATURE: &'static str;

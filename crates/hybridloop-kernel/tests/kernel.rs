@@ -380,6 +380,32 @@ fn refuses_bad_arguments() {
     assert_eq!(error(&[garbage, good, Val::i64(1)]).0, code::ETYPE);
 }
 
+/// Text is an error, as often in programs.
+#[kernel]
+fn refuses(number: u32) -> Result<u32, String> {
+    match number {
+        0 => Err(format!("{number} is too small")),
+        number => Ok(number),
+    }
+}
+
+#[kernel]
+fn refuses_too() -> Result<(), &'static str> {
+    Err("never")
+}
+
+#[test]
+fn text_is_an_error_of_the_value() {
+    assert!(call::<refuses>(&[Val::u64(5)]).is_ok());
+    let refused = [
+        (call::<refuses>(&[Val::u64(0)]), "0 is too small"),
+        (call::<refuses_too>(&[]), "never"),
+    ];
+    for (result, message) in refused {
+        assert_eq!(result.err().unwrap(), (code::EINVAL, message.to_owned()));
+    }
+}
+
 #[test]
 fn errors_and_panics_are_reported() {
     let text = Val::buf(kind::STR, abi::Buf::bytes("no".as_ptr().cast(), 2, 0));
