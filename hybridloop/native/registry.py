@@ -150,14 +150,17 @@ def load_kernels(
 ) -> list[Kernel]:
     """Register all kernels of a shared library, or of a Python module.
 
-    The library is given by its path and exports `hybridloop_module()`. Of a Python module, the
+    The library is given by its path and exports `hybridloop_module()`. If there is no such file,
+    the system looks for a library of that name. Of a Python module, the
     capsules "hybridloop.kernel.v1" among its attributes are registered. If it has none, but kernels
     among its attributes, it has registered them itself, and they are returned. Otherwise its file
     must be such a library. Either all kernels are registered or none. Raises the exceptions of
     `register_kernel()`. A library is never unloaded.
     """
     if not isinstance(path_or_module, ModuleType):
-        return _load_library(os.fsdecode(path_or_module), replace)
+        path = os.fsdecode(path_or_module)
+        # The system looks for a name without a slash in its own directories only.
+        return _load_library(os.path.abspath(path) if os.path.exists(path) else path, replace)
     from . import sources
 
     module = path_or_module

@@ -6,6 +6,8 @@ import pytest
 
 import hybridloop
 
+from .support import LIMIT
+
 pytestmark = pytest.mark.improves_on_asyncio
 
 NAMES = """
@@ -47,3 +49,12 @@ def test_a_kernel_is_the_same_whenever_it_is_asked_for():
     assert hash(one) == hash(same)
     assert one != hybridloop.kernels["hl.dot"]
     assert len({one, same}) == 1
+
+
+@pytest.mark.parametrize("format", ["i", "q", "B"])
+def test_kernels_for_floats_name_both_types(engine, format):
+    values = memoryview(bytes(16)).cast(format)
+    for kernel in ("hl.sum", "hl.sort", "hl.argsort"):
+        message = f'expected elements of type f32 or f64, got format "{format}"'
+        with pytest.raises(TypeError, match=message):
+            engine.run_native(kernel, values).result(LIMIT)

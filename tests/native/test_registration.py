@@ -331,6 +331,16 @@ def test_what_is_no_library_is_refused(tmp_path):
             load_kernels(target)
 
 
+def test_a_library_in_the_current_directory(name, compile_c, tmp_path, monkeypatch):
+    """By its name alone, which the system's loader does not take for a path."""
+    compile_c("demo", MODULE=f'"{name}"').rename(tmp_path / "libhere.so")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_kernels("libhere.so")
+    assert [kernel.name for kernel in loaded] == [f"{name}.twice", f"{name}.rows"]
+    with pytest.raises(KernelLibraryError, match="cannot load libgone.so: "):
+        load_kernels("libgone.so")
+
+
 def test_a_module_with_capsules_or_a_library(name, compile_c):
     path = compile_c("demo", MODULE=f'"{name}"')
     library = ctypes.CDLL(path)

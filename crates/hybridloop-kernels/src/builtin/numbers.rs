@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use hybridloop_kernel::{abi, kernel, Buf, Ctx, Element, Error, IntoResult, Memory};
+use hybridloop_kernel::{abi, kernel, Buf, Code, Ctx, Element, Error, IntoResult, Memory};
 
 use crate::builtin::common::{entry, CHUNK};
 
@@ -42,10 +42,18 @@ enum Floats<'a> {
 }
 
 fn floats<'a>(buf: &Buf<'a>) -> Result<Floats<'a>, Error> {
-    if buf.itemsize() == 4 {
-        return buf.elements().map(Floats::F32);
-    }
-    buf.elements().map(Floats::F64)
+    let found = if buf.itemsize() == 4 {
+        buf.elements().map(Floats::F32)
+    } else {
+        buf.elements().map(Floats::F64)
+    };
+    found.map_err(|error| match error.code() {
+        Code::Type => Error::type_error(format!(
+            "expected elements of type f32 or f64, got format {:?}",
+            buf.format().to_string_lossy()
+        )),
+        _ => error,
+    })
 }
 
 fn sum_of<T: Float>(ctx: &Ctx, values: &[T]) -> Result<f64, Error> {

@@ -36,7 +36,10 @@ pub unsafe fn load(path: impl AsRef<OsStr>) -> Result<Vec<Arc<Kernel>>, Registry
     let library = ManuallyDrop::new(library);
     // SAFETY: the symbol has the same type in every version of the interface.
     let export = unsafe { library.get::<abi::ModuleFn>(abi::MODULE_SYMBOL) }.map_err(|_| {
-        RegistryError::Symbol(format!("{name} does not export {}()", abi::MODULE_SYMBOL))
+        RegistryError::Symbol(format!(
+            "{name} does not export {}(), which names its kernels",
+            abi::MODULE_SYMBOL
+        ))
     })?;
     // SAFETY: the caller of `load` vouches for the table, and the library is never closed.
     unsafe { read(export(abi::ABI), &name) }
