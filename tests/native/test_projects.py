@@ -184,7 +184,7 @@ def test_versions():
     found = []
     for path in [*TEMPLATES.rglob("*.toml.in"), *ROOT.glob("crates/*/README.md")]:
         found += re.findall(r'hybridloop[\w-]*(?: = "|>=)([^"]*)"', path.read_text())
-    assert found == [version] * 5
+    assert found == [version] * 6
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
