@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hybridloop_kernels::KeyListener;
-use hybridloop_kernels::{Bus, BusError, Key, MemoryLimit, Policy, View};
+use hybridloop_kernels::{BlockBuilder, Bus, BusError, Key, MemoryLimit, Policy, View};
 
 fn bus(capacity: usize, policy: Policy) -> (Arc<Bus>, Arc<MemoryLimit>) {
     let memory = MemoryLimit::new(usize::MAX);
@@ -433,4 +433,46 @@ fn eviction_under_load_keeps_the_books() {
         .map(|key| bus.get(key.as_bytes()).unwrap().len())
         .sum();
     assert_eq!((stats.bytes, memory.used()), (bytes, bytes));
+}
+
+#[test]
+fn many_keys_count_towards_the_capacity() {
+    for policy in [Policy::Error, Policy::Evict] {
+        let (bus, memory) = bus(1 << 20, policy);
+        let name = |i: u32| key(&format!("{i:>250}"));
+        let empty = || View::new(BlockBuilder::new(0, &memory).unwrap().seal());
+        let mut pushed = 0;
+        let refused = (0..1 << 20).find_map(|i| {
+            let pushed_one = match i % 4 {
+                0 => bus.push(name(i), b""),
+                1 => bus.put_new(&name(i), b""),
+                2 => bus.open(name(i), 0).and_then(|writer| writer.seal(0)),
+                _ => bus.push_view(&name(i), empty()),
+            };
+            pushed += 1;
+            (pushed == 20_000)
+                .then_some(Ok(()))
+                .or(pushed_one.is_err().then_some(pushed_one))
+        });
+        let stats = bus.stats();
+        assert!(stats.bytes > (1 << 20) * 9 / 10 && stats.bytes <= 1 << 20);
+        assert!(stats.keys > 1500 && stats.keys < 3000, "{}", stats.keys);
+        match policy {
+            Policy::Error => assert!(matches!(refused, Some(Err(BusError::Capacity { .. })))),
+            Policy::Evict => assert_eq!((refused, pushed), (Some(Ok(())), 20_000)),
+        }
+        // A key that is written again counts once.
+        let first = bus.keys().into_iter().next().unwrap();
+        for _ in 0..3 {
+            bus.pop(name(5).as_bytes());
+            bus.pop(name(19_999).as_bytes());
+            let _ = bus.push(first.clone(), b"");
+        }
+        drop(bus.open(first.clone(), 0));
+        for key in bus.keys() {
+            bus.pop(key.as_bytes());
+        }
+        assert_eq!((bus.stats().bytes, bus.len(), memory.used()), (0, 0, 0));
+        bus.close();
+    }
 }

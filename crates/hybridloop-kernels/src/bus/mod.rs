@@ -2,7 +2,7 @@
 //!
 //! | operation | kernels | Python |
 //! |---|---|---|
-//! | write a new key | [`Bus::push`], [`Bus::open`] | [`Bus::put_new`], a copy |
+//! | write a new key | [`Bus::push`], [`Bus::open`] | [`Bus::put_new`], a copy; [`Bus::put_new_with`], memory that never changes |
 //! | write a key that exists | overwrites | refused, nothing changes |
 //! | read | [`Bus::get`] | [`Bus::snapshot`]; refused while a kernel writes the key |
 //! | read and remove | [`Bus::pop`]; one of several callers wins | never |

@@ -6,6 +6,7 @@ use hybridloop_sync::primitives::{lock, Ordering};
 
 use crate::bus::error::BusError;
 use crate::bus::key::Key;
+use crate::bus::shard::Sealed;
 use crate::bus::store::Bus;
 use crate::memory::block::{BlockBuilder, View};
 
@@ -16,12 +17,14 @@ impl Bus {
     /// [`BusError::Capacity`], [`BusError::Memory`], [`BusError::Closed`]
     pub fn push(self: &Arc<Self>, key: Key, data: &[u8]) -> Result<(), BusError> {
         self.check_open()?;
-        self.reserve(data.len())?;
+        let place = self.place(&key, 0);
+        self.reserve(data.len() + place)?;
         let Some(builder) = BlockBuilder::copy(data, self.memory()) else {
-            self.release(data.len());
+            self.release(data.len() + place);
             return Err(BusError::Memory);
         };
-        self.publish(&key, View::new(builder.seal()), false)
+        let view = View::new(builder.seal());
+        self.publish(&key, Sealed { view, place }, false)
     }
 
     /// Creates or overwrites `key` with a block that exists, without a copy.
@@ -30,8 +33,9 @@ impl Bus {
     /// [`BusError::Capacity`], [`BusError::Closed`]
     pub fn push_view(self: &Arc<Self>, key: &Key, view: View) -> Result<(), BusError> {
         self.check_open()?;
-        self.reserve(view.len())?;
-        self.publish(key, view, false)
+        let place = self.place(key, view.header());
+        self.reserve(view.len() + place)?;
+        self.publish(key, Sealed { view, place }, false)
     }
 
     /// What is sealed under `key`.
@@ -47,7 +51,7 @@ impl Bus {
     /// Removes what is sealed under `key`; one of several callers gets it.
     pub fn pop(&self, key: &[u8]) -> Option<View> {
         let removed = lock(self.shard(key)).remove(key);
-        let view = self.release_removed(removed);
+        let view = self.release_key(removed);
         if view.is_some() {
             self.counters.pops.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,13 +1,15 @@
 //! What Python may do with the bus. Reads and writes of a key never wait for a lock that a kernel may hold.
 
+use std::sync::Arc;
+
 use hybridloop_sync::primitives::{lock, thread, try_lock, MutexGuard, Ordering};
 
 use crate::bus::error::BusError;
 use crate::bus::key::Key;
-use crate::bus::listener::notify;
-use crate::bus::shard::Shard;
+use crate::bus::shard::{Sealed, Shard};
 use crate::bus::store::Bus;
 use crate::memory::block::{BlockBuilder, View};
+use crate::memory::limit::MemoryLimit;
 
 /// Attempts to lock a shard. A lock is held for some tens of nanoseconds.
 #[cfg(not(loom))]
@@ -45,34 +47,55 @@ impl Bus {
     /// Creates `key` with a copy of `data`, unless it exists.
     ///
     /// # Errors
+    /// As [`Bus::put_new_with`].
+    pub fn put_new(&self, key: &Key, data: &[u8]) -> Result<(), BusError> {
+        self.put_new_with(key, data.len(), 0, |memory| {
+            Some(View::new(BlockBuilder::copy(data, memory)?.seal()))
+        })
+    }
+
+    /// Creates `key` with the view that `make` gives, unless it exists. The view has `len` bytes, and what describes them has
+    /// `header` bytes. `make` gets the limit that new memory counts towards, and gives `None` if there is not enough; it is not
+    /// called if the key cannot be created.
+    ///
+    /// # Errors
     /// [`BusError::Exists`]; [`BusError::Busy`] while a kernel writes the key; [`BusError::ReservedKey`],
     /// [`BusError::Capacity`], [`BusError::Memory`], [`BusError::Closed`]
-    pub fn put_new(&self, key: &Key, data: &[u8]) -> Result<(), BusError> {
+    pub fn put_new_with(
+        &self,
+        key: &Key,
+        len: usize,
+        header: usize,
+        make: impl FnOnce(&Arc<MemoryLimit>) -> Option<View>,
+    ) -> Result<(), BusError> {
         self.check_open()?;
         if key.as_bytes().starts_with(b"job:") {
             return Err(BusError::ReservedKey);
         }
         self.check_absent(&*self.lock_soon(key.as_bytes())?, key)?;
-        self.reserve(data.len())?;
-        let Some(builder) = BlockBuilder::copy(data, self.memory()) else {
-            self.release(data.len());
+        let place = self.place(key, header);
+        self.reserve(len + place)?;
+        let Some(view) = make(self.memory()) else {
+            self.release(len + place);
             return Err(BusError::Memory);
         };
-        let view = View::new(builder.seal());
-        let now = self.tick();
+        debug_assert_eq!(view.len(), len);
+        let sealed = Sealed {
+            view: view.clone(),
+            place,
+        };
         let published = self.lock_soon(key.as_bytes()).and_then(|mut shard| {
             self.check_open()?;
             self.check_absent(&shard, key)?;
-            Ok(shard.publish(key, view.clone(), now, false))
+            Ok(self.seal(&mut shard, key, sealed, false))
         });
         match published {
-            Ok((_, watchers)) => {
-                self.counters.writes.fetch_add(1, Ordering::Relaxed);
-                notify(&watchers, &view);
+            Ok(published) => {
+                self.published(&view, published);
                 Ok(())
             }
             Err(error) => {
-                self.release(data.len());
+                self.release(len + place);
                 Err(error)
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bus::key::Key;
 use crate::bus::listener::{KeyListener, Watcher};
-use crate::memory::block::View;
+use crate::memory::block::{Block, View};
 
 #[cfg(not(loom))]
 pub(super) type Hasher = std::hash::RandomState;
@@ -13,12 +13,23 @@ pub(super) type Hasher = std::hash::RandomState;
 #[cfg(loom)]
 pub(super) type Hasher = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
 
+/// What is sealed under a key.
+pub(super) struct Sealed {
+    pub view: View,
+    /// What the key counts for, beside the bytes of the view.
+    pub place: usize,
+}
+
 /// What was removed from the map, for the caller to drop after the lock is released.
-pub(super) type Removed = Option<View>;
+pub(super) type Removed = Option<Sealed>;
+
+/// What a key counts for, beside its own bytes: maps double their size when they are full, so half of the places may be empty,
+/// and a block has an allocation of its own.
+pub(super) const PLACE: usize = 2 * size_of::<(Key, Entry)>() + 2 * size_of::<Block>();
 
 #[derive(Default)]
 struct Entry {
-    sealed: Option<View>,
+    sealed: Option<Sealed>,
     /// The bus's clock when it was read or written last.
     used: u64,
     /// Open writes.
@@ -50,8 +61,8 @@ impl Shard {
         if entry.writers != 0 {
             return None;
         }
-        match entry.sealed.clone() {
-            Some(view) => Some((view, self.watchers.remove(key)?)),
+        match &entry.sealed {
+            Some(sealed) => Some((sealed.view.clone(), self.watchers.remove(key)?)),
             None => {
                 self.entries.remove(key);
                 None
@@ -59,11 +70,11 @@ impl Shard {
         }
     }
 
-    /// Seals `view` under the key; returns what was sealed before and the watchers.
+    /// Seals a view under the key; returns what was sealed before and the watchers.
     pub fn publish(
         &mut self,
         key: &Key,
-        view: View,
+        sealed: Sealed,
         now: u64,
         ends_write: bool,
     ) -> (Removed, Vec<Watcher>) {
@@ -72,7 +83,7 @@ impl Shard {
             entry.writers = entry.writers.saturating_sub(1);
         }
         entry.used = now;
-        let old = entry.sealed.replace(view);
+        let old = entry.sealed.replace(sealed);
         if old.is_none() {
             self.sealed += 1;
         }
@@ -87,17 +98,17 @@ impl Shard {
     pub fn read(&mut self, key: &[u8], now: u64) -> Option<View> {
         let entry = self.entries.get_mut(key)?;
         entry.used = now;
-        entry.sealed.clone()
+        entry.sealed.as_ref().map(|sealed| sealed.view.clone())
     }
 
     pub fn remove(&mut self, key: &[u8]) -> Removed {
         let entry = self.entries.get_mut(key)?;
-        let view = entry.sealed.take()?;
+        let sealed = entry.sealed.take()?;
         if entry.writers == 0 {
             self.entries.remove(key);
         }
         self.sealed -= 1;
-        Some(view)
+        Some(sealed)
     }
 
     /// Removes the key unless it is in use, or was used after `age`.
@@ -153,8 +164,8 @@ impl Shard {
     }
 
     /// Removes everything but the open writes.
-    pub fn clear(&mut self) -> (Vec<View>, Vec<Watcher>) {
-        let views = self
+    pub fn clear(&mut self) -> (Vec<Sealed>, Vec<Watcher>) {
+        let sealed = self
             .entries
             .values_mut()
             .filter_map(|entry| entry.sealed.take())
@@ -162,7 +173,7 @@ impl Shard {
         self.entries.retain(|_, entry| entry.writers > 0);
         self.sealed = 0;
         let watchers = std::mem::take(&mut self.watchers);
-        (views, watchers.into_values().flatten().collect())
+        (sealed, watchers.into_values().flatten().collect())
     }
 }
 
@@ -170,7 +181,7 @@ impl Entry {
     /// Whether nobody writes the key, and nobody but the bus holds its block. The bus shares a block only under the lock, so
     /// the answer holds as long as the lock is held.
     fn is_idle(&self) -> bool {
-        let held = |view: &View| Arc::strong_count(view.block()) > 1;
-        self.writers == 0 && self.sealed.as_ref().is_some_and(|view| !held(view))
+        let held = |sealed: &Sealed| Arc::strong_count(sealed.view.block()) > 1;
+        self.writers == 0 && self.sealed.as_ref().is_some_and(|sealed| !held(sealed))
     }
 }

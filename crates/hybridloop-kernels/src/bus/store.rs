@@ -5,12 +5,12 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hybridloop_sync::fork::Process;
-use hybridloop_sync::primitives::{lock, AtomicBool, AtomicU64, Mutex, Ordering};
+use hybridloop_sync::primitives::{lock, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 use crate::bus::error::BusError;
 use crate::bus::key::Key;
-use crate::bus::listener::notify;
-use crate::bus::shard::{Hasher, Removed, Shard};
+use crate::bus::listener::{notify, Watcher};
+use crate::bus::shard::{Hasher, Removed, Sealed, Shard, PLACE};
 use crate::bus::stats::{BusStats, Counters};
 use crate::memory::block::View;
 use crate::memory::limit::MemoryLimit;
@@ -30,8 +30,10 @@ pub struct Bus {
     shards: Box<[Mutex<Shard>]>,
     hasher: Hasher,
     policy: Policy,
-    /// Bytes under keys and in open writers.
+    /// Bytes under keys and in open writers, and of keys if there are many.
     capacity: Arc<MemoryLimit>,
+    /// The number of keys under which something is sealed.
+    keys: AtomicUsize,
     /// Bytes of blocks, also of those that are no longer on the bus and still viewed.
     memory: Arc<MemoryLimit>,
     /// Counts operations: the time of the last use of a key.
@@ -47,6 +49,9 @@ const SHARDS: usize = 32;
 #[cfg(loom)]
 const SHARDS: usize = 1;
 
+/// So many keys count for nothing but their blocks.
+const FREE_KEYS: usize = 1024;
+
 impl Bus {
     /// A bus for `capacity` bytes whose blocks count towards `memory`.
     #[must_use]
@@ -56,6 +61,7 @@ impl Bus {
             hasher: Hasher::default(),
             policy,
             capacity: MemoryLimit::new(capacity),
+            keys: AtomicUsize::new(0),
             memory,
             clock: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -120,6 +126,14 @@ impl Bus {
         })
     }
 
+    /// What one more key counts for, beside the bytes of its block; `header` is the size of what describes them.
+    pub(super) fn place(&self, key: &Key, header: usize) -> usize {
+        if self.keys.load(Ordering::Relaxed) < FREE_KEYS {
+            return 0;
+        }
+        PLACE + key.as_bytes().len() + header
+    }
+
     pub(super) fn release(&self, bytes: usize) {
         self.capacity.release(bytes);
     }
@@ -142,39 +156,70 @@ impl Bus {
                 break;
             }
             let removed = lock(self.shard(key.as_bytes())).remove_idle(&key, age);
-            if self.release_removed(removed).is_some() {
+            if self.release_key(removed).is_some() {
                 self.counters.evictions.fetch_add(1, Ordering::Relaxed);
             }
         }
         had_any || self.capacity.used() <= target
     }
 
-    /// Releases the capacity of a view that was removed from a shard. The lock of the shard must not be held: the caller drops
-    /// the view.
-    pub(super) fn release_removed(&self, removed: Removed) -> Option<View> {
-        let view = removed?;
-        self.release(view.len());
+    /// Releases the capacity of a key that was removed from a shard. The lock of the shard must not be held: the caller drops the
+    /// view.
+    pub(super) fn release_key(&self, removed: Removed) -> Option<View> {
+        let removed = self.release_sealed(removed)?;
+        self.keys.fetch_sub(1, Ordering::Relaxed);
+        Some(removed)
+    }
+
+    fn release_sealed(&self, removed: Removed) -> Option<View> {
+        let Sealed { view, place } = removed?;
+        self.release(view.len() + place);
         Some(view)
     }
 
-    /// Puts `view`, whose bytes are reserved, under the key. `ends_write` closes the open write that it comes from.
-    pub(super) fn publish(&self, key: &Key, view: View, ends_write: bool) -> Result<(), BusError> {
-        let now = self.tick();
-        let len = view.len();
+    /// Seals a view in a shard that is locked, unless the bus is closed. [`Bus::published`] has to follow without the lock.
+    pub(super) fn seal(
+        &self,
+        shard: &mut Shard,
+        key: &Key,
+        sealed: Sealed,
+        ends_write: bool,
+    ) -> (Removed, Vec<Watcher>) {
+        let (old, watchers) = shard.publish(key, sealed, self.tick(), ends_write);
+        if old.is_none() {
+            // With the lock: a key is counted before it can be removed.
+            self.keys.fetch_add(1, Ordering::Relaxed);
+        }
+        (old, watchers)
+    }
+
+    /// Counts a write, releases what it has replaced, and notifies those who wait for it.
+    pub(super) fn published(&self, view: &View, (old, watchers): (Removed, Vec<Watcher>)) {
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.release_sealed(old);
+        notify(&watchers, view);
+    }
+
+    /// Puts a view, whose bytes and place are reserved, under the key. `ends_write` closes the open write that it comes from.
+    pub(super) fn publish(
+        &self,
+        key: &Key,
+        sealed: Sealed,
+        ends_write: bool,
+    ) -> Result<(), BusError> {
+        let view = sealed.view.clone();
         let mut shard = lock(self.shard(key.as_bytes()));
         // Under the lock: `close` sets the flag before it empties the shards.
         if self.is_closed() {
-            let sealed = ends_write.then(|| shard.end_write(key));
+            let ended = ends_write.then(|| shard.end_write(key));
             drop(shard);
-            drop(sealed);
-            self.release(len);
+            drop(ended);
+            self.release_sealed(Some(sealed));
             return Err(BusError::Closed);
         }
-        let (old, watchers) = shard.publish(key, view.clone(), now, ends_write);
+        let published = self.seal(&mut shard, key, sealed, ends_write);
         drop(shard);
-        self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        self.release_removed(old);
-        notify(&watchers, &view);
+        self.published(&view, published);
         Ok(())
     }
 
@@ -221,9 +266,9 @@ impl Bus {
         }
         self.closed.store(true, Ordering::Release);
         for shard in &self.shards {
-            let (views, watchers) = lock(shard).clear();
-            for view in views {
-                self.release_removed(Some(view));
+            let (all, watchers) = lock(shard).clear();
+            for sealed in all {
+                self.release_key(Some(sealed));
             }
             for watcher in watchers {
                 watcher.closed();

@@ -6,6 +6,7 @@ use hybridloop_sync::primitives::lock;
 
 use crate::bus::error::BusError;
 use crate::bus::key::Key;
+use crate::bus::shard::Sealed;
 use crate::bus::store::Bus;
 use crate::memory::block::{BlockBuilder, View};
 
@@ -17,6 +18,8 @@ pub struct Writer {
     /// `None` once it is sealed.
     builder: Option<BlockBuilder>,
     reserved: usize,
+    /// What the key counts for, beside the bytes.
+    place: usize,
 }
 
 impl Bus {
@@ -26,9 +29,10 @@ impl Bus {
     /// [`BusError::Capacity`], [`BusError::Memory`], [`BusError::Closed`]
     pub fn open(self: &Arc<Self>, key: Key, len: usize) -> Result<Writer, BusError> {
         self.check_open()?;
-        self.reserve(len)?;
+        let place = self.place(&key, 0);
+        self.reserve(len + place)?;
         let Some(builder) = BlockBuilder::new(len, self.memory()) else {
-            self.release(len);
+            self.release(len + place);
             return Err(BusError::Memory);
         };
         lock(self.shard(key.as_bytes())).begin_write(&key);
@@ -37,6 +41,7 @@ impl Bus {
             key,
             builder: Some(builder),
             reserved: len,
+            place,
         })
     }
 }
@@ -61,7 +66,11 @@ impl Writer {
         self.bus.release(self.reserved - len);
         let view = View::new(builder.seal());
         let view = view.clone().part(0, len).unwrap_or(view);
-        self.bus.publish(&self.key, view, true)
+        let sealed = Sealed {
+            view,
+            place: self.place,
+        };
+        self.bus.publish(&self.key, sealed, true)
     }
 }
 
@@ -70,7 +79,7 @@ impl Drop for Writer {
         if let Some(builder) = self.builder.take() {
             drop(builder);
             self.bus.abort_write(&self.key);
-            self.bus.release(self.reserved);
+            self.bus.release(self.reserved + self.place);
         }
     }
 }

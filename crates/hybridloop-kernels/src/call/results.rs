@@ -107,7 +107,7 @@ pub(super) unsafe fn val_to_value(
                 };
                 let shape = match usize::try_from(buf.ndim) {
                     Ok(0 | 1) if buf.shape.is_null() => None,
-                    Ok(ndim @ 1..=64) if !buf.shape.is_null() => {
+                    Ok(ndim @ 0..=64) if !buf.shape.is_null() => {
                         Some(std::slice::from_raw_parts(buf.shape, ndim).into())
                     }
                     _ => {

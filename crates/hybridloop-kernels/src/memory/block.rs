@@ -1,6 +1,7 @@
 //! Immutable blocks of memory with a reference count.
 
 use std::alloc::{alloc, alloc_zeroed, dealloc, realloc, Layout};
+use std::any::Any;
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
@@ -13,16 +14,20 @@ use crate::memory::limit::{MemoryLimit, Reservation};
 /// The alignment of blocks: a cache line, and enough for every vector instruction.
 pub const ALIGN: usize = 64;
 
+/// What keeps the memory of a block that somebody else has allocated. Dropping it gives the memory back.
+pub type Owner = Box<dyn Any + Send + Sync>;
+
 /// Bytes on the heap, which count towards a [`MemoryLimit`] as long as the block lives.
 pub struct Block {
     data: NonNull<u8>,
     len: usize,
-    /// The layout of the allocation; there is none if the size is 0.
+    /// The layout of the allocation; there is none if the size is 0, or the memory is the owner's.
     layout: Layout,
     reservation: Reservation,
+    _owner: Option<Owner>,
 }
 
-// SAFETY: a block owns its memory, like a `Box<[u8]>`.
+// SAFETY: a block owns its memory, like a `Box<[u8]>`, or its owner does, which any thread may drop.
 unsafe impl Send for Block {}
 // SAFETY: a shared reference to a block only reads its memory.
 unsafe impl Sync for Block {}
@@ -54,7 +59,33 @@ impl Block {
             len,
             layout,
             reservation,
+            _owner: None,
         })
+    }
+
+    /// `len` bytes at `data`, which `owner` keeps; `None` if the limit has not enough memory.
+    ///
+    /// # Safety
+    /// The bytes are initialised and stay where they are until `owner` is dropped, and nobody writes to them until then.
+    #[must_use]
+    pub unsafe fn foreign(
+        data: *const u8,
+        len: usize,
+        owner: Owner,
+        limit: &Arc<MemoryLimit>,
+    ) -> Option<Arc<Self>> {
+        let reservation = limit.reserve(len)?;
+        let data = match len {
+            0 => NonNull::new(std::ptr::without_provenance_mut(ALIGN))?,
+            _ => NonNull::new(data.cast_mut())?,
+        };
+        Some(Arc::new(Self {
+            data,
+            len,
+            layout: Layout::new::<()>(),
+            reservation,
+            _owner: Some(owner),
+        }))
     }
 
     /// Its first byte.
@@ -66,7 +97,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if self.layout.size() != 0 {
-            // SAFETY: the memory was allocated with this layout, and nobody refers to it any more.
+            // SAFETY: foreign memory has an empty layout. This was allocated with the layout, and nobody refers to it any more.
             unsafe { dealloc(self.data.as_ptr(), self.layout) };
         }
     }
@@ -75,7 +106,8 @@ impl Drop for Block {
 impl Deref for Block {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `data` points to `len` initialised bytes. Only a `BlockBuilder` writes to them, through `&mut self`.
+        // SAFETY: `data` points to `len` initialised bytes. Only a `BlockBuilder` writes to them, through `&mut self`, and to
+        // foreign memory nobody, as `foreign` demands.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
@@ -258,6 +290,15 @@ impl View {
     pub fn shape(&self) -> Option<&[i64]> {
         self.shape.as_deref()
     }
+
+    /// Bytes on the heap that describe the array, beside its own.
+    pub(crate) fn header(&self) -> usize {
+        let format = match &self.format {
+            Cow::Owned(format) => format.count_bytes(),
+            Cow::Borrowed(_) => 0,
+        };
+        format + self.shape.as_deref().map_or(0, size_of_val)
+    }
 }
 
 impl Deref for View {
@@ -269,7 +310,9 @@ impl Deref for View {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{BlockBuilder, View, ALIGN};
+    use std::sync::Arc;
+
+    use super::{Block, BlockBuilder, View, ALIGN};
     use crate::memory::limit::MemoryLimit;
 
     #[test]
@@ -318,6 +361,29 @@ mod tests {
             .with_shape(c"h".into(), 2, shape(&[2, 2]))
             .is_none());
         assert!(part.with_shape(c"h".into(), 2, shape(&[-2, -1])).is_none());
+    }
+
+    #[test]
+    fn a_foreign_block_keeps_its_owner_until_the_last_view_goes() {
+        let limit = MemoryLimit::new(10);
+        let owner = Arc::new(b"0123456789".to_vec());
+        // SAFETY: the vector is shared, so nobody writes to it, and the owner keeps it.
+        let foreign = |data: *const u8, len| unsafe {
+            Block::foreign(data, len, Box::new(owner.clone()), &limit)
+        };
+        let view = View::new(foreign(owner.as_ptr(), 10).unwrap());
+        assert!(foreign(owner.as_ptr(), 1).is_none(), "no memory left");
+        let part = view.clone().part(2, 3).unwrap();
+        drop(view);
+        assert_eq!((&part[..], limit.used()), (&b"234"[..], 10));
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(part);
+        assert_eq!((limit.used(), Arc::strong_count(&owner)), (0, 1));
+        let empty = foreign(std::ptr::null(), 0).unwrap();
+        assert!(empty.is_empty() && !empty.as_ptr().is_null());
+        assert!(foreign(std::ptr::null(), 1).is_none());
+        drop(empty);
+        assert_eq!((limit.used(), Arc::strong_count(&owner)), (0, 1));
     }
 
     #[test]
