@@ -3,7 +3,7 @@
 #[cfg(not(loom))]
 pub use std::sync::{
     atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
-    Condvar, Mutex, MutexGuard, OnceLock,
+    Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
 #[cfg(not(loom))]
@@ -13,7 +13,7 @@ pub use std::thread;
 pub use loom::{
     sync::{
         atomic::{fence, AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering},
-        Condvar, Mutex, MutexGuard,
+        Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     },
     thread,
 };
@@ -34,6 +34,16 @@ pub fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
         Err(TryLockError::WouldBlock) => None,
     }
+}
+
+/// Locks together with other readers, also after a panic of another thread.
+pub fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks alone, also after a panic of another thread.
+pub fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for a notification, without the lock meanwhile.

@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::{Arc, OnceLock, Weak};
 
 use hybridloop_kernel::abi::{self, code, DropFn, RawCtx, StopFn};
-use hybridloop_sync::primitives::{lock, Mutex};
+use hybridloop_sync::primitives::{lock, Mutex, RwLock};
 
 use crate::arg::Arg;
 use crate::bus::{BusError, Key, Writer};
@@ -110,6 +110,8 @@ pub(super) struct CallContext {
     pub job: Arc<Job>,
     pub args: Vec<Arg>,
     pub state: Mutex<CallState>,
+    /// Held, with others, while a value is copied and queued by a kernel that waits.
+    pub emitting: RwLock<()>,
     /// What the job may allocate, if that is less than the engine's limit.
     own_limit: OnceLock<Arc<MemoryLimit>>,
     /// The call, if its kernel may return before it ends.
@@ -122,6 +124,7 @@ impl CallContext {
             job,
             args,
             state: Mutex::new(CallState::default()),
+            emitting: RwLock::new(()),
             own_limit: OnceLock::new(),
             deferrable,
         }

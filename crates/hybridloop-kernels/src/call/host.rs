@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use hybridloop_kernel::abi::{self, code, kind, Host, HostBase, RawCtx, Val};
-use hybridloop_sync::primitives::lock;
+use hybridloop_sync::primitives::{lock, read_lock, write_lock};
 
 use crate::arg::Arg;
 use crate::bus::Writer;
@@ -236,10 +236,26 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
     let (job, limit) = (&call.job, call.job.resources.job_items);
     let waits = job.kernel().emit_waits();
     let limit = if waits { limit.min(EMITTED) } else { limit };
+    // SAFETY: the kernel passes a valid value.
+    let attempt = || unsafe { copy(call, val) }.map(|value| job.emit(value, limit));
     let mut was_empty = false;
     while job.wants_items() {
-        // SAFETY: the kernel passes a valid value.
-        let emitted = unsafe { copy(call, val) }.map(|value| job.emit(value, limit));
+        // Another thread of the kernel may have reserved memory for a value that is not in the queue yet. So memory is missing
+        // only if it is missing without others, while the queue is empty.
+        let (emitted, is_last) = if !waits {
+            (attempt(), true)
+        } else if was_empty {
+            let alone = write_lock(&call.emitting);
+            let is_last = job.waiting_items() == 0;
+            let emitted = attempt();
+            drop(alone);
+            (emitted, is_last)
+        } else {
+            let together = read_lock(&call.emitting);
+            let emitted = attempt();
+            drop(together);
+            (emitted, false)
+        };
         let status = match emitted {
             Ok(Ok(())) => return code::OK,
             Ok(Err(EmitError::Full)) if !waits => {
@@ -251,12 +267,12 @@ unsafe extern "C" fn emit(ctx: *mut RawCtx, val: *const Val) -> i32 {
             Ok(Err(EmitError::Memory)) => code::ENOMEM,
             Err(status) => status,
         };
-        // What is taken gives its memory back. All of it may have been taken since the value was copied: then once more.
-        let waiting = job.waiting_items();
-        let is_empty = std::mem::replace(&mut was_empty, waiting == 0) && waiting == 0;
-        if status != code::OK && (!waits || status != code::ENOMEM || is_empty) {
+        if status != code::OK && (status != code::ENOMEM || is_last) {
             return status;
         }
+        // What is taken gives its memory back.
+        let waiting = job.waiting_items();
+        was_empty = waiting == 0;
         if let Err(reason) = job.wait_until_taken(waiting / 2) {
             return stop_code(&reason);
         }

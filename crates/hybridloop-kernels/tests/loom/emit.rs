@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hybridloop_kernels::abi::{self, code, Host, RawCtx, Val};
+use hybridloop_kernels::abi::{self, code, Host, KernelFn, RawCtx, Val};
 use hybridloop_kernels::{
     Config, Engine, Event, EventQueue, Job, JobOptions, JobResult, Kernel, Value,
 };
@@ -33,6 +33,39 @@ unsafe extern "C" fn emit(
     code::OK
 }
 
+/// The context of a call, which its threads share.
+#[derive(Clone, Copy)]
+struct Shared(*const Host, *mut RawCtx);
+
+// SAFETY: the interface allows any thread to use the context until the call ends.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    fn emit(self) -> i32 {
+        let val = Val::u64(0);
+        // SAFETY: the host passes its table and the context of the call, which does not end before its threads have.
+        unsafe { ((*self.0).base.emit)(self.1, &raw const val) }
+    }
+}
+
+/// Two threads emit a value each.
+unsafe extern "C" fn emit_twice(
+    host: *const Host,
+    ctx: *mut RawCtx,
+    _: *const Val,
+    _: usize,
+    _: *mut Val,
+    _: *mut c_void,
+) -> i32 {
+    let shared = Shared(host, ctx);
+    let other = thread::spawn(move || shared.emit());
+    let mine = shared.emit();
+    match other.join().unwrap() {
+        code::OK => mine,
+        status => status,
+    }
+}
+
 fn start() -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
     start_with(Config {
         job_items: 1,
@@ -41,13 +74,17 @@ fn start() -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
 }
 
 fn start_with(config: Config) -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
+    start_kernel(emit, config)
+}
+
+fn start_kernel(func: KernelFn, config: Config) -> (Engine, Arc<EventQueue>, Flag, Arc<Job>) {
     let entry = abi::Kernel {
         size: abi::size::<abi::Kernel>(),
         flags: abi::EMIT_WAITS,
         name: c"emit".as_ptr(),
         sig: c"any()".as_ptr(),
         doc: std::ptr::null(),
-        func: Some(emit),
+        func: Some(func),
         user: std::ptr::null_mut(),
         drop: None,
     };
@@ -104,10 +141,35 @@ fn all_items_are_taken() {
     });
 }
 
+/// A place in the queue counts for two values and their reservations: there is room for one.
+const ROOM: usize = 3 * (size_of::<Value>() + 16);
+
+#[test]
+fn threads_that_need_the_memory_of_each_other_get_it() {
+    check(|| {
+        let config = Config {
+            job_memory: ROOM,
+            ..Config::default()
+        };
+        let (engine, queue, flag, job) = start_kernel(emit_twice, config);
+        let (mut count, mut is_done) = (0, false);
+        while !is_done {
+            flag.wait();
+            queue.clear();
+            while let Some(event) = queue.pop() {
+                job.notice_items();
+                count += std::iter::from_fn(|| job.take_item()).count();
+                is_done |= matches!(event, Event::Done(_));
+            }
+        }
+        assert_eq!(count, 2);
+        assert!(matches!(job.result(), Some(JobResult::Value(_))));
+        assert!(engine.close(Duration::MAX).is_empty());
+    });
+}
+
 #[test]
 fn a_kernel_that_waits_for_memory_gets_it_when_all_items_are_taken() {
-    // A place in the queue counts for two values and their reservations: there is room for one.
-    const ROOM: usize = 3 * (size_of::<Value>() + 16);
     check(|| {
         let (engine, queue, flag, job) = start_with(Config {
             job_memory: ROOM,
