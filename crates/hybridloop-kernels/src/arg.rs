@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::bus::Key;
 use crate::channel::Channel;
-use crate::memory::block::{Format, View};
+use crate::memory::block::{BlockBuilder, Format, View};
+use crate::memory::limit::MemoryLimit;
 
 /// Memory that the caller owns, such as that of a Python object with the buffer protocol.
 #[derive(Clone, Debug)]
@@ -86,6 +87,15 @@ impl Buffer {
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// A copy of a buffer without gaps; `None` if there is not enough memory.
+    pub(crate) fn copy(&self, limit: &Arc<MemoryLimit>) -> Option<View> {
+        // SAFETY: there are `len` bytes without gaps, which are valid and not written, as the caller of `new` upholds.
+        let data = unsafe { std::slice::from_raw_parts(self.data, self.len) };
+        let view = View::new(BlockBuilder::copy(data, limit)?.seal());
+        let shape = self.shape.as_deref().map(Arc::from);
+        view.with_shape(self.format.clone(), self.itemsize, shape)
     }
 
     /// Whether it has no bytes.

@@ -130,7 +130,7 @@ impl Engine {
         options: JobOptions,
     ) -> Result<Arc<Job>, SubmitError> {
         let id = Job::next_id();
-        let inputs = Inputs::bind(id, kernel, args, out)?;
+        let inputs = Inputs::bind(id, kernel, args, out, self.memory())?;
         self.pool.admit(1)?;
         let resources = self.resources.clone();
         let job = Job::new(id, kernel.clone(), inputs, options, None, resources);
@@ -159,7 +159,7 @@ impl Engine {
                 return Err(SubmitError::Memory);
             }
             let id = Job::next_id();
-            let inputs = Inputs::bind(id, kernel, args, None)
+            let inputs = Inputs::bind(id, kernel, args, None, self.memory())
                 .map_err(|error| SubmitError::Call(index, Box::new(error)))?;
             let (batch, resources) = (Some(batch.clone()), self.resources.clone());
             let kernel = kernel.clone();

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use common::{
     until_it_runs,
 };
 use hybridloop_kernels::{
-    Arg, Code, Config, Engine, Event, JobOptions, JobResult, JobState, Key, Value,
+    abi, Arg, Code, Config, Engine, Event, JobOptions, JobResult, JobState, Kernel, Key,
+    SubmitError, Value,
 };
 
 #[test]
@@ -236,4 +238,127 @@ fn limits_of_memory_are_errors_of_the_job() {
     );
     drop(job);
     assert_eq!(engine.memory().used(), 0);
+}
+
+/// Returns the value that `user` points to.
+unsafe extern "C" fn give(
+    _: *const abi::Host,
+    _: *mut abi::RawCtx,
+    _: *const abi::Val,
+    _: usize,
+    out: *mut abi::Val,
+    user: *mut c_void,
+) -> i32 {
+    // SAFETY: `user` points to a value that is leaked, and `out` to a variable of the host.
+    unsafe { out.write(user.cast::<abi::Val>().read()) };
+    0
+}
+
+#[test]
+fn results_have_the_declared_type() {
+    let engine = engine(1);
+    let returned = |signature: &'static std::ffi::CStr, value: abi::Val| {
+        let entry = abi::Kernel {
+            size: abi::size::<abi::Kernel>(),
+            flags: 0,
+            name: c"give".as_ptr(),
+            sig: signature.as_ptr(),
+            doc: std::ptr::null(),
+            func: Some(give),
+            user: std::ptr::from_mut(Box::leak(Box::new(value))).cast(),
+            drop: None,
+        };
+        // SAFETY: the entry is valid: it consists of constants, the kernel above, and its value.
+        let kernel = unsafe { Kernel::from_entry(&raw const entry, None) }.unwrap();
+        let job = run(&engine, &kernel, vec![]);
+        match result(&job) {
+            JobResult::Value(value) => format!("{value:?}"),
+            JobResult::Error(error) => {
+                assert_eq!(error.code, Code::Result);
+                error.message.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let text = abi::Val::buf(
+        abi::kind::STR,
+        abi::Buf::bytes(c"text".as_ptr().cast(), 4, abi::COPY),
+    );
+    for (signature, value, expected) in [
+        (c"bool()", abi::Val::i64(2), "Bool(true)"),
+        (c"bool()", abi::Val::u64(0), "Bool(false)"),
+        (c"u8()", abi::Val::i64(255), "UInt(255)"),
+        (c"u8()", abi::Val::bool(true), "UInt(1)"),
+        (c"i8()", abi::Val::u64(127), "Int(127)"),
+        (c"f64()", abi::Val::i64(-3), "Float(-3.0)"),
+        (c"f32()", abi::Val::f64(0.1), "Float(0.10000000149011612)"),
+        (c"any()", abi::Val::i64(300), "Int(300)"),
+        (c"u8()", abi::Val::NONE, "None"),
+        (
+            c"u8()",
+            abi::Val::i64(256),
+            "the kernel returned 256, and declares u8",
+        ),
+        (
+            c"u32()",
+            abi::Val::i64(-1),
+            "the kernel returned -1, and declares u32",
+        ),
+        (
+            c"i64()",
+            abi::Val::u64(1 << 63),
+            "the kernel returned 9223372036854775808, and declares i64",
+        ),
+        (
+            c"i32()",
+            abi::Val::f64(1.0),
+            "the kernel returned a float, and declares i32",
+        ),
+        (
+            c"bool()",
+            abi::Val::f64(1.0),
+            "the kernel returned a float, and declares bool",
+        ),
+        (c"f64()", text, "the kernel returned str, and declares f64"),
+    ] {
+        assert_eq!(returned(signature, value), expected, "{signature:?}");
+    }
+}
+
+#[test]
+fn small_buffers_that_are_not_aligned_are_copied() {
+    let engine = engine(1);
+    let bytes: &'static mut [u8] = Box::leak(vec![0_u8; (64 << 10) + 17].into());
+    let start = usize::from(bytes.as_ptr().addr().is_multiple_of(8));
+    for number in bytes[start..].chunks_exact_mut(8) {
+        number.copy_from_slice(&1_i64.to_ne_bytes());
+    }
+    let bytes: &'static [u8] = bytes;
+    let skewed = |len: usize| {
+        let mut argument = buffer(&bytes[start..start + len], c"B");
+        (argument.format, argument.itemsize) = (c"q".into(), 8);
+        argument
+    };
+    let job = run(&engine, &kernel("c.sum"), vec![Arg::Buffer(skewed(24))]);
+    assert_eq!(int(&job), 3);
+    drop(job);
+    let many = vec![vec![Arg::Buffer(skewed(64 << 10))]; 2];
+    let submitted = engine.submit_many(&kernel("c.sum"), many, None, &JobOptions::default);
+    for job in submitted.unwrap().1 {
+        assert_eq!(int(&job), 8 << 10);
+    }
+    assert_eq!(engine.memory().used(), 0);
+    let submit = |engine: &Engine, len| {
+        let args = vec![Arg::Buffer(skewed(len))];
+        engine.submit(&kernel("c.sum"), args, None, JobOptions::default())
+    };
+    let error = submit(&engine, (64 << 10) + 8).unwrap_err().to_string();
+    assert!(error.contains("too large to be copied (64 KiB)"), "{error}");
+    let tight = Engine::new(&Config {
+        threads: 1,
+        memory: 100,
+        ..Config::default()
+    });
+    assert_eq!(submit(&tight, 104).unwrap_err(), SubmitError::Memory);
+    assert_eq!(int(&submit(&tight, 96).unwrap()), 12);
 }

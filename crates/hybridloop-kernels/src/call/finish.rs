@@ -23,7 +23,7 @@ pub(super) unsafe fn output(
 ) -> Result<Value, KernelError> {
     match status {
         // SAFETY: the caller passes a valid value.
-        code::OK => return unsafe { val_to_value(call, out, true) },
+        code::OK => return declared(call, unsafe { val_to_value(call, out, true) }?),
         code::PENDING => {
             return Err(KernelError::new(
                 Code::Result,
@@ -39,6 +39,15 @@ pub(super) unsafe fn output(
         _ => code.description().to_owned(),
     };
     Err(KernelError { code, message })
+}
+
+/// A result in the form of the type that the kernel declares.
+fn declared(call: &CallContext, value: Value) -> Result<Value, KernelError> {
+    let Some(signature) = call.job.kernel().signature() else {
+        return Ok(value);
+    };
+    let converted = signature.result.convert_result(value);
+    converted.map_err(|what| KernelError::new(Code::Result, format!("the kernel {what}")))
 }
 
 fn publish(job: &Job, value: &Value) -> Result<(), KernelError> {

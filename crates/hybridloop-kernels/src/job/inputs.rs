@@ -1,8 +1,11 @@
 //! The arguments of a job, checked against the kernel's signature, with the borrows of their memory.
 
+use std::sync::Arc;
+
 use crate::arg::Arg;
 use crate::error::SubmitError;
 use crate::memory::borrows::{Access, BorrowGuard, BorrowTracker, Conflict, Extent};
+use crate::memory::limit::MemoryLimit;
 use crate::registry::kernel::Kernel;
 
 /// What a job uses until it is done. The arguments are dropped before the borrows end.
@@ -14,12 +17,13 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     /// Checks the arguments for a job with this number, and borrows their memory. `out` becomes the argument for the parameter
-    /// that is written, or the last one if the kernel has no signature.
+    /// that is written, or the last one if the kernel has no signature. Small buffers that are not aligned are copied.
     pub fn bind(
         job: u64,
         kernel: &Kernel,
         mut args: Vec<Arg>,
         out: Option<Arg>,
+        memory: &Arc<MemoryLimit>,
     ) -> Result<Self, SubmitError> {
         let has_out = out.is_some();
         if let Some(signature) = kernel.signature() {
@@ -50,6 +54,13 @@ impl Inputs {
                 .borrow(job, extents)
                 .map_err(|conflict| refusal(conflict, kernel, &args, is_out))?
         };
+        // Borrowed, so no kernel writes to them.
+        let params = kernel.signature().map(|signature| &signature.params);
+        for (param, arg) in params.into_iter().flatten().zip(&mut args) {
+            if let Some(aligned) = param.align(arg, memory)? {
+                *arg = aligned;
+            }
+        }
         Ok(Self {
             args,
             _borrows: borrows,

@@ -271,6 +271,16 @@ impl View {
         Some(self)
     }
 
+    /// A copy in a block of its own; `None` if there is not enough memory.
+    pub fn copy(&self, limit: &Arc<MemoryLimit>) -> Option<Self> {
+        let block = BlockBuilder::copy(self, limit)?.seal();
+        Some(Self {
+            block,
+            start: 0,
+            ..self.clone()
+        })
+    }
+
     /// The block.
     pub fn block(&self) -> &Arc<Block> {
         &self.block

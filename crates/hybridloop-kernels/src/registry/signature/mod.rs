@@ -290,9 +290,11 @@ mod tests {
         // SAFETY: no kernel runs, so nobody uses the memory.
         let mut skewed = unsafe { Buffer::new(0, data.as_ptr().cast::<u8>().wrapping_add(1), 8) };
         (skewed.format, skewed.itemsize) = (c"d".into(), 8);
+        assert!(bind("f64(f64* a)", vec![arg(&skewed)], None).is_ok());
+        skewed.writable = true;
         assert_eq!(
-            error("f64(f64* a)", vec![arg(&skewed)], None).1,
-            "k(): argument 'a': the buffer is not aligned"
+            error("f64(out f64* a)", vec![arg(&skewed)], None).1,
+            "k(): argument 'a': the buffer is not aligned, and the kernel writes to it: pass an aligned one"
         );
     }
 }

@@ -1,8 +1,11 @@
 //! A parameter, and the check of an argument for it.
 
+use std::sync::Arc;
+
 use crate::arg::Arg;
 use crate::bus::Key;
-use crate::error::{ArgumentError, ArgumentErrorKind};
+use crate::error::{ArgumentError, ArgumentErrorKind, SubmitError};
+use crate::memory::limit::MemoryLimit;
 use crate::registry::signature::types::{Scalar, Type};
 
 /// A parameter.
@@ -21,6 +24,9 @@ pub struct Param {
 }
 
 impl Param {
+    /// The largest buffer that is copied if it is not aligned. A copy is made by the thread that submits.
+    pub const COPIED: usize = 64 << 10;
+
     /// Checks an argument, and converts it to the form of the type: kernels read that without a look at the kind.
     pub(super) fn convert(&self, kernel: &str, arg: &mut Arg) -> Result<(), ArgumentError> {
         self.check(kernel, arg)?;
@@ -96,14 +102,16 @@ impl Param {
                         "the buffer is not C-contiguous".into(),
                     );
                 }
-                self.check_elements(buffer.format.to_bytes(), buffer.itemsize, buffer.as_ptr())
+                let format = buffer.format.to_bytes();
+                self.check_elements(format, buffer.itemsize, buffer.as_ptr(), buffer.len())
                     .or_else(|(kind, reason)| fail(kind, reason))
             }
             (Type::Pointer(_) | Type::Slice(_) | Type::Buf, Arg::View(view)) => {
                 if self.out {
                     return fail(ArgumentErrorKind::Value, "the buffer is read-only".into());
                 }
-                self.check_elements(view.format().to_bytes(), view.itemsize(), view.as_ptr())
+                let format = view.format().to_bytes();
+                self.check_elements(format, view.itemsize(), view.as_ptr(), view.len())
                     .or_else(|(kind, reason)| fail(kind, reason))
             }
             _ => mismatch(),
@@ -115,6 +123,7 @@ impl Param {
         format: &[u8],
         itemsize: usize,
         data: *const u8,
+        len: usize,
     ) -> Result<(), (ArgumentErrorKind, String)> {
         let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
             return Ok(());
@@ -127,9 +136,43 @@ impl Param {
             );
             return Err((ArgumentErrorKind::Type, reason));
         }
-        if !data.addr().is_multiple_of(scalar.size()) {
-            return Err((ArgumentErrorKind::Value, "the buffer is not aligned".into()));
+        if data.addr().is_multiple_of(scalar.size()) {
+            return Ok(());
         }
-        Ok(())
+        let reason = if self.out {
+            "the buffer is not aligned, and the kernel writes to it: pass an aligned one".into()
+        } else if len > Self::COPIED {
+            let limit = Self::COPIED >> 10;
+            format!("the buffer is not aligned, and too large to be copied ({limit} KiB): pass an aligned copy")
+        } else {
+            return Ok(());
+        };
+        Err((ArgumentErrorKind::Value, reason))
+    }
+
+    /// An aligned copy of an argument that was checked, if the kernel cannot read it where it is; an error if there is no memory.
+    pub(crate) fn align(
+        &self,
+        arg: &Arg,
+        memory: &Arc<MemoryLimit>,
+    ) -> Result<Option<Arg>, SubmitError> {
+        let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
+            return Ok(None);
+        };
+        let data = match arg {
+            Arg::Buffer(buffer) => buffer.as_ptr(),
+            Arg::View(view) => view.as_ptr(),
+            _ => return Ok(None),
+        };
+        if data.addr().is_multiple_of(scalar.size()) {
+            return Ok(None);
+        }
+        let copy = match arg {
+            Arg::Buffer(buffer) => buffer.copy(memory),
+            Arg::View(view) => view.copy(memory),
+            _ => None,
+        };
+        copy.map(|view| Some(Arg::View(view)))
+            .ok_or(SubmitError::Memory)
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::arg::Arg;
+use crate::value::Value;
 
 /// Numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,47 @@ pub enum Type {
     Chan,
     /// Anything.
     Any,
+}
+
+impl Type {
+    /// The result of a kernel that declares this type, in the form of the type. Only numbers are checked; none may be missing.
+    pub(crate) fn convert_result(self, value: Value) -> Result<Value, String> {
+        let Self::Scalar(scalar) = self else {
+            return Ok(value);
+        };
+        let arg = match value {
+            Value::None => return Ok(value),
+            Value::Bool(value) => Arg::Bool(value),
+            Value::Int(value) => Arg::Int(value),
+            Value::UInt(value) => Arg::UInt(value),
+            Value::Float(value) => Arg::Float(value),
+            Value::Str(_) => return Err(format!("returned str, and declares {self}")),
+            Value::Buffer(_) => return Err(format!("returned a buffer, and declares {self}")),
+        };
+        let number = match arg {
+            Arg::Bool(value) => Some(i128::from(value)),
+            Arg::Int(value) => Some(i128::from(value)),
+            Arg::UInt(value) => Some(i128::from(value)),
+            _ => None,
+        };
+        match (scalar, number) {
+            (Scalar::F32 | Scalar::F64, _) => {}
+            (Scalar::Bool, Some(number)) => return Ok(Value::Bool(number != 0)),
+            (_, None) => return Err(format!("returned a float, and declares {self}")),
+            (_, Some(number)) => {
+                let (least, greatest) = scalar.range();
+                if !(least..=greatest).contains(&number) {
+                    return Err(format!("returned {number}, and declares {self}"));
+                }
+            }
+        }
+        Ok(match scalar.convert(&arg) {
+            Some(Arg::Int(value)) => Value::Int(value),
+            Some(Arg::UInt(value)) => Value::UInt(value),
+            Some(Arg::Float(value)) => Value::Float(value),
+            _ => value,
+        })
+    }
 }
 
 impl fmt::Display for Type {
