@@ -58,11 +58,45 @@ def test_a_batch_is_cancelled_as_a_whole():
         assert batch.cancelled()
         batch = engine.run_native_many("hl.sleep", [(LIMIT,)] * 2, return_exceptions=True)
         batch.cancel()
-        assert [type(result) for result in await batch] == [asyncio.CancelledError] * 2
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert batch.cancelled()
 
     run(main())
     assert engine.close(LIMIT) == []
     assert engine.stats()["queued"] == 0
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_a_task_that_waits_for_a_batch_keeps_its_cancellation(return_exceptions):
+    engine = NativeEngine(native_threads=1)
+
+    async def gathered(calls):
+        # asyncio's own, for comparison.
+        sleeps = (asyncio.sleep(*call) for call in calls)
+        return await asyncio.gather(*sleeps, return_exceptions=return_exceptions)
+
+    async def batched(calls):
+        return await engine.run_native_many(
+            "hl.sleep", calls, return_exceptions=return_exceptions
+        )
+
+    async def main():
+        for wait in gathered, batched:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await wait([(LIMIT,)] * 2)
+            # Some of the calls are done.
+            task = asyncio.create_task(wait([(0.0,), (LIMIT,)]))
+            await until(lambda: engine.stats()["done"] == 1 or wait is gathered)
+            await asyncio.sleep(0.01)
+            task.cancel("enough")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+
+    run(main())
+    assert engine.close(LIMIT) == []
 
 
 def test_the_timeout_is_that_of_all():

@@ -61,13 +61,19 @@ impl NativeAwaitable {
 
     /// Sets the result of the work, unless the future has one already.
     fn finish(&self, py: Python<'_>) {
-        if lock(&self.state).result.is_some() {
+        let state = lock(&self.state);
+        let (is_set, cancel_requested) = (state.result.is_some(), state.cancel_requested);
+        drop(state);
+        let Some(work) = self.work().filter(|_| !is_set) else {
             return;
-        }
-        let Some(work) = self.work() else { return };
-        let result = work
-            .result(py)
-            .unwrap_or_else(|error| FutureResult::error(py, error));
+        };
+        let result = if cancel_requested && work.was_cancelled() {
+            // Also if exceptions are results, as with `asyncio.gather()`: a task that waits must not lose its cancellation.
+            FutureResult::Cancelled
+        } else {
+            work.result(py)
+                .unwrap_or_else(|error| FutureResult::error(py, error))
+        };
         self.set_result(result);
     }
 

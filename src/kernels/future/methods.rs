@@ -61,11 +61,14 @@ impl NativeAwaitable {
         if this.peek().is_some() {
             return Ok(false);
         }
+        // Before the end, which another thread may dispatch.
+        let before = std::mem::replace(&mut lock(&this.state).cancel_requested, true);
         let mut requested = false;
         for job in work.jobs() {
             requested |= job.cancel();
         }
         if !requested {
+            lock(&this.state).cancel_requested = before;
             return Ok(false);
         }
         let before = std::mem::replace(&mut lock(&this.state).cancel_message, msg.map(Ref::from));

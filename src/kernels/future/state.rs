@@ -34,6 +34,7 @@ pub struct State {
     pub engine: Option<Arc<Engine>>,
     /// The timer of the deadline.
     pub timer: Option<Ref>,
+    pub cancel_requested: bool,
     pub cancel_message: Option<Ref>,
     /// What `concurrent.futures` reads, once it has.
     pub view: Option<Ref>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hybridloop_kernels::{Batch, EventQueue, Job};
+use hybridloop_kernels::{Batch, EventQueue, Job, JobResult};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -42,6 +42,12 @@ impl Work {
             Self::Job(job) => job.result().is_some(),
             Self::Batch { batch, .. } => batch.remaining() == 0,
         }
+    }
+
+    /// Whether a job was cancelled. What a kernel returns does not count.
+    pub fn was_cancelled(&self) -> bool {
+        let mut results = self.jobs().iter().map(|job| job.result());
+        results.any(|result| matches!(result, Some(JobResult::Cancelled)))
     }
 
     /// The words for it in error messages.
