@@ -1,15 +1,13 @@
 //! Conversion of Python objects to arguments of kernels.
 
-use std::borrow::Cow;
-use std::ffi::{c_char, CStr};
-
-use hybridloop_kernels::{Arg, Buffer, Format, Kernel, Key, Param, Scalar, Signature, Type};
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use hybridloop_kernels::{Arg, Buffer, Kernel, Key, Param, Scalar, Signature, Type};
+use pyo3::exceptions::{PyException, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use crate::allocator::out_of_memory;
+use crate::kernels::arrays::{describe, Lent};
 use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::buffer_guards::BufferGuards;
 use crate::kernels::channel::Channel;
@@ -171,6 +169,10 @@ impl<'a> ArgumentSite<'a> {
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } != 0 {
             return self.buffer(object, guards);
         }
+        // Before numbers: a tensor of one element may be one, too.
+        if let Some(arg) = self.lent(object, guards)? {
+            return Ok(arg);
+        }
         // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyIndex_Check(object.as_ptr()) } != 0 {
             return self.number(object, Scalar::I64);
@@ -251,6 +253,9 @@ impl<'a> ArgumentSite<'a> {
     pub fn buffer(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Arg> {
         // SAFETY: a `Bound` proves attachment and is live.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
+            if let Some(arg) = self.lent(object, guards)? {
+                return Ok(arg);
+            }
             return Err(PyTypeError::new_err(format!(
                 "{}: expected a buffer, got {}",
                 self.name(),
@@ -260,61 +265,30 @@ impl<'a> ArgumentSite<'a> {
         let flags = ffi::PyBUF_STRIDES | ffi::PyBUF_FORMAT;
         // SAFETY: a `Bound` proves attachment and is live.
         let acquired = unsafe { BufferGuard::acquire(object.as_ptr(), flags, describe) };
-        let (guard, buffer) = acquired.map_err(|error| {
-            let error = PyErr::from(error);
-            let reason = error.value(object.py()).to_string();
-            let named = PyValueError::new_err(format!("{}: {reason}", self.name()));
-            named.set_cause(object.py(), Some(error));
-            named
-        })?;
+        let (guard, buffer) = acquired.map_err(|error| self.refusal(object.py(), error.into()))?;
         guards.push_buffer(guard)?;
         Ok(Arg::Buffer(buffer))
     }
-}
 
-/// `'C'`: rows first.
-const C_ORDER: c_char = 67;
+    /// An array of another library; its memory is added to `guards`. `None` for other objects.
+    #[cold]
+    fn lent(&self, object: &Bound<'_, PyAny>, guards: &mut BufferGuards) -> PyResult<Option<Arg>> {
+        let found = Lent::of(object).map_err(|error| self.refusal(object.py(), error))?;
+        let Some((lent, buffer)) = found else {
+            return Ok(None);
+        };
+        guards.push_lent(lent)?;
+        Ok(Some(Arg::Buffer(buffer)))
+    }
 
-/// The engine's description of a filled view.
-fn describe(view: &ffi::Py_buffer) -> Buffer {
-    let len = view.len.unsigned_abs();
-    // SAFETY: the object has exported `len` bytes at `buf`, and the guard of this view is held until the kernel has returned.
-    // The documentation of `run_native()` forbids to write to the buffer until then.
-    let mut buffer = unsafe { Buffer::new(0, view.buf.cast_const().cast(), len) };
-    buffer.itemsize = view.itemsize.unsigned_abs().max(1);
-    if !view.format.is_null() {
-        // SAFETY: the format of a filled view is null or a C string that lives as long as the view.
-        let format = unsafe { CStr::from_ptr(view.format) };
-        buffer.format = copy_format(format);
-    }
-    buffer.writable = view.readonly == 0;
-    // SAFETY: the view is filled, and has not moved since.
-    buffer.contiguous = unsafe { ffi::PyBuffer_IsContiguous(view, C_ORDER) } != 0;
-    let ndim = view.ndim.unsigned_abs() as usize;
-    let dims = |numbers: *mut isize| {
-        // SAFETY: `numbers` is the `shape` or the `strides` of a filled view, not null: an array of `ndim` numbers.
-        let dims = unsafe { std::slice::from_raw_parts(numbers, ndim) };
-        dims.iter().map(|&n| n as i64).collect()
-    };
-    if ndim != 1 && !view.shape.is_null() && ndim > 0 {
-        buffer.shape = Some(dims(view.shape));
-    }
-    if !buffer.contiguous && ndim > 0 && !view.strides.is_null() {
-        if !view.shape.is_null() {
-            buffer.shape = Some(dims(view.shape));
+    /// The error for an object that does not give its memory.
+    fn refusal(&self, py: Python<'_>, error: PyErr) -> PyErr {
+        if !error.is_instance_of::<PyException>(py) {
+            return error;
         }
-        buffer.strides = Some(dims(view.strides));
-    }
-    buffer
-}
-
-/// A copy of a format; common formats need no allocation.
-fn copy_format(format: &CStr) -> Format {
-    const COMMON: [&CStr; 14] = [
-        c"B", c"b", c"c", c"d", c"f", c"l", c"L", c"i", c"I", c"q", c"Q", c"h", c"H", c"?",
-    ];
-    match COMMON.iter().find(|common| **common == format) {
-        Some(common) => Cow::Borrowed(common),
-        None => Cow::Owned(format.to_owned()),
+        let reason = error.value(py).to_string();
+        let named = PyValueError::new_err(format!("{}: {reason}", self.name()));
+        named.set_cause(py, Some(error));
+        named
     }
 }

@@ -4,13 +4,14 @@ use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use hybridloop_kernels::View;
-use pyo3::exceptions::{PyBufferError, PyValueError};
+use hybridloop_kernels::{MemoryLimit, View};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 
+use crate::kernels::arrays::{to_arrow, to_arrow_schema, to_dlpack, DlpackRequest};
 use crate::kernels::exceptions::cannot_pickle;
 
 /// Copies of at least this size run detached, so that other Python threads run meanwhile. Detaching costs more than a smaller
@@ -152,6 +153,62 @@ impl NativeBuffer {
             unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) }
         });
         Ok(bytes.cast_into()?)
+    }
+
+    /// A DLPack tensor with the same memory, which is read-only: for `from_dlpack()` of numpy and others. With `copy=True` it is a
+    /// copy that may be written to.
+    ///
+    /// Raises `BufferError` if DLPack has no such elements, or if `max_version` is below 1.0, where a tensor cannot say that it is
+    /// read-only.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<&Bound<'py, PyAny>>,
+        max_version: Option<&Bound<'py, PyAny>>,
+        dl_device: Option<&Bound<'py, PyAny>>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let is_copy = copy == Some(true);
+        let view = if is_copy {
+            let limit = MemoryLimit::new(usize::MAX);
+            let copy = copy_bytes(py, self.view.len(), || self.view.copy(&limit));
+            copy.ok_or_else(|| PyMemoryError::new_err(()))?
+        } else {
+            self.view.clone()
+        };
+        let request = DlpackRequest {
+            stream,
+            max_version,
+            device: dl_device,
+            is_copy,
+        };
+        to_dlpack(py, view, self.dims.shape(), &request)
+    }
+
+    /// The device of `__dlpack__()`: the CPU.
+    #[allow(clippy::unused_self)]
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        (1, 0)
+    }
+
+    /// An Arrow array with the same memory: for `pyarrow.array()` and others.
+    ///
+    /// Raises `BufferError` if Arrow has no such elements, or for more than one dimension.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        // Consumers cast what they get.
+        let _ = requested_schema;
+        to_arrow(py, &self.view, self.dims.shape().len())
+    }
+
+    /// The type of `__arrow_c_array__()`.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        to_arrow_schema(py, &self.view, self.dims.shape().len())
     }
 
     /// Its elements as a list; nested lists for several dimensions.

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 use crate::allocator::out_of_memory;
+use crate::kernels::arrays::Lent;
 use crate::python::buffer::BufferGuard;
 use crate::python::Ref;
 
@@ -11,6 +12,7 @@ enum Guard {
     /// An exact `bytes`, which never changes: a reference suffices.
     Bytes(Ref),
     Buffer(#[allow(dead_code, reason = "dropping it releases the buffer")] BufferGuard),
+    Lent(#[allow(dead_code, reason = "dropping it gives the memory back")] Lent),
 }
 
 /// The guards of all arguments of a job or batch. Dropping them may run Python code.
@@ -26,6 +28,10 @@ impl BufferGuards {
         self.push(Guard::Buffer(buffer))
     }
 
+    pub fn push_lent(&mut self, lent: Lent) -> PyResult<()> {
+        self.push(Guard::Lent(lent))
+    }
+
     #[inline]
     fn push(&mut self, guard: Guard) -> PyResult<()> {
         self.0.try_reserve(1).map_err(out_of_memory)?;
@@ -33,11 +39,11 @@ impl BufferGuards {
         Ok(())
     }
 
-    /// Visits the objects, for the garbage collector. Buffers are not visited: a `Py_buffer` owns its object alone.
+    /// Visits the objects, for the garbage collector. Buffers and arrays are not visited: they own their objects alone.
     pub fn traverse<E>(&self, mut visit: impl FnMut(&Ref) -> Result<(), E>) -> Result<(), E> {
         self.0.iter().try_for_each(|guard| match guard {
             Guard::Bytes(object) => visit(object),
-            Guard::Buffer(_) => Ok(()),
+            Guard::Buffer(_) | Guard::Lent(_) => Ok(()),
         })
     }
 }

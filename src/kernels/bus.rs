@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use hybridloop_kernels::{BusError, BusStats, Engine, Key};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::kernels::buffer::{copy_bytes, NativeBuffer};
+use crate::kernels::buffer::NativeBuffer;
 use crate::kernels::exceptions::{bus_error, cannot_pickle};
 use crate::kernels::key::key_bytes;
 use crate::kernels::numbers::optional_size;
+use crate::kernels::pushed::Pushed;
 use crate::kernels::waiters::Waiter;
-use crate::python::buffer::BufferGuard;
 use crate::python::bytes::{new_list, new_str, to_bytes};
 use crate::python::finalization::hang_at_exit;
 use crate::python::package;
@@ -49,19 +49,21 @@ impl Bus {
         hang_at_exit();
         let py = key.py();
         let bytes = key_bytes(key)?;
-        // SAFETY: a `Bound` proves attachment and is live.
-        let buffer = unsafe { BufferGuard::readable(data.as_ptr()) }?;
-        let data = buffer.as_slice();
-        let size = optional_size("size", size, 0)?.unwrap_or(data.len());
-        let Some(data) = data.get(..size) else {
-            return Err(PyValueError::new_err(format!(
-                "size is {size}, but there are only {} bytes",
-                data.len()
+        let Some(mut pushed) = Pushed::of(data)? else {
+            return Err(PyTypeError::new_err(format!(
+                "a bytes-like object or an array is required, not '{}'",
+                data.get_type().name()?
             )));
         };
+        if let Some(size) = optional_size("size", size, 0)? {
+            let len = pushed.len();
+            pushed = pushed.first_bytes(size).ok_or_else(|| {
+                PyValueError::new_err(format!("size is {size}, but there are only {len} bytes"))
+            })?;
+        }
         Ok(self.bus().and_then(|bus| {
             let key = Key::new(bytes)?;
-            copy_bytes(py, data.len(), || bus.put_new(&key, data))
+            bus.put_new_with(&key, pushed.len(), |memory| pushed.into_view(py, memory))
         }))
     }
 }
@@ -73,8 +75,9 @@ impl Bus {
         Err(cannot_pickle(slf.as_any()))
     }
 
-    /// Create `key` with a copy of `data`, or of its first `size` bytes. Other threads run while 64 KiB or more are copied;
-    /// they must not write to `data` meanwhile.
+    /// Create `key` with a copy of `data`, which keeps its type and shape, or of its first `size` bytes. Memory that never changes
+    /// is shared instead: that of a `NativeBuffer`, of Arrow, and of a DLPack tensor that is read-only. Other threads run while
+    /// 64 KiB or more are copied; they must not write to `data` meanwhile.
     ///
     /// Raises `BusKeyExistsError` if the key exists, and changes nothing then; `BusBusyError` while a kernel writes it;
     /// `BusFullError` if the bus has no room.

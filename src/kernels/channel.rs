@@ -17,7 +17,8 @@ use crate::python::package;
 
 /// A queue that any thread can use: kernels, through `chan_push()` and `chan_pop()`, and Python.
 ///
-/// It copies the values: None, bool, int of 64 bits, float, str and bytes-like objects, which are popped as a `NativeBuffer`.
+/// It copies the values: None, bool, int of 64 bits, float, str, and bytes-like objects and arrays, which are popped as a
+/// `NativeBuffer` of the same type and shape.
 /// With order "lifo" the newest value is popped first.
 #[pyclass(frozen, module = "hybridloop._core")]
 pub struct Channel {

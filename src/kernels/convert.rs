@@ -3,13 +3,13 @@
 use std::collections::TryReserveError;
 use std::sync::Arc;
 
-use hybridloop_kernels::{BlockBuilder, MemoryLimit, Text, Value, View};
+use hybridloop_kernels::{MemoryLimit, Text, Value};
 use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use crate::kernels::buffer::{copy_bytes, NativeBuffer};
-use crate::python::buffer::BufferGuard;
+use crate::kernels::pushed::Pushed;
 use crate::python::bytes::new_str;
 
 /// The Python object of a value.
@@ -62,21 +62,13 @@ pub fn from_python(object: &Bound<'_, PyAny>, memory: &Arc<MemoryLimit>) -> PyRe
             .map(Value::Str)
             .ok_or_else(|| PyMemoryError::new_err(()));
     }
-    if let Ok(buffer) = object.cast::<NativeBuffer>() {
-        // Immutable, so it is shared.
-        return Ok(Value::Buffer(buffer.get().view().clone()));
-    }
-    // SAFETY: a `Bound` proves attachment and is live.
-    if unsafe { pyo3::ffi::PyObject_CheckBuffer(object.as_ptr()) } == 0 {
+    let Some(pushed) = Pushed::of(object)? else {
         return Err(PyTypeError::new_err(format!(
-            "expected None, bool, int, float, str or bytes, not {}",
+            "expected None, bool, int, float, str, bytes or an array, not {}",
             object.get_type().name()?
         )));
-    }
-    // SAFETY: a `Bound` proves attachment and is live.
-    let data = unsafe { BufferGuard::readable(object.as_ptr()) }?;
-    let data = data.as_slice();
-    let builder = copy_bytes(object.py(), data.len(), || BlockBuilder::copy(data, memory))
-        .ok_or_else(|| PyMemoryError::new_err(()))?;
-    Ok(Value::Buffer(View::new(builder.seal())))
+    };
+    let view = pushed.into_view(object.py(), memory);
+    view.map(Value::Buffer)
+        .ok_or_else(|| PyMemoryError::new_err(()))
 }

@@ -1,6 +1,7 @@
-//! `DeferredDrop`: a Python object that any thread may drop. The last job of a kernel may end on a worker, which is not
-//! attached to the interpreter, so it cannot drop what the kernel keeps alive.
+//! `DeferredDrop`: a Python object, or anything else that needs attachment, that any thread may drop. The last job of a kernel may
+//! end on a worker, which is not attached to the interpreter, so it cannot drop what the kernel keeps alive.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
@@ -9,8 +10,8 @@ use hybridloop_sync::primitives::lock;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// A Python object that any thread may drop. A thread that is not attached leaves it to the next call of [`drop_deferred`].
-pub struct DeferredDrop(Option<Py<PyAny>>);
+/// What any thread may drop. A thread that is not attached leaves it to the next call of [`drop_deferred`].
+pub struct DeferredDrop<T: Send + 'static = Py<PyAny>>(Option<T>);
 
 impl DeferredDrop {
     pub fn new(object: &Bound<'_, PyAny>) -> Self {
@@ -18,9 +19,15 @@ impl DeferredDrop {
     }
 }
 
-/// Objects dropped by threads that were not attached. Forks are held off while it is locked, because workers lock it, and the
+impl<T: Send> DeferredDrop<T> {
+    pub fn of(content: T) -> Self {
+        Self(Some(content))
+    }
+}
+
+/// What was dropped by threads that were not attached. Forks are held off while it is locked, because workers lock it, and the
 /// child of a fork could not unlock it.
-static DEFERRED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
+static DEFERRED: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
 
 /// Whether an attached thread has something to do: to drop deferred objects, or to dispatch the events of detached jobs. One
 /// flag for both, because it is read for every job that is submitted.
@@ -41,7 +48,7 @@ pub fn begin_drain() {
     DRAIN_REQUESTED.store(false, Ordering::SeqCst);
 }
 
-impl Drop for DeferredDrop {
+impl<T: Send> Drop for DeferredDrop<T> {
     fn drop(&mut self) {
         let Some(object) = self.0.take() else { return };
         // SAFETY: both functions can be called by any thread. PyGILState_Check() alone does not suffice: it returns 1 in every
@@ -53,6 +60,7 @@ impl Drop for DeferredDrop {
             drop(object);
             return;
         }
+        let object = Box::new(object);
         let no_forks = fork::block();
         let mut deferred = lock(&DEFERRED);
         deferred.push(object);

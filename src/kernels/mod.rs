@@ -6,6 +6,7 @@
 //! * [`job`] and [`batch`] — `NativeJob` and `NativeBatch`, which [`batch_stream`] iterates over; [`future`] — their base, a future that belongs to no loop.
 //! * [`options`] — the keyword arguments of both; [`named_arguments`] — arguments by the names of the signature.
 //! * [`arguments`] — conversion of Python objects to arguments; [`buffer_guards`] — what keeps their memory valid.
+//! * [`arrays`] — memory by the buffer protocol, Arrow and DLPack; [`pushed`] — the same on its way to the bus or a channel.
 //! * [`engine`] — `NativeEngine`: workers and a bus, and the default engine of the process.
 //! * [`bus`] and [`channel`] — `Bus` and `Channel`; [`waiters`] — futures that wait for them.
 //! * [`sources`] — what can be registered as a kernel; [`kernel`] — `Kernel`, and the registry of kernels by name.
@@ -17,6 +18,7 @@
 //! * [`exceptions`], [`key`], [`numbers`] — used by all.
 
 mod arguments;
+mod arrays;
 mod batch;
 mod batch_stream;
 mod buffer;
@@ -39,6 +41,7 @@ pub mod loop_handle;
 mod named_arguments;
 mod numbers;
 mod options;
+mod pushed;
 mod result;
 mod sources;
 mod submit;

@@ -42,6 +42,24 @@ pub fn normalized(error: PyErr) -> PyErr {
     PyErr::from(ErrSet::from(error))
 }
 
+/// Runs `body`, a destructor that may run Python code, also while an exception is set: that stays, and another one is reported.
+///
+/// # Safety
+/// The thread is attached.
+#[cold]
+pub unsafe fn keep_error(body: impl FnOnce()) {
+    // SAFETY: the caller guarantees an attached thread.
+    let py = unsafe { Python::assume_attached() };
+    let error = PyErr::take(py);
+    body();
+    if let Some(raised) = PyErr::take(py) {
+        raised.write_unraisable(py, None);
+    }
+    if let Some(error) = error {
+        error.restore(py);
+    }
+}
+
 /// Positional and keyword arguments of a fast call.
 #[derive(Clone, Copy)]
 pub struct Args<'a> {

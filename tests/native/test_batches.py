@@ -77,9 +77,7 @@ def test_a_task_that_waits_for_a_batch_keeps_its_cancellation(return_exceptions)
         return await asyncio.gather(*sleeps, return_exceptions=return_exceptions)
 
     async def batched(calls):
-        return await engine.run_native_many(
-            "hl.sleep", calls, return_exceptions=return_exceptions
-        )
+        return await engine.run_native_many("hl.sleep", calls, return_exceptions=return_exceptions)
 
     async def main():
         for wait in gathered, batched:

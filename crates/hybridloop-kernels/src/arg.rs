@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bus::Key;
 use crate::channel::Channel;
-use crate::memory::block::{BlockBuilder, Format, View};
+use crate::memory::block::{Block, BlockBuilder, Format, View};
 use crate::memory::limit::MemoryLimit;
 
 /// Memory that the caller owns, such as that of a Python object with the buffer protocol.
@@ -90,12 +90,24 @@ impl Buffer {
     }
 
     /// A copy of a buffer without gaps; `None` if there is not enough memory.
-    pub(crate) fn copy(&self, limit: &Arc<MemoryLimit>) -> Option<View> {
-        // SAFETY: there are `len` bytes without gaps, which are valid and not written, as the caller of `new` upholds.
-        let data = unsafe { std::slice::from_raw_parts(self.data, self.len) };
-        let view = View::new(BlockBuilder::copy(data, limit)?.seal());
+    pub fn copy(&self, limit: &Arc<MemoryLimit>) -> Option<View> {
+        let data = match self.len {
+            0 => &[],
+            // SAFETY: there are `len` bytes without gaps, which are valid and not written, as the caller of `new` upholds.
+            len => unsafe { std::slice::from_raw_parts(self.data, len) },
+        };
+        Some(self.in_block(BlockBuilder::copy(data, limit)?.seal()))
+    }
+
+    /// The same array in a block that has its bytes.
+    pub fn in_block(&self, block: Arc<Block>) -> View {
+        let bytes = View::new(block);
         let shape = self.shape.as_deref().map(Arc::from);
-        view.with_shape(self.format.clone(), self.itemsize, shape)
+        let array = bytes
+            .clone()
+            .with_shape(self.format.clone(), self.itemsize, shape);
+        // The elements of some arrays have no size.
+        array.unwrap_or(bytes)
     }
 
     /// Whether it has no bytes.

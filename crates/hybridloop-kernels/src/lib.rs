@@ -42,7 +42,7 @@ pub use job::batch::{Batch, BatchListener};
 pub use job::event::{Event, EventQueue};
 pub use job::result::{JobResult, KernelError};
 pub use job::{Job, JobListener, JobOptions, JobState};
-pub use memory::block::{Block, BlockBuilder, Format, Owner, View, ALIGN};
+pub use memory::block::{has_objects, Block, BlockBuilder, Format, Owner, View, ALIGN};
 pub use memory::limit::{set_memory_check, MemoryLimit, Reservation};
 pub use order::Order;
 pub use registry::kernel::{Kernel, Overrides};

@@ -49,14 +49,13 @@ impl Bus {
     /// # Errors
     /// As [`Bus::put_new_with`].
     pub fn put_new(&self, key: &Key, data: &[u8]) -> Result<(), BusError> {
-        self.put_new_with(key, data.len(), 0, |memory| {
+        self.put_new_with(key, data.len(), |memory| {
             Some(View::new(BlockBuilder::copy(data, memory)?.seal()))
         })
     }
 
-    /// Creates `key` with the view that `make` gives, unless it exists. The view has `len` bytes, and what describes them has
-    /// `header` bytes. `make` gets the limit that new memory counts towards, and gives `None` if there is not enough; it is not
-    /// called if the key cannot be created.
+    /// Creates `key` with the view of `len` bytes that `make` gives, unless it exists. `make` gets the limit that new memory
+    /// counts towards, and gives `None` if there is not enough; it is not called if the key cannot be created.
     ///
     /// # Errors
     /// [`BusError::Exists`]; [`BusError::Busy`] while a kernel writes the key; [`BusError::ReservedKey`],
@@ -65,7 +64,6 @@ impl Bus {
         &self,
         key: &Key,
         len: usize,
-        header: usize,
         make: impl FnOnce(&Arc<MemoryLimit>) -> Option<View>,
     ) -> Result<(), BusError> {
         self.check_open()?;
@@ -73,13 +71,17 @@ impl Bus {
             return Err(BusError::ReservedKey);
         }
         self.check_absent(&*self.lock_soon(key.as_bytes())?, key)?;
-        let place = self.place(key, header);
-        self.reserve(len + place)?;
+        self.reserve(len)?;
         let Some(view) = make(self.memory()) else {
-            self.release(len + place);
+            self.release(len);
             return Err(BusError::Memory);
         };
         debug_assert_eq!(view.len(), len);
+        let place = self.place(key, view.header());
+        if let Err(error) = self.reserve(place) {
+            self.release(len);
+            return Err(error);
+        }
         let sealed = Sealed {
             view: view.clone(),
             place,

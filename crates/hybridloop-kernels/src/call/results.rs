@@ -9,7 +9,7 @@ use hybridloop_sync::primitives::lock;
 use crate::arg::Arg;
 use crate::call::context::{bytes, CallContext};
 use crate::job::result::KernelError;
-use crate::memory::block::{BlockBuilder, Format, View};
+use crate::memory::block::{has_objects, BlockBuilder, Format, View};
 use crate::value::{Text, Value};
 
 fn invalid_result(reason: impl Into<String>) -> KernelError {
@@ -105,6 +105,11 @@ pub(super) unsafe fn val_to_value(
                 } else {
                     Format::Owned(CStr::from_ptr(buf.fmt).to_owned())
                 };
+                if has_objects(&format) {
+                    return Err(invalid_result(
+                        "the kernel returned elements that refer to Python objects",
+                    ));
+                }
                 let shape = match usize::try_from(buf.ndim) {
                     Ok(0 | 1) if buf.shape.is_null() => None,
                     Ok(ndim @ 0..=64) if !buf.shape.is_null() => {

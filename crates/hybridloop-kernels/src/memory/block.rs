@@ -213,6 +213,13 @@ impl DerefMut for BlockBuilder {
 /// The format of the elements of a buffer, in the notation of Python's `struct` module.
 pub type Format = Cow<'static, CStr>;
 
+/// Whether a format has references to Python objects (`O`), which only Python may copy.
+pub fn has_objects(format: &CStr) -> bool {
+    // Names of fields stand between colons.
+    let mut parts = format.to_bytes().split(|byte| *byte == b':');
+    parts.by_ref().step_by(2).any(|part| part.contains(&b'O'))
+}
+
 /// A part of a block as an array. It is cheap to clone and keeps the block alive.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -322,7 +329,7 @@ impl Deref for View {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Block, BlockBuilder, View, ALIGN};
+    use super::{has_objects, Block, BlockBuilder, View, ALIGN};
     use crate::memory::limit::MemoryLimit;
 
     #[test]
@@ -394,6 +401,16 @@ mod tests {
         assert!(foreign(std::ptr::null(), 1).is_none());
         drop(empty);
         assert_eq!((limit.used(), Arc::strong_count(&owner)), (0, 1));
+    }
+
+    #[test]
+    fn formats_with_objects_are_found() {
+        for format in [c"O", c"T{d:x:O:y:}", c"(2,3)O", c"T{T{O:a:}:b:}"] {
+            assert!(has_objects(format), "{format:?}");
+        }
+        for format in [c"B", c"Zd", c"T{d:Open:i:O:}", c"T{T{d:O:}:O:}", c""] {
+            assert!(!has_objects(format), "{format:?}");
+        }
     }
 
     #[test]

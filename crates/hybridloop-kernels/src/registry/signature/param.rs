@@ -156,15 +156,20 @@ impl Param {
         arg: &Arg,
         memory: &Arc<MemoryLimit>,
     ) -> Result<Option<Arg>, SubmitError> {
-        let (Type::Pointer(Some(scalar)) | Type::Slice(scalar)) = self.ty else {
-            return Ok(None);
-        };
-        let data = match arg {
-            Arg::Buffer(buffer) => buffer.as_ptr(),
-            Arg::View(view) => view.as_ptr(),
+        let (data, len, itemsize) = match arg {
+            Arg::Buffer(buffer) if buffer.contiguous && !self.out => {
+                (buffer.as_ptr(), buffer.len(), buffer.itemsize)
+            }
+            Arg::View(view) => (view.as_ptr(), view.len(), view.itemsize()),
             _ => return Ok(None),
         };
-        if data.addr().is_multiple_of(scalar.size()) {
+        let align = match self.ty {
+            Type::Pointer(Some(scalar)) | Type::Slice(scalar) => scalar.size(),
+            // The kernel checks what it gets, so a large one is passed on as it is.
+            Type::Buf if matches!(itemsize, 2 | 4 | 8) && len <= Self::COPIED => itemsize,
+            _ => return Ok(None),
+        };
+        if data.addr().is_multiple_of(align) {
             return Ok(None);
         }
         let copy = match arg {
