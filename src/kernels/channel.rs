@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::kernels::convert::{from_python, to_python};
+use crate::kernels::detached::drain_detached;
 use crate::kernels::exceptions::{cannot_pickle, forked_error, new_error};
 use crate::kernels::numbers::optional_size;
 use crate::kernels::waiters::{ChannelWaiters, Waiter};
@@ -128,8 +129,10 @@ impl Channel {
 
     /// Drop all values that are in the channel now; return how many.
     fn flush(&self, py: Python<'_>) -> PyResult<usize> {
-        py.detach(|| self.inner.clear())
-            .map_err(|reason| channel_error(py, reason))
+        let cleared = py.detach(|| self.inner.clear());
+        // What can be dropped in attached threads only.
+        drain_detached(py);
+        cleared.map_err(|reason| channel_error(py, reason))
     }
 
     /// Wait until the channel has a value or is closed. Raises `TimeoutError` after `timeout` seconds. Another consumer may

@@ -1,4 +1,4 @@
-"""Arrays as DLPack and Arrow capsules, made with ctypes, so that the tests see each call of a deleter."""
+"""DLPack and Arrow capsules, made with ctypes: the tests see each call of a deleter."""
 
 import ctypes
 import itertools
