@@ -122,6 +122,24 @@ def test_a_full_bus_refuses():
     assert engine.stats()["memory"] == 0
 
 
+@pytest.mark.parametrize("policy", ["error", "evict"])
+def test_many_keys_fill_the_bus_too(policy):
+    engine = NativeEngine(native_threads=1, bus_capacity=1 << 20, bus_policy=policy)
+    bus, pushed = engine.bus, 0
+    with contextlib.suppress(BusFullError):
+        while pushed < 20_000:
+            bus.push(f"{pushed}", b"")
+            pushed += 1
+    assert (pushed == 20_000) == (policy == "evict")
+    assert 1024 < len(bus) < 10_000
+    assert bus.stats()["bytes"] <= 1 << 20
+    calls = [(key,) for key in bus.keys()]  # noqa: SIM118 (no mapping)
+    engine.run_native_many("hl.bus.discard", calls).result(LIMIT)
+    assert (len(bus), bus.stats()["bytes"]) == (0, 0)
+    assert engine.close(LIMIT) == []
+    assert engine.stats()["memory"] == 0
+
+
 def test_an_evicting_bus_makes_room():
     engine = NativeEngine(bus_capacity=1000, bus_policy="evict")
     bus = engine.bus

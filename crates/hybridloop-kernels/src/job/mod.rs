@@ -7,7 +7,7 @@ pub mod inputs;
 pub mod resources;
 pub mod result;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -122,7 +122,8 @@ pub struct Job {
     /// Notified when values were taken, or nobody will take them.
     taken: Condvar,
     wants_items: AtomicBool,
-    keys: Mutex<Vec<Key>>,
+    /// Each once, however often the kernel writes it.
+    keys: Mutex<BTreeSet<Key>>,
     pub(crate) resources: Arc<Resources>,
 }
 
@@ -498,7 +499,7 @@ impl Job {
 
     /// Adds a key that is removed from the bus when the job is dropped.
     pub(crate) fn add_key(&self, key: Key) {
-        lock(&self.keys).push(key);
+        lock(&self.keys).insert(key);
     }
 }
 
