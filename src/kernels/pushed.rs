@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hybridloop_kernels::{has_objects, Block, Buffer, MemoryLimit, View};
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -37,10 +38,23 @@ impl Pushed {
         }
         // SAFETY: a `Bound` proves attachment and is live.
         let (source, buffer) = if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } != 0 {
-            let flags = ffi::PyBUF_ND | ffi::PyBUF_FORMAT;
-            // SAFETY: a `Bound` proves attachment and is live.
-            let (guard, buffer) =
-                unsafe { BufferGuard::acquire(object.as_ptr(), flags, describe) }?;
+            let acquire = |flags| {
+                // SAFETY: a `Bound` proves attachment and is live.
+                unsafe { BufferGuard::acquire(object.as_ptr(), flags, describe) }
+            };
+            let (guard, buffer) = match acquire(ffi::PyBUF_ND | ffi::PyBUF_FORMAT) {
+                Ok(acquired) => acquired,
+                Err(error) => {
+                    let error = PyErr::from(error);
+                    if !error.is_instance_of::<PyException>(object.py()) {
+                        return Err(error);
+                    }
+                    // Some types have no format, such as numpy's times: these are bytes.
+                    let (guard, mut bytes) = acquire(ffi::PyBUF_SIMPLE)?;
+                    (bytes.itemsize, bytes.shape) = (1, None);
+                    (guard, bytes)
+                }
+            };
             (Source::Buffer(guard), buffer)
         } else {
             let Some((lent, buffer)) = Lent::of(object)? else {

@@ -134,7 +134,7 @@ class OnlyDlpack:
 
 def test_other_buffers_keep_their_types(stores):
     class Point(ctypes.Structure):
-        _fields_ = [("x", ctypes.c_int32), ("y", ctypes.c_double)]
+        _fields_ = [("x", ctypes.c_int64), ("y", ctypes.c_double)]
 
     points = (Point * 2)(Point(1, 2.5), Point(3, 4.5))
     for store in stores:
@@ -150,6 +150,21 @@ def test_other_buffers_keep_their_types(stores):
         assert back.tolist() == [[0, 1, 2], [3, 4, 5]]
         one = store(numpy.array(5.5))
         assert (one.shape, one.tolist(), numpy.asarray(one)) == ((), 5.5, 5.5)
+
+
+def test_what_has_no_format_is_bytes(stores):
+    for value in (
+        numpy.array(["2026-11-30", "2027-01-01"], "M8[D]").reshape(1, 2),
+        numpy.array(5, "m8[s]"),
+        numpy.array([], "M8[s]"),
+    ):
+        with pytest.raises(ValueError, match="buffer"):
+            memoryview(value)
+        for store in stores:
+            back = store(value)
+            assert (back.format, back.shape) == ("B", (value.nbytes,))
+            assert bytes(back) == value.tobytes()
+            assert (numpy.frombuffer(back, value.dtype) == value.ravel()).all()
 
 
 def test_a_part_of_an_array_is_bytes(bus):

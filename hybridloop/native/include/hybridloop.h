@@ -48,7 +48,8 @@ extern "C" {
 #define HL_PENDING (-13)   /* no error: the kernel has taken a token, and complete() ends the call */
 
 /* Kinds of values. An argument for a parameter of a number has the kind of its type: HL_BOOL for bool, HL_I64 for i8 ... i64, HL_U64 for
-   u8 ... u64, HL_F64 for f32 and f64. */
+   u8 ... u64, HL_F64 for f32 and f64. A number that is the result may have another kind: it is converted to the declared type, and if
+   that cannot hold it, the job fails. */
 #define HL_NONE 0u
 #define HL_BOOL 1u /* u.i is 0 or 1 */
 #define HL_I64 2u  /* u.i */
