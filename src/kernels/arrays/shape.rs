@@ -113,6 +113,7 @@ pub unsafe fn array(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
