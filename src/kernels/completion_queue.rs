@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::event_loop::{exceptions, CompletionSource, LoopContext};
 use crate::kernels::buffer::NativeBuffer;
+use crate::kernels::deferred_drop::drop_deferred;
 use crate::kernels::exceptions::bus_error;
 use crate::python::future::resolve;
 use crate::python::{normalized, ErrSet, FfiResult, Ref};
@@ -182,6 +183,8 @@ impl CompletionQueue {
             return Ok(());
         }
         self.events.clear();
+        // A job that has ended may have dropped the memory of an array, in a thread that must not give it back.
+        drop_deferred(py);
         for _ in 0..EVENTS_PER_ITERATION {
             let Some(event) = self.events.pop() else {
                 return Ok(());

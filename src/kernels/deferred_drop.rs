@@ -64,16 +64,29 @@ impl<T: Send> Drop for DeferredDrop<T> {
         let no_forks = fork::block();
         let mut deferred = lock(&DEFERRED);
         deferred.push(object);
+        IS_PENDING.store(true, Ordering::Release);
         drop((deferred, no_forks));
         request_drain();
     }
 }
 
+/// Whether there is anything in it, for loops, which look after each dispatch.
+static IS_PENDING: AtomicBool = AtomicBool::new(false);
+
 /// Drops the objects that threads dropped while they were not attached.
+#[inline]
 pub fn drop_deferred(_py: Python<'_>) {
+    if IS_PENDING.load(Ordering::Acquire) {
+        drop_all();
+    }
+}
+
+#[cold]
+fn drop_all() {
     let no_forks = fork::block();
     let mut deferred = lock(&DEFERRED);
     let objects = std::mem::take(&mut *deferred);
+    IS_PENDING.store(false, Ordering::Release);
     drop((deferred, no_forks));
     drop(objects);
 }

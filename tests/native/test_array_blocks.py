@@ -15,7 +15,7 @@ from hybridloop._core import NativeEngine
 
 from . import capsules
 from .capsules import READ_ONLY, Arrow, Legacy, Tensor, Versioned
-from .support import LIMIT
+from .support import LIMIT, LOOPS, run
 
 numpy = pytest.importorskip("numpy")
 
@@ -275,6 +275,18 @@ def test_shared_memory_counts_and_is_given_back_once():
     del thread
     gc.collect()
     assert last.released == 1
+
+
+@pytest.mark.parametrize("loop", ["hybridloop", "asyncio"])
+def test_what_a_kernel_drops_is_given_back_when_it_has_ended(engine, loop):
+    value = Arrow(doubles(), 3)
+    engine.bus.push("key", value)
+
+    async def main():
+        assert await engine.run_native("hl.bus.discard", "key") is True
+        assert value.released == 1
+
+    run(main(), LOOPS[loop])
 
 
 def test_a_channel_gives_back_what_it_drops():
