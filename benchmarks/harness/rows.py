@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "engine": Command("Tasks handed to other threads", "benchmarks.engine"),
     "native": Command("Kernels beside run_in_executor()", "benchmarks.native"),
+    "builtins": Command("Built-in kernels beside numpy, hashlib, …", "benchmarks.builtins"),
     "waiting": Command("Ordinary functions that wait", "benchmarks.waiting"),
     "awaitables": Command("Async functions in C and Rust", "benchmarks.awaitables"),
     "beside": Command("Echo beside busy workers", "benchmarks.beside"),
