@@ -1,23 +1,19 @@
-//! Compression. Results are bytes, with a checksum of the data. What is damaged or incomplete, or followed by something else, is
-//! a `ValueError`; frames, and members of gzip, are joined. `max_size` is the greatest size of decompressed data, in bytes; 0
-//! means that only the limits of the engine apply. What the libraries allocate counts towards these too.
+//! Compression with deflate and LZ4. Results are bytes, with a checksum of the data. What is damaged or incomplete, or followed by
+//! something else, is a `ValueError`; frames, and members of gzip, are joined. `max_size` is the greatest size of decompressed
+//! data, in bytes; 0 means that only the limits of the engine apply. What the libraries allocate counts towards these too.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::Compression;
 use hybridloop_kernel::{abi, kernel, Code, Ctx, Error, Memory};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
-use zstd::zstd_safe::zstd_sys;
 
-use crate::builtin::common::{codec_error, entry, MemoryWriter, CHUNK};
-use crate::call::reserve;
-use crate::memory::limit::Reservation;
+use crate::builtin::codec::{codec_error, drain, feed, join, library_memory, MemoryWriter};
+use crate::builtin::common::entry;
 
 pub(super) const TABLE: &[abi::Kernel] = &[
-    entry::<zstd_compress>(),
-    entry::<zstd_decompress>(),
     entry::<gzip_compress>(),
     entry::<gzip_decompress>(),
     entry::<zlib_compress>(),
@@ -26,105 +22,11 @@ pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<lz4_decompress>(),
 ];
 
-fn feed<W: Write>(ctx: &Ctx, data: &[u8], encoder: &mut W) -> Result<(), Error> {
-    let mut done = 0;
-    for chunk in data.chunks(CHUNK) {
-        ctx.check()?;
-        encoder.write_all(chunk).map_err(codec_error)?;
-        done += chunk.len();
-        ctx.progress(done as u64, data.len() as u64);
-    }
-    Ok(())
-}
-
-/// The decompressed parts of `data`, one after another. `decode` decompresses the first part of what is left, and advances to
-/// the next.
-fn join<'a>(
-    ctx: &'a Ctx,
-    mut data: &[u8],
-    max_size: u64,
-    mut decode: impl FnMut(&mut &[u8], &mut MemoryWriter<'a>) -> Result<(), Error>,
-) -> Result<Memory<'a, u8>, Error> {
-    let expected = data.len().saturating_mul(2).max(64);
-    let expected = usize::try_from(max_size)
-        .ok()
-        .filter(|max_size| *max_size != 0)
-        .map_or(expected, |max_size| expected.min(max_size));
-    let mut writer = MemoryWriter::new(ctx, expected, max_size)?;
-    let len = data.len() as u64;
-    loop {
-        ctx.check()?;
-        decode(&mut data, &mut writer)?;
-        ctx.progress(len - data.len() as u64, len);
-        if data.is_empty() {
-            return writer.finish();
-        }
-    }
-}
-
-fn drain(mut decoder: impl Read, writer: &mut MemoryWriter<'_>) -> Result<(), Error> {
-    io::copy(&mut decoder, writer).map_err(codec_error)?;
-    Ok(())
-}
-
-/// Reserves what a library allocates.
-fn library_memory(ctx: &Ctx, bytes: usize) -> Result<Reservation, Error> {
-    reserve(ctx, bytes).ok_or_else(|| Code::Memory.into())
-}
-
 fn deflate_level(level: u32) -> Result<Compression, Error> {
     if level > 9 {
         return Err(Error::invalid("level: expected 0 to 9"));
     }
     Ok(Compression::new(level))
-}
-
-/// A Zstandard frame of `data`, with a checksum; `level` from -7 (fast) to 22 (small).
-#[kernel(name = "hl.zstd.compress")]
-fn zstd_compress<'a>(
-    ctx: &'a Ctx,
-    data: &[u8],
-    #[default(3)] level: i32,
-) -> Result<Memory<'a, u8>, Error> {
-    if !(-7..=22).contains(&level) {
-        return Err(Error::invalid("level: expected -7 to 22"));
-    }
-    // SAFETY: both functions compute with numbers only.
-    let size = unsafe {
-        let params = zstd_sys::ZSTD_getCParams(level, data.len() as u64, 0);
-        zstd_sys::ZSTD_estimateCStreamSize_usingCParams(params)
-    };
-    let _memory = library_memory(ctx, size)?;
-    let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = zstd::Encoder::new(writer, level).map_err(codec_error)?;
-    encoder
-        .set_pledged_src_size(Some(data.len() as u64))
-        .map_err(codec_error)?;
-    encoder.include_contentsize(true).map_err(codec_error)?;
-    encoder.include_checksum(true).map_err(codec_error)?;
-    feed(ctx, data, &mut encoder)?;
-    encoder.finish().map_err(codec_error)?.finish()
-}
-
-/// The decompressed Zstandard frames of `data`, which need at most 128 MiB for their windows.
-#[kernel(name = "hl.zstd.decompress")]
-fn zstd_decompress<'a>(
-    ctx: &'a Ctx,
-    data: &[u8],
-    #[default(0)] max_size: u64,
-) -> Result<Memory<'a, u8>, Error> {
-    join(ctx, data, max_size, |data, writer| {
-        // SAFETY: the pointer and the length are those of a slice, which is only read.
-        let size = unsafe {
-            let size =
-                zstd_sys::ZSTD_estimateDStreamSize_fromFrame(data.as_ptr().cast(), data.len());
-            // The decoder refuses a frame with such a header.
-            Some(size).filter(|size| zstd_sys::ZSTD_isError(*size) == 0)
-        };
-        let _memory = library_memory(ctx, size.unwrap_or(0))?;
-        let decoder = zstd::Decoder::with_buffer(data).map_err(codec_error)?;
-        drain(decoder.single_frame(), writer)
-    })
 }
 
 /// A gzip member of `data`; `level` from 0 (none) to 9 (small).
@@ -147,7 +49,7 @@ fn gzip_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    join(ctx, data, max_size, |data, writer| {
+    join(ctx, data, None, max_size, |data, writer| {
         drain(GzDecoder::new(&mut *data), writer)?;
         // Archives on tapes, and gzip, fill the last block with zeros.
         let zeros = data.iter().take_while(|byte| **byte == 0).count();
@@ -176,7 +78,7 @@ fn zlib_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    join(ctx, data, max_size, |data, writer| {
+    join(ctx, data, None, max_size, |data, writer| {
         drain(ZlibDecoder::new(&mut *data), writer)?;
         match data.len() {
             0 => Ok(()),
@@ -240,6 +142,15 @@ fn lz4_memory(frame: &[u8]) -> usize {
     3 * block + (64 << 10)
 }
 
+/// The size of the data in a frame, if it has it and that is likely: no compressed byte stands for more than 255.
+fn lz4_size(frame: &[u8]) -> Option<usize> {
+    let has_size = frame.get(4)? & 8 != 0;
+    let size = u64::from_le_bytes(*frame.get(6..)?.first_chunk()?);
+    let size = usize::try_from(size).ok()?;
+    let is_likely = size / 256 <= frame.len();
+    (has_size && is_likely).then_some(size)
+}
+
 /// The decompressed LZ4 frames of `data`.
 #[kernel(name = "hl.lz4.decompress")]
 fn lz4_decompress<'a>(
@@ -247,7 +158,7 @@ fn lz4_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
-    join(ctx, data, max_size, |data, writer| {
+    join(ctx, data, lz4_size(data), max_size, |data, writer| {
         let magic = number_at(data, 0).ok_or_else(|| Error::invalid("no LZ4 frame"))?;
         if SKIPPABLE.contains(&magic) {
             let len = number_at(data, 4).and_then(|len| usize::try_from(len).ok());

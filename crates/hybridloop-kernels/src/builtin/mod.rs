@@ -3,6 +3,7 @@
 //! They are written with the public SDK. The documentation of each says what it takes, what it returns, and when it fails. They
 //! stop early when their job is cancelled, unless the documentation says otherwise.
 
+mod codec;
 mod common;
 mod compress;
 mod control;
@@ -10,6 +11,7 @@ mod hash;
 mod numbers;
 mod password;
 mod text;
+mod zstd;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ impl Registry {
         let entries = [
             hash::TABLE,
             compress::TABLE,
+            zstd::TABLE,
             text::TABLE,
             password::TABLE,
             numbers::TABLE,
