@@ -187,6 +187,8 @@ mod tests {
             "f64(f64,)",
             "f64(f64**)",
             "f64([str])",
+            "f64([[f64]])",
+            "f64([out f64])",
             "f64(out i32)",
             "f64() x",
             "f64(void, i32)",
@@ -200,6 +202,8 @@ mod tests {
         ] {
             assert!(Signature::parse(text).is_err(), "{text}");
         }
+        // However deep it is, the stack does not overflow.
+        assert!(Signature::parse(&"[".repeat(1 << 20)).is_err());
     }
 
     fn bind(signature: &str, args: Vec<Arg>, out: Option<Arg>) -> Result<Vec<Arg>, (Kind, String)> {

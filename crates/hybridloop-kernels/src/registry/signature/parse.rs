@@ -38,7 +38,6 @@ impl<'a> Parser<'a> {
 
     /// Parses a type, and whether it is marked `out`.
     pub fn ty(&mut self) -> Result<(Type, bool), String> {
-        let mut words: Vec<&str> = Vec::new();
         let mut out = false;
         if self.rest.starts_with("out [") || self.word() == "out" && !self.rest.starts_with("out(")
         {
@@ -46,13 +45,19 @@ impl<'a> Parser<'a> {
             out = true;
         }
         if self.take("[") {
-            let element = self.ty()?.0;
+            let element = self.single()?;
             self.expect("]")?;
             return match element {
                 Type::Scalar(scalar) => Ok((Type::Slice(scalar), out)),
                 other => Err(format!("a slice of {other}")),
             };
         }
+        Ok((self.single()?, out))
+    }
+
+    /// Parses a type that is no slice.
+    fn single(&mut self) -> Result<Type, String> {
+        let mut words: Vec<&str> = Vec::new();
         // "unsigned long" is one type; in "key key" the second word is a name.
         loop {
             let word = self.word();
@@ -86,7 +91,7 @@ impl<'a> Parser<'a> {
                 return Err("a pointer to a pointer".into());
             }
         }
-        Ok((ty, out))
+        Ok(ty)
     }
 
     /// Parses a parameter, and whether it has a name of its own.
