@@ -3,6 +3,7 @@
 import base64
 import binascii
 import gzip
+import importlib
 import shutil
 import struct
 import subprocess
@@ -187,3 +188,89 @@ def test_the_window_of_a_frame_counts_towards_the_limit(call):
     with pytest.raises(MemoryError):
         engine.run_native("hl.zstd.compress", bytes(64 << 20), 22).result(LIMIT)
     assert engine.close(LIMIT) == []
+
+
+def decompress_gzip(data):
+    try:
+        return gzip.decompress(data) if data else None
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
+def decompress_zlib(data):
+    decoder = zlib.decompressobj()
+    try:
+        result = decoder.decompress(data)
+    except zlib.error:
+        return None
+    return result if decoder.eof and not decoder.unused_data else None
+
+
+def decompress_frames(data, new_decoder, error):
+    """What the frames have in them, one after another; None if the decoder refuses one of them."""
+    result = b""
+    while True:
+        decoder = new_decoder()
+        try:
+            result += decoder.decompress(data)
+        except error:
+            return None
+        if not decoder.eof:
+            return None
+        data = decoder.unused_data
+        if not data:
+            return result
+
+
+def reference(codec):
+    """A decoder of the library that most programs use."""
+    if codec == "lz4":
+        frame = pytest.importorskip("lz4.frame")
+        return lambda data: decompress_frames(data, frame.LZ4FrameDecompressor, RuntimeError)
+    if codec == "zstd":
+        try:
+            zstd = importlib.import_module("compression.zstd")
+            return lambda data: decompress_frames(data, zstd.ZstdDecompressor, zstd.ZstdError)
+        except ImportError:
+            zstd = pytest.importorskip("zstandard")
+            new = zstd.ZstdDecompressor().decompressobj
+            return lambda data: decompress_frames(data, new, zstd.ZstdError)
+    return {"gzip": decompress_gzip, "zlib": decompress_zlib}[codec]
+
+
+@st.composite
+def mutations(draw):
+    """A function that changes bytes: some of them, or parts that are lost, twice there, or new."""
+    kind = st.sampled_from(["set", "cut", "repeat", "insert"])
+    place, length = st.integers(0, 2**16), st.integers(1, 8)
+    steps = draw(
+        st.lists(st.tuples(kind, place, length, st.binary(min_size=1, max_size=4)), max_size=4)
+    )
+
+    def mutate(data):
+        for kind, place, length, new in steps:
+            start = place % (len(data) + 1)
+            part = data[start : start + length]
+            middle = {"set": new, "cut": b"", "repeat": part * 2, "insert": new + part}[kind]
+            rest = start + (len(new) if kind == "set" else length)
+            data = data[:start] + middle + data[rest:]
+        return data
+
+    return mutate
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(data=DATA, mutate=mutations(), frames=st.integers(1, 3))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_what_is_accepted_is_what_the_reference_decoder_gives(call, codec, data, mutate, frames):
+    decompress = reference(codec)
+    frame = call(f"{codec}.compress", data)
+    if codec == "zlib":
+        frames = 1
+    assert decompress(frame * frames) == data * frames
+    damaged = mutate(frame * frames)
+    try:
+        result = call(f"{codec}.decompress", damaged)
+    except (ValueError, MemoryError):
+        return
+    assert decompress(damaged) == result

@@ -94,6 +94,45 @@ def test_views_that_share_bytes_are_refused(loaded, pair):
             pass
 
 
+@st.composite
+def strided(draw, array):
+    """A view of any shape and strides, of 0 and both signs, too, within the bytes of an array."""
+    item = draw(st.sampled_from([1, 2, 4, 8]))
+    shape, strides = [], []
+    first = last = draw(st.integers(0, array.nbytes - item))
+    for _ in range(draw(st.integers(0, 3))):
+        size, stride = draw(st.integers(0, 4)), draw(st.integers(-12, 12))
+        reach = (size - 1) * stride if size else 0
+        low, high = first + min(reach, 0), last + max(reach, 0)
+        if low < 0 or high > array.nbytes - item:
+            stride = 0
+        else:
+            first, last = low, high
+        shape.append(size)
+        strides.append(stride)
+    start = first + sum(
+        (size - 1) * -stride
+        for size, stride in zip(shape, strides, strict=True)
+        if size and stride < 0
+    )
+    return numpy.ndarray(tuple(shape), f"V{item}", array, start, tuple(strides))
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_extents_of_strided_views(loaded, data):
+    array = numpy.zeros(64, "u1")
+    one, other = (data.draw(strided(array)).view() for _ in range(2))
+    is_shared, may_share = numpy.shares_memory(one, other), numpy.may_share_memory(one, other)
+    with held(loaded, one):
+        if is_shared:
+            with pytest.raises(BufferInUseError):
+                loaded.run_native("jobs.hold", other)
+        elif not may_share:
+            with held(loaded, other):
+                pass
+
+
 def test_a_view_with_steps_or_backwards_is_all_that_it_spans(loaded):
     data = numpy.zeros(100)
     cases = [
