@@ -22,6 +22,11 @@ pub(super) const TABLE: &[abi::Kernel] = &[
     entry::<lz4_decompress>(),
 ];
 
+/// At least what the library allocates to compress with deflate, to decompress it, and to compress with LZ4 in blocks of `CHUNK`.
+const DEFLATE: usize = 512 << 10;
+const INFLATE: usize = 128 << 10;
+const LZ4: usize = 1 << 20;
+
 fn deflate_level(level: u32) -> Result<Compression, Error> {
     if level > 9 {
         return Err(Error::invalid("level: expected 0 to 9"));
@@ -36,8 +41,10 @@ fn gzip_compress<'a>(
     data: &[u8],
     #[default(6)] level: u32,
 ) -> Result<Memory<'a, u8>, Error> {
+    let level = deflate_level(level)?;
+    let _memory = library_memory(ctx, DEFLATE)?;
     let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = GzEncoder::new(writer, deflate_level(level)?);
+    let mut encoder = GzEncoder::new(writer, level);
     feed(ctx, data, &mut encoder)?;
     encoder.finish().map_err(codec_error)?.finish()
 }
@@ -49,6 +56,7 @@ fn gzip_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
+    let _memory = library_memory(ctx, INFLATE)?;
     join(ctx, data, None, max_size, |data, writer| {
         drain(GzDecoder::new(&mut *data), writer)?;
         // Archives on tapes, and gzip, fill the last block with zeros.
@@ -65,8 +73,10 @@ fn zlib_compress<'a>(
     data: &[u8],
     #[default(6)] level: u32,
 ) -> Result<Memory<'a, u8>, Error> {
+    let level = deflate_level(level)?;
+    let _memory = library_memory(ctx, DEFLATE)?;
     let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
-    let mut encoder = ZlibEncoder::new(writer, deflate_level(level)?);
+    let mut encoder = ZlibEncoder::new(writer, level);
     feed(ctx, data, &mut encoder)?;
     encoder.finish().map_err(codec_error)?.finish()
 }
@@ -78,6 +88,7 @@ fn zlib_decompress<'a>(
     data: &[u8],
     #[default(0)] max_size: u64,
 ) -> Result<Memory<'a, u8>, Error> {
+    let _memory = library_memory(ctx, INFLATE)?;
     join(ctx, data, None, max_size, |data, writer| {
         drain(ZlibDecoder::new(&mut *data), writer)?;
         match data.len() {
@@ -92,6 +103,7 @@ fn zlib_decompress<'a>(
 /// An LZ4 frame of `data`, with a checksum.
 #[kernel(name = "hl.lz4.compress")]
 fn lz4_compress<'a>(ctx: &'a Ctx, data: &[u8]) -> Result<Memory<'a, u8>, Error> {
+    let _memory = library_memory(ctx, LZ4)?;
     let writer = MemoryWriter::new(ctx, data.len() / 2 + 64, 0)?;
     let info = FrameInfo::new()
         .content_size(Some(data.len() as u64))
