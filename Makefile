@@ -13,6 +13,8 @@ SUITES ?=
 # What works with memory of Python's; the other tests run many processes, or programs of others.
 MEMORY_TESTS ?= tests/loop tests/transports tests/streams tests/tls tests/sockets tests/datagrams \
 	tests/pipes tests/sendfile tests/unix tests/native tests/awaitables tests/references
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -133,6 +135,17 @@ test-miri: | check-tools ## Run the tests of the crates without Python under Mir
 		-p hybridloop-sync --lib -- notify_queue
 	MIRIFLAGS="-Zmiri-disable-isolation $(MIRIFLAGS)" $(MIRI) test --target-dir "$(TARGET_DIR)/miri" \
 		-p hybridloop-reactor --lib -- registry timers --skip many_due
+
+# Each goes on from what it has found before, in corpus/ there; an input that fails stays in artifacts/.
+.PHONY: fuzz
+fuzz: | check-tools ## Feed generated input to parsers, decoders and the bus, a minute each (FUZZ_SECONDS=600)
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "cargo-fuzz or a nightly compiler is not there:" >&2; \
+		echo "    rustup toolchain install nightly && cargo install --locked cargo-fuzz" >&2; exit 1; }
+	cd crates/hybridloop-kernels && for target in fuzz/fuzz_targets/*.rs; do \
+		target="$$(basename "$$target" .rs)"; \
+		$(CARGO) +nightly fuzz run "$$target" --target-dir "$(abspath $(TARGET_DIR))/fuzz" \
+			-- -max_total_time=$(FUZZ_SECONDS) $(FUZZ_ARGS) || exit 1; done
 
 .PHONY: test-python
 test-python: $(BUILT) $(VENV)/.extra-test ## Run the Python tests (PYTEST_ARGS="-k timers")
