@@ -17,6 +17,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# For example: make bench BENCH_PYTHON=python3.14, or BENCH_PYTHON=newest; each has its own
+# virtual environment.
+BENCH_PYTHON ?=
 
 MIN_PYTHON := 11
 MIN_RUST := 88
@@ -306,17 +309,31 @@ ci-wheel: wheel wheel-abi sdist ## Build what is released
 
 ##### Measure
 
+ifneq ($(BENCH_PYTHON),)
+NEWEST := for minor in $$(seq 40 -1 $(MIN_PYTHON)); do \
+	"python3.$$minor" -c "" 2>/dev/null && echo "python3.$$minor" && break; done
+CHOSEN := $(if $(filter newest,$(BENCH_PYTHON)),$(shell $(NEWEST)),$(BENCH_PYTHON))
+CHOSEN_VERSION := $(shell "$(CHOSEN)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+.PHONY: bench bench-quick bench-others
+bench bench-quick bench-others:
+	@$(MAKE) --no-print-directory $@ PYTHON="$(CHOSEN)" VENV=".venv-bench-$(CHOSEN_VERSION)" BENCH_PYTHON=
+else
 .PHONY: bench
-bench: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run the whole benchmark and write docs/benchmarks.md
+bench: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Compare the loops, write docs/benchmarks (BENCH_PYTHON=newest)
 	$(PY) -m benchmarks $(BENCH_ARGS)
-
-.PHONY: bench-gate
-bench-gate: $(BUILT) ## Compare the instructions of the hot paths with the baseline of this Python (needs valgrind)
-	$(PY) -m benchmarks.gate $(BENCH_ARGS)
 
 .PHONY: bench-quick
 bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short benchmark for a first impression
 	$(PY) -m benchmarks --quick $(BENCH_ARGS)
+endif
+
+.PHONY: bench-unexplained
+bench-unexplained: $(BUILT) $(VENV)/.extra-bench ## Name the slower rows in docs/benchmarks that have no reason yet
+	$(PY) -m benchmarks.unexplained
+
+.PHONY: bench-gate
+bench-gate: $(BUILT) ## Compare the instructions of the hot paths with the baseline of this Python (needs valgrind)
+	$(PY) -m benchmarks.gate $(BENCH_ARGS)
 
 ##### Set up
 

@@ -18,16 +18,21 @@ LOOPS = {
     "uvloop": "uvloop",
     "rloop": "rloop",
     "blazio": "blazio",
+    "zuvloop": "zuvloop",
+    "rsloop": "rsloop",
     "hybridloop": "hybridloop",
 }
 
 # Loops that wait by io_uring where the kernel has it; the others wait by epoll.
-IO_URING = {"blazio"}
+IO_URING = {"blazio", "rsloop"}
 
-# Columns beside the loops: a loop with its own API in place of asyncio's.
+# Columns beside the loops: a loop with its own API in place of asyncio's, and a loop without the
+# optimisations that look into private memory of CPython.
 OWN_STREAMS = f"{SUBJECT} streams"
-VARIANTS = {OWN_STREAMS: SUBJECT}
-SUBJECTS = [SUBJECT, *VARIANTS]
+SAFE = f"{SUBJECT} (safe)"
+VARIANTS = {OWN_STREAMS: SUBJECT, SAFE: SUBJECT}
+SUBJECTS = [SUBJECT, OWN_STREAMS]
+SAFE_SWITCH = "HYBRIDLOOP_SAFE"
 
 # Echo servers that are no asyncio loop: what they cost bounds what a loop can cost.
 FLOOR = "floor"
@@ -48,16 +53,29 @@ def loop_factory(name: str) -> LoopFactory:
     return factory
 
 
+def loop_of(column: str) -> str:
+    """Return the loop of a column: its own name, or what it is a variant of."""
+    return VARIANTS.get(column, column)
+
+
+def environment_of(column: str) -> dict[str, str]:
+    """Return what a process of this column needs in its environment, whatever the user's says."""
+    if loop_of(column) != SUBJECT:
+        return {}
+    return {SAFE_SWITCH: "1" if column == SAFE else ""}
+
+
 def columns(names: Iterable[str]) -> list[str]:
     """Return names of loops, variants and references in the order of the tables."""
     known = set(names)
     return [name for name in [*LOOPS, *VARIANTS, *REFERENCES] if name in known]
 
 
-def with_variants(names: Iterable[str]) -> list[str]:
+def with_variants(names: Iterable[str], safe: bool = False) -> list[str]:
     """Return loop names together with the variants of these loops."""
     loops = list(names)
-    return columns([*loops, *(name for name, loop in VARIANTS.items() if loop in loops)])
+    variants = [name for name, loop in VARIANTS.items() if loop in loops]
+    return columns([*loops, *(name for name in variants if safe or name != SAFE)])
 
 
 def version(name: str) -> str:

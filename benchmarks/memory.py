@@ -89,12 +89,11 @@ async def serve(listener: socket.socket, tls: ssl.SSLContext | None) -> None:
 
 
 def run_server(loop: str, folder: Path | None) -> None:
+    # First: a loop may look at how TLS contexts are made.
+    factory = loop_factory(loop)
     tls = tls_context(folder) if folder else None
     settle_allocator()
-    with (
-        listen("tcp", Path()) as listener,
-        asyncio.Runner(loop_factory=loop_factory(loop)) as runner,
-    ):
+    with listen("tcp", Path()) as listener, asyncio.Runner(loop_factory=factory) as runner:
         runner.run(serve(listener, tls))
 
 

@@ -1,7 +1,8 @@
-"""Micro-benchmarks: ``python -m benchmarks.micro CASE --loop NAME`` prints CPU time per operation.
+"""Micro-benchmarks: ``python -m benchmarks.micro CASE --loop NAME`` prints its figures.
 
 Each case does a fixed number of operations per round and times them in CPU time of the whole
-process. Cases whose work has a result check it.
+process; where the time that passes matters, it measures that as well. Cases whose work has a result
+check it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,34 @@ BATCH = 100_000
 PER_TURN = 100
 
 
+# Until the loop sleeps again.
+PAUSE = 0.0005
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round took: CPU time, and what passed meanwhile, where a case measures it."""
+
+    cpu_ns: int
+    seconds: float | None = None
+    latencies_ns: Sequence[int] = ()
+
+
 @dataclass(frozen=True)
 class Micro:
-    """A case: ``run(factory, operations)`` returns the CPU nanoseconds of one round."""
+    """A case: ``run(factory, operations)`` does one round."""
 
-    run: Callable[[LoopFactory, int], int]
+    run: Callable[[LoopFactory, int], Round]
     operations: int
     title: str
+
+
+# What a case returns: a round, or its CPU nanoseconds.
+Taken = Round | int
+
+
+def round_of(taken: Taken) -> Round:
+    return taken if isinstance(taken, Round) else Round(taken)
 
 
 CASES: dict[str, Micro] = {}
@@ -41,15 +63,15 @@ CASES: dict[str, Micro] = {}
 
 def on_loop(
     name: str, operations: int, title: str
-) -> Callable[[Callable[[asyncio.AbstractEventLoop, int], int]], None]:
+) -> Callable[[Callable[[asyncio.AbstractEventLoop, int], Taken]], None]:
     """Register a case that drives a loop by itself."""
 
-    def register(case: Callable[[asyncio.AbstractEventLoop, int], int]) -> None:
+    def register(case: Callable[[asyncio.AbstractEventLoop, int], Taken]) -> None:
         loops: dict[LoopFactory, asyncio.AbstractEventLoop] = {}
 
-        def run(factory: LoopFactory, count: int) -> int:
+        def run(factory: LoopFactory, count: int) -> Round:
             loop = loops.get(factory) or loops.setdefault(factory, factory())
-            return case(loop, count)
+            return round_of(case(loop, count))
 
         CASES[name] = Micro(run, operations, title)
 
@@ -58,11 +80,11 @@ def on_loop(
 
 def in_task(
     name: str, operations: int, title: str
-) -> Callable[[Callable[[int], Coroutine[Any, Any, int]]], None]:
+) -> Callable[[Callable[[int], Coroutine[Any, Any, Taken]]], None]:
     """Register a case that is a coroutine."""
 
-    def register(case: Callable[[int], Coroutine[Any, Any, int]]) -> None:
-        def on(loop: asyncio.AbstractEventLoop, count: int) -> int:
+    def register(case: Callable[[int], Coroutine[Any, Any, Taken]]) -> None:
+        def on(loop: asyncio.AbstractEventLoop, count: int) -> Taken:
             return loop.run_until_complete(case(count))
 
         on_loop(name, operations, title)(on)
@@ -184,7 +206,7 @@ def threadsafe_own(loop: asyncio.AbstractEventLoop, count: int) -> int:
 
 
 @on_loop("threadsafe-other", BATCH, "call_soon_threadsafe from another thread")
-def threadsafe_other(loop: asyncio.AbstractEventLoop, count: int) -> int:
+def threadsafe_other(loop: asyncio.AbstractEventLoop, count: int) -> Round:
     counter = Counter(loop, count)
 
     def schedule() -> None:
@@ -193,9 +215,35 @@ def threadsafe_other(loop: asyncio.AbstractEventLoop, count: int) -> int:
 
     thread = threading.Thread(target=schedule)
     loop.call_soon(thread.start)
+    begin = time.perf_counter()
+    taken = timed_run(loop)
+    seconds = time.perf_counter() - begin
+    thread.join()
+    return Round(taken, seconds)
+
+
+@on_loop("wake-up", 300, "wake-up of a sleeping loop by a thread")
+def wake_up(loop: asyncio.AbstractEventLoop, count: int) -> Round:
+    latencies: list[int] = []
+    woken = threading.Event()
+
+    def arrive(sent: int) -> None:
+        latencies.append(time.perf_counter_ns() - sent)
+        woken.set()
+
+    def wake() -> None:
+        for _ in range(count):
+            time.sleep(PAUSE)
+            loop.call_soon_threadsafe(arrive, time.perf_counter_ns())
+            woken.wait()
+            woken.clear()
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=wake)
+    loop.call_soon(thread.start)
     taken = timed_run(loop)
     thread.join()
-    return taken
+    return Round(taken, latencies_ns=latencies)
 
 
 @in_task("sleep0", BATCH, "task: sleep(0)")
@@ -265,11 +313,11 @@ async def gather(count: int) -> int:
     return taken
 
 
-def create_close(factory: LoopFactory, count: int) -> int:
+def create_close(factory: LoopFactory, count: int) -> Round:
     begin = time.process_time_ns()
     for _ in range(count):
         factory().close()
-    return time.process_time_ns() - begin
+    return Round(time.process_time_ns() - begin)
 
 
 CASES["create-close"] = Micro(create_close, 200, "loop create + close")
@@ -346,25 +394,38 @@ async def getaddrinfo(count: int) -> int:
 
 
 @in_task("subprocess", 50, "subprocess: spawn true and wait, the parent's own time")
-async def spawn(count: int) -> int:
+async def spawn(count: int) -> Round:
     program = shutil.which("true")
     if program is None:
         raise FileNotFoundError("true")
-    begin = time.process_time_ns()
+    begin, start = time.process_time_ns(), time.perf_counter()
     for _ in range(count):
         process = await asyncio.create_subprocess_exec(program)
         if await process.wait():
             raise AssertionError("true failed")
-    return time.process_time_ns() - begin
+    return Round(time.process_time_ns() - begin, time.perf_counter() - start)
 
 
-def measure(name: str, loop: str, rounds: int, operations: int | None = None) -> float:
-    """Return the CPU nanoseconds per operation: the median of the rounds after a first one."""
+def figures(rounds: Sequence[Round], count: int) -> dict[str, float]:
+    """Return the figures of a sample: medians over its rounds, quantiles over all latencies."""
+    found = {"cpu_ns": statistics.median(taken.cpu_ns for taken in rounds) / count}
+    seconds = [taken.seconds for taken in rounds if taken.seconds is not None]
+    if seconds:
+        found["per_second"] = count / statistics.median(seconds)
+    latencies = [latency for taken in rounds for latency in taken.latencies_ns]
+    if latencies:
+        percentiles = statistics.quantiles(latencies, n=100, method="inclusive")
+        found |= {"p50_us": percentiles[49] / 1e3, "p99_us": percentiles[98] / 1e3}
+    return found
+
+
+def measure(name: str, loop: str, rounds: int, operations: int | None = None) -> dict[str, float]:
+    """Return the figures of a case, from the rounds after a first one."""
     case = CASES[name]
     count = operations or case.operations
     factory = loop_factory(loop)
     case.run(factory, count)
-    return statistics.median(case.run(factory, count) for _ in range(rounds)) / count
+    return figures([case.run(factory, count) for _ in range(rounds)], count)
 
 
 def main() -> None:
@@ -378,7 +439,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     taken = measure(arguments.case, arguments.loop, arguments.rounds, arguments.operations)
-    print(json.dumps({"ns": taken}))
+    print(json.dumps(taken))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import floor
-from benchmarks.loops import FLOOR, LIMIT, LOOPS, OWN_STREAMS, loop_factory
+from benchmarks.loops import FLOOR, LIMIT, LOOPS, OWN_STREAMS, loop_factory, loop_of
 
 # Below glibc's mmap threshold: a larger bytes object per read would cost two system calls.
 READ_SIZE = 64 * 1024
@@ -258,7 +258,7 @@ def runs(kind: str, column: str) -> bool:
         return kind in ("protocol", "unix")
     if column == LIMIT:
         return kind in ("protocol", "unix", "udp", "tls")
-    return column in LOOPS
+    return loop_of(column) in LOOPS
 
 
 def listen(scheme: str, path: Path) -> socket.socket:
@@ -327,13 +327,15 @@ def main() -> None:
     if server.scheme == "tls" and arguments.certificate is None:
         parser.error("--certificate is needed")
     settle_allocator()
+    # First: a loop may look at how TLS contexts are made.
+    factory = None if arguments.loop == FLOOR else loop_factory(arguments.loop)
     tls = tls_context(arguments.certificate) if server.scheme == "tls" else None
     with listen(server.scheme, arguments.path) as listener:
-        if arguments.loop == FLOOR:
+        if factory is None:
             announce(address_of(server.scheme, listener))
             floor.load().serve(listener.fileno(), EchoProtocol)
         else:
-            with asyncio.Runner(loop_factory=loop_factory(arguments.loop)) as runner:
+            with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(serve_forever(server, Endpoint(listener, tls)))
 
 

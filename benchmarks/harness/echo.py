@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.process import Echo, load, server
 from benchmarks.harness.results import Sample, Settings
-from benchmarks.loops import VARIANTS
+from benchmarks.loops import OWN_STREAMS
 from benchmarks.servers import SERVERS, runs
 
 KIB = 1024
@@ -32,19 +33,22 @@ class EchoGroup:
 
     title: str
     kind: str
-    sizes: Sequence[int] = (KIB, 100 * KIB)
-    connections: Sequence[int] = CONNECTIONS
+    # Bytes per message, and connections.
+    loads: Sequence[tuple[int, int]]
 
+
+SMALL = ((KIB, 1), (KIB, 10))
+LARGE_LOAD = (100 * KIB, 10)
 
 ECHO_GROUPS = {
-    "echo-protocol": EchoGroup("Echo: Protocol", "protocol", SIZES),
-    "echo-buffered": EchoGroup("Echo: BufferedProtocol", "buffered"),
-    "echo-streams": EchoGroup("Echo: streams", "streams", SIZES),
-    "echo-sock": EchoGroup("Echo: sock_recv, sock_sendall", "sock"),
-    "echo-unix": EchoGroup("Echo: Protocol over a Unix socket", "unix"),
-    "echo-udp": EchoGroup("Echo: datagrams over UDP", "udp", (KIB,)),
-    "echo-tls": EchoGroup("Echo: Protocol over TLS 1.3", "tls", connections=(1, 10)),
-    "echo-tls-streams": EchoGroup("Echo: streams over TLS 1.3", "tls-streams", connections=(1, 10)),
+    "echo-protocol": EchoGroup("Echo: Protocol", "protocol", (*SMALL, LARGE_LOAD)),
+    "echo-buffered": EchoGroup("Echo: BufferedProtocol", "buffered", ((KIB, 10),)),
+    "echo-streams": EchoGroup("Echo: streams", "streams", (*SMALL, LARGE_LOAD)),
+    "echo-sock": EchoGroup("Echo: sock_recv, sock_sendall", "sock", SMALL),
+    "echo-unix": EchoGroup("Echo: Protocol over a Unix socket", "unix", ((KIB, 10),)),
+    "echo-udp": EchoGroup("Echo: datagrams over UDP", "udp", SMALL),
+    "echo-tls": EchoGroup("Echo: Protocol over TLS 1.3", "tls", SMALL),
+    "echo-tls-streams": EchoGroup("Echo: streams over TLS 1.3", "tls-streams", ((KIB, 10),)),
 }
 
 
@@ -102,7 +106,7 @@ class ConnectRow:
     group: str = "connect"
 
     def runs_on(self, loop: str) -> bool:
-        return loop not in VARIANTS and runs(self.kind, loop)
+        return loop != OWN_STREAMS and runs(self.kind, loop)
 
     def sample(self, loop: str, settings: Settings) -> Sample:
         echo = Echo(
@@ -125,12 +129,19 @@ CONNECT_ROWS = [
 def echo_rows(
     group: str, sizes: Sequence[int] | None, connections: Sequence[int] | None
 ) -> list[EchoRow]:
-    """Return the rows of a group, with its own sizes and connections unless others are given."""
+    """Return the rows of a group: its own, or each of the sizes with each number of connections."""
     own = ECHO_GROUPS[group]
     is_datagram = SERVERS[own.kind].scheme == "udp"
+    loads = own.loads
+    if sizes or connections:
+        loads = list(
+            itertools.product(
+                sizes or dict.fromkeys(size for size, _ in own.loads),
+                connections or dict.fromkeys(count for _, count in own.loads),
+            )
+        )
     return [
         EchoRow(group, size, count)
-        for size in sizes or own.sizes
+        for size, count in loads
         if size <= MAX_DATAGRAM or not is_datagram
-        for count in connections or own.connections
     ]

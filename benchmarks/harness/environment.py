@@ -19,9 +19,14 @@ def cpu_model() -> str:
 
 
 def python_build() -> str:
+    """Return the version of Python and its compiler, and PGO if its configuration says so.
+
+    Distributions optimise by other means as well, which the configuration does not show.
+    """
     flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    optimised = "with" if "--enable-optimizations" in flags else "without"
-    return f"{platform.python_implementation()} {platform.python_version()} ({optimised} PGO)"
+    profiled = ", PGO" if "--enable-optimizations" in flags else ""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{name} ({platform.python_compiler()}{profiled})"
 
 
 def package_version(name: str) -> str | None:

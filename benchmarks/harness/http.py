@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from benchmarks.harness.cpu import pinned
 from benchmarks.harness.process import Unavailable, server
 from benchmarks.harness.results import Sample, Settings
-from benchmarks.loops import LOOPS
+from benchmarks.loops import LOOPS, OWN_STREAMS, loop_of
 
 HTTP_KINDS = {"uvicorn": "uvicorn (httptools)", "aiohttp": "aiohttp"}
-CONNECTIONS = 64
+CONNECTIONS = 50
 WARMUP_SECONDS = 1
 
 
@@ -30,7 +30,7 @@ class HttpRow:
         return f"{HTTP_KINDS[self.kind]}, {self.connections} connections"
 
     def runs_on(self, loop: str) -> bool:
-        return loop in LOOPS
+        return loop_of(loop) in LOOPS and loop != OWN_STREAMS
 
     def sample(self, loop: str, settings: Settings) -> Sample:
         seconds = max(1, math.ceil(settings.seconds))

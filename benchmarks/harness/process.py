@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.harness.cpu import cpu_ns, pinned
 from benchmarks.harness.tools import rust_binary
-from benchmarks.loops import LIMIT, OWN_STREAMS, VARIANTS
+from benchmarks.loops import LIMIT, OWN_STREAMS, environment_of, loop_of
 from benchmarks.servers import ON_OWN_STREAMS, SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,12 +44,20 @@ def reason_of(errors: str) -> str:
     return f"{reason} in {places[-1]}()" if places and reason.isidentifier() else reason
 
 
-def numbers_of(module: str, *arguments: str, timeout: float) -> dict[str, float]:
+def numbers_of(
+    module: str, *arguments: str, timeout: float, env: dict[str, str] | None = None
+) -> dict[str, float]:
     """Run a module in a process of its own; the numbers that it prints as JSON."""
     command = [sys.executable, "-m", module, *arguments]
     try:
         result = subprocess.run(
-            command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+            command,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"not done within {timeout:.0f} s") from None
@@ -164,8 +172,7 @@ def server_command(kind: str, column: str, path: str) -> list[str]:
         return [str(rust_binary("epoll-echo")), *options]
     if column == OWN_STREAMS:
         kind = ON_OWN_STREAMS[kind]
-    loop = VARIANTS.get(column, column)
-    return [sys.executable, "-m", "benchmarks.servers", kind, "--loop", loop, *options]
+    return [sys.executable, "-m", "benchmarks.servers", kind, "--loop", loop_of(column), *options]
 
 
 @contextmanager
@@ -181,7 +188,7 @@ def server(
     """Run a server in its own process on one core; ``prefix`` is a command to run it under."""
     with tempfile.TemporaryDirectory() as folder:
         command = server_command(kind, loop, str(Path(folder) / "socket"))
-        child = Server([*prefix, *command], core, env)
+        child = Server([*prefix, *command], core, {**environment_of(loop), **(env or {})})
         try:
             child.address = json.loads(child.read_line(start_timeout))["address"]
             yield child

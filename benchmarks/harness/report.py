@@ -1,15 +1,15 @@
-"""Renders results as Markdown and JSON."""
+"""Renders the results of a run as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass, field
 
+from benchmarks.harness import charts
 from benchmarks.harness.compare import Ratio, against_best, peers, summarise
 from benchmarks.harness.echo import LARGE, LARGE_WARMUP, WARMUP, format_size
-from benchmarks.harness.results import Result, Results, Settings
+from benchmarks.harness.reasons import Reasons, reason_for
+from benchmarks.harness.results import Results, Row, Settings
 from benchmarks.harness.rows import TITLES
 from benchmarks.harness.tables import NONE, WIDE_MARK, WIDE_SPREAD, group_lines, table
 from benchmarks.loops import (
@@ -19,6 +19,8 @@ from benchmarks.loops import (
     LIMIT,
     OWN_STREAMS,
     REFERENCES,
+    SAFE,
+    SAFE_SWITCH,
     SUBJECT,
     SUBJECTS,
 )
@@ -49,9 +51,11 @@ kernel on sleeping and waking.
 `{floor}` is {floor_text}, with one recv, one call into Python and one send per message and \
 nothing else; a loop can only be below it by saving system calls. `{limit}` is {limit_text}: the \
 cost of the operating system's kernel, and of TLS, alone. `{own_streams}` are {subject}'s own \
-streams (`hybridloop.start_server()`), next to asyncio's on the loops. {ring} waits with \
-io_uring if the kernel supports it, the others with epoll. {none} is a row that a loop does not \
-support, with the reason below the table. See `benchmarks/README.md` for how to run this."""
+streams (`hybridloop.start_server()`), next to asyncio's on the loops. `{safe}` has \
+`{safe_switch}=1` in its environment, so that nothing looks into private memory of CPython. {ring} \
+wait with io_uring if the kernel supports it, the others with epoll. {none} is a row that a loop \
+does not support, with the reason below the table. The trees are pyperformance's own file, \
+unmodified, one tree in each process. `benchmarks/README.md` says how to run this."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,31 @@ class Report:
     notes: Sequence[str]
     # Tables of other tools, rendered: heading and text.
     sections: Sequence[tuple[str, str]] = ()
+    python: str = ""
+    date: str = ""
+    reasons: Reasons = field(default_factory=dict)
 
-    def markdown(self) -> str:
-        return "\n".join(self.lines()) + "\n"
+    def markdown(self, images: Sequence[str] = ()) -> str:
+        """Return the page; ``images`` are addresses of charts for its top."""
+        return "\n".join(self.lines(images)) + "\n"
 
-    def lines(self) -> Iterator[str]:
-        yield "# Benchmarks\n"
+    def lines(self, images: Sequence[str]) -> Iterator[str]:
+        yield f"# Benchmarks on Python {self.python}\n"
+        yield (
+            f"{self.date}, by `python -m benchmarks`; every sample is in "
+            f"[{self.python}.json]({self.python}.json). "
+            "The [overview](../benchmarks.md) has the other versions of Python.\n"
+        )
+        for image in images:
+            yield f"![{charts.ALTERNATIVE}]({image})\n"
         if any(SUBJECT in cells for cells in self.results.values()):
             yield from summary(self.results)
-            yield from losses(self.results)
+            yield from losses(self.results, self.reasons)
         yield "\n## Method\n"
         yield self.method()
         yield ""
         yield from (f"- {name}: {value}" for name, value in self.environment.items())
-        yield f"- Date: {datetime.now(UTC):%Y-%m-%d}"
+        yield f"- Date: {self.date}"
         yield from (f"- {note}" for note in self.notes)
         for group, rows in by_group(self.results).items():
             yield f"\n## {TITLES[group]}\n"
@@ -102,30 +117,10 @@ class Report:
             limit=LIMIT,
             limit_text=REFERENCES[LIMIT],
             own_streams=OWN_STREAMS,
-            ring=", ".join(sorted(IO_URING)),
+            safe=SAFE,
+            safe_switch=SAFE_SWITCH,
+            ring=" and ".join(sorted(IO_URING)),
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return every sample, for other programs."""
-
-        def per_loop(result: Result) -> dict[str, Any]:
-            samples = [sample.as_dict() for sample in result.samples]
-            return {"unavailable": result.failure, "samples": samples}
-
-        return {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": self.environment,
-            "settings": {**asdict(self.settings), "repeats": self.repeats},
-            "notes": list(self.notes),
-            "rows": [
-                {
-                    "group": row.group,
-                    "title": row.title,
-                    "loops": {loop: per_loop(result) for loop, result in cells.items()},
-                }
-                for row, cells in self.results.items()
-            ],
-        }
 
 
 def by_group(results: Results) -> dict[str, Results]:
@@ -174,40 +169,56 @@ def summary(results: Results) -> Iterator[str]:
     yield from table([*head, "ahead / even / behind"], body)
 
 
-def losses(results: Results) -> Iterator[str]:
-    """List the rows in which a loop costs less than the subject, the worst first."""
-    behind: list[tuple[Ratio, str]] = []
-    close: list[tuple[Ratio, str]] = []
+@dataclass(frozen=True)
+class Loss:
+    """A row in which another loop costs less than the subject."""
+
+    row: Row
+    ratio: Ratio
+    text: str
+
+
+def all_losses(results: Results) -> list[Loss]:
+    """Return every row whose median is above another loop's, the worst first."""
+    found = []
+    for row, cells in results.items():
+        for subject in SUBJECTS:
+            best = against_best(cells, subject, peers())
+            if best is None or best[1].median <= 1:
+                continue
+            peer, factor = best
+            span = f"{factor.low:.2f}..{factor.high:.2f}"
+            text = f"{factor.median:.2f} ({span}) times {peer}'s CPU time"
+            found.append(Loss(row, factor, f"{titled(row.group, subject)}, {row.title}: {text}"))
+    return sorted(found, key=lambda loss: -loss.ratio.median)
+
+
+def behind(results: Results) -> list[Loss]:
+    """Return the losses that the repeats agree on."""
+    return [loss for loss in all_losses(results) if loss.ratio.verdict == "behind"]
+
+
+def losses(results: Results, reasons: Reasons) -> Iterator[str]:
+    """List the rows in which a loop costs less than the subject, the worst first, and why."""
     cannot: dict[tuple[str, str], int] = {}
     for row, cells in results.items():
         for subject in SUBJECTS:
             own = cells.get(subject)
-            if own is None:
-                continue
-            group = titled(row.group, subject)
-            if own.failure is not None:
-                cannot[group, own.failure] = cannot.get((group, own.failure), 0) + 1
-            found = against_best(cells, subject, peers())
-            if found is None or found[1].median <= 1:
-                continue
-            peer, factor = found
-            span = f"{factor.low:.2f}..{factor.high:.2f}"
-            line = f"- {group}, {row.title}: {factor.median:.2f} ({span}) times {peer}'s CPU time"
-            (behind if factor.verdict == "behind" else close).append((factor, line))
+            if own is not None and own.failure is not None:
+                key = titled(row.group, subject), own.failure
+                cannot[key] = cannot.get(key, 0) + 1
+    clear = behind(results)
+    close = [loss for loss in all_losses(results) if loss not in clear]
     yield f"\n## Rows in which {SUBJECT} is slower\n"
     for (group, failure), count in cannot.items():
         yield f"- {group}, {count} row{'s' if count > 1 else ''}: {NONE}, {failure}"
-    yield from worst_first(behind)
-    if not cannot and not behind:
+    for loss in clear:
+        yield f"- {loss.text}: {reason_for(loss.row, reasons)}"
+    if not cannot and not clear:
         yield "None."
     if close:
         yield "\nSlower than the best other loop, but even by the repeats:\n"
-        yield from worst_first(close)
-
-
-def worst_first(entries: list[tuple[Ratio, str]]) -> Iterator[str]:
-    for _, line in sorted(entries, key=lambda entry: -entry[0].median):
-        yield line
+        yield from (f"- {loss.text}" for loss in close)
 
 
 def titled(group: str, subject: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 
@@ -15,7 +15,6 @@ class Settings:
     server_core: int
     client_core: int
     seconds: float
-    micro_rounds: int
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,32 @@ class Sample:
     p50_us: float | None = None
     p99_us: float | None = None
 
-    def as_dict(self) -> dict[str, float]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+
+FIGURES = [figure.name for figure in fields(Sample)]
 
 
 class Row(Protocol):
-    """A benchmark that every loop is put through."""
+    """What a row is known by: the titles differ within a group."""
 
     @property
     def group(self) -> str: ...
     @property
     def title(self) -> str: ...
+
+
+class Benchmark(Row, Protocol):
+    """A row that every loop can be put through."""
+
     def runs_on(self, loop: str) -> bool: ...
     def sample(self, loop: str, settings: Settings) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row of a run that was stored."""
+
+    group: str
+    title: str
 
 
 @dataclass
@@ -59,8 +71,8 @@ class Result:
         values = [value for value in values if value is not None]
         return statistics.median(values) if values else None
 
-    def range(self) -> tuple[float, float]:
-        values = [sample.cpu_ns for sample in self.samples]
+    def range(self, figure: str = "cpu_ns") -> tuple[float, float]:
+        values = [getattr(sample, figure) for sample in self.samples]
         return min(values), max(values)
 
     def spread(self) -> float:
@@ -71,3 +83,22 @@ class Result:
 
 Cells = Mapping[str, Result]
 Results = dict[Row, dict[str, Result]]
+
+
+def packed(result: Result) -> str | dict[str, list[float]]:
+    """Return a result for JSON: its samples figure by figure, or why there are none."""
+    if result.failure is not None:
+        return result.failure
+    columns = {}
+    for figure in FIGURES:
+        values = [getattr(sample, figure) for sample in result.samples]
+        if values and None not in values:
+            columns[figure] = [round(value, 1) for value in values]
+    return columns
+
+
+def unpacked(stored: str | dict[str, list[float]]) -> Result:
+    if isinstance(stored, str):
+        return Result(failure=stored)
+    samples = zip(*stored.values(), strict=True)
+    return Result([Sample(**dict(zip(stored, values, strict=True))) for values in samples])

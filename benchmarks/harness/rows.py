@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from benchmarks import micro
+from benchmarks import micro, trees
 from benchmarks.harness.cpu import pinned
 from benchmarks.harness.echo import CONNECT_ROWS, ECHO_GROUPS, RECONNECT_AT_A_TIME, echo_rows
 from benchmarks.harness.http import HTTP_KINDS, HttpRow
-from benchmarks.harness.process import ROOT, Unavailable, reason_of
-from benchmarks.harness.results import Row, Sample, Settings
+from benchmarks.harness.process import ROOT, numbers_of, reason_of
+from benchmarks.harness.results import Benchmark, Sample, Settings
 from benchmarks.harness.tools import program
-from benchmarks.loops import LOOPS
+from benchmarks.loops import LOOPS, OWN_STREAMS, environment_of, loop_of
 
 TITLES = {
     **{name: group.title for name, group in ECHO_GROUPS.items()},
     "connect": f"Connect, echo, close: {RECONNECT_AT_A_TIME} at a time",
     "http": "HTTP: hello",
     "micro": "Micro-benchmarks",
+    "trees": "async_tree of pyperformance",
 }
 
 
@@ -36,6 +36,7 @@ class Command:
 
 
 COMMANDS = {
+    "import": Command("Import", "benchmarks.imports"),
     "memory": Command(
         "Memory per idle connection", "benchmarks.memory", ((), ("--tls", "--connections", "1000"))
     ),
@@ -51,12 +52,16 @@ GROUPS = [*TITLES, *(name for name, command in COMMANDS.items() if find_spec(com
 # Names for several groups.
 SECTIONS = {
     "all": GROUPS,
+    # Everything that compares the loops by rows, and what belongs to a program that uses one.
+    "loops": [*TITLES, "import", "memory"],
     "echo": list(ECHO_GROUPS),
     "tcp": ["echo-protocol", "echo-buffered", "echo-streams", "echo-sock"],
     "tls": ["echo-tls", "echo-tls-streams"],
 }
 
-MICRO_TIMEOUT = 120.0
+# In each process, after what warms it up: the repeats are the rounds.
+CASE_ROUNDS = 1
+CASE_TIMEOUT = 120.0
 COMMAND_TIMEOUT = 600.0
 
 
@@ -67,37 +72,37 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class MicroRow:
-    """A micro-benchmark in a process of its own."""
+class ProcessRow:
+    """A case of a module that measures it in a process of its own and prints the figures."""
 
+    module: str
     case: str
-    group: str = "micro"
-
-    @property
-    def title(self) -> str:
-        return micro.CASES[self.case].title
+    title: str
+    group: str
 
     def runs_on(self, loop: str) -> bool:
-        return loop in LOOPS
+        return loop_of(loop) in LOOPS and loop != OWN_STREAMS
 
     def sample(self, loop: str, settings: Settings) -> Sample:
-        command = [sys.executable, "-m", "benchmarks.micro", self.case, "--loop", loop]
-        command += ["--rounds", str(settings.micro_rounds)]
-        try:
-            with pinned(settings.server_core):
-                result = subprocess.run(
-                    command,
-                    check=False,
-                    cwd=ROOT,
-                    capture_output=True,
-                    text=True,
-                    timeout=MICRO_TIMEOUT,
-                )
-        except subprocess.TimeoutExpired:
-            raise Unavailable(f"not done within {MICRO_TIMEOUT:.0f} s") from None
-        if result.returncode:
-            raise Unavailable(reason_of(result.stderr) or f"exit status {result.returncode}")
-        return Sample(cpu_ns=json.loads(result.stdout)["ns"])
+        options = ("--loop", loop_of(loop), "--rounds", str(CASE_ROUNDS))
+        with pinned(settings.server_core):
+            figures = numbers_of(
+                self.module, self.case, *options, timeout=CASE_TIMEOUT, env=environment_of(loop)
+            )
+        return Sample(**figures)
+
+
+def micro_rows(cases: Iterable[str]) -> list[ProcessRow]:
+    return [
+        ProcessRow("benchmarks.micro", case, micro.CASES[case].title, "micro") for case in cases
+    ]
+
+
+def tree_rows(variants: Iterable[str]) -> list[ProcessRow]:
+    return [
+        ProcessRow("benchmarks.trees", variant, f"{variant}: {trees.VARIANTS[variant]}", "trees")
+        for variant in variants
+    ]
 
 
 def make_rows(
@@ -105,9 +110,10 @@ def make_rows(
     sizes: Sequence[int] | None,
     connections: Sequence[int] | None,
     cases: Iterable[str],
-) -> tuple[list[Row], list[str]]:
+    variants: Iterable[str] = trees.USUAL,
+) -> tuple[list[Benchmark], list[str]]:
     """Return the rows of the groups, and notes on rows that can't be measured here."""
-    rows: list[Row] = []
+    rows: list[Benchmark] = []
     notes: list[str] = []
     for group in groups:
         if group in ECHO_GROUPS:
@@ -115,7 +121,12 @@ def make_rows(
         elif group == "connect":
             rows += CONNECT_ROWS
         elif group == "micro":
-            rows += [MicroRow(case) for case in cases]
+            rows += micro_rows(cases)
+        elif group == "trees":
+            if find_spec(trees.PACKAGE):
+                rows += tree_rows(variants)
+            else:
+                notes.append(f"The rows of async_tree were skipped: {trees.PACKAGE} is missing.")
         elif group in COMMANDS:
             continue
         elif program("wrk"):

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.harness.compare import against_best, peers, ratio
 from benchmarks.harness.results import Cells, Result, Results
-from benchmarks.loops import BASELINE, FLOOR, SUBJECTS, columns
+from benchmarks.loops import BASELINE, FLOOR, SAFE, SUBJECT, SUBJECTS, columns
 
 NONE = "\N{EN DASH}"
 WIDE_SPREAD = 0.15
 WIDE_MARK = "~"
 
-PER = {"http": "request", "micro": "operation", "connect": "connection"}
+PER = {"http": "request", "micro": "operation", "connect": "connection", "trees": "tree"}
+
+# Group → how many nanoseconds are one, digits, name of the unit; others are in microseconds.
+UNITS = {"micro": (1.0, 0, "ns"), "trees": (1e6, 0, "ms")}
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -36,7 +39,7 @@ class CpuTable:
         self.group = group
         self.rows = rows
         self.loops = measured_columns(rows)
-        self.scale, self.digits, unit = (1.0, 0, "ns") if group == "micro" else (1e3, 2, "µs")
+        self.scale, self.digits, unit = UNITS.get(group, (1e3, 2, "µs"))
         self.caption = f"CPU time per {PER.get(group, 'message')}, {unit}:"
         self.footnotes: list[str] = []
         self.comparisons = [
@@ -46,6 +49,8 @@ class CpuTable:
             for other in (BASELINE, "best peer", FLOOR)
             if other != FLOOR or FLOOR in self.loops
         ]
+        if SAFE in self.loops and SUBJECT in self.loops:
+            self.comparisons.append((SAFE, SUBJECT))
 
     def lines(self) -> Iterator[str]:
         head = ["", *self.loops, *(f"{subject} / {other}" for subject, other in self.comparisons)]
@@ -91,19 +96,30 @@ class CpuTable:
         return factor_text(factor.median if factor else None)
 
 
-def rate_table(rows: Results) -> Iterator[str]:
+def rate_table(rows: Results, observer: str) -> Iterator[str]:
     def latency(value: float | None) -> str:
         return NONE if value is None else f"{value:,.0f}"
 
     def cell(result: Result | None) -> str:
-        rate = result.median("per_second") if result else None
-        if result is None or rate is None:
+        if result is None:
             return NONE
-        quantiles = f"{latency(result.median('p50_us'))} / {latency(result.median('p99_us'))}"
-        return f"{rate:,.0f}; {quantiles}"
+        texts = []
+        if (rate := result.median("per_second")) is not None:
+            low, high = result.range("per_second")
+            texts.append(f"{rate:,.0f} ({low:,.0f}..{high:,.0f})")
+        if (median := result.median("p50_us")) is not None:
+            texts.append(f"{latency(median)} / {latency(result.median('p99_us'))}")
+        return "; ".join(texts) or NONE
 
     loops = measured_columns(rows)
-    yield "\nSeen by the client: rate per second; latency p50 / p99, µs:\n"
+    rows = {
+        row: cells
+        for row, cells in rows.items()
+        if any(cell(result) != NONE for result in cells.values())
+    }
+    if not rows:
+        return
+    yield f"\nSeen by the {observer}: rate per second; latency p50 / p99, µs:\n"
     yield from table(
         ["", *loops],
         [[row.title, *(cell(cells.get(loop)) for loop in loops)] for row, cells in rows.items()],
@@ -128,5 +144,4 @@ def group_lines(group: str, rows: Results) -> Iterator[str]:
     yield from CpuTable(group, rows).lines()
     if group == "connect":
         yield from per_cpu_second_table(rows)
-    if group != "micro":
-        yield from rate_table(rows)
+    yield from rate_table(rows, "clock" if group in UNITS else "client")

@@ -77,8 +77,8 @@ class TestBest:
         assert best({}, peers()) is None
 
     def test_subject_references_and_variants_are_no_peers(self):
-        assert not {"hybridloop", "hybridloop streams", "floor", "limit"} & set(peers())
-        assert set(peers()) - set(peers(epoll_only=True)) == {"blazio"}
+        assert not {"hybridloop", "hybridloop streams", "hybridloop (safe)", "floor"} & set(peers())
+        assert set(peers()) - set(peers(epoll_only=True)) == {"blazio", "rsloop"}
 
     def test_against_best(self):
         cells = {"asyncio": result(4), "uvloop": result(2), "hybridloop": result(1)}

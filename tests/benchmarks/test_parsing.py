@@ -5,14 +5,22 @@ import textwrap
 
 import pytest
 
-from benchmarks import micro
-from benchmarks.harness import callgrind
+from benchmarks import micro, trees
+from benchmarks.harness import callgrind, missing
 from benchmarks.harness.arguments import choice_of, numbers
 from benchmarks.harness.echo import echo_rows, format_size
 from benchmarks.harness.http import wrk_latency_us
 from benchmarks.harness.process import reason_of
-from benchmarks.harness.rows import COMMANDS, GROUPS, Command, expand, make_rows, run_commands
-from benchmarks.loops import LOOPS, columns, with_variants
+from benchmarks.harness.rows import (
+    COMMANDS,
+    GROUPS,
+    Command,
+    expand,
+    make_rows,
+    run_commands,
+    tree_rows,
+)
+from benchmarks.loops import LOOPS, SAFE, columns, environment_of, loop_of, with_variants
 from benchmarks.servers import ECHO_KINDS, ON_OWN_STREAMS, SERVERS, runs
 from benchmarks.syscalls import CASES, SUMMARY_LINE
 
@@ -37,7 +45,7 @@ class TestRows:
         assert set(expand(["tcp"])) < set(expand(["echo"])) < set(GROUPS)
 
     def test_every_group_has_rows_of_its_own(self):
-        for group in set(GROUPS) - {"http"} - set(COMMANDS):
+        for group in set(GROUPS) - {"http", "trees"} - set(COMMANDS):
             rows, notes = make_rows([group], None, None, micro.CASES)
             assert rows and not notes
             assert {row.group for row in rows} == {group}
@@ -53,19 +61,42 @@ class TestRows:
         ]
         assert format_size(1500) == "1500 B"
 
+    def test_a_group_has_loads_of_its_own(self):
+        loads = [(row.size, row.connections) for row in echo_rows("echo-streams", None, None)]
+        assert loads == [(1024, 1), (1024, 10), (100 * 1024, 10)]
+
+    def test_sizes_or_connections_replace_the_own_ones(self):
+        loads = [(row.size, row.connections) for row in echo_rows("echo-streams", None, [7])]
+        assert loads == [(1024, 7), (100 * 1024, 7)]
+        loads = [(row.size, row.connections) for row in echo_rows("echo-streams", [9], None)]
+        assert loads == [(9, 1), (9, 10)]
+
+    def test_trees(self):
+        assert len(trees.VARIANTS) == 16
+        assert {"none", "eager", "eager_io", "eager_cpu_io_mixed"} <= set(trees.USUAL)
+        rows = tree_rows(trees.VARIANTS)
+        assert len({row.title for row in rows}) == len(rows)
+        assert all(row.title.startswith(f"{row.case}: ") for row in rows)
+
+    def test_without_pyperformance_the_trees_are_left_out(self, monkeypatch):
+        monkeypatch.setattr(trees, "PACKAGE", "no_such_package")
+        rows, notes = make_rows(["trees"], None, None, [])
+        assert not rows
+        assert notes == ["The rows of async_tree were skipped: no_such_package is missing."]
+
     def test_a_datagram_holds_only_so_much(self):
         assert [row.size for row in echo_rows("echo-udp", [64, 100 * 1024], [1])] == [64]
 
     def test_columns_of_a_row(self):
-        everything = [*LOOPS, "hybridloop streams", "floor", "limit"]
+        everything = [*LOOPS, "hybridloop streams", SAFE, "floor", "limit"]
 
         def loops(group):
             return {name for name in everything if echo_rows(group, [64], [1])[0].runs_on(name)}
 
-        assert loops("echo-protocol") - set(LOOPS) == {"floor", "limit"}
-        assert loops("echo-streams") - set(LOOPS) == {"hybridloop streams"}
-        assert loops("echo-tls") - set(LOOPS) == {"limit"}
-        assert loops("echo-sock") == set(LOOPS)
+        assert loops("echo-protocol") - set(LOOPS) == {SAFE, "floor", "limit"}
+        assert loops("echo-streams") - set(LOOPS) == {SAFE, "hybridloop streams"}
+        assert loops("echo-tls") - set(LOOPS) == {SAFE, "limit"}
+        assert loops("echo-sock") - set(LOOPS) == {SAFE}
 
 
 class TestCommands:
@@ -104,6 +135,53 @@ def test_variants_follow_their_loop():
         "hybridloop streams",
     ]
     assert with_variants(["uvloop"]) == ["uvloop"]
+    assert with_variants(["hybridloop"], safe=True) == ["hybridloop", "hybridloop streams", SAFE]
+
+
+def test_the_safe_column_is_the_same_loop_in_another_environment():
+    assert loop_of(SAFE) == "hybridloop"
+    assert environment_of(SAFE) == {"HYBRIDLOOP_SAFE": "1"}
+    # Whatever the environment of the benchmark says.
+    assert environment_of("hybridloop") == {"HYBRIDLOOP_SAFE": ""}
+    assert environment_of("uvloop") == {}
+
+
+@pytest.mark.parametrize(
+    "output, reason",
+    [
+        (
+            "ERROR: Ignored the following versions that require a different python version: "
+            "0.0.1 Requires-Python >=3.13; 0.0.2 Requires-Python >=3.14\n"
+            "ERROR: No matching distribution found for zuvloop\n",
+            "needs Python >=3.14",
+        ),
+        (
+            "WARNING: slow\nERROR: No matching distribution found for nothing\n",
+            "No matching distribution found for nothing",
+        ),
+        ("", None),
+    ],
+)
+def test_what_pip_says_of_a_loop_that_is_missing(output, reason):
+    assert missing.pip_reason(output) == reason
+
+
+class TestMicroFigures:
+    def test_medians_of_the_rounds(self):
+        rounds = [micro.Round(2000), micro.Round(9000), micro.Round(4000)]
+        assert micro.figures(rounds, 10) == {"cpu_ns": 400}
+
+    def test_rate_and_quantiles_where_the_case_measures_them(self):
+        taken = micro.Round(1000, seconds=0.5, latencies_ns=[*range(1000, 102_000, 1000)])
+        found = micro.figures([taken], 10)
+        assert found["per_second"] == 20
+        assert found["p50_us"] == pytest.approx(51)
+        assert found["p99_us"] == pytest.approx(100)
+
+    def test_the_wake_up_case_measures_each_wake_up(self):
+        found = micro.measure("wake-up", "asyncio", rounds=1, operations=5)
+        assert 0 < found["p50_us"] <= found["p99_us"]
+
     assert columns(["limit", "uvloop", "asyncio"]) == ["asyncio", "uvloop", "limit"]
 
 

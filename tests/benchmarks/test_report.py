@@ -1,6 +1,5 @@
-"""The report as Markdown and JSON."""
+"""The report as Markdown."""
 
-import json
 from dataclasses import dataclass
 
 import pytest
@@ -25,7 +24,16 @@ LARGE = FakeRow("100 KiB, 1 connection")
 
 
 def report(results, **more):
-    return Report(results, Settings(1, 0, 0.3, 3), 2, {"CPU": "fast"}, ["A note."], **more)
+    return Report(
+        results,
+        Settings(1, 0, 0.3),
+        2,
+        {"CPU": "fast"},
+        ["A note."],
+        python="3.14",
+        date="2026-01-31",
+        **more,
+    )
 
 
 def section(text, heading):
@@ -76,6 +84,15 @@ class TestCpuTable:
         assert lines[0] == "CPU time per operation, ns:\n"
         assert cells["asyncio"] == "1,234 (1,234..1,234)"
 
+    def test_safe_is_compared_with_the_loop_itself(self):
+        cells, _ = self.cells(**{"hybridloop": result(2000), "hybridloop (safe)": result(3000)})
+        assert cells["hybridloop (safe) / hybridloop"] == "1.50"
+
+    def test_trees_are_in_milliseconds(self):
+        cells, lines = self.cells("trees", asyncio=result(250e6))
+        assert lines[0] == "CPU time per tree, ms:\n"
+        assert cells["asyncio"] == "250 (250..250)"
+
     def test_columns_are_in_order_and_only_of_what_was_measured(self):
         cells, _ = self.cells(
             **{"limit": result(1), "hybridloop streams": result(2), "hybridloop": result(3)},
@@ -92,6 +109,27 @@ def test_connections_per_cpu_second():
     assert cells_of(lines[start + 3]) == ["TCP", "20,000"]
 
 
+class TestRates:
+    def test_rates_have_their_spread(self):
+        samples = [Sample(1, per_second=rate, p50_us=3, p99_us=9) for rate in (900, 1000, 1300)]
+        lines = list(group_lines("http", {FakeRow("hello", "http"): {"uvloop": Result(samples)}}))
+        assert cells_of(lines[-1]) == ["hello", "1,000 (900..1,300); 3 / 9"]
+
+    def test_micro_benchmarks_have_them_where_they_measure_them(self):
+        wake = Result([Sample(5, p50_us=20, p99_us=40)])
+        rows = {
+            FakeRow("wake", "micro"): {"asyncio": wake},
+            FakeRow("spawn", "micro"): {"asyncio": Result([Sample(5, per_second=10)])},
+            FakeRow("plain", "micro"): {"asyncio": Result([Sample(5)])},
+        }
+        lines = list(group_lines("micro", rows))
+        assert [cells_of(line) for line in lines[-2:]] == [
+            ["wake", "20 / 40"],
+            ["spawn", "10 (10..10)"],
+        ]
+        assert "Seen by the clock" in lines[-5]
+
+
 class TestReport:
     RESULTS = {
         SMALL: {"uvloop": result(100, 100), "hybridloop": result(90, 80)},
@@ -100,7 +138,8 @@ class TestReport:
 
     def test_summary_comes_first(self):
         lines = report(self.RESULTS).markdown().splitlines()
-        assert lines[0] == "# Benchmarks"
+        assert lines[0] == "# Benchmarks on Python 3.14"
+        assert lines[2].startswith("2026-01-31, by")
         row = next(line for line in lines if line.startswith("| Echo: Protocol |"))
         assert cells_of(row) == [
             "Echo: Protocol",
@@ -114,8 +153,20 @@ class TestReport:
     def test_losses_are_named_with_the_peer(self):
         text = report(self.RESULTS).markdown()
         assert section(text, "Rows in which hybridloop is slower") == [
-            "- Echo: Protocol, 100 KiB, 1 connection: 1.30 (1.20..1.40) times blazio's CPU time"
+            "- Echo: Protocol, 100 KiB, 1 connection: 1.30 (1.20..1.40) times blazio's CPU time: "
+            "not explained yet"
         ]
+
+    def test_losses_have_reasons(self):
+        text = report(
+            self.RESULTS, reasons={"echo-protocol": {LARGE.title: "It is so."}}
+        ).markdown()
+        (line,) = section(text, "Rows in which hybridloop is slower")
+        assert line.endswith("times blazio's CPU time: It is so.")
+
+    def test_charts_stand_on_top(self):
+        text = report(self.RESULTS).markdown(["3.14-micro.svg"])
+        assert text.index("](3.14-micro.svg)") < text.index("## ")
 
     def test_losses_that_the_repeats_do_not_agree_on_stand_apart(self):
         results = {SMALL: {"uvloop": result(100, 100), "hybridloop": result(99, 120)}}
@@ -152,20 +203,6 @@ class TestReport:
         assert "- A note.\n" in text
         assert section(text, "Memory") == ["| a |"]
         assert "{" not in "".join(section(text, "Method"))
-
-    def test_json_holds_every_sample(self):
-        results = {
-            **self.RESULTS,
-            FakeRow("call_soon", "micro"): {"rloop": result(failure="it died")},
-        }
-        data = json.loads(json.dumps(report(results).as_json()))
-        first, _, last = data["rows"]
-        assert (first["group"], first["title"]) == ("echo-protocol", SMALL.title)
-        samples = first["loops"]["hybridloop"]["samples"]
-        assert [sample["cpu_ns"] for sample in samples] == [90, 80]
-        assert samples[0] == {"cpu_ns": 90, "per_second": 1000, "p50_us": 10, "p99_us": 20}
-        assert last["loops"]["rloop"] == {"unavailable": "it died", "samples": []}
-        assert data["settings"]["repeats"] == 2
 
 
 @pytest.mark.parametrize("figure, value", [("per_second", 1000), ("p50_us", 10), ("p99_us", 20)])
