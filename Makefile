@@ -325,6 +325,10 @@ bench: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Compare the loops, w
 .PHONY: bench-quick
 bench-quick: $(BUILT) $(VENV)/.extra-bench | check-bench-tools ## Run a short benchmark for a first impression
 	$(PY) -m benchmarks --quick $(BENCH_ARGS)
+
+.PHONY: bench-others
+bench-others: $(BUILT) $(VENV)/.extra-bench ## Run other loops' own benchmarks with hybridloop in their place
+	$(PY) -m benchmarks.others $(BENCH_ARGS)
 endif
 
 .PHONY: bench-unexplained

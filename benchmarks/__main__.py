@@ -16,7 +16,7 @@ from benchmarks.harness import missing, pages, reasons, store
 from benchmarks.harness.arguments import choice_of, numbers
 from benchmarks.harness.cpu import choose_cores
 from benchmarks.harness.echo import CONNECTIONS, SIZES
-from benchmarks.harness.environment import describe
+from benchmarks.harness.environment import describe, load_note
 from benchmarks.harness.process import Unavailable
 from benchmarks.harness.report import Report
 from benchmarks.harness.results import Benchmark, Result, Results, Settings
@@ -148,7 +148,9 @@ def main() -> None:
     if arguments.render:
         pages.render_all()
         return
+    load = load_note()
     loops, notes = prepare(arguments.loops, arguments.safe)
+    notes += [load] if load else []
     variants = list(trees.VARIANTS) if arguments.wide else trees.USUAL
     rows, more_notes = make_rows(
         arguments.rows, arguments.sizes, arguments.conns, arguments.cases, variants

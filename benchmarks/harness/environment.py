@@ -10,6 +10,9 @@ from pathlib import Path
 
 from benchmarks.loops import version
 
+# Of the cores; a program that has just ended leaves less.
+BUSY = 0.5
+
 
 def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -34,6 +37,14 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def load_note() -> str | None:
+    """Return a note if the machine has other work, with which figures are worth less."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load < BUSY * cores:
+        return None
+    return f"The machine had other work: its load average was {load:.1f} before the run."
 
 
 def describe(loops: list[str]) -> dict[str, str]:
