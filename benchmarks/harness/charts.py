@@ -20,12 +20,13 @@ COLOURS = ("#9e9e9e", "#e69f00", "#56b4e9", "#cc79a7", "#b8a800", "#8c6bb1", "#0
 # Name of a file → title, and the groups whose rows it shows.
 KINDS = {
     "servers": (
-        "Servers: CPU time as a part of asyncio's (shorter is better)",
+        "Servers",
         ("http", "echo-protocol", "echo-streams", "echo-sock", "echo-udp", "echo-tls", "connect"),
     ),
-    "micro": ("Operations: CPU time as a part of asyncio's (shorter is better)", ("micro",)),
-    "trees": ("async_tree: CPU time as a part of asyncio's (shorter is better)", ("trees",)),
+    "micro": ("Operations", ("micro",)),
+    "trees": ("async_tree", ("trees",)),
 }
+SUBTITLE = f"CPU time as a part of asyncio's (shorter is better; cut at {LIMIT})"
 SHORT = {
     "echo-protocol": "Protocol",
     "echo-streams": "streams",
@@ -73,7 +74,6 @@ def chart(title: str, labels: Sequence[str], columns: dict[str, list[float | Non
     picture = pygal.HorizontalBar(
         style=style,
         js=[],
-        no_prefix=True,
         disable_xml_declaration=True,
         width=WIDTH,
         height=FRAME + ROW_HEIGHT * bars,
@@ -84,6 +84,8 @@ def chart(title: str, labels: Sequence[str], columns: dict[str, list[float | Non
         x_title="",
         title=title,
     )
+    # Its styles are of this id alone, which is a random one else.
+    picture.uuid = "bars"
     # The first row stands on top.
     picture.x_labels = list(reversed(labels))
     for name, values in columns.items():
@@ -101,7 +103,7 @@ def of_run(results: Results) -> dict[str, str]:
         rows = in_groups(results, groups)
         columns = series(rows)
         if len(columns) > 1:
-            found[kind] = chart(title, [label(row) for row in rows], columns)
+            found[kind] = chart(f"{title}: {SUBTITLE}", [label(row) for row in rows], columns)
     return found
 
 
