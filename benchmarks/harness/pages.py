@@ -15,6 +15,7 @@ from benchmarks.loops import BASELINE, SUBJECT
 # What stands between these lines of the overview is written here; the rest is written by hand.
 BEGIN = "<!-- begin: written by python -m benchmarks -->"
 END = "<!-- end: written by python -m benchmarks -->"
+OTHERS_TITLE = "Other loops' own benchmarks on hybridloop"
 
 
 def with_reasons(report: Report) -> Report:
@@ -39,7 +40,11 @@ def render_all() -> None:
     """Write the pages of all committed runs, and the overview."""
     reports = [render(path) for path in store.stored()]
     page = store.OVERVIEW.read_text(encoding="utf-8")
-    store.OVERVIEW.write_text(replaced(page, overview(reports)), encoding="utf-8")
+    store.OVERVIEW.write_text(replaced(page, current_overview(reports)), encoding="utf-8")
+
+
+def current_overview(reports: list[Report]) -> Iterator[str]:
+    return overview(reports, store.OTHERS.exists())
 
 
 def replaced(page: str, lines: Iterable[str]) -> str:
@@ -51,8 +56,10 @@ def replaced(page: str, lines: Iterable[str]) -> str:
     return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}"
 
 
-def overview(reports: list[Report]) -> Iterator[str]:
+def overview(reports: list[Report], others: bool = False) -> Iterator[str]:
     """Return a line for each run, and the charts of the newest Python."""
+    if others:
+        yield f"[{OTHERS_TITLE}](benchmarks/{store.OTHERS.name}) are measured by themselves.\n"
     if not reports:
         yield "No run is stored."
         return

@@ -13,6 +13,7 @@ from benchmarks.harness.results import Results, Settings, StoredRow, packed, unp
 
 OVERVIEW = ROOT / "docs" / "benchmarks.md"
 FOLDER = ROOT / "docs" / "benchmarks"
+OTHERS = FOLDER / "others.md"
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.harness import pages
 from benchmarks.harness.environment import describe, load_note, package_version
 from benchmarks.harness.process import ROOT, Unavailable
+from benchmarks.harness.store import OTHERS
 from benchmarks.harness.tables import NONE, table
 from benchmarks.loops import LOOPS, SUBJECT, installed
 from benchmarks.others import sources
 from benchmarks.others.projects import CONTROL, PROJECTS, Pass, Project
 
 ROUNDS = 3
-OUT = ROOT / "docs" / "benchmarks" / "others.md"
 METHOD = """\
 The projects' files run unmodified; a module of the project's name in front of the path gives them \
 hybridloop for their own loop, and for pyperformance a `sitecustomize` module puts the loop in \
@@ -117,7 +118,7 @@ def page(
     date: str,
 ) -> str:
     """Return the tables as a page."""
-    lines = ["# Other loops' own benchmarks on hybridloop\n", METHOD.format(rounds=rounds), ""]
+    lines = [f"# {pages.OTHERS_TITLE}\n", METHOD.format(rounds=rounds), ""]
     lines += [f"- {name}: {value}" for name, value in environment.items()]
     lines += [f"- Date: {date}"]
     lines += [f"- {name} is left out: {reason}" for name, reason in left_out.items()]
@@ -149,7 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=ROOT / ".venv-bench-others",
         help="for what is fetched (default: %(default)s)",
     )
-    add("--out", type=Path, help=f"Markdown file, such as {OUT.relative_to(ROOT)}; else printed")
+    add("--out", type=Path, help=f"Markdown file, such as {OTHERS.relative_to(ROOT)}; else printed")
     options = parser.parse_args(arguments)
     options.given = {}
     for item in options.source:
@@ -199,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = page(results, left_out, options.rounds, environment, f"{datetime.now(UTC):%Y-%m-%d}")
     if options.out:
         options.out.write_text(text, encoding="utf-8")
+        if options.out.resolve() == OTHERS:
+            pages.render_all()
     else:
         print(text)
 

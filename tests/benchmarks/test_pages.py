@@ -144,6 +144,11 @@ class TestPages:
         ]
         assert "benchmarks/3.14-servers.svg" in "".join(lines[4:])
 
+    def test_the_overview_links_what_other_projects_measure(self):
+        assert "others.md" not in "".join(pages.overview([]))
+        first, *_ = pages.overview([], others=True)
+        assert "](benchmarks/others.md)" in first
+
     def test_only_what_is_between_the_marks_is_written(self):
         page = f"top\n{pages.BEGIN}\nold\n{pages.END}\nbelow\n"
         assert pages.replaced(page, ["new"]) == (
@@ -155,7 +160,7 @@ class TestPages:
     def test_what_is_committed_is_what_the_stored_runs_say(self):
         page = store.OVERVIEW.read_text()
         reports = [pages.with_reasons(store.load(path)) for path in store.stored()]
-        assert pages.replaced(page, pages.overview(reports)) == page
+        assert pages.replaced(page, pages.current_overview(reports)) == page
         for path, report in zip(store.stored(), reports, strict=True):
             images = [f"{path.stem}-{kind}.svg" for kind in charts.of_run(report.results)]
             assert path.with_suffix(".md").read_text() == report.markdown(images)
