@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.harness import reasons, store
-from benchmarks.harness.report import behind
+from benchmarks.harness.report import unexplained
 
 
-def unexplained(paths: Iterable[Path], known: reasons.Reasons) -> list[str]:
+def lines(paths: Iterable[Path], known: reasons.Reasons) -> list[str]:
     """Return a line for each row that is slower without a reason."""
     return [
         f"{path.stem}: [{loss.row.group}] {loss.row.title!r}: {loss.text}"
         for path in paths
-        for loss in behind(store.load(path).results)
-        if reasons.reason_for(loss.row, known) == reasons.NOT_EXPLAINED
+        for loss in unexplained(store.load(path).results, known)
     ]
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", type=Path, help="JSON files of runs")
     arguments = parser.parse_args()
-    found = unexplained(arguments.runs or store.stored(), reasons.read())
+    found = lines(arguments.runs or store.stored(), reasons.read())
     print("\n".join(found))
     if found:
         sys.exit(f"{len(found)} rows are slower and not explained: {reasons.FILE.name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness import charts, reasons, store
 from benchmarks.harness.compare import against_best, over_rows, peers, ratio, summarise
-from benchmarks.harness.report import Report, behind
+from benchmarks.harness.report import Report, unexplained
 from benchmarks.harness.tables import NONE, table
 from benchmarks.loops import BASELINE, SUBJECT
 
@@ -82,11 +82,6 @@ def overview(reports: list[Report], others: bool = False) -> Iterator[str]:
                 if (factor := ratio(cells.get(SUBJECT), cells.get(charts.CONTROL)))
             ]
         )
-        open_rows = [
-            loss
-            for loss in behind(report.results)
-            if reasons.reason_for(loss.row, report.reasons) == reasons.NOT_EXPLAINED
-        ]
         body.append(
             [
                 f"[{report.python}](benchmarks/{report.python}.md)",
@@ -97,11 +92,13 @@ def overview(reports: list[Report], others: bool = False) -> Iterator[str]:
                     for median in (to_control, rows.baseline, to_best)
                 ),
                 " / ".join(str(count) for count in rows.verdicts.values()),
-                str(len(open_rows)),
+                str(len(unexplained(report.results, report.reasons))),
             ]
         )
     head = ["Python", "date", "rows", f"/ {charts.CONTROL}", f"/ {BASELINE}", "/ best other loop"]
     yield from table([*head, "ahead / even / behind", "not explained"], body)
+    yield ""
+    yield from (f"- {report.python}: {note}" for report in reports for note in report.notes)
     for report in reports[-1:]:
         for kind in charts.of_run(report.results):
             yield f"\n![{charts.ALTERNATIVE}](benchmarks/{report.python}-{kind}.svg)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from benchmarks.harness import charts
 from benchmarks.harness.compare import Ratio, against_best, peers, summarise
 from benchmarks.harness.echo import LARGE, LARGE_WARMUP, WARMUP, format_size
-from benchmarks.harness.reasons import Reasons, reason_for
+from benchmarks.harness.reasons import NOT_EXPLAINED, Reasons, reason_for
 from benchmarks.harness.results import Results, Row, Settings
 from benchmarks.harness.rows import TITLES
 from benchmarks.harness.tables import NONE, WIDE_MARK, WIDE_SPREAD, group_lines, table
@@ -196,6 +196,11 @@ def all_losses(results: Results) -> list[Loss]:
 def behind(results: Results) -> list[Loss]:
     """Return the losses that the repeats agree on."""
     return [loss for loss in all_losses(results) if loss.ratio.verdict == "behind"]
+
+
+def unexplained(results: Results, reasons: Reasons) -> list[Loss]:
+    """Return the clear losses that nobody has given a reason for."""
+    return [loss for loss in behind(results) if reason_for(loss.row, reasons) == NOT_EXPLAINED]
 
 
 def losses(results: Results, reasons: Reasons) -> Iterator[str]:

@@ -12,7 +12,7 @@ from benchmarks.harness.rows import GROUPS, make_rows
 from benchmarks.loops import LOOPS, SAFE
 from benchmarks.micro import CASES
 from benchmarks.trees import VARIANTS
-from benchmarks.unexplained import unexplained
+from benchmarks.unexplained import lines as unexplained_lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -142,6 +142,7 @@ class TestPages:
             "1 / 0 / 1",
             "1",
         ]
+        assert lines[4:7] == ["", "- 3.13: A note.", "- 3.14: A note."]
         assert "benchmarks/3.14-servers.svg" in "".join(lines[4:])
 
     def test_the_overview_links_what_other_projects_measure(self):
@@ -176,10 +177,10 @@ class TestReasons:
         assert reasons.reason_for(StoredRow("micro", "another"), known) == reasons.NOT_EXPLAINED
 
     def test_rows_without_one_are_named(self, stored):
-        (line,) = unexplained([stored], {})
+        (line,) = unexplained_lines([stored], {})
         assert line.startswith("3.14: [http] 'uvicorn, 50 connections': HTTP: hello")
         assert "1.25 (1.20..1.30) times uvloop's" in line
-        assert unexplained([stored], {"http": {"*": "It is HTTP."}}) == []
+        assert unexplained_lines([stored], {"http": {"*": "It is HTTP."}}) == []
 
     def test_the_written_ones_are_of_rows_that_exist(self):
         for group, known in reasons.read().items():
