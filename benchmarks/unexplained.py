@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="JSON files of runs")
     arguments = parser.parse_args()
     found = lines(arguments.runs or store.stored(), reasons.read())
-    print("\n".join(found))
+    for line in found:
+        print(line)
     if found:
         sys.exit(f"{len(found)} rows are slower and not explained: {reasons.FILE.name}")
 
