@@ -107,7 +107,7 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers("aNULL:!eNULL:@SECLEVEL=0")
+        context.set_ciphers("AECDH:@SECLEVEL=0")
     return contexts
 
 
