@@ -45,8 +45,8 @@ def argon2id_verify(
 
 @typed_kernel("hl.argsort")
 def argsort(values: Buffer, **options: Unpack[JobOptions]) -> NativeBuffer:
-    """The indices that sort `values`, f32 or f64, in ascending order, NaN last, equal ones in
-    their order: an array of i64.
+    """The indices that sort `values`, f32 or f64, in ascending order, -0.0 before 0.0, NaN last,
+    equal ones in their order: an array of i64.
     """
 
 
@@ -109,8 +109,8 @@ def crc32(data: Buffer, start: int = 0, **options: Unpack[JobOptions]) -> int:
 
 @typed_kernel("hl.dot")
 def dot(a: Buffer, b: Buffer, **options: Unpack[JobOptions]) -> float:
-    """The dot product of `a` and `b`, both f32 or both f64 and of one length, added up in f64: a
-    float.
+    """The dot product of `a` and `b`, both f32 or both f64 and of one length, added up in f64,
+    in pairs: a float. It is the same on every machine.
     """
 
 
@@ -160,7 +160,9 @@ def sleep(seconds: float, **options: Unpack[JobOptions]) -> None:
 
 @typed_kernel("hl.sort")
 def sort(values: Buffer, **options: Unpack[JobOptions]) -> NativeBuffer:
-    """`values`, f32 or f64, in ascending order, NaN last: an array of that type."""
+    """`values`, f32 or f64, in ascending order, -0.0 before 0.0, NaN last: an array of that
+    type.
+    """
 
 
 @typed_kernel("hl.spin")
@@ -172,7 +174,9 @@ def spin(seconds: float, **options: Unpack[JobOptions]) -> None:
 
 @typed_kernel("hl.sum")
 def sum(values: Buffer, **options: Unpack[JobOptions]) -> float:
-    """The sum of `values`, f32 or f64, added up in f64: a float."""
+    """The sum of `values`, f32 or f64, added up in f64, in pairs: a float. It is the same on
+    every machine.
+    """
 
 
 @typed_kernel("hl.zlib.compress")
